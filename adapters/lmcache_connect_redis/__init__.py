@@ -1,0 +1,1 @@
+"""Redis and Valkey: one server, over TCP, TLS or a unix socket."""

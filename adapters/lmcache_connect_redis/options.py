@@ -1,0 +1,108 @@
+"""What a Redis URL may say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from lmcache_connect import ConnectorOptions, InvalidOptionError, InvalidURLError, RemoteURL
+from lmcache_connect.config import Bytes, Seconds
+
+DEFAULT_PORT: Final = 6379
+TLS_SCHEMES: Final = frozenset({"rediss", "valkeys"})
+
+Count = Annotated[int, Field(ge=1, le=1024)]
+
+
+class RedisOptions(ConnectorOptions):
+    """`redis://[user[:password]@]host[:port][/db][?option=value&...]`, `unix://[user:password@]/path[?db=0&...]`"""
+
+    db: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Database number; the path's, by default 0."""
+
+    ttl: Seconds | None = None
+    """Seconds after which the server forgets a chunk; by default never."""
+
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
+    """A namespace: keys are stored as `prefix:key`, and no other prefix is seen. It has no ':' of its own."""
+
+    pool_size: Count = 4
+    """Connections for chunks. Look-ups have one more of their own."""
+
+    connect_timeout: Seconds = 5.0
+    """How long connecting, the TLS handshake and authentication may take together, in seconds."""
+
+    max_value_bytes: Bytes = 512 << 20
+    """The longest record that is sent or received; the server's `proto-max-bulk-len`, by default 512 MiB."""
+
+    checksum: bool = True
+    """Whether records are written with a checksum. One that has a checksum is always verified."""
+
+    password_file: str | None = None
+    """A file whose first line is the password."""
+
+    password_env: str | None = None
+    """An environment variable that holds the password."""
+
+    ca_file: str | None = None
+    """Certificate authorities to trust instead of the system's (PEM)."""
+
+    cert_file: str | None = None
+    """This client's certificate (PEM)."""
+
+    key_file: str | None = None
+    """The key of `cert_file` (PEM); by default in the same file."""
+
+    verify: bool = True
+    """Whether the server's certificate is verified. `false` is for trials alone."""
+
+    server_name: str | None = None
+    """The name expected in the server's certificate, where it is not the host's."""
+
+    @model_validator(mode="after")
+    def _one_password_source(self) -> Self:
+        if self.password_file is not None and self.password_env is not None:
+            raise ValueError("password_file and password_env exclude each other")
+        return self
+
+
+def database(url: RemoteURL, options: RedisOptions) -> int:
+    """The database number of a URL.
+
+    Raises:
+        InvalidURLError: the path is no number, or contradicts the option.
+    """
+    if url.scheme == "unix":
+        return options.db or 0
+    digits = url.path.strip("/")
+    if not digits:
+        return options.db or 0
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 6:
+        raise InvalidURLError(url.redacted(), f"the path {url.path!r} is no database number", "'/0', '/1', ...")
+    if options.db is not None and options.db != int(digits):
+        raise InvalidOptionError(url.redacted(), "db", str(options.db), f"the path says {digits}; give one of them")
+    return int(digits)
+
+
+def password(url: RemoteURL, options: RedisOptions) -> SecretStr | None:
+    """The password of a URL, or from where its options point; None where there is none.
+
+    Raises:
+        InvalidOptionError: the file or the variable cannot be read; its content is not shown.
+    """
+    for option, source in (("password_file", options.password_file), ("password_env", options.password_env)):
+        if source is None:
+            continue
+        if url.password is not None:
+            raise InvalidOptionError(url.redacted(), option, "***", "no password in the URL besides it")
+        try:
+            text = os.environ[source] if option == "password_env" else Path(source).read_text("utf-8").splitlines()[0]
+        except (OSError, KeyError, IndexError, UnicodeDecodeError) as error:
+            raise InvalidOptionError(
+                url.redacted(), option, "***", f"something readable ({type(error).__name__})"
+            ) from None
+        return SecretStr(text)
+    return url.password

@@ -1,0 +1,118 @@
+"""A bounded pool of connections. Nobody but the borrower touches a borrowed one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from lmcache_connect import ConnectorClosedError, StoreUnavailableError
+from lmcache_connect.transport import StreamClosedError
+
+from .connection import Connection
+
+
+class ConnectionPool:
+    """At most `size` connections to one server; borrowers beyond that wait in order.
+
+    The most recently used idle connection is taken first. One that a cancelled, timed-out or failed borrower leaves in
+    the middle of a reply is closed, and disturbs nobody else. Belongs to one event loop.
+    """
+
+    def __init__(self, size: int, connect: Callable[[], Awaitable[Connection]], store: str) -> None:
+        self._size = size
+        self._connect = connect
+        self._store = store
+        self._idle: list[Connection] = []
+        self._borrowed: set[Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that exist or are being opened."""
+        return len(self._idle) + len(self._borrowed) + self._opening
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Connection]:
+        """A connection for the block.
+
+        Raises:
+            StoreUnavailableError and what else connecting raises; ConnectorClosedError.
+        """
+        connection = await self._acquire()
+        try:
+            yield connection
+        except StreamClosedError as error:
+            raise _lost(self._store, error) from error
+        finally:
+            self._borrowed.discard(connection)
+            if self._closed or not connection.is_reusable:
+                connection.close()
+            else:
+                self._idle.append(connection)
+            self._wake_next()
+
+    async def _acquire(self) -> Connection:
+        while True:
+            if self._closed:
+                raise ConnectorClosedError(f"the connection pool of {self._store}")
+            if (connection := self._take_idle()) is not None:
+                return connection
+            if len(self._borrowed) + self._opening < self._size:
+                return await self._open()
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                if turn.done() and not turn.cancelled():
+                    self._wake_next()  # the turn had come: somebody else takes it
+                elif turn in self._waiting:
+                    self._waiting.remove(turn)
+                raise
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.stream.is_quiet():
+                self._borrowed.add(connection)
+                return connection
+            connection.close()  # the server closed it, or said something that nobody asked for
+        return None
+
+    async def _open(self) -> Connection:
+        self._opening += 1
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._wake_next()
+            raise
+        finally:
+            self._opening -= 1
+        self._borrowed.add(connection)
+        return connection
+
+    def _wake_next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def close(self) -> None:
+        """Closes every connection; borrowers find theirs closed. Idempotent."""
+        self._closed = True
+        for connection in (*self._idle, *self._borrowed):
+            connection.close()
+        self._idle.clear()
+        while self._waiting:
+            self._wake_next()
+
+
+def _lost(store: str, error: StreamClosedError) -> StoreUnavailableError:
+    said = error.last_words.partition(b"\r\n")[0][:200].decode("utf-8", "replace")
+    hint = f" (the server said before: {said})" if said else ""
+    return StoreUnavailableError(store, f"{error}{hint}")

@@ -1,0 +1,57 @@
+"""`ConnectorAdapter`: how a URL becomes a connector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from .config import ErrorMode, Seconds
+from .connector import RemoteConnector
+from .context import ConnectorContext
+from .url import URLOptions
+
+
+class ConnectorOptions(URLOptions):
+    """Options that every adapter with typed options takes; they override the manager's configuration."""
+
+    timeout: Seconds | None = None
+    """The deadline of one operation in seconds, to which the time for its bytes is added."""
+
+    errors: ErrorMode | None = None
+    """`raise` or `miss`."""
+
+    retries: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How often a failed attempt is repeated inside the deadline."""
+
+
+class ConnectorAdapter(ABC):
+    """Makes connectors for the URLs of one or several schemes.
+
+    Instances need no arguments and hold no connection: they are recipes. `schema` is the prefix that LMCache's
+    adapters have ("redis://"); `schemes` names more than one. A subclass that has typed options names their model, and
+    the manager then refuses a URL with any other option before it makes a connector.
+    """
+
+    schema: str = ""
+    schemes: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[type[ConnectorOptions] | None] = None
+
+    def __init__(self, schema: str = "") -> None:
+        if schema:
+            self.schema = schema
+
+    def known_schemes(self) -> tuple[str, ...]:
+        """Every scheme that this adapter answers for, without `://`."""
+        own = (self.schema.partition("://")[0].lower(),) if self.schema else ()
+        return tuple(dict.fromkeys((*own, *self.schemes)))
+
+    def can_parse(self, url: str) -> bool:
+        """Whether the URL's scheme is one of this adapter's, exactly."""
+        scheme, sign, _ = url.partition("://")
+        return bool(sign) and scheme.lower() in self.known_schemes()
+
+    @abstractmethod
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        """A new connector for `context.url`. Makes no connection yet; does no I/O that could block."""

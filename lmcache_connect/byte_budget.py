@@ -1,0 +1,62 @@
+"""A limit on bytes in flight, handed out in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class ByteBudget:
+    """At most `limit` bytes in use at a time; further ones wait, first come, first served.
+
+    A request for more than the limit gets all of it, alone, so that nothing waits for ever. Belongs to one loop.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def take(self, nbytes: int) -> AsyncIterator[None]:
+        """Holds `nbytes` of the budget for the block."""
+        share = min(nbytes, self.limit)
+        await self._acquire(share)
+        try:
+            yield
+        finally:
+            self.used -= share
+            self._grant()
+
+    async def _acquire(self, share: int) -> None:
+        if not self._waiting and self.used + share <= self.limit:
+            self.used += share
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((share, granted))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self.used -= share  # granted and cancelled in the same moment
+            elif (share, granted) in self._waiting:
+                self._waiting.remove((share, granted))
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        while self._waiting:
+            share, granted = self._waiting[0]
+            if not granted.done():
+                if self.used + share > self.limit:
+                    return
+                self.used += share
+                granted.set_result(None)
+            self._waiting.popleft()  # granted now, or cancelled: its waiter finds itself gone and goes on

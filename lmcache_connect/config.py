@@ -1,0 +1,95 @@
+"""Settings of the toolkit: from code, or from environment variables named `LMCACHE_CONNECT_<SETTING>`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from .errors import InvalidConfigError
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(gt=0, le=1 << 50)]
+ErrorMode = Literal["raise", "miss"]
+
+
+class ConnectorConfig(BaseSettings):
+    """Frozen settings for managers and connectors. Code beats the environment, which beats the defaults.
+
+    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_NAME`; `extra_config` is JSON.
+
+    Raises:
+        InvalidConfigError: from `load()`, naming the setting and what was expected of it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LMCACHE_CONNECT_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_parse_none_str="none",
+    )
+
+    url: SecretStr | None = None
+    """The store, where the manager is given none. A secret, because it may hold a password."""
+
+    errors: ErrorMode = "raise"
+    """`raise`: a failure is a typed error. `miss`: it is a miss or a dropped put, counted by reason."""
+
+    operation_timeout: Seconds = 10.0
+    """The deadline of one operation in seconds, to which the time for its bytes is added."""
+
+    min_throughput: Bytes = 32 << 20
+    """Bytes per second that a store gives at its worst; an operation on n bytes has n / min_throughput more."""
+
+    allocate_timeout: Seconds = 5.0
+    """How long a get waits for room in the arena, in seconds, inside the operation's deadline."""
+
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often a failed attempt is repeated, inside the operation's deadline."""
+
+    retry_backoff: Seconds = 0.02
+    """The pause before the first repetition in seconds; it doubles each time and is jittered."""
+
+    breaker_failures: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """Failed operations in a row that open the circuit breaker."""
+
+    breaker_reset: Seconds = 1.0
+    """How long the breaker stays open before one call is let through as a probe, in seconds."""
+
+    max_bytes_in_flight: Bytes = 1 << 30
+    """Bytes of payload that one connector moves at a time; further operations wait their turn."""
+
+    close_grace: Seconds = 5.0
+    """How long `close()` lets operations in flight finish, in seconds."""
+
+    sync_timeout: Seconds = 60.0
+    """How long a synchronous call waits at most, in seconds, where it is given no timeout of its own."""
+
+    chunk_size: Annotated[int, Field(ge=1, le=1 << 20)] = 256
+    """Tokens in a full chunk."""
+
+    max_local_cpu_bytes: Bytes = 1 << 30
+    """The arena of a local CPU backend that a manager makes for itself, in bytes."""
+
+    extra_config: dict[str, Any] = Field(default_factory=dict, repr=False)
+    """Settings of adapters and plug-ins, by name."""
+
+    @classmethod
+    def load(cls, **settings: Any) -> ConnectorConfig:
+        """The settings given, over those of the environment, over the defaults.
+
+        Raises:
+            InvalidConfigError: an unknown setting, or a value of the wrong type or range. No value is shown.
+        """
+        for name in settings:
+            if name not in cls.model_fields:
+                raise InvalidConfigError(name, f"no such setting; expected one of {', '.join(cls.model_fields)}")
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise InvalidConfigError(".".join(map(str, first["loc"])), first["msg"]) from None
+        except SettingsError as error:
+            raise InvalidConfigError("environment", str(error)) from None

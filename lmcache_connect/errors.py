@@ -1,0 +1,401 @@
+"""Every exception of the toolkit. Each carries its facts as fields and builds its own message.
+
+Each class also derives from the builtin that a reader expects (`ValueError`, `ConnectionError`, ...), so that
+code which knows nothing of this package can still catch it. No message ever contains a password: URLs are
+given to these classes in their redacted form only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+def _known(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+class ConnectError(Exception):
+    """Base of every error raised by this package."""
+
+
+# --------------------------------------------------------------------------------------------- wrong input
+
+
+class InvalidURLError(ConnectError, ValueError):
+    """A store URL cannot be understood. `url` is redacted."""
+
+    def __init__(self, url: str, reason: str, expected: str) -> None:
+        super().__init__(f"invalid URL {url!r}: {reason}; expected {expected}")
+        self.url = url
+        self.reason = reason
+        self.expected = expected
+
+
+class UnknownSchemeError(InvalidURLError, LookupError):
+    """No adapter is registered for the URL's scheme. Matching is exact and a miss is never cached."""
+
+    def __init__(self, url: str, scheme: str, known: Iterable[str]) -> None:
+        self.scheme = scheme
+        self.known = tuple(sorted(known))
+        super().__init__(
+            url,
+            f"no adapter for the scheme {scheme!r}",
+            f"one of {_known(self.known)}, or an adapter given to register()",
+        )
+
+
+class UnknownOptionError(InvalidURLError):
+    """The URL's query names an option that its adapter does not have."""
+
+    def __init__(self, url: str, option: str, known: Iterable[str]) -> None:
+        self.option = option
+        self.known = tuple(sorted(known))
+        super().__init__(url, f"unknown option {option!r}", f"one of {_known(self.known)}")
+
+
+class InvalidOptionError(InvalidURLError):
+    """An option of the URL has a value of the wrong type or range."""
+
+    def __init__(self, url: str, option: str, value: str, expected: str) -> None:
+        self.option = option
+        self.value = value
+        super().__init__(url, f"option {option!r} is {value!r}", expected)
+
+
+class InvalidConfigError(ConnectError, ValueError):
+    """A setting, from code or from the environment, has a wrong name, type or range."""
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(f"invalid setting {setting!r}: {reason}")
+        self.setting = setting
+        self.reason = reason
+
+
+class InvalidKeyError(ConnectError, ValueError):
+    """A key cannot be represented in the stores' key format."""
+
+    def __init__(self, key: object, reason: str) -> None:
+        super().__init__(f"invalid key {_shortened(key)}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+class UnknownDtypeError(ConnectError, ValueError):
+    """A dtype name or object has no counterpart here."""
+
+    def __init__(self, dtype: object, known: Iterable[str]) -> None:
+        self.dtype = dtype
+        self.known = tuple(known)
+        super().__init__(f"unknown dtype {_shortened(dtype)}; expected one of {', '.join(self.known)}")
+
+
+class InvalidShapeError(ConnectError, ValueError):
+    """Shapes, dtypes or a memory format do not describe a chunk."""
+
+    def __init__(self, shape: object, reason: str) -> None:
+        super().__init__(f"invalid shape {_shortened(shape)}: {reason}")
+        self.shape = shape
+        self.reason = reason
+
+
+class InvalidArgumentError(ConnectError, ValueError):
+    """An argument of a call is wrong in itself or does not fit another one."""
+
+    def __init__(self, argument: str, reason: str) -> None:
+        super().__init__(f"invalid argument {argument!r}: {reason}")
+        self.argument = argument
+        self.reason = reason
+
+
+# ------------------------------------------------------------------------------------- adapters and plug-ins
+
+
+class AdapterLoadError(ConnectError, ImportError):
+    """An adapter is known by name but its module, its class or its driver cannot be imported."""
+
+    def __init__(self, scheme: str, target: str, distribution: str, reason: str, extra: str | None = None) -> None:
+        hint = f"; install it with: pip install 'lmcache-connect[{extra}]'" if extra else ""
+        super().__init__(
+            f"the adapter for {scheme}:// ({target}, from the distribution {distribution}) cannot be loaded: "
+            f"{reason}{hint}"
+        )
+        self.scheme = scheme
+        self.target = target
+        self.distribution = distribution
+        self.reason = reason
+        self.extra = extra
+
+
+class MissingExtraError(ConnectError, ImportError):
+    """An optional part is used whose packages are not installed."""
+
+    def __init__(self, feature: str, module: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the package {module!r}, which is not installed; "
+            f"install it with: pip install 'lmcache-connect[{extra}]'"
+        )
+        self.feature = feature
+        self.module = module
+        self.extra = extra
+
+
+class DuplicateSchemeError(ConnectError, ValueError):
+    """A scheme is registered already and `replace=True` was not given."""
+
+    def __init__(self, scheme: str, registered: str, offered: str) -> None:
+        super().__init__(
+            f"the scheme {scheme!r} is registered already by {registered}; {offered} was refused: "
+            f"pass replace=True to take its place"
+        )
+        self.scheme = scheme
+        self.registered = registered
+        self.offered = offered
+
+
+class UnsupportedOperationError(ConnectError, NotImplementedError):
+    """A connector's store cannot do what was asked."""
+
+    def __init__(self, connector: str, operation: str) -> None:
+        super().__init__(f"{connector} does not support {operation}()")
+        self.connector = connector
+        self.operation = operation
+
+
+class ConnectorContractError(ConnectError, TypeError):
+    """A connector or an adapter broke its contract: it returned or raised what it must not."""
+
+    def __init__(self, connector: str, operation: str, got: str, expected: str) -> None:
+        super().__init__(f"{connector}.{operation} {got}; expected {expected}")
+        self.connector = connector
+        self.operation = operation
+        self.got = got
+        self.expected = expected
+
+
+# ---------------------------------------------------------------------------------------------------- memory
+
+
+class ReleasedObjectError(ConnectError, RuntimeError):
+    """A memory object was used after its last reference had been released."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"{operation}: this memory object was released; a released object cannot be used again")
+        self.operation = operation
+
+
+class ForeignObjectError(ConnectError, ValueError):
+    """A memory object of another backend, or something that is no memory object, was handed in."""
+
+    def __init__(self, got: str, expected: str) -> None:
+        super().__init__(f"got {got}; expected {expected}")
+        self.got = got
+        self.expected = expected
+
+
+class ArenaExhaustedError(ConnectError, MemoryError):
+    """The arena has no room. Sizes are bytes."""
+
+    def __init__(self, requested: int, free: int, capacity: int, detail: str = "") -> None:
+        super().__init__(
+            f"no room for {requested} bytes in the arena: {free} of {capacity} bytes are free"
+            + (f" ({detail})" if detail else "")
+            + "; release memory objects or give LocalCPUBackend a larger max_bytes"
+        )
+        self.requested = requested
+        self.free = free
+        self.capacity = capacity
+
+
+class AllocationTimeoutError(ArenaExhaustedError, TimeoutError):
+    """Room was waited for and did not appear in time. `waited` is seconds."""
+
+    def __init__(self, requested: int, free: int, capacity: int, waited: float) -> None:
+        super().__init__(requested, free, capacity, f"waited {waited:.3f} s")
+        self.waited = waited
+
+
+class BackendClosedError(ConnectError, RuntimeError):
+    """The local CPU backend was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the local CPU backend is closed; create a new LocalCPUBackend")
+
+
+# ------------------------------------------------------------------------------------------------- the record
+
+
+class FrameError(ConnectError, ValueError):
+    """A stored record does not verify. It is treated as a miss and never returned.
+
+    `reason` is a short word for counting (`"checksum"`, `"length"`, `"key"`, ...). `removable` says whether the
+    record may be deleted: a record of a newer version is somebody's good data and stays.
+    """
+
+    def __init__(self, reason: str, detail: str, *, removable: bool = True) -> None:
+        super().__init__(f"the stored record does not verify ({reason}): {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.removable = removable
+
+
+# ------------------------------------------------------------------------------------------ loops and lifetime
+
+
+class ConnectorClosedError(ConnectError, RuntimeError):
+    """A connector, a manager or a loop owner was used after, or was closed during, the call."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is closed; create a new one")
+        self.what = what
+
+
+class SyncCallOnLoopError(ConnectError, RuntimeError):
+    """A synchronous call was made on the owning event loop's own thread, where it could only deadlock."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(
+            f"{operation} was called synchronously on the thread of the event loop that owns the connector, "
+            f"where it would wait for itself; await the coroutine instead, or call from another thread"
+        )
+        self.operation = operation
+
+
+class LoopNotRunningError(ConnectError, RuntimeError):
+    """The owning event loop is not running, or it is closed, so that nothing could ever answer."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the owning event loop cannot run this call: {reason}")
+        self.reason = reason
+
+
+class SyncTimeoutError(ConnectError, TimeoutError):
+    """A synchronous call got no answer from the owning loop in time and was cancelled. `seconds` is that time."""
+
+    def __init__(self, operation: str, seconds: float) -> None:
+        super().__init__(f"{operation} got no answer from the owning event loop within {seconds:.3f} s")
+        self.operation = operation
+        self.seconds = seconds
+
+
+class ForkedProcessError(ConnectError, RuntimeError):
+    """The object belongs to the parent process. Its sockets, loop and memory are not usable here."""
+
+    def __init__(self, what: str, owner_pid: int, pid: int) -> None:
+        super().__init__(
+            f"{what} was created in process {owner_pid} and cannot be used in its fork {pid}; "
+            f"create a new one after the fork"
+        )
+        self.what = what
+        self.owner_pid = owner_pid
+        self.pid = pid
+
+
+# ---------------------------------------------------------------------------------------------------- the store
+
+
+class StoreError(ConnectError):
+    """An operation on a store failed. With `errors="miss"` it becomes a miss or a dropped put.
+
+    `retryable`: the same call may succeed a moment later. `permanent`: no retry and no cache-miss treatment can
+    help, an operator must act; such an error is raised in both error modes.
+    """
+
+    retryable: ClassVar[bool] = False
+    permanent: ClassVar[bool] = False
+
+    def __init__(self, store: str, message: str) -> None:
+        super().__init__(f"{store}: {message}")
+        self.store = store
+        self.message = message
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """The store cannot be reached or dropped the connection."""
+
+    retryable = True
+
+
+class OperationTimeoutError(StoreError, TimeoutError):
+    """The operation's deadline passed. `seconds` is the time it was given."""
+
+    def __init__(self, store: str, operation: str, seconds: float, detail: str = "") -> None:
+        super().__init__(
+            store, f"{operation} did not finish within {seconds:.3f} s" + (f" ({detail})" if detail else "")
+        )
+        self.operation = operation
+        self.seconds = seconds
+
+
+class CircuitOpenError(StoreUnavailableError):
+    """The circuit breaker refuses calls for now, after repeated failures. `retry_in` is seconds."""
+
+    retryable = False
+
+    def __init__(self, store: str, failures: int, retry_in: float) -> None:
+        super().__init__(
+            store,
+            f"the circuit breaker is open after {failures} failures in a row; next probe in {retry_in:.2f} s",
+        )
+        self.failures = failures
+        self.retry_in = retry_in
+
+
+class AuthenticationError(StoreError, PermissionError):
+    """The store refused the credentials, or wants some (NOAUTH, WRONGPASS, NOPERM)."""
+
+    permanent = True
+
+
+class CertificateError(StoreError, ConnectionError):
+    """The peer's TLS certificate does not verify. Never retried."""
+
+    permanent = True
+
+
+class StoreFullError(StoreError):
+    """The store has no memory left for writes (OOM). Reads still work."""
+
+
+class ReadOnlyStoreError(StoreError):
+    """The server is a read-only replica."""
+
+
+class StoreLoadingError(StoreUnavailableError):
+    """The server is loading its dataset from disk and answers soon."""
+
+
+class WrongTypeError(StoreError, TypeError):
+    """The key holds another kind of value, written by somebody else. It is left alone."""
+
+
+class WrongNodeError(StoreError):
+    """A cluster node says that the key lives elsewhere (MOVED, ASK, CROSSSLOT)."""
+
+
+class StoreProtocolError(StoreError, ConnectionError):
+    """The server's answer is not what the protocol allows. The connection is dropped."""
+
+    retryable = True
+
+
+class StoreCommandError(StoreError):
+    """The server refused a command for a reason that has no class of its own."""
+
+
+class ConnectorFailureError(StoreError):
+    """A connector raised something that is no error of this package; it is the `__cause__`."""
+
+
+class ValueTooLargeError(StoreError, ValueError):
+    """A value exceeds what may be stored or received. Sizes are bytes."""
+
+    def __init__(self, store: str, size: int, limit: int) -> None:
+        super().__init__(store, f"a value of {size} bytes exceeds the limit of {limit} bytes")
+        self.size = size
+        self.limit = limit
+
+
+def _shortened(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

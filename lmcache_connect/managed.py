@@ -1,0 +1,617 @@
+"""`ManagedConnector`: what the application holds. It gives every connector what every connector needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from .breaker import BreakerState, CircuitBreaker
+from .byte_budget import ByteBudget
+from .connector import Flags, Hits, RemoteConnector, Slots, hit_prefix, prefix_length
+from .context import ConnectorContext
+from .errors import (
+    ArenaExhaustedError,
+    CircuitOpenError,
+    ConnectError,
+    ConnectorClosedError,
+    ConnectorContractError,
+    ConnectorFailureError,
+    ForeignObjectError,
+    FrameError,
+    InvalidArgumentError,
+    OperationTimeoutError,
+    StoreError,
+    StoreUnavailableError,
+)
+from .keys import Key, key_string
+from .loop import release_unclaimed
+from .memory.memory_obj import MemoryObj, release_all
+from .observability import OperationStatistics, StoreMetrics, event
+from .sync_connector import SyncConnector
+
+T = TypeVar("T")
+
+_ASSUMED_CHUNK_BYTES: Final = 64 << 20
+"""The chunk size that deadlines reckon with where the model is not known: the largest usual one."""
+
+_SCAN_PAGE: Final = 1000
+"""Keys of a scan that are fetched under one deadline."""
+
+_CANCEL_GRACE: Final = 1.0
+"""Seconds that operations have to end once `close()` has cancelled them."""
+
+_corrupt_in_call: ContextVar[list[str] | None] = ContextVar("corrupt_in_call", default=None)
+
+
+class ManagedConnector(RemoteConnector):
+    """A connector with a deadline, retries, a circuit breaker, a byte budget, leases and counters around it.
+
+    May be awaited from any event loop, and through `sync` from threads without one. Every operation ends by its
+    deadline, and `close()` by its grace period. `wrapped` is the author's object.
+    """
+
+    def __init__(self, wrapped: RemoteConnector, context: ConnectorContext) -> None:
+        super().__init__(context.config, context.metadata)
+        self._wrapped = wrapped
+        self._context = context
+        self._settings = context.settings
+        self._owner = context.owner
+        self._loops = context.owner
+        self._name = f"connector {context.remote_url.label()}"
+        self._store = context.remote_url.label()
+        self._breaker = CircuitBreaker(self._settings.breaker_failures, self._settings.breaker_reset, time.monotonic)
+        self._budget = ByteBudget(self._settings.max_bytes_in_flight)
+        self._metrics = StoreMetrics(self._store)
+        self._in_flight: set[anyio.CancelScope] = set()
+        self._idle: asyncio.Event | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+        self._batches_are_positional = True
+        self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
+        self._largest_seen = 1 << 20
+        wrapped._owner = context.owner
+        wrapped._on_corrupt = self._count_corrupt
+        self._after_close: Callable[[], Awaitable[None]] | None = None
+        self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
+        """The same operations for threads without an event loop."""
+
+    @property
+    def wrapped(self) -> RemoteConnector:
+        """The connector that the adapter made."""
+        return self._wrapped
+
+    @property
+    def context(self) -> ConnectorContext:
+        """What the connector was made from."""
+        return self._context
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """The circuit breaker's state."""
+        return self._breaker.state
+
+    @property
+    def in_flight(self) -> int:
+        """Operations under way."""
+        return len(self._in_flight)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._closed
+
+    def statistics(self) -> dict[str, OperationStatistics]:
+        """A copy of the counters, by operation name."""
+        return self._metrics.snapshot()
+
+    # --------------------------------------------------------------------------------------------- operations
+
+    async def exists(self, key: Key) -> bool:
+        """Whether the store holds the key."""
+        key_string(key)
+
+        async def call() -> bool:
+            return bool(await self._wrapped.exists(key))
+
+        return await self._loops.run(self._operate, "exists", call, miss=lambda: False, count=_count_flags)
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        """The chunk, with one reference for the caller; None on a miss or for a record that does not verify.
+
+        Raises:
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+        """
+        key_string(key)
+
+        async def call() -> MemoryObj | None:
+            try:
+                found = await self._wrapped.get(key)
+            except FrameError as error:
+                await self._wrapped.discard_corrupt(key, error)
+                return None
+            return self._checked("get", found)
+
+        return await self._loops.run(
+            self._operate,
+            "get",
+            call,
+            miss=lambda: None,
+            count=self._count_chunks,
+            deadline_bytes=self._chunk_bytes or _ASSUMED_CHUNK_BYTES,
+            budget_bytes=self._chunk_bytes or self._largest_seen,
+        )
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        """Stores the chunk. Borrows `memory_obj`: nothing touches it any more when this returns or raises.
+
+        Raises:
+            InvalidKeyError, ReleasedObjectError, ForeignObjectError, ConnectorClosedError, StoreError and its
+            subclasses.
+        """
+        key_string(key)
+        self._check_borrowed(memory_obj)
+
+        async def call() -> None:
+            await self._wrapped.put(key, memory_obj)
+
+        with _Leases((memory_obj,)):
+            nbytes = memory_obj.get_size()
+            await self._loops.run(
+                self._operate,
+                "put",
+                call,
+                miss=lambda: None,
+                deadline_bytes=nbytes,
+                budget_bytes=nbytes,
+                moved=nbytes,
+            )
+
+    async def remove(self, key: Key) -> bool:
+        """Removes the key; whether it was there."""
+        key_string(key)
+
+        async def call() -> bool:
+            return bool(await self._wrapped.remove(key))
+
+        return await self._loops.run(self._operate, "remove", call, miss=lambda: False)
+
+    async def list(self) -> list[str]:
+        """Every key in the store, in no particular order. `scan` does not hold them all."""
+
+        async def call() -> list[str]:
+            # Third-party connectors are known to answer None for "no keys".
+            return list(await self._wrapped.list() or ())
+
+        return await self._loops.run(self._operate, "list", call, miss=list)
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """Keys that start with `prefix`. Keys written or removed meanwhile may or may not appear; none twice."""
+        names = self._wrapped.scan(prefix)
+        seen: set[str] = set()
+
+        async def page() -> tuple[list[str], bool]:
+            found: list[str] = []
+            async for name in names:
+                found.append(name)
+                if len(found) == _SCAN_PAGE:
+                    return found, False
+            return found, True
+
+        async def end() -> None:
+            if isinstance(names, AsyncGenerator):
+                await names.aclose()
+
+        try:
+            done = False
+            while not done:
+                # A page is not repeated: a generator that raised is finished.
+                found, done = await self._loops.run(self._operate, "scan", page, miss=lambda: ([], True), retries=0)
+                for name in found:
+                    if name not in seen:
+                        seen.add(name)
+                        yield name
+        finally:
+            if not self._closed:
+                await self._loops.run(end)
+
+    def support_ping(self) -> bool:
+        """Whether `ping` asks the store."""
+        return self._wrapped.support_ping()
+
+    async def ping(self) -> int:
+        """0 when the store answers; a failure raises. Asks the store also while the circuit breaker is open."""
+
+        async def call() -> int:
+            return int(await self._wrapped.ping())
+
+        return await self._loops.run(self._operate, "ping", call, probe=True)
+
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
+        """`exists` for every key, in order."""
+        wanted = _checked_keys(keys)
+
+        async def call() -> Flags:
+            found = [bool(item) for item in await self._wrapped.batched_exists(wanted)]
+            if len(found) != len(wanted):
+                raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
+            return found
+
+        return await self._loops.run(
+            self._operate,
+            "batched_exists",
+            call,
+            miss=lambda: [False] * len(wanted),
+            count=_count_flags,
+            items=len(wanted),
+        )
+
+    async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
+        """How many of the first keys are there without a gap."""
+        return prefix_length(await self.batched_exists(keys))
+
+    async def batched_get(self, keys: Sequence[Key]) -> Slots:
+        """One slot per key, in order: the chunk with one reference for the caller, or None for a miss."""
+        wanted = _checked_keys(keys)
+
+        async def call() -> Slots:
+            return await self._fetch_positional(wanted)
+
+        def nothing() -> Slots:
+            return [None] * len(wanted)
+
+        return await self._loops.run(
+            self._operate,
+            "batched_get",
+            call,
+            miss=nothing,
+            count=self._count_chunks,
+            items=len(wanted),
+            deadline_bytes=len(wanted) * (self._chunk_bytes or _ASSUMED_CHUNK_BYTES),
+            budget_bytes=len(wanted) * (self._chunk_bytes or self._largest_seen),
+        )
+
+    async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
+        """The chunks up to the first miss, without holes. What lies behind it is released."""
+        return hit_prefix(await self.batched_get(keys))
+
+    async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
+        """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
+        wanted = _checked_keys(keys)
+        objs = list(memory_objs)
+        if len(wanted) != len(objs):
+            raise InvalidArgumentError("memory_objs", f"{len(objs)} objects for {len(wanted)} keys")
+        for obj in objs:
+            self._check_borrowed(obj)
+
+        async def call() -> None:
+            await self._wrapped.batched_put(wanted, objs)
+
+        with _Leases(objs):
+            nbytes = sum(obj.get_size() for obj in objs)
+            await self._loops.run(
+                self._operate,
+                "batched_put",
+                call,
+                miss=lambda: None,
+                items=len(wanted),
+                deadline_bytes=nbytes,
+                budget_bytes=nbytes,
+                moved=nbytes,
+            )
+
+    def exists_sync(self, key: Key) -> bool:
+        """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
+        return self.sync.exists(key)
+
+    def remove_sync(self, key: Key) -> bool:
+        """`remove` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
+        return self.sync.remove(key)
+
+    def batched_contains(self, keys: Sequence[Key]) -> int:
+        """`batched_async_contains` for a thread without an event loop."""
+        return self.sync.contains(keys)
+
+    def reshape_partial_chunk(self, memory_obj: MemoryObj, bytes_read: int) -> MemoryObj:
+        """As the wrapped connector does it."""
+        return self._wrapped.reshape_partial_chunk(memory_obj, bytes_read)
+
+    # ------------------------------------------------------------------------------------------------- closing
+
+    async def close(self, grace: float | None = None) -> None:
+        """Stops new work, lets operations in flight finish for `grace` seconds, cancels the rest. Idempotent.
+
+        Operations that are cancelled raise `ConnectorClosedError`, and so does every later one. Concurrent calls wait
+        for the same end. In a fork only this object is marked closed; the parent's sockets are left alone.
+        """
+        if self._loops.is_forked():
+            self._closed = True
+            return
+        await self._loops.run(self._close, self._settings.close_grace if grace is None else grace)
+        if self._after_close is not None:
+            await self._after_close()
+
+    def closes_also(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Awaits `close` after the connector's own end: for a connector that owns what it was made with."""
+        self._after_close = close
+
+    async def _close(self, grace: float) -> None:
+        if self._closing is None:
+            self._closed = True
+            # A task of its own, so that a closer who is cancelled does not leave the store half closed.
+            self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self, grace: float) -> None:
+        await self._wait_idle(grace)
+        for scope in list(self._in_flight):
+            scope.cancel()
+        await self._wait_idle(_CANCEL_GRACE)
+        if self._in_flight:
+            event(
+                logging.WARNING,
+                "close_abandoned_operations",
+                store=self._store,
+                operations=len(self._in_flight),
+            )
+        with anyio.move_on_after(max(grace, _CANCEL_GRACE)) as scope:
+            await self._wrapped.close()
+        if scope.cancelled_caught:
+            event(logging.WARNING, "close_timed_out", store=self._store, connector=type(self._wrapped).__name__)
+
+    async def _wait_idle(self, seconds: float) -> None:
+        if self._in_flight:
+            self._idle = asyncio.Event()
+            with anyio.move_on_after(seconds):
+                await self._idle.wait()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_closed", True) or self._loops.is_forked():
+            return
+        _warn(
+            f"{self!r} was never closed: await its close(), or close its manager",
+            ResourceWarning,
+            stacklevel=1,
+        )
+        wrapped, loop = self._wrapped, self._loops.loop
+        if loop.is_running():
+            loop.call_soon_threadsafe(lambda: loop.create_task(wrapped.close()))
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._breaker.state.value
+        return f"<ManagedConnector {self._store} ({type(self._wrapped).__name__}), {state}>"
+
+    # ------------------------------------------------------------------------------------------------- inside
+
+    async def _operate(
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        miss: Callable[[], T] | None = None,
+        count: Callable[[OperationStatistics, T], None] | None = None,
+        items: int = 1,
+        deadline_bytes: int = 0,
+        budget_bytes: int = 0,
+        moved: int = 0,
+        retries: int | None = None,
+        probe: bool = False,
+    ) -> T:
+        """One operation on the owning loop. `miss` gives its result where an error is to be one; None: never."""
+        self._loops.check(self._name)
+        if self._closed:
+            raise ConnectorClosedError(self._name)
+        stats = self._metrics.operation(operation)
+        stats.calls += 1
+        stats.items += items
+        attempts = self._settings.retries if retries is None else retries
+        corrupt: list[str] = []
+        token = _corrupt_in_call.set(corrupt)
+        try:
+            result = await self._run(operation, call, stats, deadline_bytes, budget_bytes, attempts, probe)
+        except (StoreError, ArenaExhaustedError) as error:
+            reason = type(error).__name__
+            stats.errors[reason] += 1
+            event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=error)
+            permanent = isinstance(error, StoreError) and error.permanent
+            if self._settings.errors == "raise" or miss is None or permanent:
+                raise
+            stats.misses[reason] += items
+            return miss()
+        except ConnectError as error:
+            stats.errors[type(error).__name__] += 1
+            raise
+        finally:
+            _corrupt_in_call.reset(token)
+            for reason in corrupt:
+                stats.misses[f"corrupt:{reason}"] += 1
+        stats.bytes += moved
+        if count is not None:
+            count(stats, result)
+            stats.misses["absent"] -= len(corrupt)
+        return result
+
+    async def _run(
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        stats: OperationStatistics,
+        deadline_bytes: int,
+        budget_bytes: int,
+        retries: int,
+        probe: bool,
+    ) -> T:
+        if not self._breaker.admit() and not probe:
+            raise CircuitOpenError(self._store, self._breaker.failures, self._breaker.retry_in)
+        seconds = self._settings.operation_timeout + deadline_bytes / self._settings.min_throughput
+        scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
+        self._in_flight.add(scope)
+        stats.in_flight += 1
+        verdict = self._breaker.abandoned
+        queued = time.perf_counter()
+        started: float | None = None
+        try:
+            with scope:
+                async with self._budget.take(budget_bytes):
+                    started = time.perf_counter()
+                    result = await self._attempt(operation, call, stats, retries)
+                    verdict = self._breaker.succeeded
+                    return result
+            # Only our own scope swallows a cancellation: the deadline passed, or close() cancelled.
+            if self._closed and anyio.current_time() < scope.deadline:
+                raise ConnectorClosedError(self._name)
+            if started is None:
+                raise OperationTimeoutError(self._store, operation, seconds, "waiting for the byte budget")
+            verdict = self._breaker.failed
+            raise OperationTimeoutError(self._store, operation, seconds)
+        except StoreError as error:
+            if isinstance(error, StoreUnavailableError) or (isinstance(error, ConnectionError) and error.retryable):
+                verdict = self._breaker.failed
+            elif not isinstance(error, OperationTimeoutError):
+                verdict = self._breaker.succeeded  # the store answered, if only to refuse
+            raise
+        finally:
+            ended = time.perf_counter()
+            stats.queue_seconds += (ended if started is None else started) - queued
+            stats.wire_seconds += 0.0 if started is None else ended - started
+            stats.in_flight -= 1
+            before = self._breaker.state
+            verdict()
+            if self._breaker.state is not before:
+                event(logging.WARNING, "breaker", store=self._store, state=self._breaker.state.value)
+            self._in_flight.discard(scope)
+            if not self._in_flight and self._idle is not None:
+                self._idle.set()
+
+    async def _attempt(
+        self, operation: str, call: Callable[[], Awaitable[T]], stats: OperationStatistics, retries: int
+    ) -> T:
+        pause = self._settings.retry_backoff
+        while True:
+            try:
+                return await call()
+            except StoreError as error:
+                if not error.retryable or retries == 0:
+                    raise
+            except ConnectError:
+                raise
+            except OSError as error:  # a driver's own, from a connector that does not translate
+                if retries == 0:
+                    raise StoreUnavailableError(
+                        self._store, f"{operation} failed: {type(error).__name__}: {error}"
+                    ) from error
+            except Exception as error:
+                raise ConnectorFailureError(
+                    self._store,
+                    f"{type(self._wrapped).__name__}.{operation} raised {type(error).__name__}: {error}",
+                ) from error
+            retries -= 1
+            stats.retries += 1
+            await anyio.sleep(pause * random.uniform(0.5, 1.5))
+            pause *= 2
+
+    async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
+        if self._batches_are_positional:
+            found = await self._wrapped.batched_get(keys)
+            if isinstance(found, list) and len(found) == len(keys):
+                try:
+                    return [self._checked("batched_get", item) for item in found]
+                except BaseException:
+                    release_unclaimed(found)
+                    raise
+            # Some connectors drop the holes, and nobody can tell which keys are left. Ask for each by itself.
+            release_unclaimed(found)
+            self._batches_are_positional = False
+            event(
+                logging.WARNING,
+                "batched_get_not_positional",
+                store=self._store,
+                connector=type(self._wrapped).__name__,
+                keys=len(keys),
+                answers=len(found) if isinstance(found, list) else type(found).__name__,
+            )
+        return await RemoteConnector.batched_get(self._wrapped, keys)
+
+    def _checked(self, operation: str, found: object) -> MemoryObj | None:
+        if found is None:
+            return None
+        if not isinstance(found, MemoryObj):
+            raise self._contract(operation, f"returned a {type(found).__qualname__}", "a MemoryObj, or None for a miss")
+        if not found.is_valid():
+            raise self._contract(operation, "returned a released MemoryObj", "one with a reference for the caller")
+        return found
+
+    def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
+        return ConnectorContractError(type(self._wrapped).__qualname__, operation, got, expected)
+
+    def _check_borrowed(self, obj: MemoryObj) -> None:
+        if not isinstance(obj, MemoryObj):
+            raise ForeignObjectError(f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate()")
+        obj.get_size()  # raises for a released one
+        if not self._context.local_cpu_backend.owns(obj):
+            raise ForeignObjectError(
+                "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
+            )
+
+    def _count_corrupt(self, key: str, error: FrameError) -> None:
+        if (corrupt := _corrupt_in_call.get()) is not None:
+            corrupt.append(error.reason)
+        event(
+            logging.WARNING,
+            "corrupt_record",
+            store=self._store,
+            key=key,
+            error=error,
+            removed=error.removable,
+        )
+
+    def _count_chunks(self, stats: OperationStatistics, found: Any) -> None:
+        for item in found if isinstance(found, list) else (found,):
+            if item is None:
+                stats.misses["absent"] += 1
+            else:
+                stats.hits += 1
+                stats.bytes += (size := item.get_size())
+                self._largest_seen = max(self._largest_seen, size)
+
+
+class _Leases:
+    """One reference of the operation's own on every object that it borrows, for as long as it may touch them."""
+
+    def __init__(self, objs: Sequence[MemoryObj]) -> None:
+        self._objs = objs
+
+    def __enter__(self) -> None:
+        taken: list[MemoryObj | None] = []
+        try:
+            for obj in self._objs:
+                obj.ref_count_up()
+                taken.append(obj)
+        except BaseException:
+            release_all(taken)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        for obj in self._objs:
+            obj.ref_count_down()
+
+
+def _checked_keys(keys: Sequence[Key]) -> list[Key]:
+    for key in keys:
+        key_string(key)
+    return list(keys)
+
+
+def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> None:
+    for item in found if isinstance(found, list) else (found,):
+        if item:
+            stats.hits += 1
+        else:
+            stats.misses["absent"] += 1

@@ -1,0 +1,288 @@
+"""`ConnectorManager`: from a URL to a live connector, and back to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any
+
+import anyio.to_thread
+
+from .adapter import ConnectorAdapter, ConnectorOptions
+from .config import ConnectorConfig
+from .connector import RemoteConnector
+from .context import ConnectorContext
+from .errors import ConnectorClosedError, ConnectorContractError, InvalidArgumentError
+from .loop import LoopOwner
+from .managed import ManagedConnector
+from .memory.local_cpu_backend import LocalCPUBackend
+from .metadata import CacheMetadata
+from .registry import AdapterRegistry, default_registry
+from .url import RemoteURL
+
+
+class ConnectorManager:
+    """Makes connectors from URLs and owns them, their event loop and, where it was given none, their memory.
+
+    Use it as `async with`, as `with` from a thread without a loop, or call `open()` and `close()`. Who opens closes:
+    the manager closes its connectors in reverse order, then the backend and the loop that it made itself.
+    """
+
+    def __init__(
+        self,
+        url: str | RemoteURL | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        local_cpu_backend: LocalCPUBackend | None = None,
+        config: Any = None,
+        metadata: CacheMetadata | None = None,
+        plugin_name: str | None = None,
+    ) -> None:
+        """Connects to nothing yet.
+
+        `url` is the default for `create_connector`; None takes `config.url`. `loop` is the event loop that shall own
+        the connectors; None adopts the running one, or starts one in a thread where none runs. Without
+        `local_cpu_backend` the manager makes one of `config.max_local_cpu_bytes`. `config` is a `ConnectorConfig`; any
+        other object is handed through to connectors, which then run with the settings of the environment.
+
+        Raises:
+            InvalidURLError, InvalidConfigError.
+        """
+        self._settings = config if isinstance(config, ConnectorConfig) else ConnectorConfig.load()
+        self._config = self._settings if config is None else config
+        if url is None and self._settings.url is not None:
+            url = self._settings.url.get_secret_value()
+        self._url = RemoteURL.parse(url) if url is not None else None
+        self._metadata = metadata
+        self._plugin_name = plugin_name
+        self._registry = AdapterRegistry(default_registry)
+        self._owner = LoopOwner.of(loop) if loop is not None else None
+        self._backend = local_cpu_backend
+        self._owns_backend = local_cpu_backend is None
+        self._connectors: list[ManagedConnector] = []
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------------- making
+
+    @property
+    def registry(self) -> AdapterRegistry:
+        """The schemes that this manager knows."""
+        return self._registry
+
+    @property
+    def owner(self) -> LoopOwner:
+        """The owner of the connectors' event loop, found or started on first use."""
+        if self._owner is None:
+            try:
+                self._owner = LoopOwner.adopt()
+            except RuntimeError:
+                self._owner = LoopOwner.start()
+        return self._owner
+
+    @property
+    def local_cpu_backend(self) -> LocalCPUBackend:
+        """The memory that connectors receive into; made on first use where the manager was given none."""
+        if self._backend is None:
+            self._check_open()
+            self._backend = LocalCPUBackend(self._settings.max_local_cpu_bytes, metadata=self._metadata)
+        return self._backend
+
+    @property
+    def connectors(self) -> tuple[ManagedConnector, ...]:
+        """The live connectors, in the order in which they were made."""
+        return tuple(connector for connector in self._connectors if not connector.is_closed)
+
+    def register(self, adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
+        """Adds an adapter for this manager alone; see `AdapterRegistry.register`."""
+        self._registry.register(adapter, replace=replace)
+
+    def create_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
+        """A new connector for `url`, by default the manager's. It connects on first use. The manager closes it.
+
+        An adapter that is used for the first time is imported here; `open()` and `async with` do that in advance, off
+        the event loop, for the manager's own URL.
+
+        Raises:
+            InvalidURLError and its subclasses, AdapterLoadError, ConnectorContractError, ConnectorClosedError.
+        """
+        self._check_open()
+        remote_url = RemoteURL.parse(url) if url is not None else self._url
+        if remote_url is None:
+            raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
+        adapter = self._registry.find(remote_url)
+        settings = self._settings
+        if adapter.options is not None:
+            settings = _with_options(settings, remote_url.options(adapter.options))
+        owner = self.owner
+        owner.check("the manager's event loop")
+        context = ConnectorContext(
+            url=remote_url.raw.get_secret_value(),
+            loop=owner.loop,
+            local_cpu_backend=self.local_cpu_backend,
+            config=self._config,
+            metadata=self._metadata,
+            plugin_name=self._plugin_name,
+            remote_url=remote_url,
+            owner=owner,
+            settings=settings,
+        )
+        connector = adapter.create_connector(context)
+        if not isinstance(connector, RemoteConnector):
+            raise ConnectorContractError(
+                type(adapter).__qualname__,
+                "create_connector",
+                f"returned a {type(connector).__qualname__}",
+                "an instance of a RemoteConnector subclass",
+            )
+        connector.post_init()
+        managed = ManagedConnector(connector, context)
+        self._connectors = [*self.connectors, managed]
+        return managed
+
+    # ----------------------------------------------------------------------------------------------- lifetime
+
+    async def open(self) -> ConnectorManager:
+        """Adopts the running loop where none was given, and imports the adapter of the manager's URL off the loop."""
+        self._check_open()
+        _ = self.owner
+        if self._url is not None:
+            await anyio.to_thread.run_sync(self._registry.find, self._url)
+        return self
+
+    async def close(self, grace: float | None = None) -> None:
+        """Closes everything that the manager made, connectors first. Idempotent; see `ManagedConnector.close`.
+
+        Raises:
+            ExceptionGroup: what went wrong while closing, after everything was tried.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        failures: list[Exception] = []
+        async with AsyncExitStack() as stack:
+            if self._owner is not None:
+                stack.push_async_callback(self._owner.close)
+            if self._owns_backend and self._backend is not None:
+                stack.callback(self._backend.close)
+            for connector in reversed(self._connectors):
+                try:
+                    await connector.close(grace)
+                except Exception as error:
+                    failures.append(error)
+        if failures:
+            raise ExceptionGroup("closing the manager's connectors failed", failures)
+
+    def close_sync(self, grace: float | None = None) -> None:
+        """`close()` for a thread without an event loop."""
+        if self._closed:
+            return
+        owner = self._owner
+        if owner is None or not self._connectors:
+            self.discard()
+            return
+        try:
+            owner.run_sync("ConnectorManager.close", self._settings.sync_timeout, self._close_on_loop, grace)
+        finally:
+            self._closed = True
+            owner.close_sync()
+
+    def discard(self) -> None:
+        """Closes a manager that has made no connector yet: there is nothing to wait for."""
+        self._closed = True
+        if self._owns_backend and self._backend is not None:
+            self._backend.close()
+        if self._owner is not None:
+            self._owner.close_sync()
+
+    async def _close_on_loop(self, grace: float | None) -> None:
+        owner, self._owner = self._owner, None  # the caller ends the loop that this runs on
+        try:
+            await self.close(grace)
+        finally:
+            self._owner = owner
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectorClosedError("the connector manager")
+        if self._owner is not None and self._owner.is_forked():
+            self._owner.check("the connector manager")
+
+    async def __aenter__(self) -> ConnectorManager:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> ConnectorManager:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_sync()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_closed", True) or not self._connectors:
+            return
+        if self.connectors and not (self._owner is not None and self._owner.is_forked()):
+            _warn(
+                f"{self!r} was never closed: use 'async with', or await close()",
+                ResourceWarning,
+                stacklevel=1,
+            )
+
+    def __repr__(self) -> str:
+        where = self._url.redacted() if self._url is not None else "no URL"
+        return f"<ConnectorManager {where}, {len(self.connectors)} connectors{', closed' if self._closed else ''}>"
+
+
+def create_connector(
+    url: str | RemoteURL,
+    loop: asyncio.AbstractEventLoop | None = None,
+    local_cpu_backend: LocalCPUBackend | None = None,
+    config: Any = None,
+    metadata: CacheMetadata | None = None,
+    plugin_name: str | None = None,
+) -> ManagedConnector:
+    """One connector with a manager of its own, for programs that need no more. Arguments as `ConnectorManager`'s.
+
+    Closing the connector closes the manager, with the backend and the loop that it made.
+    """
+    manager = ConnectorManager(url, loop, local_cpu_backend, config, metadata, plugin_name)
+    try:
+        connector = manager.create_connector()
+    except BaseException:
+        manager.discard()
+        raise
+    connector.closes_also(manager.close)
+    return connector
+
+
+def CreateConnector(
+    url: str,
+    loop: asyncio.AbstractEventLoop,
+    local_cpu_backend: LocalCPUBackend | None,
+    config: Any = None,
+    metadata: CacheMetadata | None = None,
+    plugin_name: str | None = None,
+) -> ManagedConnector:
+    """`create_connector` with LMCache's name and signature."""
+    return create_connector(url, loop, local_cpu_backend, config, metadata, plugin_name)
+
+
+def _with_options(settings: ConnectorConfig, options: ConnectorOptions) -> ConnectorConfig:
+    given = {
+        name: value
+        for name, value in (
+            ("operation_timeout", options.timeout),
+            ("errors", options.errors),
+            ("retries", options.retries),
+        )
+        if value is not None
+    }
+    return settings.model_copy(update=given)

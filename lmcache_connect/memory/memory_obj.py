@@ -1,0 +1,263 @@
+"""`MemoryObj`: one chunk in the arena, counted by references."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..dtypes import DType
+from ..errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
+from ..metadata import ChunkMetadata, MemoryFormat, Shape
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+_lock = threading.RLock()  # reference counts change rarely and briefly: one lock for all objects
+
+
+class ObjectOwner(Protocol):
+    """What a memory object tells its backend."""
+
+    def object_released(self, obj: MemoryObj, leaked: bool) -> None:
+        """The object is dead: its last reference was given back, or (`leaked`) it was garbage-collected first."""
+
+
+class MemoryObj:
+    """A chunk's bytes in an arena, with its shapes and dtypes.
+
+    It is born with one reference, which belongs to whoever received it, and dies when the last one is given back:
+    from then on every use raises `ReleasedObjectError`. `with obj:` gives one reference back at the end.
+    Views made from it (`byte_array` and slices of it, `numpy()`, `tensor`) keep the memory from being reused as
+    long as they exist, so a forgotten view never shows another chunk's data; it only holds room. Thread-safe.
+    """
+
+    __slots__ = ("__weakref__", "_metadata", "_nbytes", "_owner", "_pins", "_refs", "_view")
+
+    def __init__(self, view: memoryview, metadata: ChunkMetadata, owner: ObjectOwner) -> None:
+        self._view: memoryview | None = view
+        self._metadata = metadata
+        self._nbytes = metadata.nbytes
+        self._owner = owner
+        self._refs = 1
+        self._pins = 0
+
+    # ------------------------------------------------------------------------------------------------- contents
+
+    @property
+    def byte_array(self) -> memoryview:
+        """A writable view of exactly the chunk's bytes (format "B", one dimension)."""
+        return self._live("byte_array")
+
+    @property
+    def metadata(self) -> ChunkMetadata:
+        """Shapes, dtypes and format."""
+        self._live("metadata")
+        return self._metadata
+
+    meta = metadata
+    """LMCache's name for it."""
+
+    def get_size(self) -> int:
+        """The chunk's size in bytes."""
+        self._live("get_size")
+        return self._nbytes
+
+    def get_physical_size(self) -> int:
+        """The bytes of arena that the chunk takes: its size, rounded up to whole pages."""
+        obj = self._live("get_physical_size").obj
+        return len(obj)  # type: ignore[arg-type]  # the exporter is a ctypes array
+
+    def get_shapes(self) -> list[Shape]:
+        """One shape per tensor group."""
+        return list(self.metadata.shapes)
+
+    def get_dtypes(self) -> list[DType]:
+        """One dtype per tensor group."""
+        return list(self.metadata.dtypes)
+
+    def get_shape(self) -> Shape:
+        """The first group's shape."""
+        return self.metadata.shapes[0]
+
+    def get_dtype(self) -> DType:
+        """The first group's dtype."""
+        return self.metadata.dtypes[0]
+
+    def get_memory_format(self) -> MemoryFormat:
+        """What the dimensions mean."""
+        return self.metadata.fmt
+
+    def get_num_tokens(self) -> int:
+        """Tokens in the chunk."""
+        return self.metadata.num_tokens
+
+    @property
+    def data_ptr(self) -> int:
+        """The address of the first byte, for as long as a reference is held."""
+        import ctypes
+
+        return ctypes.addressof(ctypes.c_ubyte.from_buffer(self._live("data_ptr")))
+
+    def shrink(self, metadata: ChunkMetadata) -> None:
+        """Makes this a smaller chunk of the first `metadata.nbytes` bytes: a partial chunk, read into a full buffer.
+
+        Raises:
+            InvalidShapeError: it would grow.
+        """
+        with _lock:
+            view = self._live("shrink")
+            if metadata.nbytes > self._nbytes:
+                raise InvalidShapeError(
+                    metadata.shapes, f"{metadata.nbytes} bytes do not fit an object of {self._nbytes} bytes"
+                )
+            self._view = view[: metadata.nbytes]
+            self._metadata = metadata
+            self._nbytes = metadata.nbytes
+
+    def numpy(self, group: int = 0) -> numpy.ndarray[Any, Any]:
+        """A numpy view of one group, in its shape.
+
+        Raises:
+            MissingExtraError: numpy is not installed.
+            InvalidShapeError: numpy has no such dtype (bfloat16, fp8); `tensor` needs torch and has.
+        """
+        part, shape, dtype = self._group("numpy", group)
+        try:
+            import numpy
+        except ImportError:
+            raise MissingExtraError("MemoryObj.numpy()", "numpy", "numpy") from None
+        if dtype.numpy_name is None:
+            raise InvalidShapeError(
+                shape, f"numpy has no dtype {dtype}; use .tensor, which needs torch, or .byte_array"
+            )
+        return numpy.frombuffer(part, dtype=dtype.numpy_name).reshape(shape)
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """A torch view of the first group, in its shape. Raises `MissingExtraError` without torch."""
+        return self.get_tensor(0)
+
+    def get_tensor(self, group: int) -> torch.Tensor:
+        """A torch view of one group, in its shape.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+            InvalidShapeError: the group does not start at a multiple of its item size.
+        """
+        part, shape, dtype = self._group("tensor", group)
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtraError("MemoryObj.tensor", "torch", "torch") from None
+        offset = sum(self._metadata.group_nbytes[:group])
+        if offset % dtype.itemsize:
+            raise InvalidShapeError(shape, f"group {group} starts at byte {offset}, which {dtype} cannot be viewed at")
+        return torch.frombuffer(part, dtype=getattr(torch, dtype.torch_name)).view(shape)
+
+    def _group(self, operation: str, group: int) -> tuple[memoryview, Shape, DType]:
+        view = self._live(operation)
+        sizes = self._metadata.group_nbytes
+        if not 0 <= group < len(sizes):
+            raise InvalidShapeError(group, f"there is no such tensor group; the chunk has {len(sizes)}")
+        start = sum(sizes[:group])
+        return view[start : start + sizes[group]], self._metadata.shapes[group], self._metadata.dtypes[group]
+
+    # ------------------------------------------------------------------------------------------------- lifetime
+
+    def is_valid(self) -> bool:
+        """Whether the object still lives."""
+        return self._view is not None
+
+    def get_ref_count(self) -> int:
+        """References held now; 0 for a released object."""
+        return self._refs
+
+    def ref_count_up(self) -> None:
+        """Takes one more reference. Raises `ReleasedObjectError` on a released object."""
+        with _lock:
+            self._live("ref_count_up")
+            self._refs += 1
+
+    def ref_count_down(self) -> None:
+        """Gives one reference back; the last one releases the object. Raises `ReleasedObjectError` after that."""
+        with _lock:
+            self._live("ref_count_down")
+            self._refs -= 1
+            if self._refs:
+                return
+            self._view = None  # the block goes back to the arena unless a view of it still exists
+            self._pins = 0
+        self._owner.object_released(self, leaked=False)
+
+    def pin(self) -> bool:
+        """Keeps the object from eviction until as many `unpin()`s. True."""
+        with _lock:
+            self._live("pin")
+            self._pins += 1
+        return True
+
+    def unpin(self) -> bool:
+        """Takes one pin back. False where there was none."""
+        with _lock:
+            self._live("unpin")
+            if not self._pins:
+                return False
+            self._pins -= 1
+        return True
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a pin is held."""
+        return self._pins > 0
+
+    def can_evict(self, held: int = 1) -> bool:
+        """Whether nothing but the `held` references of a cache keeps the object."""
+        return self._refs <= held and not self._pins
+
+    def belongs_to(self, owner: object) -> bool:
+        """Whether `owner` is the backend that allocated the object."""
+        return self._owner is owner
+
+    def __enter__(self) -> MemoryObj:
+        self._live("with")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._view is not None:
+            self.ref_count_down()
+
+    def __repr__(self) -> str:
+        if self._view is None:
+            return "<MemoryObj released>"
+        shapes = ", ".join(f"{d}{list(s)}" for s, d in zip(self._metadata.shapes, self._metadata.dtypes, strict=True))
+        return f"<MemoryObj {shapes} {self._metadata.fmt.name} {self._nbytes} bytes, {self._refs} references>"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_view", None) is None:
+            return
+        self._view = None
+        self._owner.object_released(self, leaked=True)
+        _warn(
+            f"a MemoryObj of {self._nbytes} bytes was never released: call ref_count_down() or use 'with'",
+            ResourceWarning,
+            stacklevel=1,
+        )
+
+    def _live(self, operation: str) -> memoryview:
+        view = self._view
+        if view is None:
+            raise ReleasedObjectError(operation)
+        return view
+
+
+def release_all(objs: list[MemoryObj | None]) -> None:
+    """Gives back one reference of every object of a batch that will not be handed out."""
+    for obj in objs:
+        if obj is not None and obj.is_valid():
+            obj.ref_count_down()

@@ -1,0 +1,191 @@
+"""Which adapter answers for a scheme: the built-in table, installed entry points, and `register()`."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+from .adapter import ConnectorAdapter
+from .errors import AdapterLoadError, ConnectorContractError, DuplicateSchemeError, UnknownSchemeError
+from .url import RemoteURL
+
+ENTRY_POINT_GROUP: Final = "lmcache_connect.adapters"
+"""An installable adapter declares `scheme = "package.module:AdapterClass"` in this group."""
+
+_DISTRIBUTION: Final = "lmcache-connect"
+
+
+@dataclass(frozen=True)
+class AdapterTarget:
+    """Where an adapter class is, without importing it. `extra` is what its driver is installed by."""
+
+    scheme: str
+    target: str
+    distribution: str
+    extra: str | None = None
+
+    def load(self) -> ConnectorAdapter:
+        """An instance of the class.
+
+        Raises:
+            AdapterLoadError: the module, its driver or the class cannot be imported, or is no adapter.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            found: Any = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            extra = self.extra if error.name is None or not module.startswith(error.name) else None
+            raise self._error(str(error), extra) from error
+        except AttributeError as error:
+            raise self._error(str(error)) from error
+        except (Exception, SystemExit) as error:
+            raise self._error(f"importing it raised {type(error).__name__}: {error}") from error
+        return adapter_instance(found, self._error)
+
+    def _error(self, reason: str, extra: str | None = None) -> AdapterLoadError:
+        return AdapterLoadError(self.scheme, self.target, self.distribution, reason, extra)
+
+
+_REDIS: Final = "lmcache_connect_redis.adapter:RedisConnectorAdapter"
+_BUILTIN: Final = {
+    item.scheme: item
+    for item in (
+        AdapterTarget("redis", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("rediss", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("unix", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("valkey", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("valkeys", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("memory", "lmcache_reference_connectors.memory:MemoryConnectorAdapter", _DISTRIBUTION),
+    )
+}
+
+
+class AdapterRegistry:
+    """Schemes and their adapters: recipes, without any connection. Thread-safe.
+
+    Looked up in this order: what `register()` was given here, then what the parent registry was given, then the
+    built-in table, then installed entry points. Adapters are imported on first use; a miss is never cached.
+    """
+
+    def __init__(self, parent: AdapterRegistry | None = None) -> None:
+        self._parent = parent
+        self._lock = threading.RLock()
+        self._registered: dict[str, ConnectorAdapter] = {}
+        self._loaded: dict[str, ConnectorAdapter] = {}
+
+    def register(self, adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
+        """Adds an adapter, given as an instance or as a class without arguments, for all of its schemes.
+
+        Raises:
+            DuplicateSchemeError: one of its schemes is taken, also by a built-in adapter, and `replace` is False.
+            ConnectorContractError: it is no adapter, or it names no scheme.
+        """
+        instance = adapter_instance(adapter)
+        schemes = instance.known_schemes()
+        name = type(instance).__qualname__
+        if not schemes:
+            raise ConnectorContractError(name, "schema", "names no scheme", "a schema such as 'mystore://'")
+        with self._lock:
+            if not replace:
+                for scheme in schemes:
+                    if (taken := self.describe(scheme)) is not None:
+                        raise DuplicateSchemeError(scheme, taken, name)
+            for scheme in schemes:
+                self._registered[scheme] = instance
+
+    def unregister(self, scheme: str) -> bool:
+        """Takes back what `register()` was given for a scheme; whether there was anything."""
+        with self._lock:
+            return self._registered.pop(scheme, None) is not None
+
+    def schemes(self) -> list[str]:
+        """Every scheme that can be looked up now, sorted. Imports nothing."""
+        inherited = self._parent._registered if self._parent is not None else {}
+        return sorted({*self._registered, *inherited, *_BUILTIN, *(point.name for point in _entry_points())})
+
+    def describe(self, scheme: str) -> str | None:
+        """Who answers for a scheme, as text, or None. Imports nothing."""
+        for registered in self._registrations():
+            if (adapter := registered.get(scheme)) is not None:
+                return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+        target = self._target(scheme)
+        return None if target is None else f"{target.target} ({target.distribution})"
+
+    def find(self, url: RemoteURL) -> ConnectorAdapter:
+        """The adapter for a URL's scheme, imported where this is its first use.
+
+        Raises:
+            UnknownSchemeError: with the schemes that are known.
+            AdapterLoadError: it is known and cannot be imported.
+        """
+        scheme = url.scheme
+        with self._lock:
+            for registered in self._registrations():
+                if (adapter := registered.get(scheme)) is not None:
+                    return adapter
+            if (adapter := self._loaded.get(scheme)) is not None:
+                return adapter
+            target = self._target(scheme)
+            if target is None:
+                raise UnknownSchemeError(url.redacted(), scheme, self.schemes())
+            return self._loaded.setdefault(scheme, target.load())
+
+    def _registrations(self) -> Iterator[dict[str, ConnectorAdapter]]:
+        yield self._registered
+        if self._parent is not None:
+            yield from self._parent._registrations()
+
+    def _target(self, scheme: str) -> AdapterTarget | None:
+        if (builtin := _BUILTIN.get(scheme)) is not None:
+            return builtin
+        points = [point for point in _entry_points() if point.name == scheme]
+        targets = {point.value for point in points}
+        if len(targets) > 1:
+            # Two installed packages claim one scheme: choosing for the operator could reach the wrong store.
+            raise DuplicateSchemeError(
+                scheme, f"{points[0].value} ({_owner(points[0])})", f"{points[1].value} ({_owner(points[1])})"
+            )
+        return AdapterTarget(scheme, points[0].value, _owner(points[0])) if points else None
+
+
+default_registry: Final = AdapterRegistry()
+"""What `register_adapter` fills: adapters for every manager of the process."""
+
+
+def register_adapter(adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
+    """Registers an adapter for every manager of the process; see `AdapterRegistry.register`."""
+    default_registry.register(adapter, replace=replace)
+
+
+def adapter_instance(adapter: object, error: Any = None) -> ConnectorAdapter:
+    """An adapter for an instance, or for a class that takes no arguments.
+
+    Raises:
+        ConnectorContractError, or what `error(reason)` gives: it is neither.
+    """
+    name = getattr(adapter, "__qualname__", type(adapter).__qualname__)
+    if isinstance(adapter, type) and issubclass(adapter, ConnectorAdapter):
+        try:
+            adapter = adapter()
+        except Exception as failure:
+            reason = f"cannot be made without arguments: {failure}"
+            contract = ConnectorContractError(name, "__init__", reason, "a class that takes no arguments")
+            raise (error(reason) if error is not None else contract) from failure
+    if not isinstance(adapter, ConnectorAdapter):
+        reason = f"{name} is no ConnectorAdapter"
+        contract = ConnectorContractError(name, "adapter", "is no ConnectorAdapter", "a subclass of it, or an instance")
+        raise error(reason) if error is not None else contract
+    return adapter
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    # Read anew each time: a package may be installed while the process runs, and a miss must not stick.
+    return tuple(sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)))
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown distribution"

@@ -1,0 +1,8 @@
+"""Zero-copy byte streams on the event loop."""
+
+from __future__ import annotations
+
+from .dialing import TLSSettings, open_tcp_stream, open_unix_stream
+from .stream import ByteStream, StreamClosedError
+
+__all__ = ["ByteStream", "StreamClosedError", "TLSSettings", "open_tcp_stream", "open_unix_stream"]

@@ -1,0 +1,502 @@
+"""`ByteStream`: a non-blocking socket that receives into, and sends from, the caller's own memory."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
+
+from ..errors import ConnectError
+
+PIECE_BYTES: Final = 256 << 10
+"""What one system call moves and the hash then reads: small enough to be in the CPU's second-level cache still."""
+
+TURN_BYTES: Final = 1 << 20
+"""What one stream moves before other work of the event loop gets its turn."""
+
+SCRATCH_BYTES: Final = 64 << 10
+"""Buffered bytes of protocol lines and headers. Payloads do not pass through here but for their first few hundred."""
+
+HEAD_BYTES: Final = 512
+"""How much is read ahead where a payload may follow: enough for a protocol line and a header."""
+
+
+class StreamClosedError(ConnectError, ConnectionError):
+    """The peer closed or reset the connection, or this end did. `last_words` is what the peer said before, if any."""
+
+    def __init__(self, reason: str, last_words: bytes = b"") -> None:
+        super().__init__(reason)
+        self.last_words = last_words
+
+
+class Hasher(Protocol):
+    """Something that is shown each piece of a payload in order."""
+
+    @property
+    def update(self) -> Callable[[memoryview], object]: ...
+
+
+class _Receiving:
+    """A buffer that is being filled. Knows where it stands, so that it can go on in any callback."""
+
+    __slots__ = ("dest", "position", "size", "update")
+
+    def __init__(self, dest: memoryview, position: int, hasher: Hasher | None) -> None:
+        self.dest = dest
+        self.size = len(dest)
+        self.position = position
+        self.update = hasher.update if hasher is not None else None
+
+    def step(self, stream: ByteStream, turn: int) -> int | None:
+        """Fills until complete, and returns the bytes moved; None when `turn` bytes were moved before that."""
+        start = position = self.position
+        while position < self.size:
+            end = min(position + PIECE_BYTES, self.size)
+            count = stream.receive_piece(self.dest[position:end], end == self.size)
+            if self.update is not None:
+                self.update(self.dest[position : position + count])
+            self.position = position = position + count
+            if position - start >= turn and position < self.size:
+                return None
+        return position - start
+
+    def release(self) -> None:
+        # A traceback may keep the frames of a failed transfer, and with them this object, but never the buffer.
+        self.dest = _NOTHING
+
+
+class _Filling:
+    """More protocol bytes, as many as there are."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def step(self, stream: ByteStream, turn: int) -> int | None:
+        return stream.receive_scratch(self.limit)
+
+    def release(self) -> None:
+        pass
+
+
+class _Sending:
+    """A head, a payload that is hashed piece by piece as it goes out, and a tail that may hold the hash."""
+
+    __slots__ = ("hasher", "payload", "pending", "position", "size", "tail")
+
+    def __init__(self, head: bytes, payload: memoryview, hasher: Hasher | None, tail: Callable[[], bytes]) -> None:
+        self.payload = payload
+        self.size = len(payload)
+        self.position = 0
+        self.hasher = hasher
+        self.tail = tail
+        self.pending: list[memoryview] = [memoryview(head)] if head else []
+        self._next_piece()
+
+    def _next_piece(self) -> None:
+        piece = self.payload[self.position : self.position + PIECE_BYTES]
+        self.position += len(piece)
+        if len(piece):
+            if self.hasher is not None:
+                self.hasher.update(piece)
+            self.pending.append(piece)
+        if self.position == self.size and (tail := self.tail()):
+            self.pending.append(memoryview(tail))
+
+    def step(self, stream: ByteStream, turn: int) -> int | None:
+        """Sends until complete, and returns the bytes moved; None when `turn` bytes were moved before that."""
+        moved = 0
+        pending = self.pending
+        while pending:
+            count = stream.send_pieces(pending)
+            moved += count
+            while pending and count >= len(pending[0]):
+                count -= len(pending[0])
+                del pending[0]
+            if count:
+                pending[0] = pending[0][count:]
+            if not pending and self.position < self.size:
+                self._next_piece()
+            if moved >= turn and pending:
+                return None
+        return moved
+
+    def release(self) -> None:
+        self.payload = _NOTHING
+        self.pending = []
+
+
+_Operation: TypeAlias = _Receiving | _Filling | _Sending
+_BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_NOTHING: Final = memoryview(b"")
+
+
+class _Transfer:
+    """An operation that could not finish at once and goes on in the loop's callbacks."""
+
+    __slots__ = ("future", "operation", "reading", "stream")
+
+    def __init__(self, stream: ByteStream, operation: _Operation, reading: bool, future: asyncio.Future[None]) -> None:
+        self.stream = stream
+        self.operation = operation
+        self.reading = reading
+        self.future = future
+
+    def go_on(self) -> None:
+        if self.future.done():
+            return
+        try:
+            finished = self.operation.step(self.stream, TURN_BYTES) is not None
+        except _BLOCKED as blocked:
+            self.stream.wait_for(self, _wants_write(blocked, self.reading))
+        except Exception as error:
+            self.future.set_exception(error)
+        else:
+            if finished:
+                self.future.set_result(None)
+            else:
+                self.stream.take_turns(self)
+
+
+def _wants_write(blocked: BaseException, reading: bool) -> bool:
+    if isinstance(blocked, ssl.SSLWantReadError):
+        return False
+    return isinstance(blocked, ssl.SSLWantWriteError) or not reading
+
+
+class ByteStream:
+    """One connected socket on one event loop. One reader and one writer at a time.
+
+    No copy is made of a payload: the kernel writes it into the caller's buffer and reads it from there, and each piece
+    is hashed while the CPU's cache still holds it. Work goes on in callbacks of the loop, so that a transfer costs no
+    task switches, and a callback moves at most `TURN_BYTES`.
+
+    A call that is cancelled or fails closes the stream: what is on the wire can no longer be told apart. From then on
+    nothing here touches the caller's buffer.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_hi",
+        "_lo",
+        "_loop",
+        "_reader_on",
+        "_reading",
+        "_scratch",
+        "_sock",
+        "_tls",
+        "_view",
+        "_writer_on",
+        "_writing",
+        "bytes_received",
+        "bytes_sent",
+        "peer",
+    )
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, peer: str) -> None:
+        """Takes over `sock`, which is connected and non-blocking (a `ssl.SSLSocket` after its handshake)."""
+        self._sock = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._loop = loop
+        self._scratch = bytearray(SCRATCH_BYTES)
+        self._view = memoryview(self._scratch)
+        self._lo = self._hi = 0
+        self._budget = TURN_BYTES
+        self._reading: _Transfer | None = None
+        self._writing: _Transfer | None = None
+        self._reader_on = self._writer_on = False
+        self.peer = peer
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+    # ---------------------------------------------------------------------------------------------- receiving
+
+    @property
+    def buffered(self) -> int:
+        """Received bytes that nobody has taken yet."""
+        return self._hi - self._lo
+
+    async def read_until_crlf(self, limit: int = 4096, ahead: int = HEAD_BYTES) -> bytes:
+        """The bytes before the next CR LF, which is taken as well.
+
+        Raises:
+            StreamClosedError: the connection ended, or no CR LF came within `limit` bytes.
+        """
+        searched = self._lo
+        while (end := self._scratch.find(b"\r\n", searched, self._hi)) < 0:
+            if self.buffered >= limit:
+                self.close()
+                raise StreamClosedError(f"{self.peer} sent a line of more than {limit} bytes")
+            searched_length = max(self.buffered - 1, 0)
+            await self._fill_more(ahead)
+            searched = self._lo + searched_length
+        line = bytes(self._view[self._lo : end])
+        self._lo = end + 2
+        return line
+
+    async def peek(self, nbytes: int) -> memoryview:
+        """The next `nbytes` bytes (at most `SCRATCH_BYTES`), not taken yet. Valid until the next call."""
+        while self.buffered < nbytes:
+            await self._fill_more(max(HEAD_BYTES, nbytes - self.buffered))
+        return self._view[self._lo : self._lo + nbytes]
+
+    def take(self, nbytes: int) -> None:
+        """Takes `nbytes` that `peek` showed."""
+        self._lo += nbytes
+
+    async def read_some(self, limit: int) -> bytes:
+        """1 to `limit` bytes, as soon as there are any; b"" when the peer has closed."""
+        if not self.buffered:
+            try:
+                await self._fill_more(min(limit, SCRATCH_BYTES))
+            except StreamClosedError:
+                return b""
+        taken = bytes(self._view[self._lo : min(self._hi, self._lo + limit)])
+        self._lo += len(taken)
+        return taken
+
+    async def peek_available(self, at_least: int) -> memoryview:
+        """All buffered bytes, at least so many, as much as one read gives. Not taken yet; valid until the next call."""
+        while self.buffered < at_least:
+            await self._fill_more(SCRATCH_BYTES)
+        return self._view[self._lo : self._hi]
+
+    async def receive_into(self, dest: memoryview, hasher: Hasher | None = None) -> None:
+        """Fills `dest` completely, showing each piece to `hasher`.
+
+        Raises:
+            StreamClosedError: the connection ended before; `dest` holds arbitrary bytes then.
+        """
+        size = len(dest)
+        filled = min(self.buffered, size)
+        if filled:
+            dest[:filled] = self._view[self._lo : self._lo + filled]
+            self._lo += filled
+            if hasher is not None:
+                hasher.update(dest[:filled])
+        if filled == size:
+            return
+        await self._transfer(_Receiving(dest, filled, hasher), reading=True)
+
+    async def discard(self, nbytes: int) -> None:
+        """Takes `nbytes` bytes and forgets them."""
+        while nbytes:
+            if not self.buffered:
+                await self._fill_more(min(nbytes, SCRATCH_BYTES))
+            taken = min(nbytes, self.buffered)
+            self._lo += taken
+            nbytes -= taken
+
+    async def _fill_more(self, limit: int) -> None:
+        if self._lo == self._hi:
+            self._lo = self._hi = 0
+        elif self._hi + limit > SCRATCH_BYTES:
+            remaining = self.buffered
+            self._view[:remaining] = bytes(self._view[self._lo : self._hi])
+            self._lo, self._hi = 0, remaining
+        limit = min(limit, SCRATCH_BYTES - self._hi)
+
+        await self._transfer(_Filling(limit), reading=True)
+
+    def receive_scratch(self, limit: int) -> int:
+        """One system call for protocol bytes."""
+        count = self._sock.recv_into(self._view[self._hi : self._hi + limit])
+        if not count:
+            raise StreamClosedError(f"{self.peer} closed the connection")
+        self._hi += count
+        self.bytes_received += count
+        return count
+
+    def receive_piece(self, dest: memoryview, is_last: bool) -> int:
+        """One system call: up to the end of `dest`, and in its last piece a little of what follows, into scratch."""
+        if is_last and not self._tls:
+            self._lo = self._hi = 0
+            count = self._sock.recvmsg_into((dest, self._view[:HEAD_BYTES]))[0]
+            if count > len(dest):
+                self._hi = count - len(dest)
+                self.bytes_received += self._hi
+                count = len(dest)
+        else:
+            count = self._sock.recv_into(dest)
+        if not count:
+            raise StreamClosedError(f"{self.peer} closed the connection in the middle of a value")
+        self.bytes_received += count
+        return count
+
+    # ------------------------------------------------------------------------------------------------ sending
+
+    async def send(self, data: bytes) -> None:
+        """Sends all of `data`.
+
+        Raises:
+            StreamClosedError: the connection ended before.
+        """
+        await self.send_framed(data, memoryview(b""), None, bytes)
+
+    async def send_framed(
+        self, head: bytes, payload: memoryview, hasher: Hasher | None, tail: Callable[[], bytes]
+    ) -> None:
+        """Sends `head`, then `payload` straight from its memory, showing each piece to `hasher`, then `tail()`, which
+        is asked for when the hasher has seen everything.
+
+        Raises:
+            StreamClosedError: the connection ended before; the peer may have received anything up to then.
+        """
+        await self._transfer(_Sending(head, payload, hasher, tail), reading=False)
+
+    def send_pieces(self, pending: list[memoryview]) -> int:
+        """One system call for the first of `pending`, or all of them."""
+        count = self._sock.send(pending[0]) if self._tls else self._sock.sendmsg(pending)
+        self.bytes_sent += count
+        return count
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    async def _transfer(self, operation: _Operation, *, reading: bool) -> None:
+        """Runs an operation to its end: at once where the socket is ready, otherwise from the loop's callbacks."""
+        try:
+            if self._sock.fileno() < 0:
+                raise StreamClosedError(f"the connection to {self.peer} is closed")
+            try:
+                moved = operation.step(self, self._budget)
+            except _BLOCKED as blocked:
+                await self._go_on_later(operation, reading, _wants_write(blocked, reading))
+                return
+            if moved is None:
+                await self._go_on_later(operation, reading, None)
+                return
+            # Data that is always there already would keep the loop from everything else: take turns.
+            self._budget -= moved
+            if self._budget <= 0:
+                self._budget = TURN_BYTES
+                await asyncio.sleep(0)
+        except OSError as error:
+            raise self._failed(error) from error.with_traceback(None)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            operation.release()
+
+    async def _go_on_later(self, operation: _Operation, reading: bool, write: bool | None) -> None:
+        self._budget = TURN_BYTES
+        transfer = _Transfer(self, operation, reading, self._loop.create_future())
+        if write is None:
+            self.take_turns(transfer)
+        else:
+            self.wait_for(transfer, write)
+        try:
+            await transfer.future
+        finally:
+            self._forget(transfer)
+
+    def take_turns(self, transfer: _Transfer) -> None:
+        """Goes on with a transfer after other work of the loop."""
+        if self._tls:
+            self._loop.call_soon(transfer.go_on)  # decrypted bytes that wait inside OpenSSL make no event
+        else:
+            self.wait_for(transfer, not transfer.reading)
+
+    def wait_for(self, transfer: _Transfer, write: bool) -> None:
+        """Goes on with a transfer when the socket is ready. The registration with the loop outlives the transfer: in a
+        stream of replies the next one finds it in place."""
+        if write:
+            self._writing = transfer
+            if not self._writer_on:
+                self._loop.add_writer(self._sock.fileno(), self._writable)
+                self._writer_on = True
+        else:
+            self._reading = transfer
+            if not self._reader_on:
+                self._loop.add_reader(self._sock.fileno(), self._readable)
+                self._reader_on = True
+
+    def _forget(self, transfer: _Transfer) -> None:
+        if self._reading is transfer:
+            self._reading = None
+        if self._writing is transfer:
+            self._writing = None
+            # A socket is nearly always writable: without a transfer the registration would spin.
+            self._stop_writer()
+
+    def _readable(self) -> None:
+        if self._reading is None:
+            self._stop_reader()  # nobody reads just now: what came stays in the kernel
+        else:
+            self._reading.go_on()
+
+    def _writable(self) -> None:
+        if self._writing is None:
+            self._stop_writer()
+        else:
+            self._writing.go_on()
+
+    def _stop_reader(self) -> None:
+        if self._reader_on:
+            self._reader_on = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _stop_writer(self) -> None:
+        if self._writer_on:
+            self._writer_on = False
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _failed(self, error: OSError) -> StreamClosedError:
+        if isinstance(error, StreamClosedError):
+            last_words = error.last_words
+        else:
+            last_words = self._last_words()
+        self.close()
+        return StreamClosedError(
+            str(error) if isinstance(error, StreamClosedError) else f"{self.peer}: {error}", last_words
+        )
+
+    def _last_words(self) -> bytes:
+        """What the peer had said before it reset the connection: servers tell there why."""
+        try:
+            return bytes(self._view[self._lo : self._hi]) + self._sock.recv(512)
+        except OSError:
+            return b""
+
+    # ------------------------------------------------------------------------------------------------- lifetime
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this end is open."""
+        return self._sock.fileno() >= 0
+
+    def is_quiet(self) -> bool:
+        """Whether an idle stream can be used again: open at both ends, with nothing on it that nobody asked for."""
+        if self._sock.fileno() < 0 or self.buffered:
+            return False
+        poller = select.poll()
+        poller.register(self._sock.fileno(), select.POLLIN)
+        if not poller.poll(0):
+            return True
+        if not self._tls:
+            return False
+        try:  # a TLS peer may send session tickets or key updates, which are not data
+            return not self._sock.recv(1)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Closes the socket at once. Idempotent. A transfer under way fails, and touches its buffer no more."""
+        if self._sock.fileno() < 0:
+            return
+        self._stop_reader()
+        self._stop_writer()
+        for transfer in (self._reading, self._writing):
+            if transfer is not None:
+                self._loop.call_soon(transfer.go_on)  # it finds the socket closed and fails
+        self._reading = self._writing = None
+        self._sock.close()
+
+    def __repr__(self) -> str:
+        return f"<ByteStream to {self.peer}, {'open' if self.is_open else 'closed'}>"

@@ -1,0 +1,65 @@
+"""A store in this process's memory, named by the URL's host: `memory://name`. It lasts as long as the process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmcache_connect import (
+    ConnectorAdapter,
+    ConnectorContext,
+    ConnectorOptions,
+    Key,
+    MemoryObj,
+    RemoteConnector,
+    key_string,
+)
+from lmcache_connect.frame import decode_record, encode_record
+from lmcache_connect.memory import LocalCPUBackend
+
+_stores: dict[str, dict[str, bytes]] = {}
+
+
+class MemoryConnector(RemoteConnector):
+    """Keeps each record, as it would stand in a real store, in a dictionary."""
+
+    def __init__(self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None) -> None:
+        super().__init__(config)
+        self.records = _stores.setdefault(url, {})
+        self._backend = local_cpu_backend
+
+    async def exists(self, key: Key) -> bool:
+        return key_string(key) in self.records
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        record = self.records.get(key_string(key))
+        if record is None:
+            return None
+        metadata, payload = decode_record(key_string(key), record)
+        obj = await self._backend.allocate_async(list(metadata.shapes), list(metadata.dtypes), metadata.fmt)
+        obj.byte_array[:] = payload
+        return obj
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        self.records[key_string(key)] = encode_record(key_string(key), memory_obj)
+
+    async def remove(self, key: Key) -> bool:
+        return self.records.pop(key_string(key), None) is not None
+
+    async def list(self) -> list[str]:
+        return list(self.records)
+
+    async def ping(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        """The records stay, as they do in a real store."""
+
+
+class MemoryConnectorAdapter(ConnectorAdapter):
+    """`memory://name`"""
+
+    schema = "memory://"
+    options = ConnectorOptions
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        return MemoryConnector(context.remote_url.label(), context.local_cpu_backend, context.config)

@@ -1,0 +1,292 @@
+"""Imports point down: a module imports from its own layer and from the layers below it, never from above.
+
+Read off the source with `ast`, so that an import inside a function counts as well: put off until a call, an
+upward import is still one.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+CORE: Final = "lmcache_connect"
+
+# From the bottom up. A name stands for the module lmcache_connect.<name> or, for a package, everything in it.
+LAYERS: Final[tuple[tuple[str, ...], ...]] = (
+    ("errors", "_version"),
+    ("observability",),  # this low, because every layer above reports to it
+    ("dtypes", "url", "keys"),
+    ("metadata",),
+    ("config",),
+    ("frame",),
+    ("transport",),
+    ("memory",),
+    ("loop",),
+    ("connector", "adapter", "context"),
+    ("registry",),
+    ("breaker", "byte_budget", "sync_connector", "managed"),
+    ("manager",),
+    ("",),  # lmcache_connect/__init__.py: the public names
+    ("compat", "internal_api_server", "testing", "cli", "__main__"),
+)
+
+# Narrower than the layers: this one may import these and itself, and nothing else of ours.
+ONLY: Final[dict[str, frozenset[str]]] = {"transport": frozenset({"errors", "frame"})}
+
+# The one module that may name an adapter package, in strings that are imported on first use.
+NAMES_ADAPTERS: Final = f"{CORE}.registry"
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PLUG_IN_FOLDERS: Final = ("adapters", "reference_connectors")  # folders on the import path, never packages
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name. `name` is None for `import module`, "*" for a star import."""
+
+    line: int
+    module: str
+    name: str | None
+    for_types_only: bool
+
+
+# ------------------------------------------------------------------------------------------------- the source
+
+
+def plug_in_packages() -> dict[str, Path]:
+    """The adapter and reference connector packages, by import name."""
+    return {
+        init.parent.name: init.parent
+        for folder in PLUG_IN_FOLDERS
+        for init in sorted((ROOT / folder).glob("*/__init__.py"))
+    }
+
+
+def modules() -> dict[str, Path]:
+    """Every module of every package of the wheel, by dotted name."""
+    found: dict[str, Path] = {}
+    for package, folder in {CORE: ROOT / CORE, **plug_in_packages()}.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def absolute(module: str, is_package: bool, level: int, target: str | None) -> str:
+    """What `from <dots><target> import` in `module` refers to."""
+    if level == 0:
+        return target or ""
+    parts = module.split(".")
+    anchor = parts[: len(parts) - level + is_package]
+    return ".".join((*anchor, target) if target else anchor)
+
+
+def imports(
+    module: str, body: list[ast.stmt], *, is_package: bool = False, for_types_only: bool = False
+) -> Iterator[Import]:
+    """Every import in these statements, `import_module("...")` with a literal name included."""
+    for statement in body:
+        if isinstance(statement, ast.If) and is_type_checking(statement.test):
+            yield from imports(module, statement.body, is_package=is_package, for_types_only=True)
+            yield from imports(module, statement.orelse, is_package=is_package, for_types_only=for_types_only)
+            continue
+        nested: list[ast.stmt] = []
+        waiting: list[ast.AST] = [statement]
+        while waiting:
+            match node := waiting.pop():
+                case ast.Import(names=names):
+                    for alias in names:
+                        yield Import(node.lineno, alias.name, None, for_types_only)
+                case ast.ImportFrom(module=target, names=names, level=level):
+                    source = absolute(module, is_package, level, target)
+                    for alias in names:
+                        yield Import(node.lineno, source, alias.name, for_types_only)
+                case ast.Call(
+                    func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+                    args=[ast.Constant(value=str(name)), *_],
+                ):
+                    yield Import(node.lineno, name, None, for_types_only)
+                case _:
+                    pass
+            for child in ast.iter_child_nodes(node):
+                # Statements go through the loop above, which knows what `if TYPE_CHECKING` means.
+                (nested if isinstance(child, ast.stmt) else waiting).append(child)  # type: ignore[arg-type]
+        yield from imports(module, nested, is_package=is_package, for_types_only=for_types_only)
+
+
+# -------------------------------------------------------------------------------------------------- the rules
+
+
+def unit(module: str) -> str:
+    """The name that stands for a module in the table: `memory` for `lmcache_connect.memory.arena`."""
+    return module.removeprefix(CORE).lstrip(".").partition(".")[0]
+
+
+def layer(name: str) -> int | None:
+    return next((height for height, names in enumerate(LAYERS) if name in names), None)
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def belongs_to(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def target_unit(imported: Import, known: frozenset[str]) -> str:
+    """The table's name for what is imported; `from lmcache_connect import url` imports the module url."""
+    if imported.module == CORE and imported.name is not None and f"{CORE}.{imported.name}" in known:
+        return imported.name
+    return unit(imported.module)
+
+
+def core_complaints(module: str, found: Import, known: frozenset[str], plug_ins: frozenset[str]) -> Iterator[str]:
+    if top(found.module) in plug_ins and module != NAMES_ADAPTERS:
+        yield f"imports the plug-in package {found.module}; only strings in {NAMES_ADAPTERS} name one"
+    if not belongs_to(found.module, CORE):
+        return
+    here, there = unit(module), target_unit(found, known)
+    own, height = layer(here), layer(there)
+    if own is None or height is None:
+        yield f"{here if own is None else there!r} has no place in LAYERS, the table at the top of this test"
+    elif not found.for_types_only and here != there:
+        if height > own:
+            yield f"imports {found.module} from above"
+        elif here in ONLY and there not in ONLY[here]:
+            yield f"imports {found.module}; {here} may import {', '.join(sorted(ONLY[here]))} only"
+
+
+def plug_in_complaints(module: str, found: Import, plug_ins: frozenset[str]) -> Iterator[str]:
+    package = top(found.module)
+    if package in plug_ins and package != top(module):
+        yield f"imports the plug-in package {package}; each stands on lmcache_connect alone"
+    if package != CORE:
+        return
+    if found.name is None:
+        yield f"imports {found.module} whole; write `from {found.module} import <name>`"
+    elif found.name == "*":
+        yield f"imports * from {found.module}; name what is used"
+    elif any(part.startswith("_") for part in (*found.module.split("."), found.name)):
+        yield f"imports {found.name} from {found.module}, which is not public"
+
+
+def complaints(
+    module: str, source: str, *, known: frozenset[str], plug_ins: frozenset[str], is_package: bool = False
+) -> list[str]:
+    """Every broken rule in the module's source, one line each."""
+    return [
+        f"{module}, line {found.line}: {complaint}"
+        for found in imports(module, ast.parse(source).body, is_package=is_package)
+        for complaint in (
+            core_complaints(module, found, known, plug_ins)
+            if belongs_to(module, CORE)
+            else plug_in_complaints(module, found, plug_ins)
+        )
+    ]
+
+
+# -------------------------------------------------------------------------------------------------- the tests
+
+MODULES: Final = modules()
+KNOWN: Final = frozenset(MODULES)
+PLUG_INS: Final = frozenset(plug_in_packages())
+# For the examples below, whatever is in the tree.
+SAMPLE: Final = frozenset({CORE, f"{CORE}.url", f"{CORE}.manager", f"{CORE}.memory"})
+SAMPLE_PLUG_INS: Final = frozenset({"lmcache_connect_redis", "lmcache_reference_connectors"})
+
+
+def test_every_package_of_the_wheel_is_found() -> None:
+    assert {CORE, "lmcache_connect_redis", "lmcache_reference_connectors"} <= KNOWN
+
+
+@pytest.mark.parametrize("folder", PLUG_IN_FOLDERS)
+def test_a_plug_in_folder_is_not_a_package(folder: str) -> None:
+    # The package index has a package called `adapters`, which ours would shadow.
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module: str) -> None:
+    path = MODULES[module]
+    found = complaints(
+        module,
+        path.read_text(encoding="utf-8"),
+        known=KNOWN,
+        plug_ins=PLUG_INS,
+        is_package=path.name == "__init__.py",
+    )
+    assert not found, "\n".join(found)
+
+
+def test_every_core_module_has_a_layer() -> None:
+    homeless = {name for module in KNOWN if belongs_to(module, CORE) and layer(name := unit(module)) is None}
+    assert not homeless, f"give these a place in LAYERS: {', '.join(sorted(homeless))}"
+
+
+def test_no_name_stands_in_two_layers() -> None:
+    names = [name for group in LAYERS for name in group]
+    assert len(names) == len(set(names))
+
+
+BROKEN: Final = (
+    (f"{CORE}.url", f"from {CORE}.manager import ConnectorManager", "from above"),
+    (f"{CORE}.url", f"from {CORE} import manager", "from above"),
+    (f"{CORE}.url", f"from {CORE} import ConnectorManager", "from above"),
+    (f"{CORE}.url", f"import {CORE}.manager", "from above"),
+    (f"{CORE}.url", "from .manager import ConnectorManager", "from above"),
+    (f"{CORE}.memory.arena", "from ..manager import ConnectorManager", "from above"),
+    (f"{CORE}.url", f"def later():\n    from {CORE}.manager import ConnectorManager", "from above"),
+    (f"{CORE}.url", f"try:\n    pass\nexcept Exception:\n    import {CORE}.manager", "from above"),
+    (f"{CORE}.url", f"import importlib\nx = importlib.import_module('{CORE}.manager')", "from above"),
+    (f"{CORE}.url", f"if TYPE_CHECKING:\n    pass\nelse:\n    import {CORE}.manager", "from above"),
+    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors, frame only"),
+    (f"{CORE}.surprise", f"from {CORE}.errors import ConnectError", "has no place"),
+    (f"{CORE}.manager", "import lmcache_connect_redis", "plug-in package"),
+    (f"{CORE}.cli.demo", "from lmcache_reference_connectors.memory import X", "plug-in package"),
+    (f"{CORE}.url", "if TYPE_CHECKING:\n    import lmcache_connect_redis", "plug-in package"),
+    ("lmcache_connect_redis.adapter", f"from {CORE}.url import _parse", "not public"),
+    ("lmcache_connect_redis.adapter", f"from {CORE}._version import version", "not public"),
+    ("lmcache_connect_redis.adapter", f"from {CORE}.url import *", "name what is used"),
+    ("lmcache_connect_redis.adapter", f"import {CORE}.url", "whole"),
+    ("lmcache_connect_redis.adapter", "import lmcache_reference_connectors", "stands on"),
+    ("lmcache_reference_connectors.redis", "from lmcache_connect_redis.x import Y", "stands on"),
+)
+
+
+@pytest.mark.parametrize(("module", "source", "complaint"), BROKEN)
+def test_a_broken_rule_is_caught(module: str, source: str, complaint: str) -> None:
+    found = complaints(module, source, known=SAMPLE, plug_ins=SAMPLE_PLUG_INS)
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+SOUND: Final = (
+    (f"{CORE}.manager", f"from {CORE}.url import ConnectorURL\nfrom {CORE} import url"),
+    (f"{CORE}.manager", "from .url import ConnectorURL\nfrom . import url"),
+    (f"{CORE}.keys", f"from {CORE}.dtypes import DType"),
+    (f"{CORE}.memory.arena", f"from {CORE}.memory.policy import LRU\nfrom .policy import LRU"),
+    (f"{CORE}.transport.stream", f"from {CORE}.errors import ConnectError\nfrom {CORE}.transport import x"),
+    (f"{CORE}.transport.stream", f"if TYPE_CHECKING:\n    from {CORE}.dtypes import DType"),
+    (f"{CORE}.url", f"if typing.TYPE_CHECKING:\n    from {CORE}.manager import ConnectorManager"),
+    (f"{CORE}.registry", "TABLE = {'redis': 'lmcache_connect_redis.adapter:RedisAdapter'}"),
+    (f"{CORE}.testing.suite", f"from {CORE} import ConnectorManager\nimport {CORE}.manager"),
+    ("lmcache_connect_redis.adapter", f"from {CORE} import ConnectorAdapter\nfrom {CORE}.url import X"),
+    ("lmcache_connect_redis.adapter", "from lmcache_connect_redis._pool import Pool\nimport redis"),
+)
+
+
+@pytest.mark.parametrize(("module", "source"), SOUND)
+def test_a_sound_import_is_left_alone(module: str, source: str) -> None:
+    assert complaints(module, source, known=SAMPLE, plug_ins=SAMPLE_PLUG_INS) == []
