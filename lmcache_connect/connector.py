@@ -98,7 +98,7 @@ class RemoteConnector(ABC):
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that start with `prefix`, one by one, without holding all of them where the store allows it."""
-        for name in await self.list():
+        for name in await self.list() or ():  # careless connectors answer None for no keys
             if name.startswith(prefix):
                 yield name
 

@@ -84,6 +84,11 @@ class LoopOwner:
         """Whether the loop runs in a thread that this owner started."""
         return self._thread is not None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._closed
+
     def is_current(self) -> bool:
         """Whether the caller runs on the owning loop."""
         try:
@@ -207,6 +212,11 @@ class LoopOwner:
             self._thread.stop()
             if not self.is_current():
                 self._thread.join()
+
+    def join(self) -> None:
+        """Waits for the thread of a closed owner to end; does nothing on that thread, and where there is none."""
+        if self._thread is not None and self._closed and not self.is_forked() and not self.is_current():
+            self._thread.join()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_thread", None) is not None and not self._closed and not self.is_forked():

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -78,7 +79,7 @@ class ManagedConnector(RemoteConnector):
         self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
         self._largest_seen = 1 << 20
         wrapped._owner = context.owner
-        wrapped._on_corrupt = self._count_corrupt
+        wrapped._on_corrupt = partial(_note_corrupt, self._store)  # no reference back to this object
         self._after_close: Callable[[], Awaitable[None]] | None = None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
@@ -419,7 +420,7 @@ class ManagedConnector(RemoteConnector):
         except (StoreError, ArenaExhaustedError) as error:
             reason = type(error).__name__
             stats.errors[reason] += 1
-            event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=error)
+            event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=str(error))
             permanent = isinstance(error, StoreError) and error.permanent
             if self._settings.errors == "raise" or miss is None or permanent:
                 raise
@@ -560,18 +561,6 @@ class ManagedConnector(RemoteConnector):
                 "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
             )
 
-    def _count_corrupt(self, key: str, error: FrameError) -> None:
-        if (corrupt := _corrupt_in_call.get()) is not None:
-            corrupt.append(error.reason)
-        event(
-            logging.WARNING,
-            "corrupt_record",
-            store=self._store,
-            key=key,
-            error=error,
-            removed=error.removable,
-        )
-
     def _count_chunks(self, stats: OperationStatistics, found: Any) -> None:
         for item in found if isinstance(found, list) else (found,):
             if item is None:
@@ -601,6 +590,12 @@ class _Leases:
     def __exit__(self, *_: object) -> None:
         for obj in self._objs:
             obj.ref_count_down()
+
+
+def _note_corrupt(store: str, key: str, error: FrameError) -> None:
+    if (corrupt := _corrupt_in_call.get()) is not None:
+        corrupt.append(error.reason)
+    event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
 
 
 def _checked_keys(keys: Sequence[Key]) -> list[Key]:

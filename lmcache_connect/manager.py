@@ -15,7 +15,13 @@ from .adapter import ConnectorAdapter, ConnectorOptions
 from .config import ConnectorConfig
 from .connector import RemoteConnector
 from .context import ConnectorContext
-from .errors import ConnectorClosedError, ConnectorContractError, InvalidArgumentError
+from .errors import (
+    AdapterLoadError,
+    ConnectorClosedError,
+    ConnectorContractError,
+    InvalidArgumentError,
+    UnknownSchemeError,
+)
 from .loop import LoopOwner
 from .managed import ManagedConnector
 from .memory.local_cpu_backend import LocalCPUBackend
@@ -148,7 +154,10 @@ class ConnectorManager:
         self._check_open()
         _ = self.owner
         if self._url is not None:
-            await anyio.to_thread.run_sync(self._registry.find, self._url)
+            try:
+                await anyio.to_thread.run_sync(self._registry.find, self._url)
+            except (UnknownSchemeError, AdapterLoadError):
+                pass  # it may still be registered; create_connector() tells otherwise
         return self
 
     async def close(self, grace: float | None = None) -> None:

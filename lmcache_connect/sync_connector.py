@@ -70,7 +70,10 @@ class SyncConnector:
 
     def close(self, timeout: float | None = None) -> None:
         """See `ManagedConnector.close`."""
+        if self._connector.is_closed and self._owner.is_closed:
+            return
         self._call("close", timeout, self._connector.close)
+        self._owner.join()  # where the connector owned its loop, the loop's thread ends with it
 
     def _call(
         self, operation: str, timeout: float | None, func: Callable[..., Coroutine[Any, Any, T]], *args: Any

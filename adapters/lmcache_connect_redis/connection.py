@@ -18,7 +18,7 @@ from lmcache_connect import (
     StoreProtocolError,
     StoreUnavailableError,
 )
-from lmcache_connect.transport import ByteStream, StreamClosedError
+from lmcache_connect.transport import ByteStream, StreamClosedError, TLSSettingsError
 
 from .replies import reply_error
 
@@ -229,8 +229,10 @@ def _translated(error: redis.exceptions.RedisError, store: str, ca: str) -> Stor
             )
         if isinstance(cause, ssl.SSLError):
             return StoreUnavailableError(store, f"the TLS handshake failed: {cause.reason or cause}")
-        if isinstance(cause, FileNotFoundError | IsADirectoryError | PermissionError) and cause.filename:
-            return CertificateError(store, f"the file {cause.filename!r} cannot be read: {cause.strerror}")
+        if isinstance(cause, TLSSettingsError):
+            return CertificateError(store, str(cause))
+        if isinstance(cause, StreamClosedError):
+            return StoreUnavailableError(store, str(cause))  # without what redis-py wraps around it
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
         return AuthenticationError(store, f"the server refuses the credentials (it said: {error})")
     if isinstance(error, redis.exceptions.NoPermissionError):
@@ -247,6 +249,3 @@ def _causes(error: BaseException) -> Iterable[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-__all__ = ["Connection", "Dial", "StreamClosedError", "open_connection"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .dialing import TLSSettings, open_tcp_stream, open_unix_stream
+from .dialing import TLSSettings, TLSSettingsError, open_tcp_stream, open_unix_stream
 from .stream import ByteStream, StreamClosedError
 
-__all__ = ["ByteStream", "StreamClosedError", "TLSSettings", "open_tcp_stream", "open_unix_stream"]
+__all__ = ["ByteStream", "StreamClosedError", "TLSSettings", "TLSSettingsError", "open_tcp_stream", "open_unix_stream"]

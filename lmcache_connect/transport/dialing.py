@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -10,7 +11,17 @@ from dataclasses import dataclass, field
 
 import anyio.to_thread
 
+from ..errors import ConnectError
 from .stream import ByteStream, StreamClosedError
+
+
+class TLSSettingsError(ConnectError, ValueError):
+    """A file of the TLS settings cannot be used."""
+
+    def __init__(self, setting: str, path: str, error: OSError) -> None:
+        super().__init__(f"the {setting} {path!r} cannot be used: {error.strerror or error}; expected PEM")
+        self.setting = setting
+        self.path = path
 
 
 @dataclass
@@ -25,21 +36,32 @@ class TLSSettings:
     key_file: str | None = None
     verify: bool = True
     server_name: str | None = None
-    _context: ssl.SSLContext | None = field(default=None, repr=False)
+    _context: ssl.SSLContext | None = field(default=None, init=False, repr=False)
 
     async def context(self) -> ssl.SSLContext:
-        """The context, made once, in a thread: reading the system's authorities takes tens of milliseconds."""
+        """The context, made once, in a thread: reading the system's authorities takes tens of milliseconds.
+
+        Raises:
+            TLSSettingsError: one of the files cannot be used.
+        """
         if self._context is None:
             self._context = await anyio.to_thread.run_sync(self._make)
         return self._context
 
     def _make(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ca_file)
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise TLSSettingsError("ca_file", str(self.ca_file), error) from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            try:
+                # A password callback, because OpenSSL would ask for it on the terminal.
+                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")
+            except OSError as error:
+                raise TLSSettingsError("cert_file", self.cert_file, error) from error
         return context
 
 
@@ -76,7 +98,7 @@ async def open_tcp_stream(host: str, port: int, tls: TLSSettings | None = None) 
         except BaseException:
             sock.close()
             raise
-    raise StreamClosedError(f"cannot connect to {peer}: {failure.strerror or failure}") from failure
+    raise StreamClosedError(f"cannot connect to {peer}: {_reason(failure)}") from failure
 
 
 async def open_unix_stream(path: str) -> ByteStream:
@@ -89,10 +111,17 @@ async def open_unix_stream(path: str) -> ByteStream:
         return ByteStream(sock, loop, path)
     except OSError as error:
         sock.close()
-        raise StreamClosedError(f"cannot connect to {path}: {error.strerror or error}") from error
+        raise StreamClosedError(f"cannot connect to {path}: {_reason(error)}") from error
     except BaseException:
         sock.close()
         raise
+
+
+def _reason(error: OSError) -> str:
+    # asyncio replaces the system's text by one that repeats the address.
+    if isinstance(error, ssl.SSLError) or not error.errno or error.errno < 0:
+        return str(error.strerror or error)
+    return os.strerror(error.errno)
 
 
 async def _handshake(

@@ -154,7 +154,8 @@ class _Transfer:
         except _BLOCKED as blocked:
             self.stream.wait_for(self, _wants_write(blocked, self.reading))
         except Exception as error:
-            self.future.set_exception(error)
+            # Its frames hold slices of the buffer, and whoever keeps the error would keep those.
+            self.future.set_exception(error.with_traceback(None))
         else:
             if finished:
                 self.future.set_result(None)
