@@ -25,7 +25,7 @@ class DictConnector(RemoteConnector):
         if (record := self.records.get(str(key))) is None:
             return None
         metadata, payload = decode_record(str(key), record)  # verifies the checksum and the key
-        chunk = await self.backend.allocate_async(metadata.shapes, metadata.dtypes, metadata.fmt)
+        chunk = await self.backend.allocate_chunk_async(metadata)
         chunk.byte_array[:] = payload
         return chunk
 

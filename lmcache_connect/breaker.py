@@ -61,7 +61,8 @@ class CircuitBreaker:
     def failed(self) -> None:
         """The store did not answer."""
         self.failures += 1
-        if self._probing or self.failures >= self._limit:
+        # Calls admitted before it opened may fail long after: they must not put the next probe off.
+        if self._probing or (self._opened_at is None and self.failures >= self._limit):
             self._opened_at = self._clock()
         self._probing = False
 

@@ -27,6 +27,9 @@ class ByteBudget:
     @asynccontextmanager
     async def take(self, nbytes: int) -> AsyncIterator[None]:
         """Holds `nbytes` of the budget for the block."""
+        if nbytes == 0:  # a look-up must not wait behind transfers
+            yield
+            return
         share = min(nbytes, self.limit)
         await self._acquire(share)
         try:

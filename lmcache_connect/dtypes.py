@@ -47,7 +47,7 @@ _BY_NAME: Final = {dtype.torch_name: dtype for dtype in _ALL} | {dtype.name: dty
 
 
 def dtype_of(value: object) -> DType:
-    """The `DType` for a name, a `DType`, a `torch.dtype` or a `numpy.dtype`.
+    """The `DType` for a name, a `DType`, a `torch.dtype`, a `numpy.dtype` or one of numpy's scalar types.
 
     Raises:
         UnknownDtypeError: naming the value and the known names.
@@ -58,12 +58,13 @@ def dtype_of(value: object) -> DType:
         name = value
     elif type(value).__module__.partition(".")[0] == "torch":
         name = str(value)
-    elif (numpy_name := getattr(value, "name", None)) is not None and isinstance(numpy_name, str):
-        name = numpy_name
-    elif isinstance(value, type):
-        name = value.__name__
+    elif isinstance(numpy_name := getattr(value, "name", None), str):
+        # A record is little-endian, so an array of the other byte order would be read back as other numbers.
+        name = numpy_name if getattr(value, "isnative", True) else ""
+    elif isinstance(value, type) and value.__module__ != "builtins":
+        name = value.__name__.removesuffix("_")  # numpy.float16 and such; numpy 1 calls its bool `bool_`
     else:
-        name = ""
+        name = ""  # Python's own `float` as well: it is a double, while LMCache's name "float" has 4 bytes
     found = _BY_NAME.get(name.removeprefix("torch."))
     if found is None:
         raise UnknownDtypeError(value, known_dtypes())

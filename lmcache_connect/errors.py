@@ -8,7 +8,7 @@ given to these classes in their redacted form only.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 def _known(names: Iterable[str]) -> str:
@@ -16,7 +16,18 @@ def _known(names: Iterable[str]) -> str:
 
 
 class ConnectError(Exception):
-    """Base of every error raised by this package."""
+    """Base of every error raised by this package. It can be pickled, with its fields, and so cross processes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the finished message in place of the facts.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[ConnectError], args: tuple[Any, ...], fields: dict[str, Any]) -> ConnectError:
+    error = kind.__new__(kind)
+    super(ConnectError, error).__init__(*args)  # the builtin's part: its args and, for an ImportError, its msg
+    error.__dict__.update(fields)
+    return error
 
 
 # --------------------------------------------------------------------------------------------- wrong input
@@ -397,5 +408,8 @@ class ValueTooLargeError(StoreError, ValueError):
 
 
 def _shortened(value: object, limit: int = 200) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # an integer of more than 4300 digits, say: the error at hand must not turn into another
+        text = f"<{type(value).__name__} without a repr>"
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

@@ -251,7 +251,10 @@ def _decode_groups(encoded: bytes, groups: int, fmt: int) -> ChunkMetadata:
     if offset != len(encoded):
         raise FrameError("header", f"{len(encoded) - offset} bytes behind the tensor groups")
     try:
-        return ChunkMetadata.of(shapes, dtypes, MemoryFormat(fmt))
-    except ValueError as error:
-        reason = error.reason if isinstance(error, InvalidShapeError) else f"memory format {fmt}"
-        raise FrameError("header", reason) from None
+        known = MemoryFormat(fmt)
+    except ValueError:
+        raise FrameError("version", f"memory format {fmt} is of a newer release", removable=False) from None
+    try:
+        return ChunkMetadata.of(shapes, dtypes, known)
+    except InvalidShapeError as error:
+        raise FrameError("header", error.reason) from None

@@ -75,8 +75,8 @@ class CacheEngineKey:
             raise InvalidKeyError(self.model_name, "the model name must be a non-empty string without '@'")
         for name in ("world_size", "worker_id"):
             number = getattr(self, name)
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise InvalidKeyError(number, f"{name} must be an integer")
+            if not isinstance(number, int) or isinstance(number, bool) or number.bit_length() > 63:
+                raise InvalidKeyError(number, f"{name} must be an integer of at most 64 bits")
         if isinstance(self.chunk_hash, bool) or not isinstance(self.chunk_hash, int | bytes) or self.chunk_hash == b"":
             raise InvalidKeyError(self.chunk_hash, "chunk_hash must be an integer or non-empty bytes")
         for tag, value in self.tags or ():
@@ -172,10 +172,11 @@ class CacheEngineKey:
         return self._string
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class LayerCacheEngineKey(CacheEngineKey):
     """The name of one layer of a KV chunk; `layer_id` counts from 0."""
 
-    layer_id: int
+    layer_id: int = 0
 
     def __init__(
         self,
@@ -187,8 +188,8 @@ class LayerCacheEngineKey(CacheEngineKey):
         request_configs: Mapping[str, Any] | None = None,
         layer_id: int = 0,
     ) -> None:
-        if not isinstance(layer_id, int) or isinstance(layer_id, bool) or layer_id < 0:
-            raise InvalidKeyError(layer_id, "layer_id must be an integer from 0")
+        if not isinstance(layer_id, int) or isinstance(layer_id, bool) or not 0 <= layer_id < 1 << 63:
+            raise InvalidKeyError(layer_id, "layer_id must be an integer from 0, of at most 64 bits")
         object.__setattr__(self, "layer_id", layer_id)
         super().__init__(model_name, world_size, worker_id, chunk_hash, dtype, request_configs)
 
@@ -230,7 +231,7 @@ def parse_key(text: str) -> CacheEngineKey | LayerCacheEngineKey:
     Raises:
         InvalidKeyError: the string is not in the format.
     """
-    parts = text.split("@")
+    parts = check_key_string(text).split("@")
     if len(parts) >= 6 and parts[5].isdigit():
         return LayerCacheEngineKey.from_string(text)
     return CacheEngineKey.from_string(text)

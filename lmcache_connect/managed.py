@@ -436,7 +436,8 @@ class ManagedConnector(RemoteConnector):
         stats.bytes += moved
         if count is not None:
             count(stats, result)
-            stats.misses["absent"] -= len(corrupt)
+            if corrupt:
+                stats.misses["absent"] -= len(corrupt)  # they were None as well, and are counted already
         return result
 
     async def _run(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, Final, TypeAlias, cast
 
 from .dtypes import DType, dtype_of
@@ -54,7 +55,7 @@ class MemoryFormat(IntEnum):
 _TOKEN_DIM: Final = {MemoryFormat.KV_2LTD: 2, MemoryFormat.KV_2TD: 1, MemoryFormat.KV_MLA_FMT: 2}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChunkMetadata:
     """Shapes, dtypes and format of one chunk: one or several tensor groups, laid one behind the other.
 
@@ -87,12 +88,12 @@ class ChunkMetadata:
             raise InvalidShapeError(shapes, f"{metadata.nbytes} bytes; expected at most {MAX_CHUNK_BYTES}")
         return metadata
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """The size of all groups together."""
         return sum(self.group_nbytes)
 
-    @property
+    @cached_property
     def group_nbytes(self) -> tuple[int, ...]:
         """The size of each group."""
         return tuple(math.prod(shape) * dtype.itemsize for shape, dtype in zip(self.shapes, self.dtypes, strict=True))
@@ -130,6 +131,10 @@ class CacheMetadata:
         chunk_size: tokens in a full chunk.
         groups: layers of different kinds, as (num_layers, hidden_dim, dtype) each; empty means that all layers
             are alike and `kv_shape` tells.
+
+    Raises:
+        InvalidShapeError: a number is missing, no integer or out of range, or two of them contradict each other.
+        UnknownDtypeError: a dtype that is not known.
     """
 
     model_name: str
@@ -143,19 +148,32 @@ class CacheMetadata:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv_dtype", dtype_of(self.kv_dtype))
-        object.__setattr__(self, "kv_shape", tuple(self.kv_shape))
-        if len(self.kv_shape) != 5 or any(not isinstance(dim, int) or dim < 1 for dim in self.kv_shape):
+        shape = tuple(self.kv_shape) if isinstance(self.kv_shape, Iterable) else ()
+        if len(shape) != 5 or not all(_is_count(dim) for dim in shape):
             raise InvalidShapeError(
                 self.kv_shape, "expected five positive numbers (layers, 2 or 1, chunk_size, heads, head_size)"
             )
-        if self.kv_shape[1] != (1 if self.use_mla else 2):
-            raise InvalidShapeError(self.kv_shape, f"use_mla is {self.use_mla}, so dimension 1 must tell the same")
-        if self.chunk_size < 1:
+        object.__setattr__(self, "kv_shape", shape)
+        if shape[1] != (1 if self.use_mla else 2):
+            raise InvalidShapeError(shape, f"use_mla is {self.use_mla}, so dimension 1 must tell the same")
+        if not _is_count(self.chunk_size):
             raise InvalidShapeError(self.chunk_size, "chunk_size must be at least 1 token")
-        if not 0 <= self.worker_id < self.world_size:
+        if shape[2] != self.chunk_size:
+            # Either could be the truth; taking the wrong one would cut every chunk, or wait for more than there is.
+            raise InvalidShapeError(shape, f"chunk_size is {self.chunk_size}, so dimension 2 must tell the same")
+        if not _is_count(self.world_size):
+            raise InvalidShapeError(self.world_size, "world_size must be at least 1")
+        if not isinstance(self.worker_id, int) or not 0 <= self.worker_id < self.world_size:
             raise InvalidShapeError(
                 self.worker_id, f"worker_id must be from 0 to world_size - 1 = {self.world_size - 1}"
             )
+        groups = []
+        for group in self.groups:
+            if not isinstance(group, tuple | list) or len(group) != 3 or not all(map(_is_count, group[:2])):
+                raise InvalidShapeError(group, "expected a group as (num_layers, hidden_dim, dtype)")
+            groups.append((group[0], group[1], dtype_of(group[2])))
+        object.__setattr__(self, "groups", tuple(groups))
+        self.chunk()  # the whole must be a chunk as well: its number of groups, its size
 
     @property
     def fmt(self) -> MemoryFormat:
@@ -190,6 +208,10 @@ class CacheMetadata:
     def bytes_per_token(self) -> int:
         """Bytes of one token over all layers and groups."""
         return self.chunk(1).nbytes
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _shapes(shapes: object) -> tuple[Shape, ...]:

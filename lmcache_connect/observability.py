@@ -57,7 +57,7 @@ class StoreMetrics:
             }
 
 
-def event(level: int, name: str, **facts: Any) -> None:
+def event(level: int, name: str, /, **facts: Any) -> None:
     """Logs one event: a readable line, and the same facts as fields of the record (`record.connect`)."""
     if logger.isEnabledFor(level):
         text = " ".join(f"{key}={value}" for key, value in facts.items())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import parse_qsl, quote, unquote
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
 from .errors import InvalidOptionError, InvalidURLError, UnknownOptionError
 
@@ -16,7 +17,14 @@ MAX_URL_LENGTH: Final = 16_384
 _HOSTS_LIMIT: Final = 256
 _SHAPE: Final = "scheme://[user[:password]@]host[:port][,host:port...][/path][?option=value]"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
-_SECRET_NAME: Final = re.compile(r"pass|secret|token|credential|key$", re.IGNORECASE)
+# A URL's beginning: at the start of a text, or behind a space, a quote or a bracket in it.
+_BEGINNING: Final = re.compile(r"(?<![^\s'\"(<\[])[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_LOCATION: Final = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)  # RFC 3986, appendix B
+_HOST: Final = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+_CONTROL: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]")
+_SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token|credential|signature|auth|key$", re.IGNORECASE)
 _HIDDEN: Final = "***"
 
 
@@ -29,7 +37,7 @@ class HostPort(BaseModel):
     port: int | None = None
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{quote(self.host, safe=':.')}]" if ":" in self.host else self.host
         return host if self.port is None else f"{host}:{self.port}"
 
 
@@ -58,7 +66,7 @@ class RemoteURL(BaseModel):
         query: decoded options in the order given; values of secret-looking options are kept out of every repr.
     """
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     scheme: str
     hosts: tuple[HostPort, ...] = ()
@@ -66,7 +74,11 @@ class RemoteURL(BaseModel):
     password: SecretStr | None = None
     path: str = ""
     raw: SecretStr = SecretStr("")
-    query: Mapping[str, SecretStr] = MappingProxyType({})
+    query: Annotated[
+        Mapping[str, SecretStr],
+        AfterValidator(MappingProxyType),
+        PlainSerializer(dict, return_type=dict[str, SecretStr]),
+    ] = Field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def parse(cls, url: str | RemoteURL) -> RemoteURL:
@@ -88,34 +100,30 @@ class RemoteURL(BaseModel):
         scheme = scheme.lower()
         if not sign or _SCHEME.fullmatch(scheme) is None:
             raise InvalidURLError(hidden, "the scheme is missing", _SHAPE)
-        try:
-            parts = urlsplit(url)
-            query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=256)
-        except ValueError as error:
-            raise InvalidURLError(hidden, redact(str(error)), _SHAPE) from None
-        if "@" in url.partition("://")[2].rpartition("@")[0] or "@" in parts.path + parts.query + parts.fragment:
+        location = url.partition("://")[2]
+        # The library's urlsplit puts parts of the URL, a password among them, into its errors.
+        match = _LOCATION.fullmatch(location)
+        assert match is not None  # noqa: S101  # every part of the pattern may be empty
+        authority, path, query, fragment = match.groups()
+        credentials, at, hosts = authority.rpartition("@")
+        if location.count("@") > len(at):
             # Without this, what follows a raw '/' in a password would be taken, and shown, as a host or a path.
             raise InvalidURLError(
                 hidden,
                 "a raw '/', '?', '#' or '@' stands in the credentials or a raw '@' behind them",
                 "them as %2F, %3F, %23, %40",
             )
-        if parts.fragment:
+        if fragment is not None:
             raise InvalidURLError(hidden, "'#' starts a fragment, which a store URL has none of", "'%23'")
-        options: dict[str, SecretStr] = {}
-        for name, value in query:
-            if name in options:
-                raise InvalidURLError(hidden, f"the option {name!r} is given twice", "each option once")
-            options[name] = SecretStr(value)
-        username, password = _credentials(hidden, parts)
+        user, colon, password = credentials.partition(":")
         return cls(
             scheme=scheme,
-            hosts=_hosts(hidden, parts),
-            username=username,
-            password=password,
-            path=_decoded(hidden, parts.path),
+            hosts=_hosts(hidden, hosts),
+            username=_decoded(hidden, user) or None,
+            password=SecretStr(_decoded(hidden, password)) if colon else None,
+            path=_decoded(hidden, path),
             raw=SecretStr(url),
-            query=MappingProxyType(options),
+            query=_options(hidden, query),
         )
 
     @property
@@ -154,29 +162,26 @@ class RemoteURL(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "?"
-            shown = _HIDDEN if _SECRET_NAME.search(name) else self._option(name)
-            raise InvalidOptionError(self.redacted(), name, shown, first["msg"]) from None
-
-    def _option(self, name: str) -> str:
-        value = self.query.get(name)
-        return "" if value is None else value.get_secret_value()
+            value = self.query[name].get_secret_value() if name in self.query else ""
+            expected = first["msg"]
+            if value and _SECRET_NAME.search(name):
+                # An adapter's own validator may have put the value into its message.
+                value, expected = _HIDDEN, expected.replace(value, _HIDDEN)
+            raise InvalidOptionError(self.redacted(), name, value, expected) from None
 
     def redacted(self) -> str:
-        """The URL for people and logs: the password and secret-looking options are `***`."""
-        credentials = self.username or ""
+        """The URL for people and logs, in one line: the password and secret-looking options are `***`."""
+        credentials = quote(self.username or "", safe="!$'()*+;=")
         if self.password is not None:
             credentials += f":{_HIDDEN}"
         credentials += "@" if credentials else ""
-        query = "&".join(
-            f"{name}={_HIDDEN if _SECRET_NAME.search(name) else value.get_secret_value()}"
-            for name, value in self.query.items()
-        )
+        query = "&".join(_redacted_option(name, value.get_secret_value()) for name, value in self.query.items())
         hosts = ",".join(map(str, self.hosts))
-        return f"{self.scheme}://{credentials}{hosts}{self.path}" + (f"?{query}" if query else "")
+        return _in_one_line(f"{self.scheme}://{credentials}{hosts}{self.path}" + (f"?{query}" if query else ""))
 
     def label(self) -> str:
-        """Scheme, hosts and path alone: what names a store in logs, errors and metrics."""
-        return f"{self.scheme}://{','.join(map(str, self.hosts))}{self.path}"
+        """Scheme, hosts and path alone, in one line: what names a store in logs, errors and metrics."""
+        return _in_one_line(f"{self.scheme}://{','.join(map(str, self.hosts))}{self.path}")
 
     def __str__(self) -> str:
         return self.redacted()
@@ -187,56 +192,108 @@ class RemoteURL(BaseModel):
     def __repr_args__(self) -> Sequence[tuple[str | None, Any]]:
         return [(None, self.redacted())]
 
+    def __hash__(self) -> int:
+        return hash((self.scheme, self.hosts, self.username, self.path))
 
-def redact(url: str) -> str:
-    """`url`, however malformed, with everything hidden that may be a secret."""
-    scheme, sign, rest = url.partition("://")
-    if not sign:
-        scheme, rest = "", url
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RemoteURL:
+        return self.model_copy()  # frozen through and through
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).model_validate, ({**self.__dict__, "query": dict(self.query)},)
+
+
+def redact(text: str) -> str:
+    """A URL, however malformed, or a text with one in it, with everything hidden that may be a secret."""
+    beginning = _BEGINNING.search(text)
+    if beginning is None or "@" in text[: beginning.start()]:
+        head, rest = "", text
+    else:
+        head, rest = text[: beginning.end()], text[beginning.end() :]
     # A raw '/', '?' or '#' in a password is malformed, and then the last '@' still ends the credentials.
     credentials, at, location = rest.rpartition("@")
     if at:
         user = re.split(r"[:/?#]", credentials, maxsplit=1)[0]
-        rest = f"{user}:{_HIDDEN}@{location}" if user != credentials else f"{user}@{location}"
-    rest = re.sub(
-        r"([?&;])([^=&;]*)=([^&;#]*)",
-        lambda m: f"{m[1]}{m[2]}={_HIDDEN if _SECRET_NAME.search(unquote(m[2])) else m[3]}",
-        rest,
-    )
-    return f"{scheme}{sign}{rest}"
+        credentials = f"{user}:{_HIDDEN}" if user != credentials else user
+    if head:
+        location = _hidden_hosts(location, whole=not at)
+    fields = location.split("&")
+    return head + credentials + at + "&".join(map(_hidden_field, fields))
 
 
-def _credentials(hidden: str, parts: SplitResult) -> tuple[str | None, SecretStr | None]:
-    netloc, at, _ = parts.netloc.rpartition("@")
-    if not at:
-        return None, None
-    user, colon, password = netloc.partition(":")
-    return (
-        _decoded(hidden, user) or None,
-        SecretStr(_decoded(hidden, password)) if colon else None,
-    )
+def _hidden_hosts(location: str, *, whole: bool) -> str:
+    # `user:password` without `@host` reads as a host and its port. With `whole`, what follows may belong to it.
+    authority = re.split(r"[/?#]", location, maxsplit=1)[0]
+    shown = []
+    for item in authority.split(","):
+        if ":" in item and _HOST.fullmatch(item) is None:
+            shown.append(f"{item.partition(':')[0]}:{_HIDDEN}")
+            if whole:
+                return ",".join(shown)
+        else:
+            shown.append(item)
+    return ",".join(shown) + location[len(authority) :]
 
 
-def _hosts(hidden: str, parts: SplitResult) -> tuple[HostPort, ...]:
-    netloc = parts.netloc.rpartition("@")[2]
-    if not netloc:
+def _hidden_field(field: str) -> str:
+    # Up to the next '&', all that follows a secret's name may belong to the secret.
+    pieces = re.split(r"([?;#])", field)
+    for index, piece in enumerate(pieces):
+        name, sign, value = piece.partition("=")
+        if sign and _SECRET_NAME.search(unquote(name)) and value:
+            return "".join(pieces[:index]) + f"{name}={_HIDDEN}"
+    return field
+
+
+def _redacted_option(name: str, value: str) -> str:
+    if _SECRET_NAME.search(name):
+        return f"{name}={_HIDDEN}"
+    return "&".join(map(_hidden_field, f"{name}={value}".split("&")))
+
+
+def _in_one_line(text: str) -> str:
+    return _CONTROL.sub(lambda found: quote(found.group()), text)
+
+
+def _options(hidden: str, query: str | None) -> dict[str, SecretStr]:
+    try:
+        pairs = parse_qsl(query or "", keep_blank_values=True, strict_parsing=bool(query), max_num_fields=256)
+    except ValueError:
+        raise InvalidURLError(hidden, "its query is not option=value[&option=value...]", _SHAPE) from None
+    options: dict[str, SecretStr] = {}
+    for name, value in pairs:
+        if name in options:
+            raise InvalidURLError(hidden, f"the option {name!r} is given twice", "each option once")
+        options[name] = SecretStr(value)
+    return options
+
+
+def _hosts(hidden: str, authority: str) -> tuple[HostPort, ...]:
+    if not authority:
         return ()
-    items = netloc.split(",")
+    items = authority.split(",")
     if len(items) > _HOSTS_LIMIT:
         raise InvalidURLError(hidden, f"{len(items)} hosts", f"at most {_HOSTS_LIMIT}")
     return tuple(_host(hidden, item) for item in items)
 
 
 def _host(hidden: str, item: str) -> HostPort:
-    match = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[^:]*))?", item)
-    if match is None:
-        raise InvalidURLError(hidden, f"the host {item!r} is not host[:port]", _SHAPE)
-    port = None
-    if (digits := match["port"]) is not None:
-        if re.fullmatch(r"[0-9]{1,5}", digits) is None or int(digits) > 65_535:
-            raise InvalidURLError(hidden, f"the port of {item!r} is {digits!r}", "a number from 0 to 65535")
-        port = int(digits)
-    return HostPort(host=_decoded(hidden, match["six"] or match["name"]), port=port)
+    match = _HOST.fullmatch(item)
+    port = int(match["port"]) if match is not None and match["port"] else None
+    if match is None or (port is not None and port > 65_535):
+        # What is not host[:port] is not shown: in `redis://user:password` it is the password.
+        shown = item if match is not None or ":" not in item else f"{item.partition(':')[0]}:{_HIDDEN}"
+        raise InvalidURLError(hidden, f"{shown!r} is not host[:port] with a port from 0 to 65535", _SHAPE)
+    if match["six"] is None:
+        host = _decoded(hidden, match["name"])
+        if _CONTROL.search(host) is not None:
+            raise InvalidURLError(hidden, "a host holds a space or a control character", _SHAPE)
+        return HostPort(host=host, port=port)
+    host = _decoded(hidden, match["six"])
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise InvalidURLError(hidden, f"{item!r} is no IPv6 address", "one such as [::1]:6379") from None
+    return HostPort(host=host, port=port)
 
 
 def _decoded(hidden: str, text: str) -> str:

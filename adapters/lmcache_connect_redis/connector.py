@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import anyio
@@ -191,24 +192,25 @@ class RedisConnector(RemoteConnector):
         """One slot per key. Requests go ahead of replies, over several connections."""
         found: Slots = [None] * len(keys)
         corrupt: list[tuple[Key, FrameError]] = []
-        waiting = iter(enumerate(keys))
+        names = [self._name(key) for key in keys]
+        waiting = iter(range(len(names)))
 
         async def work() -> None:
             async with self._transfers.borrow() as connection:
                 asked: deque[int] = deque()
                 window = 2
                 while True:
-                    commands = []
-                    for index, key in _next(waiting, window - len(asked)):
-                        asked.append(index)
-                        commands.append(encode_command(b"GET", self._name(key).encode()))
-                    if commands:
-                        await connection.send(b"".join(commands), replies=len(commands))
+                    if len(asked) <= window // 2:  # by half windows: one system call for many requests
+                        more = list(islice(waiting, window - len(asked)))
+                        if more:
+                            commands = b"".join([encode_command(b"GET", names[index].encode()) for index in more])
+                            await connection.send(commands, replies=len(more))
+                            asked.extend(more)
                     if not asked:
                         return
                     index = asked.popleft()
                     try:
-                        obj = found[index] = await self._receive(connection, self._name(keys[index]))
+                        obj = found[index] = await self._receive(connection, names[index])
                     except FrameError as error:
                         corrupt.append((keys[index], error))
                         continue
@@ -296,8 +298,7 @@ class RedisConnector(RemoteConnector):
             await connection.stream.discard(size + 2)
             connection.pending -= 1
             raise
-        metadata = header.metadata
-        obj = self._backend.allocate(metadata.shapes, metadata.dtypes, metadata.fmt)
+        obj = self._backend.allocate_chunk(header.metadata)
         if obj is None:
             obj = await self._wait_for_room(connection, header)
         try:
@@ -329,11 +330,8 @@ class RedisConnector(RemoteConnector):
         return header
 
     async def _wait_for_room(self, connection: Connection, header: FrameHeader) -> MemoryObj:
-        metadata = header.metadata
         try:
-            return await self._backend.allocate_async(
-                metadata.shapes, metadata.dtypes, metadata.fmt, timeout=self._allocate_timeout
-            )
+            return await self._backend.allocate_chunk_async(header.metadata, timeout=self._allocate_timeout)
         except (AllocationTimeoutError, ArenaExhaustedError):
             connection.close()  # its payload is on the wire, and there is nowhere to put it
             raise
@@ -371,14 +369,6 @@ async def _in_parallel(work: Callable[[], Coroutine[Any, Any, None]], workers: i
                 group.start_soon(work)
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-
-
-def _next(waiting: Iterator[tuple[int, Key]], count: int) -> Iterator[tuple[int, Key]]:
-    for _ in range(count):
-        item = next(waiting, None)
-        if item is None:
-            return
-        yield item
 
 
 def _ms(seconds: float) -> int:

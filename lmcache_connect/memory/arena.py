@@ -82,9 +82,11 @@ class Arena:
     @property
     def largest_free(self) -> int:
         """Bytes of the largest block that could be leased now."""
-        self._settle()
         with self._lock:
-            return self._blocks.largest_free
+            room = self._reclaim()
+            largest = self._blocks.largest_free
+        self._settle(room)
+        return largest
 
     @property
     def blocks(self) -> int:
@@ -106,7 +108,7 @@ class Arena:
         """A writable view of exactly `nbytes` bytes, or None where no gap is large enough. Contents are arbitrary."""
         size = BlockAllocator.rounded(nbytes)
         with self._lock:
-            self._reclaim()
+            room = self._reclaim()
             start = self._blocks.allocate(size)
             exporter = None
             if start is not None:
@@ -114,7 +116,7 @@ class Arena:
                 lease = _Lease(exporter, self._came_back)
                 lease.start, lease.size = start, size
                 self._leases[start] = lease
-        self._settle()
+        self._settle(room)
         if exporter is None:
             return None
         return memoryview(exporter).cast("B")[:nbytes]
@@ -123,9 +125,9 @@ class Arena:
         self._returned.append(lease)
         self._settle()
 
-    def _settle(self) -> None:
-        # Whoever holds the lock calls this after letting go, so nothing stays queued when we do not get it.
-        room = False
+    def _settle(self, room: bool = False) -> None:
+        # Whoever holds the lock calls this after letting go, so nothing stays queued when we do not get it. `room`:
+        # blocks came back while the lock was held, of which nobody has been told yet.
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 room = self._reclaim() or room

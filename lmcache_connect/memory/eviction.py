@@ -111,7 +111,7 @@ def eviction_policy(name: str) -> EvictionPolicy:
     Raises:
         InvalidArgumentError: naming the known policies.
     """
-    policy = _POLICIES.get(name.upper())
+    policy = _POLICIES.get(name.upper()) if isinstance(name, str) else None
     if policy is None:
         raise InvalidArgumentError("eviction", f"{name!r} is not one of {', '.join(_POLICIES)}")
     return policy()

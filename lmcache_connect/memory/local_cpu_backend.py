@@ -45,6 +45,11 @@ class ArenaStatistics(NamedTuple):
     leaked_objects: int
 
 
+class _Cached(NamedTuple):
+    obj: MemoryObj
+    nbytes: int  # when it came in: shrinking it later must not unbalance the sum
+
+
 class _Waiter:
     __slots__ = ("future", "loop")
 
@@ -95,11 +100,12 @@ class LocalCPUBackend:
             raise InvalidArgumentError("max_bytes", f"{max_bytes!r} is not a number of at least 4096 bytes")
         self.metadata = metadata
         self._policy = eviction_policy(eviction)
-        self._hot: dict[str, MemoryObj] = {}
+        self._hot: dict[str, _Cached] = {}
         self._lock = threading.RLock()  # of the hot cache
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
         self._live = self._allocations = self._refusals = self._evictions = self._leaked = 0
+        self._deaths: deque[bool] = deque()  # of objects not counted yet; True for one that leaked
         self._cached_bytes = 0
         self._arena = Arena(max_bytes, self._room_appeared, prefault=prefault)
         self._pinned = pin_memory
@@ -126,19 +132,22 @@ class LocalCPUBackend:
             InvalidShapeError, UnknownDtypeError: the chunk cannot be described.
             BackendClosedError: after `close()`.
         """
-        return self._allocate(ChunkMetadata.of(shapes, dtypes, fmt), eviction)
+        return self.allocate_chunk(ChunkMetadata.of(shapes, dtypes, fmt), eviction)
 
-    def _allocate(self, metadata: ChunkMetadata, eviction: bool = True) -> MemoryObj | None:
+    def allocate_chunk(self, metadata: ChunkMetadata, eviction: bool = True) -> MemoryObj | None:
+        """`allocate` for a chunk that is described already."""
         if self._closed:
             raise BackendClosedError
         nbytes = metadata.nbytes
         view = self._arena.lease(nbytes)
         while view is None:
             if not eviction or nbytes > self._arena.capacity or not self._evict_one():
-                self._refusals += 1
+                with self._lock:
+                    self._refusals += 1
                 return None
             view = self._arena.lease(nbytes)
         with self._lock:
+            self._count_deaths()
             self._live += 1
             self._allocations += 1
         return MemoryObj(view, metadata, self)
@@ -152,10 +161,14 @@ class LocalCPUBackend:
             AllocationTimeoutError: no room within `timeout` seconds (None: no limit). Nothing is held then.
             ArenaExhaustedError: the arena as a whole is too small, so that waiting could never help.
         """
-        metadata = ChunkMetadata.of(shapes, dtypes, fmt)
+        return await self.allocate_chunk_async(ChunkMetadata.of(shapes, dtypes, fmt), timeout=timeout)
+
+    async def allocate_chunk_async(self, metadata: ChunkMetadata, *, timeout: float | None = None) -> MemoryObj:
+        """`allocate_async` for a chunk that is described already."""
         if metadata.nbytes > self._arena.capacity:
             raise ArenaExhaustedError(metadata.nbytes, self._arena.free_bytes, self._arena.capacity)
-        if not self._waiters and (obj := self._allocate(metadata)) is not None:
+        self._forget_dead_waiters()
+        if not self._waiters and (obj := self.allocate_chunk(metadata)) is not None:
             return obj
         started = time.monotonic()
         waiter = _Waiter(asyncio.get_running_loop())
@@ -165,7 +178,7 @@ class LocalCPUBackend:
                 while True:
                     # In this order, room that appears after the attempt resolves the future awaited below.
                     waiter.future = waiter.loop.create_future()
-                    if self._waiters[0] is waiter and (obj := self._allocate(metadata)) is not None:
+                    if self._waiters[0] is waiter and (obj := self.allocate_chunk(metadata)) is not None:
                         return obj
                     await waiter.future
         except TimeoutError:
@@ -173,7 +186,7 @@ class LocalCPUBackend:
                 metadata.nbytes, self._arena.free_bytes, self._arena.capacity, time.monotonic() - started
             ) from None
         finally:
-            self._waiters.remove(waiter)
+            self._forget(waiter)
             self._room_appeared()  # the next in line may fit into what is left
 
     def batched_allocate(
@@ -189,9 +202,11 @@ class LocalCPUBackend:
         if batch_size < 1:
             raise InvalidArgumentError("batch_size", f"{batch_size} is below 1")
         metadata = ChunkMetadata.of(shapes, dtypes, fmt)
+        if batch_size * Arena.rounded(metadata.nbytes) > self._arena.capacity:
+            return None  # and no cached chunk was evicted for it in vain
         objs: list[MemoryObj] = []
         for _ in range(batch_size):
-            obj = self._allocate(metadata, eviction)
+            obj = self.allocate_chunk(metadata, eviction)
             if obj is None:
                 for taken in objs:
                     taken.ref_count_down()
@@ -208,16 +223,34 @@ class LocalCPUBackend:
                 return
             if first.wake():
                 return
-            try:
-                self._waiters.remove(first)
-            except ValueError:
-                continue
+            self._forget(first)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            pass  # its loop was closed, and somebody else has found that out already
+
+    def _forget_dead_waiters(self) -> None:
+        # Nobody would ever let the ones behind it pass: a waiter leaves by itself only while its loop runs.
+        for waiter in list(self._waiters):
+            if waiter.loop.is_closed():
+                self._forget(waiter)
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
         """Called by an object when it dies."""
-        with self._lock:
+        # Possibly by the garbage collector, inside a locked section of this or another object: only queues.
+        self._deaths.append(leaked)
+
+    def object_let_go(self, obj: MemoryObj) -> None:
+        """Called by an object when a reference or a pin was given back: if it is cached, it may make room now."""
+        if self._waiters:
+            self._room_appeared()
+
+    def _count_deaths(self) -> None:
+        while self._deaths:
             self._live -= 1
-            self._leaked += leaked
+            self._leaked += self._deaths.popleft()
 
     def owns(self, obj: object) -> bool:
         """Whether `obj` is a memory object of this backend."""
@@ -240,21 +273,28 @@ class LocalCPUBackend:
 
         Raises:
             ForeignObjectError: `obj` is not of this backend.
+            ReleasedObjectError: `obj` was released.
+            BackendClosedError: after `close()`.
         """
         if not self.owns(obj):
             raise ForeignObjectError(_kind(obj), "a MemoryObj allocated by this LocalCPUBackend")
         name = key_string(key)
         with self._lock:
-            if name in self._hot:
+            if self._closed:
+                raise BackendClosedError
+            if self._cached(name) is not None:
+                obj.get_size()  # raises for a released one
                 self._policy.hit(name)
                 return
             obj.ref_count_up()
-            self._hot[name] = obj
+            self._hot[name] = _Cached(obj, obj.get_size())
             self._cached_bytes += obj.get_size()
             self._policy.insert(name)
 
     def batched_submit_put_task(self, keys: Sequence[Key], objs: Sequence[MemoryObj]) -> None:
         """`submit_put_task` for each pair."""
+        if len(keys) != len(objs):
+            raise InvalidArgumentError("objs", f"{len(objs)} objects for {len(keys)} keys")
         for key, obj in zip(keys, objs, strict=True):
             self.submit_put_task(key, obj)
 
@@ -262,7 +302,7 @@ class LocalCPUBackend:
         """The cached chunk with a reference for the caller, or None. Never waits."""
         name = key_string(key)
         with self._lock:
-            obj = self._hot.get(name)
+            obj = self._cached(name)
             if obj is not None:
                 obj.ref_count_up()
                 self._policy.hit(name)
@@ -271,7 +311,7 @@ class LocalCPUBackend:
     def contains(self, key: Key, pin: bool = False) -> bool:
         """Whether the chunk is cached; `pin` pins it in the same step."""
         with self._lock:
-            obj = self._hot.get(key_string(key))
+            obj = self._cached(key_string(key))
             if obj is not None and pin:
                 obj.pin()
             return obj is not None
@@ -283,7 +323,7 @@ class LocalCPUBackend:
     def unpin(self, key: Key) -> bool:
         """Takes one pin back. False where the chunk is not cached or not pinned."""
         with self._lock:
-            obj = self._hot.get(key_string(key))
+            obj = self._cached(key_string(key))
             return obj is not None and obj.unpin()
 
     def remove(self, key: Key, force: bool = True) -> bool:
@@ -293,7 +333,7 @@ class LocalCPUBackend:
         """
         with self._lock:
             name = key_string(key)
-            obj = self._hot.get(name)
+            obj = self._cached(name)
             if obj is None or not (force or obj.can_evict()):
                 return False
             self._drop(name)
@@ -302,7 +342,7 @@ class LocalCPUBackend:
     def clear(self) -> int:
         """Drops every cached chunk that nobody else holds or pins; returns how many."""
         with self._lock:
-            names = [name for name, obj in self._hot.items() if obj.can_evict()]
+            names = [name for name, cached in self._hot.items() if cached.obj.can_evict()]
             for name in names:
                 self._drop(name)
             return len(names)
@@ -314,31 +354,42 @@ class LocalCPUBackend:
 
     def _evict_one(self) -> bool:
         with self._lock:
-            name = next((name for name in self._policy.candidates() if self._hot[name].can_evict()), None)
+            name = next((name for name in self._policy.candidates() if self._hot[name].obj.can_evict()), None)
             if name is None:
                 return False
             self._evictions += 1
             self._drop(name)
             return True
 
+    def _cached(self, name: str) -> MemoryObj | None:
+        cached = self._hot.get(name)
+        if cached is None or cached.obj.is_valid():
+            return cached.obj if cached is not None else None
+        # Somebody gave back one reference too many, the cache's own. The chunk is gone; the cache goes on.
+        self._drop(name)
+        return None
+
     def _drop(self, name: str) -> None:
-        obj = self._hot.pop(name)
+        obj, nbytes = self._hot.pop(name)
         self._policy.remove(name)
-        self._cached_bytes -= obj.get_size()
-        obj.ref_count_down()
+        self._cached_bytes -= nbytes
+        if obj.is_valid():
+            obj.ref_count_down()
 
     # ------------------------------------------------------------------------------------------------ lifetime
 
     def statistics(self) -> ArenaStatistics:
         """What the arena and the cache hold now."""
-        free = self._arena.free_bytes
+        # Asked before the cache is locked: the arena's lock is never waited for inside ours.
+        free, largest_free, blocks = self._arena.free_bytes, self._arena.largest_free, self._arena.blocks
         with self._lock:
+            self._count_deaths()
             return ArenaStatistics(
                 capacity=self._arena.capacity,
                 reserved=self._arena.capacity - free,
                 free=free,
-                largest_free=self._arena.largest_free,
-                blocks=self._arena.blocks,
+                largest_free=largest_free,
+                blocks=blocks,
                 live_objects=self._live,
                 cached_objects=len(self._hot),
                 cached_bytes=self._cached_bytes,

@@ -23,7 +23,13 @@ class ObjectOwner(Protocol):
     """What a memory object tells its backend."""
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
-        """The object is dead: its last reference was given back, or (`leaked`) it was garbage-collected first."""
+        """The object is dead: its last reference was given back, or (`leaked`) it was garbage-collected first.
+
+        Called from any thread and possibly from the garbage collector, so it must not wait for a lock.
+        """
+
+    def object_let_go(self, obj: MemoryObj) -> None:
+        """A reference or a pin was given back and the object lives on; a cache may evict it now."""
 
 
 class MemoryObj:
@@ -49,8 +55,8 @@ class MemoryObj:
 
     @property
     def byte_array(self) -> memoryview:
-        """A writable view of exactly the chunk's bytes (format "B", one dimension)."""
-        return self._live("byte_array")
+        """A writable view of exactly the chunk's bytes (format "B", one dimension); a new one each time."""
+        return self._live("byte_array")[:]  # whoever releases it (`with obj.byte_array as view:`) releases that alone
 
     @property
     def metadata(self) -> ChunkMetadata:
@@ -187,11 +193,14 @@ class MemoryObj:
         with _lock:
             self._live("ref_count_down")
             self._refs -= 1
-            if self._refs:
-                return
-            self._view = None  # the block goes back to the arena unless a view of it still exists
-            self._pins = 0
-        self._owner.object_released(self, leaked=False)
+            released = not self._refs
+            if released:
+                self._view = None  # the block goes back to the arena unless a view of it still exists
+                self._pins = 0
+        if released:
+            self._owner.object_released(self, leaked=False)
+        else:
+            self._owner.object_let_go(self)
 
     def pin(self) -> bool:
         """Keeps the object from eviction until as many `unpin()`s. True."""
@@ -207,6 +216,7 @@ class MemoryObj:
             if not self._pins:
                 return False
             self._pins -= 1
+        self._owner.object_let_go(self)
         return True
 
     @property

@@ -35,7 +35,7 @@ class MemoryConnector(RemoteConnector):
         if record is None:
             return None
         metadata, payload = decode_record(key_string(key), record)
-        obj = await self._backend.allocate_async(list(metadata.shapes), list(metadata.dtypes), metadata.fmt)
+        obj = await self._backend.allocate_chunk_async(metadata)
         obj.byte_array[:] = payload
         return obj
 

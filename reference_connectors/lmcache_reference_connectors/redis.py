@@ -40,7 +40,7 @@ class RedisReferenceConnector(RemoteConnector):
         if not isinstance(record, bytes):
             return None
         metadata, payload = decode_record(key_string(key), record)
-        obj = await self._backend.allocate_async(metadata.shapes, metadata.dtypes, metadata.fmt)
+        obj = await self._backend.allocate_chunk_async(metadata)
         obj.byte_array[:] = payload
         return obj
 

@@ -1,0 +1,60 @@
+"""What the README and the documentation say is run here, or compared with the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lmcache_connect_redis.options import RedisOptions
+from pydantic import BaseModel
+
+from lmcache_connect import ConnectorConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_first_program_runs_as_written(valkey_url: str) -> None:
+    program = code_blocks("README.md")[0].replace("redis://localhost:6379", valkey_url)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr == ""
+    assert done.stdout.endswith("1 references> b'KV!!'\n")
+    assert len([line for line in program.split("async def main")[1].splitlines()[1:] if line]) <= 10
+
+
+def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "test_mine.py"
+    file.write_text(code_blocks("README.md")[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+
+
+@pytest.mark.parametrize(("heading", "model"), [("URL options", RedisOptions), ("Settings", ConnectorConfig)])
+def test_the_operators_page_lists_every_option_with_its_default(heading: str, model: type[BaseModel]) -> None:
+    section = (ROOT / "docs/operating.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S*) ?\|", section, flags=re.MULTILINE))
+    expected = {}
+    for name, field in model.model_fields.items():
+        default = field.default if field.default_factory is None else {}
+        expected[name] = "" if default is None else f"`{default}`"
+    assert rows == expected
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"], ids=lambda path: path.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
