@@ -1,0 +1,168 @@
+"""The commands: arguments in, exit codes out. What they do and what it looks like is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from lmcache_connect import ConnectError, MissingExtraError, __version__
+
+from . import report
+from .demo import run_demo
+from .main import EXIT_USAGE, PROGRAM
+from .ping import run_ping
+from .schemes import list_schemes
+from .workload import Workload, new_model_name
+
+app: Final = typer.Typer(
+    help="KV caches of LLMs between Python and remote stores.",
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, and one of these may be a password
+    rich_markup_mode=None,
+)
+
+URL_SHAPE: Final = "redis://[user[:password]@]host[:port][/db][?option=value]"
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+
+
+@app.callback(invoke_without_command=True)
+def lmcache_connect(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """KV caches of LLMs between Python and remote stores."""
+    if version:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(EXIT_USAGE)
+
+
+@app.command()
+def demo(
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help=f"The store, such as {URL_SHAPE}. Without it, a Valkey runs for the demo."),
+    ] = None,
+    chunks: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Full chunks, of 32 MiB each.")] = 8,
+    as_json: AsJSON = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was written in the store. Needs --url.")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Decides the bytes of the chunks.")] = 0,
+    layers: Annotated[int, typer.Option(min=1, max=32, hidden=True)] = 32,
+) -> None:
+    """Put chunks of a KV cache into a store, get them back, compare every byte, and show what happened.
+
+    It writes keys of its own, touches nobody else's, and removes what it wrote. Exits with 0 when everything verified,
+    1 when something did not, 2 when the store could not be used.
+    """
+    if keep and url is None:
+        raise typer.BadParameter("it needs --url: the store that the demo starts ends with it", param_hint="'--keep'")
+    workload = Workload.llama(new_model_name(), chunks=chunks, layers=layers, seed=seed)
+    try:
+        with _progress(workload.transfer_bytes) as on_progress, _store(url, on_progress) as (store_url, server):
+            found = asyncio.run(
+                run_demo(store_url, workload, keep=keep, server=server, on_progress=on_progress, on_warning=_warn)
+            )
+    except (ConnectError, OSError) as error:
+        _fail(error, as_json)
+    if as_json:
+        _print_json(report.demo_document(found))
+    else:
+        report.print_demo(found, Console())
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ping(
+    url: Annotated[
+        str, typer.Option(metavar="URL", envvar="LMCACHE_CONNECT_URL", help=f"The store, such as {URL_SHAPE}.")
+    ],
+    timeout: Annotated[float, typer.Option(min=0.001, max=3600, metavar="S", help="Seconds for all of it.")] = 5.0,
+    as_json: AsJSON = False,
+) -> None:
+    """Connect to a store and measure how fast it answers. Changes nothing in it.
+
+    Exits with 0 when it answers, 2 when it does not.
+    """
+    try:
+        found = asyncio.run(run_ping(url, timeout))
+    except (ConnectError, OSError) as error:
+        _fail(error, as_json)
+    if as_json:
+        _print_json(report.ping_document(found))
+    else:
+        report.print_ping(found, Console())
+
+
+@app.command()
+def schemes(as_json: AsJSON = False) -> None:
+    """List the URL schemes that are known, who answers for them, and whether their adapters load."""
+    found = list_schemes()
+    if as_json:
+        _print_json(report.schemes_document(found))
+    else:
+        report.print_schemes(found, Console())
+
+
+# --------------------------------------------------------------------------------------------------- their parts
+
+
+@contextlib.contextmanager
+def _store(url: str | None, on_progress: Callable[[str, int], None]) -> Iterator[tuple[str, str | None]]:
+    """The URL that was given, or that of a Valkey server for the block; and the server's name, where it is ours."""
+    if url is not None:
+        yield url, None
+        return
+    on_progress("starting a Valkey server", 0)
+    try:
+        from lmcache_connect.testing.servers import ValkeyServer
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the demo's own store", error.name or "?", "testing") from error
+    # A password, because anybody on the machine can reach a port of the loopback interface.
+    with ValkeyServer(password=secrets.token_urlsafe(16)) as server:
+        yield server.url("valkey"), server.name
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar on stderr for the block, where that is a terminal. It leaves nothing behind."""
+    if not sys.stderr.isatty():
+        yield lambda _text, _nbytes: None
+        return
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(complete_style="cyan", finished_style="cyan"),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda text, nbytes: bar.update(task, description=text, advance=nbytes)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
+def _fail(error: Exception, as_json: bool) -> NoReturn:
+    """Says in one line what is wrong, without a traceback: it is not this program that is."""
+    if as_json:
+        _print_json(report.error_document(error))
+    typer.echo("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), err=True)
+    raise typer.Exit(EXIT_USAGE)

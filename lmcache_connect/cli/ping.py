@@ -1,0 +1,64 @@
+"""Ping: whether a store answers, and how fast."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, OperationTimeoutError, RemoteURL
+
+SAMPLES: Final = 5
+"""Round trips that are measured, after the one that connects."""
+
+_ARENA_BYTES: Final = 4096
+_KEY: Final = "lmcache-connect-ping"
+
+
+@dataclass(frozen=True)
+class PingReport:
+    """A store that answered. `store` is redacted; times are seconds.
+
+    `operation` is what was asked: `ping`, or `exists` of one key where the store has no ping.
+    """
+
+    store: str
+    operation: str
+    connect_seconds: float
+    """The first answer, connecting included."""
+    round_trip_seconds: float
+    """The median of the answers after that."""
+
+
+async def run_ping(url: str, timeout: float) -> PingReport:
+    """Connects to the store at `url` and asks it a few times; changes nothing in it.
+
+    Raises:
+        ConnectError: the URL is wrong, or the store refused or did not answer within `timeout` seconds in all.
+    """
+    remote_url = RemoteURL.parse(url)
+    config = ConnectorConfig.load(errors="raise", operation_timeout=timeout)
+    with LocalCPUBackend(_ARENA_BYTES) as backend:
+        async with ConnectorManager(remote_url, None, backend, config) as manager:
+            connector = manager.create_connector()
+            operation = "ping" if connector.support_ping() else "exists"
+            ask: Callable[[], Awaitable[Any]] = (
+                connector.ping if operation == "ping" else lambda: connector.exists(_KEY)
+            )
+            try:
+                async with asyncio.timeout(timeout):
+                    first, *others = [await _seconds(ask) for _ in range(1 + SAMPLES)]
+            except TimeoutError as error:
+                if isinstance(error, OperationTimeoutError):
+                    raise
+                raise OperationTimeoutError(remote_url.label(), operation, timeout) from None
+    return PingReport(remote_url.redacted(), operation, first, statistics.median(others))
+
+
+async def _seconds(ask: Callable[[], Awaitable[Any]]) -> float:
+    started = time.perf_counter()
+    await ask()
+    return time.perf_counter() - started

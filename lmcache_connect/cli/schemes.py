@@ -1,0 +1,48 @@
+"""Schemes: which URLs are understood, and who answers for them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmcache_connect import AdapterRegistry, ConnectError, RemoteURL
+from lmcache_connect.registry import default_registry
+
+
+@dataclass(frozen=True)
+class SchemeReport:
+    """One scheme. `error` says why its adapter cannot be loaded, and is None where it can.
+
+    `options` are the names that the URL's query may have; None where the adapter takes any.
+    """
+
+    scheme: str
+    adapter: str
+    error: str | None = None
+    options: Sequence[str] | None = None
+
+    @property
+    def loads(self) -> bool:
+        """Whether the adapter can be imported and made."""
+        return self.error is None
+
+
+def list_schemes(registry: AdapterRegistry = default_registry) -> list[SchemeReport]:
+    """Every scheme that the registry knows, sorted. Imports each adapter; connects to nothing; never raises."""
+    # Whatever a plug-in prints while it is imported must not stand between the lines of a JSON document.
+    with contextlib.redirect_stdout(sys.stderr):
+        return [_report(registry, scheme) for scheme in registry.schemes()]
+
+
+def _report(registry: AdapterRegistry, scheme: str) -> SchemeReport:
+    described = ""
+    try:
+        described = registry.describe(scheme) or ""
+        adapter = registry.find(RemoteURL.parse(f"{scheme}://host"))
+    except ConnectError as error:
+        return SchemeReport(scheme, described, str(error))
+    model = adapter.options
+    names = None if model is None else [field.alias or name for name, field in model.model_fields.items()]
+    return SchemeReport(scheme, described, None, names)
