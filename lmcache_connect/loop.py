@@ -336,7 +336,7 @@ def release_unclaimed(result: object) -> None:
     """Gives back the memory objects in a result that nobody will receive."""
     items = result if isinstance(result, list | tuple) else (result,)
     for item in items:
-        if callable(release := getattr(item, "ref_count_down", None)):
+        if callable(release := getattr(item, "ref_count_down", None)) and item.is_valid():
             release()
 
 

@@ -420,7 +420,8 @@ class ManagedConnector(RemoteConnector):
         except (StoreError, ArenaExhaustedError) as error:
             reason = type(error).__name__
             stats.errors[reason] += 1
-            event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=str(error))
+            if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
+                event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=str(error))
             permanent = isinstance(error, StoreError) and error.permanent
             if self._settings.errors == "raise" or miss is None or permanent:
                 raise

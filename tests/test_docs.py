@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from lmcache_connect_redis.options import RedisOptions
 from pydantic import BaseModel
 
 from lmcache_connect import ConnectorConfig
+from lmcache_connect_redis.options import RedisOptions
 
 ROOT = Path(__file__).parents[1]
 

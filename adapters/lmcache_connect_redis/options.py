@@ -27,7 +27,7 @@ class RedisOptions(ConnectorOptions):
     """Seconds after which the server forgets a chunk; by default never."""
 
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
-    """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. It has no ':' of its own."""
+    """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. No ':' in it."""
 
     pool_size: Count = 4
     """Connections for chunks. Look-ups have one more of their own."""

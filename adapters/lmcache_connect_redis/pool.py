@@ -56,15 +56,21 @@ class ConnectionPool:
             self._wake_next()
 
     async def _acquire(self) -> Connection:
+        is_next = not self._waiting  # newcomers stand behind those who wait
         while True:
             if self._closed:
                 raise ConnectorClosedError(f"the connection pool of {self._store}")
-            if (connection := self._take_idle()) is not None:
-                return connection
-            if len(self._borrowed) + self._opening < self._size:
-                return await self._open()
+            if is_next:
+                if (connection := self._take_idle()) is not None:
+                    return connection
+                if len(self._borrowed) + self._opening < self._size:
+                    return await self._open()
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            if is_next:
+                self._waiting.appendleft(turn)  # somebody was quicker: the place in front is kept
+            else:
+                self._waiting.append(turn)
+            is_next = True
             try:
                 await turn
             except BaseException:

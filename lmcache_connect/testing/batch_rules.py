@@ -142,7 +142,7 @@ class BatchRules:
             await subject.put(key, _LARGE)
         held = subject.take_all_room(but=3)
         try:
-            async with asyncio.timeout(0.15):
+            async with asyncio.timeout(0.08):
                 found = await subject.connector.batched_get(keys)
         except (ArenaExhaustedError, TimeoutError):
             live = subject.backend.statistics().live_objects - len(held)

@@ -152,7 +152,7 @@ class ConcurrencyRules:
 
         async def get_in_vain() -> None:
             try:
-                async with asyncio.timeout(0.1):
+                async with asyncio.timeout(0.05):
                     obj = await subject.connector.get(key)
             except (ArenaExhaustedError, TimeoutError):
                 return

@@ -22,8 +22,11 @@ _stores: dict[str, dict[str, bytes]] = {}
 class MemoryConnector(RemoteConnector):
     """Keeps each record, as it would stand in a real store, in a dictionary."""
 
-    def __init__(self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None) -> None:
+    def __init__(
+        self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None, allocate_timeout: float = 5.0
+    ) -> None:
         super().__init__(config)
+        self._allocate_timeout = allocate_timeout
         self.records = _stores.setdefault(url, {})
         self._backend = local_cpu_backend
 
@@ -35,7 +38,7 @@ class MemoryConnector(RemoteConnector):
         if record is None:
             return None
         metadata, payload = decode_record(key_string(key), record)
-        obj = await self._backend.allocate_chunk_async(metadata)
+        obj = await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
         obj.byte_array[:] = payload
         return obj
 
@@ -62,4 +65,6 @@ class MemoryConnectorAdapter(ConnectorAdapter):
     options = ConnectorOptions
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        return MemoryConnector(context.remote_url.label(), context.local_cpu_backend, context.config)
+        return MemoryConnector(
+            context.remote_url.label(), context.local_cpu_backend, context.config, context.settings.allocate_timeout
+        )

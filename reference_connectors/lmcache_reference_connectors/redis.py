@@ -26,8 +26,11 @@ from lmcache_connect.frame import decode_record, encode_record
 class RedisReferenceConnector(RemoteConnector):
     """Reads and writes the same records as the fast connector."""
 
-    def __init__(self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None) -> None:
+    def __init__(
+        self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None, allocate_timeout: float = 5.0
+    ) -> None:
         super().__init__(config)
+        self._allocate_timeout = allocate_timeout
         self._backend = local_cpu_backend
         # redis-py would try ten times, with pauses; retrying and deadlines are the manager's.
         self._client = redis.asyncio.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
@@ -40,7 +43,7 @@ class RedisReferenceConnector(RemoteConnector):
         if not isinstance(record, bytes):
             return None
         metadata, payload = decode_record(key_string(key), record)
-        obj = await self._backend.allocate_chunk_async(metadata)
+        obj = await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
         obj.byte_array[:] = payload
         return obj
 
@@ -72,4 +75,6 @@ class RedisReferenceAdapter(ConnectorAdapter):
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         url = context.url.partition("?")[0].replace(self.schema, "redis://", 1)
-        return RedisReferenceConnector(url, context.local_cpu_backend, context.config)
+        return RedisReferenceConnector(
+            url, context.local_cpu_backend, context.config, context.settings.allocate_timeout
+        )

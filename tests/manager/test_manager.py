@@ -36,6 +36,7 @@ from lmcache_connect import (
     UnknownSchemeError,
     create_connector,
 )
+from lmcache_connect.memory.memory_obj import release_all
 
 SMALL = ConnectorConfig.load(max_local_cpu_bytes=1 << 20, operation_timeout=1, retries=2, retry_backoff=0.001)
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -179,7 +180,7 @@ async def test_an_adapter_that_makes_no_connector_is_named() -> None:
 
     async with ConnectorManager("scripted://", config=SMALL) as manager:
         manager.register(Wrong)
-        with pytest.raises(ConnectorContractError, match="Wrong.create_connector returned a str"):
+        with pytest.raises(ConnectorContractError, match=r"Wrong\.create_connector returned a str"):
             manager.create_connector()
 
 
@@ -253,7 +254,7 @@ async def test_what_a_careless_connector_returns_is_normalised_or_refused_by_nam
         assert await connector.list() == []
         assert [name async for name in connector.scan()] == []
         store.answers["get"] = b"bytes"
-        with pytest.raises(ConnectorContractError, match="Scripted.get returned a bytes; expected a MemoryObj"):
+        with pytest.raises(ConnectorContractError, match=r"Scripted\.get returned a bytes; expected a MemoryObj"):
             await connector.get("k")
         assert connector.support_ping() is False
 
@@ -283,10 +284,8 @@ async def test_a_batch_that_drops_its_holes_is_asked_key_by_key_and_nothing_is_m
         for _ in range(2):
             found = await connector.batched_get(["a", "missing", "b"])
             assert [obj and bytes(obj.byte_array) for obj in found] == [b"a   ", None, b"b   "]
-            for obj in found:
-                if obj is not None:
-                    obj.ref_count_down()
-        del found, obj
+            release_all(found)
+            found.clear()
         assert manager.local_cpu_backend.statistics().reserved == 0
 
 
