@@ -35,6 +35,11 @@ class ConnectionPool:
         """Connections that exist or are being opened."""
         return len(self._idle) + len(self._borrowed) + self._opening
 
+    @property
+    def waiting(self) -> int:
+        """Borrowers that wait."""
+        return len(self._waiting)
+
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Connection]:
         """A connection for the block.

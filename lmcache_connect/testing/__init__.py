@@ -1,0 +1,51 @@
+"""Tools for testing connectors: the conformance suite, real servers, a fault proxy, a watch on the event loop.
+
+Needs the extra `lmcache-connect[testing]`; what a name needs is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .conformance import Capabilities, ConnectorConformance
+    from .fault_proxy import Direction, Fault, FaultKind, FaultProxy
+    from .loop_watch import LoopWatch
+    from .servers import RedisServer, ServerStartError, ValkeyServer
+    from .subject import Subject, arena_balance
+
+__all__ = [
+    "Capabilities",
+    "ConnectorConformance",
+    "Direction",
+    "Fault",
+    "FaultKind",
+    "FaultProxy",
+    "LoopWatch",
+    "RedisServer",
+    "ServerStartError",
+    "Subject",
+    "ValkeyServer",
+    "arena_balance",
+]
+
+_MODULES: Final = {
+    "conformance": ("Capabilities", "ConnectorConformance"),
+    "fault_proxy": ("Direction", "Fault", "FaultKind", "FaultProxy"),
+    "loop_watch": ("LoopWatch",),
+    "servers": ("RedisServer", "ServerStartError", "ValkeyServer"),
+    "subject": ("Subject", "arena_balance"),
+}
+_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,72 @@
+"""`LoopWatch`: how long the event loop went without a turn while a block ran."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from types import TracebackType
+from typing import Final, Self
+
+INTERVAL: Final = 0.0005
+"""Seconds between two looks at the clock. What a look comes too late, something held the loop."""
+
+
+class LoopWatch:
+    """Measures, while its `async with` block runs, for how long the running loop ran nothing else.
+
+        async with LoopWatch() as watch:
+            await connector.get(key)
+        assert watch.longest < 0.1
+
+    A look at the clock is taken about every 0.5 ms; a gap is the time between two of them, so on an idle loop it is a
+    little more than that. Time in which the operating system ran other processes counts as well: on a busy machine
+    take the best of several tries. May be entered again, which begins a new measurement.
+    """
+
+    def __init__(self, interval: float = INTERVAL) -> None:
+        self._interval = interval
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._last = 0.0
+        self._gaps: list[float] = []
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Every gap in seconds, in the order in which they came."""
+        return tuple(self._gaps)
+
+    @property
+    def longest(self) -> float:
+        """The longest gap in seconds; 0 before the first look."""
+        return max(self._gaps, default=0.0)
+
+    def percentile(self, percent: float) -> float:
+        """The gap in seconds that `percent` of a hundred gaps do not exceed (nearest rank); 0 before the first look."""
+        if not 0 < percent <= 100:
+            raise ValueError(f"percent is {percent}; expected more than 0 and at most 100")
+        if not self._gaps:
+            return 0.0
+        return sorted(self._gaps)[math.ceil(len(self._gaps) * percent / 100) - 1]
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._gaps = []
+        self._last = time.perf_counter()
+        self._handle = self._loop.call_later(self._interval, self._look)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        # A block that never gave the loop a turn is one gap: without this it would be none.
+        self._gaps.append(time.perf_counter() - self._last)
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        now = time.perf_counter()
+        self._gaps.append(now - self._last)
+        self._last = now
+        self._handle = self._loop.call_later(self._interval, self._look)

