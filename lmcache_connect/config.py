@@ -17,7 +17,8 @@ ErrorMode = Literal["raise", "miss"]
 class ConnectorConfig(BaseSettings):
     """Frozen settings for managers and connectors. Code beats the environment, which beats the defaults.
 
-    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_NAME`; `extra_config` is JSON.
+    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_NAME`, where an empty one counts as
+    none; `extra_config` is JSON.
 
     Raises:
         InvalidConfigError: from `load()`, naming the setting and what was expected of it.
@@ -29,6 +30,7 @@ class ConnectorConfig(BaseSettings):
         extra="forbid",
         hide_input_in_errors=True,
         env_parse_none_str="none",
+        env_ignore_empty=True,
     )
 
     url: SecretStr | None = None

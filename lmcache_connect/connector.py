@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -13,11 +14,13 @@ from .errors import (
     InvalidArgumentError,
     InvalidShapeError,
     LoopNotRunningError,
+    StoreError,
     UnsupportedOperationError,
 )
 from .keys import Key, key_string
 from .loop import LoopOwner
 from .memory.memory_obj import MemoryObj, release_all
+from .observability import event
 
 T = TypeVar("T")
 
@@ -201,6 +204,8 @@ class RemoteConnector(ABC):
                 await self.remove(key)
             except UnsupportedOperationError:
                 pass  # the next put replaces it
+            except StoreError as refused:  # a replica, or a user who may not: it is a miss all the same
+                event(logging.WARNING, "corrupt_record_stays", key=name, error=str(refused))
 
     # -------------------------------------------------------------------------------------------------- inside
 
@@ -235,16 +240,21 @@ def hit_prefix(found: Sequence[MemoryObj | None]) -> list[MemoryObj]:
 async def _gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """Every call's result, in order, with a bounded number under way; the first failure cancels the rest."""
     results: list[T | None] = [None] * len(calls)
+    failures: list[Exception] = []
     pending = iter(enumerate(calls))
 
     async def work() -> None:
-        for index, call in pending:
-            results[index] = await call()
+        try:
+            for index, call in pending:
+                results[index] = await call()
+        except Exception as failure:
+            # Kept rather than raised into the group, where it would swallow a cancellation of the caller's task.
+            failures.append(failure)
+            group.cancel_scope.cancel()
 
-    try:
-        async with anyio.create_task_group() as group:
-            for _ in range(min(BATCH_CONCURRENCY, len(calls))):
-                group.start_soon(work)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    async with anyio.create_task_group() as group:
+        for _ in range(min(BATCH_CONCURRENCY, len(calls))):
+            group.start_soon(work)
+    if failures:
+        raise failures[0]
     return results  # type: ignore[return-value]  # every slot was filled

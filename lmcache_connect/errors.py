@@ -24,7 +24,8 @@ class ConnectError(Exception):
 
 
 def _restored(kind: type[ConnectError], args: tuple[Any, ...], fields: dict[str, Any]) -> ConnectError:
-    error = kind.__new__(kind)
+    # By the layout's own __new__: `kind.__new__` may be that of a sibling, such as MemoryError, which refuses.
+    error = (OSError if issubclass(kind, OSError) else Exception).__new__(kind)
     super(ConnectError, error).__init__(*args)  # the builtin's part: its args and, for an ImportError, its msg
     error.__dict__.update(fields)
     return error

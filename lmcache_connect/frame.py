@@ -9,7 +9,7 @@
         16    16  BLAKE2b-128 of the key under which the record is stored, in UTF-8
         32     8  generation: which writing of a striped chunk this belongs to; 0 for a whole one
         40     4  stripe size in bytes; 0 for a whole one
-        44     4  part index; 0 for a whole one
+        44     4  part index: 0 for a whole chunk and for the head of a striped one, which has no payload
         48     1  memory format
         49     1  number of tensor groups
         50     2  reserved, 0
@@ -37,6 +37,7 @@ import xxhash
 from .dtypes import DType, dtype_from_code
 from .errors import FrameError, InvalidShapeError
 from .metadata import MAX_DIMS, MAX_GROUPS, ChunkMetadata, MemoryFormat, Shape
+from .stripes import StripePlan, checked_plan
 
 if TYPE_CHECKING:
     from .memory.memory_obj import MemoryObj
@@ -53,6 +54,7 @@ _CRC: Final = struct.Struct("<I")
 _TRAILER: Final = struct.Struct("<Q")
 
 TRAILER_BYTES: Final = _TRAILER.size
+FIXED_HEADER_BYTES: Final = _FIXED.size
 MIN_HEADER_BYTES: Final = _FIXED.size + _GROUP.size + 8 + _CRC.size
 MAX_HEADER_BYTES: Final = _FIXED.size + MAX_GROUPS * (_GROUP.size + 8 * MAX_DIMS) + _CRC.size
 OVERHEAD_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
@@ -61,16 +63,19 @@ OVERHEAD_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """A header that was checked. Lengths are bytes."""
+    """A header that was checked. Lengths are bytes; `payload_length` is what this record itself holds."""
 
     metadata: ChunkMetadata
     length: int
     payload_length: int
     has_checksum: bool
-    is_striped: bool = False
-    generation: int = 0
-    stripe_size: int = 0
+    plan: StripePlan | None = None
     part_index: int = 0
+
+    @property
+    def is_striped(self) -> bool:
+        """Whether the payload is striped over parts."""
+        return self.plan is not None
 
 
 class PayloadHasher:
@@ -107,21 +112,20 @@ def encode_header(
     metadata: ChunkMetadata,
     *,
     checksum: bool = True,
-    generation: int = 0,
-    stripe_size: int = 0,
+    plan: StripePlan | None = None,
     part_index: int = 0,
 ) -> bytes:
-    """The header of a record stored under `key`."""
+    """The header of the record of the chunk `key`: whole, or by its stripe plan the head (index 0) or a part."""
     groups = _encode_groups(metadata)
     fixed = _FIXED.pack(
         MAGIC,
         VERSION,
-        (FLAG_CHECKSUM if checksum else 0) | (FLAG_STRIPED if stripe_size else 0),
+        (FLAG_CHECKSUM if checksum else 0) | (FLAG_STRIPED if plan is not None else 0),
         _FIXED.size + len(groups) + _CRC.size,
         metadata.nbytes,
         key_digest(key),
-        generation,
-        stripe_size,
+        0 if plan is None else plan.generation,
+        0 if plan is None else plan.stripe_size,
         part_index,
         metadata.fmt,
         len(metadata.shapes),
@@ -171,24 +175,39 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
     metadata = _decode_groups(bytes(header[_FIXED.size : length - _CRC.size]), groups, fmt)
     if payload != metadata.nbytes:
         raise FrameError("length", f"a payload of {payload} bytes for shapes of {metadata.nbytes}")
-    striped = bool(flags & FLAG_STRIPED)
-    if not striped and record_length != length + payload + TRAILER_BYTES:
-        raise FrameError(
-            "length",
-            f"the record has {record_length} bytes, its header says {length + payload + TRAILER_BYTES}",
-        )
-    if striped != bool(stripe_size):
+    plan = None
+    held = payload
+    if flags & FLAG_STRIPED:
+        plan = checked_plan(payload, stripe_size, generation)
+        if part_index > plan.parts:
+            raise FrameError("header", f"part {part_index} of {plan.parts}")
+        start, end = plan.bounds(part_index) if part_index else (0, 0)
+        held = end - start
+    elif stripe_size or part_index or generation:
         raise FrameError("header", f"stripe size {stripe_size} with flags {flags:#x}")
+    if record_length != length + held + TRAILER_BYTES:
+        raise FrameError(
+            "length", f"the record has {record_length} bytes, its header says {length + held + TRAILER_BYTES}"
+        )
     return FrameHeader(
         metadata=metadata,
         length=length,
-        payload_length=payload,
+        payload_length=held,
         has_checksum=bool(flags & FLAG_CHECKSUM),
-        is_striped=striped,
-        generation=generation,
-        stripe_size=stripe_size,
+        plan=plan,
         part_index=part_index,
     )
+
+
+def glance_plan(prefix: bytes | memoryview) -> StripePlan | None:
+    """The stripe plan in a header's first `FIXED_HEADER_BYTES` bytes, unverified: for finding parts to delete."""
+    magic, version, flags, _, payload, _, generation, stripe_size, part_index, *_ = _FIXED.unpack_from(prefix)
+    if magic != MAGIC or version != VERSION or not flags & FLAG_STRIPED or part_index:
+        return None
+    try:
+        return checked_plan(payload, stripe_size, generation)
+    except FrameError:
+        return None
 
 
 def encode_record(key: str, obj: MemoryObj, *, checksum: bool = True) -> bytes:
@@ -207,16 +226,26 @@ def decode_record(key: str, record: bytes | memoryview) -> tuple[ChunkMetadata, 
     Raises:
         FrameError: it does not verify. That is a miss.
     """
-    view = memoryview(record)
-    header = decode_header(view[:MAX_HEADER_BYTES], key, len(view))
+    header, payload = decode_part(key, record)
     if header.is_striped:
         raise FrameError("striped", "the chunk is striped over several keys", removable=False)
+    return header.metadata, payload
+
+
+def decode_part(key: str, record: bytes | memoryview) -> tuple[FrameHeader, memoryview]:
+    """Header and payload of a whole record, a head or a part that verifies; the payload is a view of `record`.
+
+    Raises:
+        FrameError: it does not verify.
+    """
+    view = memoryview(record)
+    header = decode_header(view[:MAX_HEADER_BYTES], key, len(view))
     payload = view[header.length : header.length + header.payload_length]
     if header.has_checksum:
         hasher = PayloadHasher()
         hasher.update(payload)
         hasher.verify(view[header.length + header.payload_length :])
-    return header.metadata, payload
+    return header, payload
 
 
 @lru_cache(maxsize=1024)

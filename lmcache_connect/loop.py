@@ -11,8 +11,9 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, runtime_checkable
 
+import anyio
 import anyio.to_thread
 
 from .errors import (
@@ -26,14 +27,24 @@ from .errors import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CANCEL_GRACE: Final = 2.0
-"""Seconds that a cancelled operation on another loop has to let go of its buffers before its caller goes on."""
+_CANCEL_GRACE: Final = 30.0
+"""Seconds that a cancelled operation on another loop has to let go of its buffers before its caller goes on. It takes a
+turn of that loop; only one that is blocked for so long can make it take longer, and torn data is worse than waiting."""
 
 _START_LIMIT: Final = 5.0
 """Seconds that a loop which does not run may take to begin before a caller on another loop gives up."""
 
 _POLL: Final = 0.25
 """Seconds between looks at whether the owning loop still runs, while a caller elsewhere waits for it."""
+
+
+@runtime_checkable
+class Releasable(Protocol):
+    """What holds a reference that has to be given back: a `MemoryObj`."""
+
+    def is_valid(self) -> bool: ...
+
+    def ref_count_down(self) -> None: ...
 
 
 class LoopOwner:
@@ -135,17 +146,23 @@ class LoopOwner:
                 self._check_answer_can_come(call)
                 if not self._loop.is_running() and time.monotonic() - started > _START_LIMIT:
                     raise LoopNotRunningError(f"it has not run for {_START_LIMIT} s")
-        except asyncio.CancelledError:
-            call.cancel(self._loop)
-            try:
-                await asyncio.wait((done,), timeout=_CANCEL_GRACE)
-            finally:
-                call.abandon()
-            raise
         except BaseException:
+            call.cancel(self._loop)
+            await self._until_let_go(done)
             call.abandon()
             raise
         return call.result()
+
+    async def _until_let_go(self, done: asyncio.Future[None]) -> None:
+        """Waits until a cancelled operation has ended. Further cancellations, which anyio delivers in every turn, must
+        not cut this short: until then the operation may still read the buffer that its caller is about to reuse."""
+        ends = time.monotonic() + _CANCEL_GRACE
+        with anyio.CancelScope(shield=True):
+            while not done.done() and self._loop.is_running() and (left := ends - time.monotonic()) > 0:
+                try:
+                    await asyncio.wait((done,), timeout=min(left, _POLL))
+                except asyncio.CancelledError:
+                    continue  # the first one is raised when this is over
 
     def run_sync(
         self,
@@ -178,7 +195,9 @@ class LoopOwner:
                     raise SyncTimeoutError(operation, timeout)
         except BaseException:  # KeyboardInterrupt as well
             call.cancel(self._loop)
-            event.wait(_CANCEL_GRACE if self._loop.is_running() else 0)
+            ends = time.monotonic() + _CANCEL_GRACE
+            while self._loop.is_running() and time.monotonic() < ends and not event.wait(_POLL):
+                pass
             call.abandon()
             raise
         return call.result()
@@ -274,6 +293,7 @@ class _Call(Generic[T]):
         self._on_done = on_done
         self._lock = threading.Lock()
         self._task: asyncio.Task[T] | None = None
+        self._failure: BaseException | None = None
         self._cancelled = False
         self._abandoned = False
         self._released = False
@@ -288,7 +308,12 @@ class _Call(Generic[T]):
         if self._cancelled:
             self._on_done()
             return
-        self._task = asyncio.get_running_loop().create_task(self._start())
+        try:
+            self._task = asyncio.get_running_loop().create_task(self._start())
+        except BaseException as failure:  # not a coroutine function, say: the caller shall know
+            self._failure = failure
+            self._on_done()
+            return
         self._task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[T]) -> None:
@@ -323,6 +348,8 @@ class _Call(Generic[T]):
         return self._task is not None and self._task.done()
 
     def result(self) -> T:
+        if self._failure is not None:
+            raise self._failure
         if self._task is None:
             raise LoopNotRunningError("the operation never began there")
         try:
@@ -334,10 +361,9 @@ class _Call(Generic[T]):
 
 def release_unclaimed(result: object) -> None:
     """Gives back the memory objects in a result that nobody will receive."""
-    items = result if isinstance(result, list | tuple) else (result,)
-    for item in items:
-        if callable(release := getattr(item, "ref_count_down", None)) and item.is_valid():
-            release()
+    for item in result if isinstance(result, list | tuple) else (result,):
+        if isinstance(item, Releasable) and item.is_valid():
+            item.ref_count_down()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:

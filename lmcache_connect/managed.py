@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from .breaker import BreakerState, CircuitBreaker
 from .byte_budget import ByteBudget
@@ -185,13 +186,16 @@ class ManagedConnector(RemoteConnector):
         return await self._loops.run(self._operate, "remove", call, miss=lambda: False)
 
     async def list(self) -> list[str]:
-        """Every key in the store, in no particular order. `scan` does not hold them all."""
+        """Every key in the store, in no particular order. `scan` does not hold them all.
+
+        A failure raises in both error modes: half a listing must not look like a whole one.
+        """
 
         async def call() -> list[str]:
             # Third-party connectors are known to answer None for "no keys".
             return list(await self._wrapped.list() or ())
 
-        return await self._loops.run(self._operate, "list", call, miss=list)
+        return await self._loops.run(self._operate, "list", call)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that start with `prefix`. Keys written or removed meanwhile may or may not appear; none twice."""
@@ -214,7 +218,7 @@ class ManagedConnector(RemoteConnector):
             done = False
             while not done:
                 # A page is not repeated: a generator that raised is finished.
-                found, done = await self._loops.run(self._operate, "scan", page, miss=lambda: ([], True), retries=0)
+                found, done = await self._loops.run(self._operate, "scan", page, retries=0)
                 for name in found:
                     if name not in seen:
                         seen.add(name)
@@ -237,7 +241,7 @@ class ManagedConnector(RemoteConnector):
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """`exists` for every key, in order."""
-        wanted = _checked_keys(keys)
+        wanted = await _checked_keys(keys)
 
         async def call() -> Flags:
             found = [bool(item) for item in await self._wrapped.batched_exists(wanted)]
@@ -260,7 +264,7 @@ class ManagedConnector(RemoteConnector):
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """One slot per key, in order: the chunk with one reference for the caller, or None for a miss."""
-        wanted = _checked_keys(keys)
+        wanted = await _checked_keys(keys)
 
         async def call() -> Slots:
             return await self._fetch_positional(wanted)
@@ -285,7 +289,7 @@ class ManagedConnector(RemoteConnector):
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
-        wanted = _checked_keys(keys)
+        wanted = await _checked_keys(keys)
         objs = list(memory_objs)
         if len(wanted) != len(objs):
             raise InvalidArgumentError("memory_objs", f"{len(objs)} objects for {len(wanted)} keys")
@@ -336,8 +340,9 @@ class ManagedConnector(RemoteConnector):
             self._closed = True
             return
         await self._loops.run(self._close, self._settings.close_grace if grace is None else grace)
-        if self._after_close is not None:
-            await self._after_close()
+        after, self._after_close = self._after_close, None
+        if after is not None:
+            await after()
 
     def closes_also(self, close: Callable[[], Awaitable[None]]) -> None:
         """Awaits `close` after the connector's own end: for a connector that owns what it was made with."""
@@ -498,6 +503,8 @@ class ManagedConnector(RemoteConnector):
     ) -> T:
         pause = self._settings.retry_backoff
         while True:
+            if corrupt := _corrupt_in_call.get():
+                corrupt.clear()  # of an attempt before: what is found again is counted once
             try:
                 return await call()
             except StoreError as error:
@@ -600,15 +607,17 @@ def _note_corrupt(store: str, key: str, error: FrameError) -> None:
     event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
 
 
-def _checked_keys(keys: Sequence[Key]) -> list[Key]:
-    for key in keys:
+async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
+    for index, key in enumerate(keys):
         key_string(key)
+        if index % _SCAN_PAGE == _SCAN_PAGE - 1:
+            await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
     return list(keys)
 
 
 def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> None:
-    for item in found if isinstance(found, list) else (found,):
-        if item:
-            stats.hits += 1
-        else:
-            stats.misses["absent"] += 1
+    flags = found if isinstance(found, list) else [found]
+    hits = sum(flags)
+    stats.hits += hits
+    if hits < len(flags):
+        stats.misses["absent"] += len(flags) - hits

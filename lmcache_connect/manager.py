@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any
 
@@ -68,6 +67,7 @@ class ConnectorManager:
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None
         self._connectors: list[ManagedConnector] = []
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
     # ------------------------------------------------------------------------------------------------- making
@@ -163,42 +163,36 @@ class ConnectorManager:
     async def close(self, grace: float | None = None) -> None:
         """Closes everything that the manager made, connectors first. Idempotent; see `ManagedConnector.close`.
 
+        Whoever is cancelled while closing does not stop it; a further call waits for the same end.
+
         Raises:
             ExceptionGroup: what went wrong while closing, after everything was tried.
         """
-        if self._closed:
+        owner = self._owner
+        if owner is None or owner.is_closed or owner.is_forked() or not self._connectors:
+            await anyio.to_thread.run_sync(self.discard)
             return
         self._closed = True
-        failures: list[Exception] = []
-        async with AsyncExitStack() as stack:
-            if self._owner is not None:
-                stack.push_async_callback(self._owner.close)
-            if self._owns_backend and self._backend is not None:
-                stack.callback(self._backend.close)
-            for connector in reversed(self._connectors):
-                try:
-                    await connector.close(grace)
-                except Exception as error:
-                    failures.append(error)
-        if failures:
-            raise ExceptionGroup("closing the manager's connectors failed", failures)
+        try:
+            await owner.run(self._close_on_loop, grace)
+        finally:
+            if self._closing is None or self._closing.done():
+                await owner.close()
 
     def close_sync(self, grace: float | None = None) -> None:
         """`close()` for a thread without an event loop."""
-        if self._closed:
-            return
         owner = self._owner
-        if owner is None or not self._connectors:
+        if owner is None or owner.is_closed or owner.is_forked() or not self._connectors:
             self.discard()
             return
+        self._closed = True
         try:
             owner.run_sync("ConnectorManager.close", self._settings.sync_timeout, self._close_on_loop, grace)
         finally:
-            self._closed = True
             owner.close_sync()
 
     def discard(self) -> None:
-        """Closes a manager that has made no connector yet: there is nothing to wait for."""
+        """Closes a manager that has no connector to wait for."""
         self._closed = True
         if self._owns_backend and self._backend is not None:
             self._backend.close()
@@ -206,11 +200,22 @@ class ConnectorManager:
             self._owner.close_sync()
 
     async def _close_on_loop(self, grace: float | None) -> None:
-        owner, self._owner = self._owner, None  # the caller ends the loop that this runs on
-        try:
-            await self.close(grace)
-        finally:
-            self._owner = owner
+        if self._closing is None:
+            # A task of its own, so that a closer who is cancelled does not leave half of the connectors open.
+            self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self, grace: float | None) -> None:
+        failures: list[Exception] = []
+        for connector in reversed(self._connectors):
+            try:
+                await connector.close(grace)
+            except Exception as error:
+                failures.append(error)
+        if self._owns_backend and self._backend is not None:
+            self._backend.close()
+        if failures:
+            raise ExceptionGroup("closing the manager's connectors failed", failures)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 from .dtypes import DType, dtype_of
 from .errors import InvalidShapeError
@@ -218,15 +218,19 @@ def _shapes(shapes: object) -> tuple[Shape, ...]:
     if not isinstance(shapes, Iterable):
         raise InvalidShapeError(shapes, "expected a shape such as (2, 32, 256, 1024), or a list of shapes")
     items = list(shapes)
-    single = bool(items) and all(not isinstance(item, Iterable) for item in items)
+    single = bool(items) and not any(_is_shape(item) for item in items)
     groups: Sequence[object] = [items] if single else items
     if not groups or len(groups) > MAX_GROUPS:
         raise InvalidShapeError(shapes, f"{len(groups)} tensor groups; expected 1 to {MAX_GROUPS}")
     return tuple(_shape(group) for group in groups)
 
 
+def _is_shape(value: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
 def _shape(shape: object) -> Shape:
-    if not isinstance(shape, Iterable):
+    if not _is_shape(shape):
         raise InvalidShapeError(shape, "expected a sequence of numbers")
     dims = tuple(shape)
     if not 1 <= len(dims) <= MAX_DIMS:

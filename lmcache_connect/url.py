@@ -91,7 +91,7 @@ class RemoteURL(BaseModel):
             return url
         if not isinstance(url, str):
             raise InvalidURLError(type(url).__name__, "it is not a string", _SHAPE)
-        hidden = redact(url)
+        hidden = _redact_url(url)
         if len(url) > MAX_URL_LENGTH:
             raise InvalidURLError(hidden[:80] + "...", f"{len(url)} characters", f"at most {MAX_URL_LENGTH}")
         if (found := re.search(r"[\x00-\x20\x7f]", url)) is not None:
@@ -164,10 +164,10 @@ class RemoteURL(BaseModel):
             name = str(first["loc"][0]) if first["loc"] else "?"
             value = self.query[name].get_secret_value() if name in self.query else ""
             expected = first["msg"]
-            if value and _SECRET_NAME.search(name):
-                # An adapter's own validator may have put the value into its message.
-                value, expected = _HIDDEN, expected.replace(value, _HIDDEN)
-            raise InvalidOptionError(self.redacted(), name, value, expected) from None
+            shown = _redacted_option(name, value).partition("=")[2] if value else ""
+            if shown != value:
+                expected = expected.replace(value, shown)  # an adapter's own validator may have put it there
+            raise InvalidOptionError(self.redacted(), name, shown, expected) from None
 
     def redacted(self) -> str:
         """The URL for people and logs, in one line: the password and secret-looking options are `***`."""
@@ -204,20 +204,28 @@ class RemoteURL(BaseModel):
 
 def redact(text: str) -> str:
     """A URL, however malformed, or a text with one in it, with everything hidden that may be a secret."""
-    beginning = _BEGINNING.search(text)
-    if beginning is None or "@" in text[: beginning.start()]:
-        head, rest = "", text
-    else:
-        head, rest = text[: beginning.end()], text[beginning.end() :]
+    found = _BEGINNING.search(text)
+    start = found.start() if found is not None else 0
+    if re.search(r"@|:\S", text[:start]) is not None:  # rather a password with '://' in it
+        start = 0
+    return text[:start] + _redact_url(text[start:])
+
+
+def _redact_url(url: str) -> str:
+    beginning = _BEGINNING.match(url)
+    head = beginning.group() if beginning is not None else ""
     # A raw '/', '?' or '#' in a password is malformed, and then the last '@' still ends the credentials.
-    credentials, at, location = rest.rpartition("@")
+    credentials, at, location = url[len(head) :].rpartition("@")
+    first, sign, others = location.partition("&")
     if at:
+        if _hidden_field(last := credentials.rpartition("&")[2]) != last:
+            first = _HIDDEN  # the raw '@' stands in a secret option's value
         user = re.split(r"[:/?#]", credentials, maxsplit=1)[0]
         credentials = f"{user}:{_HIDDEN}" if user != credentials else user
+    location = f"{first}{sign}{others}"
     if head:
         location = _hidden_hosts(location, whole=not at)
-    fields = location.split("&")
-    return head + credentials + at + "&".join(map(_hidden_field, fields))
+    return head + credentials + at + "&".join(map(_hidden_field, location.split("&")))
 
 
 def _hidden_hosts(location: str, *, whole: bool) -> str:
@@ -235,11 +243,11 @@ def _hidden_hosts(location: str, *, whole: bool) -> str:
 
 
 def _hidden_field(field: str) -> str:
-    # Up to the next '&', all that follows a secret's name may belong to the secret.
-    pieces = re.split(r"([?;#])", field)
+    # To the field's end, all that follows a secret's name may belong to the secret.
+    pieces = re.split(r"([?;#&])", field)
     for index, piece in enumerate(pieces):
         name, sign, value = piece.partition("=")
-        if sign and _SECRET_NAME.search(unquote(name)) and value:
+        if sign and _SECRET_NAME.search(unquote(name)) and (value or pieces[index + 1 :]):
             return "".join(pieces[:index]) + f"{name}={_HIDDEN}"
     return field
 
@@ -247,7 +255,7 @@ def _hidden_field(field: str) -> str:
 def _redacted_option(name: str, value: str) -> str:
     if _SECRET_NAME.search(name):
         return f"{name}={_HIDDEN}"
-    return "&".join(map(_hidden_field, f"{name}={value}".split("&")))
+    return _hidden_field(f"{name}={value}")
 
 
 def _in_one_line(text: str) -> str:

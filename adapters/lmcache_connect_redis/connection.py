@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
@@ -24,6 +25,7 @@ from .replies import reply_error
 
 CLIENT_NAME: Final = "lmcache-connect"
 MAX_LINE_BYTES: Final = 4096
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
 Dial = Callable[[], Awaitable[ByteStream]]
 
@@ -110,17 +112,18 @@ class Connection:
     One with pending replies cannot be reused by anybody else: it is closed rather than given back.
     """
 
-    __slots__ = ("pending", "store", "stream")
+    __slots__ = ("is_suspect", "pending", "store", "stream")
 
     def __init__(self, stream: ByteStream, store: str) -> None:
         self.stream = stream
         self.store = store
         self.pending = 0
+        self.is_suspect = False
 
     @property
     def is_reusable(self) -> bool:
         """Whether the next user finds the stream where a command may start."""
-        return self.pending == 0 and self.stream.is_open and not self.stream.buffered
+        return self.pending == 0 and not self.is_suspect and self.stream.is_open and not self.stream.buffered
 
     async def send(self, command: bytes, replies: int = 1) -> None:
         """Sends one or several commands, encoded."""
@@ -152,11 +155,17 @@ class Connection:
         return line[1:].decode("utf-8", "replace")
 
     async def read_array(self, limit: int, item_limit: int) -> list[bytes]:
-        """A flat array of at most `limit` strings of at most `item_limit` bytes each."""
+        """A flat array of strings of at most `item_limit` bytes each and `limit` bytes in all."""
         count = self.number(await self.expect(b"*", "an array"))
-        if not 0 <= count <= limit:
-            raise self.broken(f"an array of {count} items; expected at most {limit}")
-        items = [await self.read_string(item_limit) for _ in range(count)]
+        if not 0 <= count <= limit // 16:
+            raise self.broken(f"an array of {count} items; expected at most {limit // 16}")
+        items: list[bytes] = []
+        total = 0
+        for _ in range(count):
+            items.append(await self.read_string(item_limit))
+            total += len(items[-1]) + 16
+            if total > limit:
+                raise self.broken(f"an array of {count} items of more than {limit} bytes in all")
         return items
 
     async def read_string(self, limit: int) -> bytes:
@@ -177,8 +186,7 @@ class Connection:
 
     def number(self, line: bytes) -> int:
         """The number behind a line's type byte."""
-        digits = line[1:]
-        if len(digits) > 20 or not digits.lstrip(b"-").isdigit():
+        if _NUMBER.fullmatch(digits := line[1:]) is None:
             raise self.broken(f"{line[:40]!r} holds no number")
         return int(digits)
 
@@ -215,13 +223,28 @@ async def open_connection(
         if setup.is_connected:
             setup.release_stream().close()
         if isinstance(error, redis.exceptions.RedisError):
-            raise _translated(error, store, ca) from error
+            # Not from it: a server, or something that looks like one, may have repeated the credentials.
+            raise _translated(error, store, ca, _Veil(username, password)) from None
         if isinstance(error, OSError):
             raise StoreUnavailableError(store, str(error)) from error
         raise
 
 
-def _translated(error: redis.exceptions.RedisError, store: str, ca: str) -> StoreError:
+class _Veil:
+    """Hides the credentials wherever they stand in a text from the server."""
+
+    def __init__(self, username: str | None, password: SecretStr | None) -> None:
+        secret = password.get_secret_value() if password is not None else ""
+        self._hidden = [text for text in (secret, username or "") if text]
+
+    def __call__(self, text: object) -> str:
+        shown = str(text)
+        for hidden in self._hidden:
+            shown = shown.replace(hidden, "***")
+        return shown
+
+
+def _translated(error: redis.exceptions.RedisError, store: str, ca: str, veil: _Veil) -> StoreError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return CertificateError(
@@ -234,14 +257,14 @@ def _translated(error: redis.exceptions.RedisError, store: str, ca: str) -> Stor
         if isinstance(cause, StreamClosedError):
             return StoreUnavailableError(store, str(cause))  # without what redis-py wraps around it
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
-        return AuthenticationError(store, f"the server refuses the credentials (it said: {error})")
+        return AuthenticationError(store, f"the server refuses the credentials (it said: {veil(error)})")
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return AuthenticationError(store, f"the user may not do this (the server said: {error})")
+        return AuthenticationError(store, f"the user may not do this (the server said: {veil(error)})")
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return StoreLoadingError(store, "the server is loading its data and answers when that is done")
     if isinstance(error, redis.exceptions.ResponseError):
-        return reply_error(store, str(error))
-    return StoreUnavailableError(store, str(error))
+        return reply_error(store, veil(error))
+    return StoreUnavailableError(store, veil(error))
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions, InvalidOptionError, InvalidURLError, RemoteURL
 from lmcache_connect.config import Bytes, Seconds
+from lmcache_connect.stripes import MIN_STRIPE_BYTES
 
 DEFAULT_PORT: Final = 6379
 TLS_SCHEMES: Final = frozenset({"rediss", "valkeys"})
@@ -28,6 +29,9 @@ class RedisOptions(ConnectorOptions):
 
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
     """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. No ':' in it."""
+
+    stripe: Annotated[int, Field(ge=0, le=1 << 30)] = 2 << 20
+    """Chunks of more bytes than this are stored as parts of this size under keys of their own; 0 keeps them whole."""
 
     pool_size: Count = 4
     """Connections for chunks. Look-ups have one more of their own."""
@@ -61,6 +65,13 @@ class RedisOptions(ConnectorOptions):
 
     server_name: str | None = None
     """The name expected in the server's certificate, where it is not the host's."""
+
+    @field_validator("stripe")
+    @classmethod
+    def _large_enough(cls, stripe: int) -> int:
+        if 0 < stripe < MIN_STRIPE_BYTES:
+            raise ValueError(f"stripe must be 0, or at least {MIN_STRIPE_BYTES} bytes")
+        return stripe
 
     @model_validator(mode="after")
     def _one_password_source(self) -> Self:

@@ -27,6 +27,7 @@ class ConnectionPool:
         self._idle: list[Connection] = []
         self._borrowed: set[Connection] = set()
         self._opening = 0
+        self._granted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -34,6 +35,11 @@ class ConnectionPool:
     def open_connections(self) -> int:
         """Connections that exist or are being opened."""
         return len(self._idle) + len(self._borrowed) + self._opening
+
+    @property
+    def waiting(self) -> int:
+        """Borrowers that wait."""
+        return len(self._waiting)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Connection]:
@@ -46,39 +52,48 @@ class ConnectionPool:
         try:
             yield connection
         except StreamClosedError as error:
-            raise _lost(self._store, error) from error
+            # Without its frames: they hold slices of buffers, and whoever keeps the error would keep those.
+            raise _lost(self._store, error) from error.with_traceback(None)
         finally:
             self._borrowed.discard(connection)
             if self._closed or not connection.is_reusable:
                 connection.close()
             else:
                 self._idle.append(connection)
-            self._wake_next()
+            self._grant()
 
     async def _acquire(self) -> Connection:
-        is_next = not self._waiting  # newcomers stand behind those who wait
-        while True:
-            if self._closed:
-                raise ConnectorClosedError(f"the connection pool of {self._store}")
-            if is_next:
-                if (connection := self._take_idle()) is not None:
-                    return connection
-                if len(self._borrowed) + self._opening < self._size:
-                    return await self._open()
+        if self._waiting or self._granted >= self._free:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            if is_next:
-                self._waiting.appendleft(turn)  # somebody was quicker: the place in front is kept
-            else:
-                self._waiting.append(turn)
-            is_next = True
+            self._waiting.append(turn)
             try:
                 await turn
             except BaseException:
                 if turn.done() and not turn.cancelled():
-                    self._wake_next()  # the turn had come: somebody else takes it
+                    self._granted -= 1  # the turn had come: somebody else takes it
                 elif turn in self._waiting:
                     self._waiting.remove(turn)
+                self._grant()
                 raise
+            self._granted -= 1
+        if self._closed:
+            raise self._closed_error()
+        return self._take_idle() or await self._open()
+
+    @property
+    def _free(self) -> int:
+        return self._size - len(self._borrowed) - self._opening
+
+    def _grant(self) -> None:
+        # A turn that was granted keeps its place until its waiter runs: nobody who comes meanwhile may take it.
+        while self._waiting and (self._closed or self._granted < self._free):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._granted += 1
+
+    def _closed_error(self) -> ConnectorClosedError:
+        return ConnectorClosedError(f"the connection pool of {self._store}")
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -94,19 +109,15 @@ class ConnectionPool:
         try:
             connection = await self._connect()
         except BaseException:
-            self._wake_next()
-            raise
-        finally:
             self._opening -= 1
+            self._grant()
+            raise
+        self._opening -= 1
+        if self._closed:
+            connection.close()
+            raise self._closed_error()
         self._borrowed.add(connection)
         return connection
-
-    def _wake_next(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
 
     def close(self) -> None:
         """Closes every connection; borrowers find theirs closed. Idempotent."""
@@ -114,11 +125,11 @@ class ConnectionPool:
         for connection in (*self._idle, *self._borrowed):
             connection.close()
         self._idle.clear()
-        while self._waiting:
-            self._wake_next()
+        self._grant()
 
 
 def _lost(store: str, error: StreamClosedError) -> StoreUnavailableError:
-    said = error.last_words.partition(b"\r\n")[0][:200].decode("utf-8", "replace")
-    hint = f" (the server said before: {said})" if said else ""
+    # Only an error reply is for people; anything else may be the rest of a record.
+    said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
+    hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""
     return StoreUnavailableError(store, f"{error}{hint}")

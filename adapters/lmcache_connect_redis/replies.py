@@ -60,7 +60,7 @@ def reply_error(store: str, line: str) -> StoreError:
         kind, advice = known
         return kind(store, f"{advice} (the server said: {shown})")
     lowered = line.lower()
-    if "auth" in lowered and "password" in lowered:
+    if "auth" in lowered and ("password" in lowered or "unknown command" in lowered):
         return AuthenticationError(store, f"the server refuses the credentials (it said: {shown})")
     if "max number of clients" in lowered:
         return StoreUnavailableError(store, f"too many clients; raise maxclients on the server (it said: {shown})")

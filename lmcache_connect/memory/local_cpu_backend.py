@@ -63,7 +63,7 @@ class _Waiter:
             self.loop.call_soon_threadsafe(_resolve, future)
         except RuntimeError:  # the waiter's loop was closed under it
             return False
-        return True
+        return self.loop.is_running()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -178,6 +178,8 @@ class LocalCPUBackend:
                 while True:
                     # In this order, room that appears after the attempt resolves the future awaited below.
                     waiter.future = waiter.loop.create_future()
+                    if waiter not in self._waiters:
+                        self._waiters.append(waiter)  # its loop had stopped, and others went on without it
                     if self._waiters[0] is waiter and (obj := self.allocate_chunk(metadata)) is not None:
                         return obj
                     await waiter.future
@@ -234,7 +236,7 @@ class LocalCPUBackend:
     def _forget_dead_waiters(self) -> None:
         # Nobody would ever let the ones behind it pass: a waiter leaves by itself only while its loop runs.
         for waiter in list(self._waiters):
-            if waiter.loop.is_closed():
+            if not waiter.loop.is_running():
                 self._forget(waiter)
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:

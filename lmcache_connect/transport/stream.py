@@ -406,11 +406,17 @@ class ByteStream:
         """Goes on with a transfer when the socket is ready. The registration with the loop outlives the transfer: in a
         stream of replies the next one finds it in place."""
         if write:
+            if self._reading is transfer:  # TLS may change its mind; the other direction must not spin
+                self._reading = None
+                self._stop_reader()
             self._writing = transfer
             if not self._writer_on:
                 self._loop.add_writer(self._sock.fileno(), self._writable)
                 self._writer_on = True
         else:
+            if self._writing is transfer:
+                self._writing = None
+                self._stop_writer()
             self._reading = transfer
             if not self._reader_on:
                 self._loop.add_reader(self._sock.fileno(), self._readable)
@@ -474,6 +480,8 @@ class ByteStream:
         """Whether an idle stream can be used again: open at both ends, with nothing on it that nobody asked for."""
         if self._sock.fileno() < 0 or self.buffered:
             return False
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return False
         poller = select.poll()
         poller.register(self._sock.fileno(), select.POLLIN)
         if not poller.poll(0):
@@ -481,11 +489,12 @@ class ByteStream:
         if not self._tls:
             return False
         try:  # a TLS peer may send session tickets or key updates, which are not data
-            return not self._sock.recv(1)
+            self._sock.recv(1)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return True
         except OSError:
-            return False
+            pass
+        return False  # data that nobody asked for, or the end
 
     def close(self) -> None:
         """Closes the socket at once. Idempotent. A transfer under way fails, and touches its buffer no more."""

@@ -13,6 +13,7 @@ from lmcache_connect import (
     ConnectorAdapter,
     ConnectorContext,
     ConnectorOptions,
+    FrameError,
     Key,
     LocalCPUBackend,
     MemoryObj,
@@ -20,7 +21,8 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.frame import decode_record, encode_record
+from lmcache_connect.frame import decode_part, encode_record
+from lmcache_connect.stripes import StripePlan, is_part_name
 
 
 class RedisReferenceConnector(RemoteConnector):
@@ -39,13 +41,24 @@ class RedisReferenceConnector(RemoteConnector):
         return bool(await self._client.exists(key_string(key)))
 
     async def get(self, key: Key) -> MemoryObj | None:
-        record = await self._client.get(key_string(key))
+        name = key_string(key)
+        record = await self._client.get(name)
         if not isinstance(record, bytes):
             return None
-        metadata, payload = decode_record(key_string(key), record)
-        obj = await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
+        header, payload = decode_part(name, record)
+        if header.plan is not None:  # the fast connector's, for a large chunk
+            parts = range(1, header.plan.parts + 1)
+            payload = memoryview(b"".join([await self._part(name, header.plan, index) for index in parts]))
+        obj = await self._backend.allocate_chunk_async(header.metadata, timeout=self._allocate_timeout)
         obj.byte_array[:] = payload
         return obj
+
+    async def _part(self, name: str, plan: StripePlan, index: int) -> memoryview:
+        record = await self._client.get(plan.part_name(name, index))
+        header, payload = decode_part(name, record if isinstance(record, bytes) else b"")
+        if (header.plan, header.part_index) != (plan, index):
+            raise FrameError("part", f"it is not part {index} of this generation")
+        return payload
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         await self._client.set(key_string(key), encode_record(key_string(key), memory_obj))
@@ -54,7 +67,8 @@ class RedisReferenceConnector(RemoteConnector):
         return bool(await self._client.unlink(key_string(key)))
 
     async def list(self) -> list[str]:
-        return [name.decode() async for name in self._client.scan_iter(_type="string")]
+        names = [name.decode() async for name in self._client.scan_iter(_type="string")]
+        return [name for name in names if not is_part_name(name)]
 
     async def ping(self) -> int:
         try:

@@ -39,7 +39,7 @@ class ScriptedServer:
                 command = await self._read_command(reader)
                 self.commands.append(command)
                 name = command[0].upper()
-                answer = self.answers.get(name, b"+OK\r\n")
+                answer = self.answers.get(name, b"$0\r\n\r\n" if name == b"GETRANGE" else b"+OK\r\n")
                 writer.write(answer(command) if callable(answer) else answer)
                 await writer.drain()
                 if name == self.close_after:

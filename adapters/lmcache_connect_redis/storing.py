@@ -1,0 +1,137 @@
+"""`Storing`: the chunks of one put or batched put, from the arena into the store."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from secrets import randbits
+
+from lmcache_connect import MemoryObj, StoreError
+from lmcache_connect.stripes import StripePlan
+
+from .connection import Connection
+from .pool import ConnectionPool
+from .records import RecordIO
+from .replies import encode_command
+from .schedule import TURN_BYTES, Schedule
+
+
+@dataclass(eq=False, slots=True)
+class _Chunk:
+    name: str
+    obj: MemoryObj
+    plan: StripePlan | None
+    left: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.obj.get_size()
+
+
+_Piece = tuple[_Chunk, int]  # the chunk, and the part's index: 0 for the head, or for a whole one
+
+
+class Storing(Schedule):
+    """After `run()` every chunk is stored. One that fails half-way was not committed: its head was not written."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        records: RecordIO,
+        workers: int,
+        names: Sequence[str],
+        objs: Sequence[MemoryObj],
+        stripe_size: int,
+    ) -> None:
+        super().__init__(pool, records, workers)
+        self._pieces: deque[_Piece] = deque()
+        self._left = len(names)
+        for name, obj in zip(names, objs, strict=True):
+            nbytes = obj.get_size()
+            if stripe_size and nbytes > stripe_size:
+                chunk = _Chunk(name, obj, StripePlan(nbytes, stripe_size, randbits(63) + 1))
+                chunk.left = chunk.plan.parts if chunk.plan is not None else 0
+                self._pieces.extend((chunk, index) for index in range(1, chunk.left + 1))
+            else:
+                records.check_size(name, obj)
+                self._pieces.append((_Chunk(name, obj, None), 0))
+
+    def waiting(self) -> int:
+        return len(self._pieces)
+
+    async def serve(self, connection: Connection) -> None:
+        awaited: deque[Callable[[], Awaitable[None]]] = deque()  # who reads the replies, in the order of the requests
+        moved = 0
+        while True:
+            if self._pieces and (moved < TURN_BYTES or not self._pool.waiting):
+                piece = self._pieces.popleft()
+                awaited.append(partial(self._answered, connection, piece, awaited))
+                moved += await self._send(connection, piece)
+                if len(awaited) < 2 and self._pieces:
+                    continue  # one reply stays outstanding, so that the next piece travels while the server answers
+            elif not awaited:
+                return
+            await awaited.popleft()()
+
+    async def _send(self, connection: Connection, piece: _Piece) -> int:
+        chunk, index = piece
+        if chunk.plan is None:
+            await self._records.send_whole(connection, chunk.name, chunk.obj)
+            return chunk.size
+        if index:
+            await self._records.send_part(connection, chunk.name, chunk.obj, chunk.plan, index)
+            start, end = chunk.plan.bounds(index)
+            return end - start
+        await self._records.send_head(connection, chunk.name, chunk.obj, chunk.plan)
+        return 0
+
+    async def _answered(
+        self, connection: Connection, piece: _Piece, awaited: deque[Callable[[], Awaitable[None]]]
+    ) -> None:
+        chunk, index = piece
+        if chunk.plan is not None and index:
+            await connection.read_status()
+            chunk.left -= 1
+            if not chunk.left:
+                self._pieces.appendleft((chunk, 0))  # every part stands: the head commits them
+                self.hire()
+            return
+        replaced = await self._read_put(connection, chunk)
+        commands = self._tidying(chunk, replaced)
+        if not commands:
+            self._settle()
+            return
+        awaited.append(partial(self._tidied, connection, len(commands)))
+        await connection.send(b"".join(commands), replies=len(commands))
+
+    async def _read_put(self, connection: Connection, chunk: _Chunk) -> StripePlan | None:
+        if chunk.plan is not None:
+            return await self._records.read_replaced(connection)
+        try:
+            replaced = await self._records.read_replaced(connection)
+        except StoreError:
+            await connection.read_status()  # refused as well, rather: both replies are read, in step
+            raise
+        await connection.read_status()
+        return replaced
+
+    def _tidying(self, chunk: _Chunk, replaced: StripePlan | None) -> list[bytes]:
+        """Commands that make the new parts lasting and unlink those that the put has replaced."""
+        commands = []
+        if chunk.plan is not None and self._records.keeps_parts:
+            commands += [encode_command(b"PERSIST", name.encode()) for name in chunk.plan.part_names(chunk.name)]
+        if replaced is not None and replaced != chunk.plan:
+            commands += [encode_command(b"UNLINK", name.encode()) for name in replaced.part_names(chunk.name)]
+        return commands
+
+    async def _tidied(self, connection: Connection, replies: int) -> None:
+        for _ in range(replies):
+            await connection.read_integer()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.finish_early()
