@@ -45,7 +45,7 @@ class ConnectorAdapter(ABC):
     def known_schemes(self) -> tuple[str, ...]:
         """Every scheme that this adapter answers for, without `://`."""
         own = (self.schema.partition("://")[0].lower(),) if self.schema else ()
-        return tuple(dict.fromkeys((*own, *self.schemes)))
+        return tuple(dict.fromkeys((*own, *map(str.lower, self.schemes))))
 
     def can_parse(self, url: str) -> bool:
         """Whether the URL's scheme is one of this adapter's, exactly."""

@@ -23,6 +23,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("dtypes", "url", "keys"),
     ("metadata",),
     ("config",),
+    ("stripes",),
     ("frame",),
     ("transport",),
     ("memory",),

@@ -37,6 +37,9 @@ _LOOKUP_PIECE: Final = 1000
 
 Names = list[str]
 
+_TIDY_SECONDS: Final = 1.0
+"""How long a failed put may take to free what it has left."""
+
 _SCAN_COUNT: Final = 1000
 
 _SCAN_BYTES: Final = 64 << 20
@@ -225,7 +228,26 @@ class RedisConnector(RemoteConnector):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
         names = await self._names(keys)
         options = self._options
-        await Storing(self._transfers, self._records, options.pool_size, names, memory_objs, options.stripe).run()
+        storing = Storing(self._transfers, self._records, options.pool_size, names, memory_objs, options.stripe)
+        try:
+            await storing.run()
+        except StoreError:
+            await self._unlink(storing.staged())
+            raise
+
+    async def _unlink(self, names: Sequence[str]) -> None:
+        """Frees what a failed put has left, if the store lets us: it goes away by itself as well."""
+        if not names:
+            return
+        try:
+            with anyio.move_on_after(_TIDY_SECONDS):
+                async with self._lookups.borrow() as connection:
+                    commands = [encode_command(b"UNLINK", name.encode()) for name in names]
+                    await connection.send(b"".join(commands), replies=len(commands))
+                    while connection.pending:
+                        await connection.read_integer()
+        except StoreError:
+            pass
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 
 from lmcache_connect import ConnectorClosedError, StoreUnavailableError
 from lmcache_connect.transport import StreamClosedError
 
 from .connection import Connection
+
+
+class Loan:
+    """One borrowed connection. A lost connection becomes the store's typed error."""
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.give_back(self._connection)
+        if isinstance(error, StreamClosedError):
+            # Without its frames, here and as its cause: whoever keeps the error would keep what they hold.
+            del trace
+            raise _lost(self._pool.store, error) from error.with_traceback(None)
 
 
 class ConnectionPool:
@@ -23,7 +45,7 @@ class ConnectionPool:
     def __init__(self, size: int, connect: Callable[[], Awaitable[Connection]], store: str) -> None:
         self._size = size
         self._connect = connect
-        self._store = store
+        self.store = store
         self._idle: list[Connection] = []
         self._borrowed: set[Connection] = set()
         self._opening = 0
@@ -41,28 +63,25 @@ class ConnectionPool:
         """Borrowers that wait."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[Connection]:
-        """A connection for the block.
+    def borrow(self) -> Loan:
+        """A connection for an `async with` block.
 
         Raises:
             StoreUnavailableError and what else connecting raises; ConnectorClosedError.
         """
-        connection = await self._acquire()
-        try:
-            yield connection
-        except StreamClosedError as error:
-            # Without its frames: they hold slices of buffers, and whoever keeps the error would keep those.
-            raise _lost(self._store, error) from error.with_traceback(None)
-        finally:
-            self._borrowed.discard(connection)
-            if self._closed or not connection.is_reusable:
-                connection.close()
-            else:
-                self._idle.append(connection)
-            self._grant()
+        return Loan(self)
 
-    async def _acquire(self) -> Connection:
+    def give_back(self, connection: Connection) -> None:
+        """Ends a loan."""
+        self._borrowed.discard(connection)
+        if self._closed or not connection.is_reusable:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        self._grant()
+
+    async def acquire(self) -> Connection:
+        """A connection that `give_back` gets again."""
         if self._waiting or self._granted >= self._free:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -93,7 +112,7 @@ class ConnectionPool:
                 self._granted += 1
 
     def _closed_error(self) -> ConnectorClosedError:
-        return ConnectorClosedError(f"the connection pool of {self._store}")
+        return ConnectorClosedError(f"the connection pool of {self.store}")
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

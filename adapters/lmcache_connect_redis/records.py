@@ -36,8 +36,6 @@ from .replies import encode_command
 STAGING_MS: Final = 600_000
 """Parts live so long, in milliseconds, until their head is written: what a writer that died leaves behind goes away."""
 
-_NOTHING: Final = memoryview(b"")
-
 
 @dataclass(eq=False, slots=True)
 class StripedChunk:
@@ -86,30 +84,31 @@ class RecordIO:
         # What is replaced may be a striped chunk, whose parts then belong to nobody.
         before = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
         connection.pending += 1
-        await self._send_value(connection, name, header, obj.byte_array, self._expiry, before)
+        await self._send_value(connection, name, header, obj, (0, obj.get_size()), self._expiry, before)
 
     async def send_part(self, connection: Connection, name: str, obj: MemoryObj, plan: StripePlan, index: int) -> None:
         """Part `index`. One reply: a status."""
         header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan, part_index=index)
-        start, end = plan.bounds(index)
         part = plan.part_name(name, index)
-        await self._send_value(connection, part, header, obj.byte_array[start:end], self._part_expiry)
+        await self._send_value(connection, part, header, obj, plan.bounds(index), self._part_expiry)
 
     async def send_head(self, connection: Connection, name: str, obj: MemoryObj, plan: StripePlan) -> None:
         """The head, which commits the chunk. One reply: `read_replaced`."""
         header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan)
-        await self._send_value(connection, name, header, _NOTHING, self._expiry + b"$3\r\nGET\r\n")
+        await self._send_value(connection, name, header, obj, (0, 0), self._expiry + b"$3\r\nGET\r\n")
 
     async def _send_value(
         self,
         connection: Connection,
         key: str,
         header: bytes,
-        payload: memoryview,
+        obj: MemoryObj,
+        bounds: tuple[int, int],
         options: bytes,
         before: bytes = b"",
     ) -> None:
-        size = len(header) + len(payload) + TRAILER_BYTES
+        start, end = bounds
+        size = len(header) + end - start + TRAILER_BYTES
         if size > self._limit:
             raise ValueTooLargeError(self._store, size, self._limit)
         name = key.encode()
@@ -128,7 +127,7 @@ class RecordIO:
             return b"%b\r\n%b" % (trailer, options)
 
         connection.pending += 1
-        await connection.stream.send_framed(head, payload, hasher, tail)
+        await connection.stream.send_framed(head, obj.byte_array[start:end], hasher, tail)
 
     async def read_replaced(self, connection: Connection) -> StripePlan | None:
         """Of the reply that holds what a put replaces, the stripe plan, where that was striped."""
@@ -160,7 +159,7 @@ class RecordIO:
         if obj is None:
             obj = await self._wait_for_room(connection, header)
         try:
-            await self._receive_payload(connection, header, _NOTHING if header.is_striped else obj.byte_array)
+            await self._receive_payload(connection, header, obj, (0, header.payload_length))
         except BaseException:
             obj.ref_count_down()
             raise
@@ -179,8 +178,7 @@ class RecordIO:
         if header.plan != chunk.plan or header.part_index != index or not chunk.obj.is_valid():
             await self._skip(connection, size)
             raise FrameError("part", f"it is not part {index} of this generation")
-        start, end = chunk.plan.bounds(index)
-        await self._receive_payload(connection, header, chunk.obj.byte_array[start:end])
+        await self._receive_payload(connection, header, chunk.obj, chunk.plan.bounds(index))
         return True
 
     async def _receive_size(self, connection: Connection) -> int | None:
@@ -215,19 +213,22 @@ class RecordIO:
             raise FrameError("short", f"a value of {size} bytes with a header of {length}")
         return decode_header(await connection.stream.peek(length), name, size)
 
-    async def _receive_payload(self, connection: Connection, header: FrameHeader, dest: memoryview) -> None:
+    async def _receive_payload(
+        self, connection: Connection, header: FrameHeader, obj: MemoryObj, bounds: tuple[int, int]
+    ) -> None:
+        start, end = bounds
         hasher = PayloadHasher() if header.has_checksum else None
         stream = connection.stream
         stream.take(header.length)
-        if len(dest):
-            await stream.receive_into(dest, hasher)
-        end = bytes(await stream.peek(TRAILER_BYTES + 2))
-        if end[TRAILER_BYTES:] != b"\r\n":
-            raise connection.broken(f"a value ends with {end[TRAILER_BYTES:]!r}")
+        if start < end:
+            await stream.receive_into(obj.byte_array[start:end], hasher)
+        trailer = bytes(await stream.peek(TRAILER_BYTES + 2))
+        if trailer[TRAILER_BYTES:] != b"\r\n":
+            raise connection.broken(f"a value ends with {trailer[TRAILER_BYTES:]!r}")
         stream.take(TRAILER_BYTES + 2)
         connection.pending -= 1
         if hasher is not None:
-            hasher.verify(end[:TRAILER_BYTES])
+            hasher.verify(trailer[:TRAILER_BYTES])
 
     async def _wait_for_room(self, connection: Connection, header: FrameHeader) -> MemoryObj:
         try:

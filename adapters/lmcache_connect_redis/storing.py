@@ -24,12 +24,15 @@ class _Chunk:
     obj: MemoryObj
     plan: StripePlan | None
     left: int = 0
+    begun: int = 0  # parts of which something was sent
+    head_sent: bool = False
 
     @property
     def size(self) -> int:
         return self.obj.get_size()
 
 
+Staged = list[str]
 _Piece = tuple[_Chunk, int]  # the chunk, and the part's index: 0 for the head, or for a whole one
 
 
@@ -47,16 +50,27 @@ class Storing(Schedule):
     ) -> None:
         super().__init__(pool, records, workers)
         self._pieces: deque[_Piece] = deque()
+        self._striped: list[_Chunk] = []
         self._left = len(names)
         for name, obj in zip(names, objs, strict=True):
             nbytes = obj.get_size()
             if stripe_size and nbytes > stripe_size:
                 chunk = _Chunk(name, obj, StripePlan(nbytes, stripe_size, randbits(63) + 1))
                 chunk.left = chunk.plan.parts if chunk.plan is not None else 0
+                self._striped.append(chunk)
                 self._pieces.extend((chunk, index) for index in range(1, chunk.left + 1))
             else:
                 records.check_size(name, obj)
                 self._pieces.append((_Chunk(name, obj, None), 0))
+
+    def staged(self) -> Staged:
+        """Names of parts that may stand in the store without a head, after a failure."""
+        return [
+            chunk.plan.part_name(chunk.name, index)
+            for chunk in self._striped
+            if chunk.plan is not None and not chunk.head_sent
+            for index in range(1, chunk.begun + 1)
+        ]
 
     def waiting(self) -> int:
         return len(self._pieces)
@@ -81,9 +95,11 @@ class Storing(Schedule):
             await self._records.send_whole(connection, chunk.name, chunk.obj)
             return chunk.size
         if index:
+            chunk.begun = max(chunk.begun, index)
             await self._records.send_part(connection, chunk.name, chunk.obj, chunk.plan, index)
             start, end = chunk.plan.bounds(index)
             return end - start
+        chunk.head_sent = True
         await self._records.send_head(connection, chunk.name, chunk.obj, chunk.plan)
         return 0
 

@@ -281,7 +281,9 @@ class ByteStream:
                 hasher.update(dest[:filled])
         if filled == size:
             return
-        await self._transfer(_Receiving(dest, filled, hasher), reading=True)
+        operation = _Receiving(dest, filled, hasher)
+        del dest  # a kept traceback keeps this frame, and must not keep the buffer
+        await self._transfer(operation, reading=True)
 
     async def discard(self, nbytes: int) -> None:
         """Takes `nbytes` bytes and forgets them."""
@@ -347,7 +349,9 @@ class ByteStream:
         Raises:
             StreamClosedError: the connection ended before; the peer may have received anything up to then.
         """
-        await self._transfer(_Sending(head, payload, hasher, tail), reading=False)
+        operation = _Sending(head, payload, hasher, tail)
+        del payload  # a kept traceback keeps this frame, and must not keep the buffer
+        await self._transfer(operation, reading=False)
 
     def send_pieces(self, pending: list[memoryview]) -> int:
         """One system call for the first of `pending`, or all of them."""
@@ -362,13 +366,14 @@ class ByteStream:
         try:
             if self._sock.fileno() < 0:
                 raise StreamClosedError(f"the connection to {self.peer} is closed")
+            moved = write = None
             try:
                 moved = operation.step(self, self._budget)
             except _BLOCKED as blocked:
-                await self._go_on_later(operation, reading, _wants_write(blocked, reading))
-                return
+                write = _wants_write(blocked, reading)
+            # Not inside the handler: what is raised later would carry the blocked call's frames, and so its buffer.
             if moved is None:
-                await self._go_on_later(operation, reading, None)
+                await self._go_on_later(operation, reading, write)
                 return
             # Data that is always there already would keep the loop from everything else: take turns.
             self._budget -= moved

@@ -1,0 +1,156 @@
+"""The arena: blocks that come back by themselves, from any thread, and are announced."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import subprocess
+import sys
+import threading
+from typing import Any, Final
+
+import pytest
+
+from lmcache_connect.memory.arena import Arena
+
+PAGE: Final = 4096
+
+
+def test_a_lease_is_writable_and_exactly_as_long_as_asked() -> None:
+    arena = Arena(16 * PAGE + 100, lambda: None)
+    assert (arena.capacity, arena.free_bytes, arena.largest_free) == (16 * PAGE, 16 * PAGE, 16 * PAGE)
+    view = arena.lease(PAGE + 1)
+    assert view is not None
+    assert (len(view), view.format, view.readonly) == (PAGE + 1, "B", False)
+    assert (arena.free_bytes, arena.blocks) == (14 * PAGE, 1)
+    assert arena.rounded(PAGE + 1) == 2 * PAGE
+    assert arena.lease(16 * PAGE) is None
+    del view
+    assert (arena.free_bytes, arena.blocks, arena.largest_free) == (16 * PAGE, 0, 16 * PAGE)
+
+
+@pytest.mark.parametrize("prefault", [True, False])
+def test_fresh_memory_is_zero_and_prefaulting_does_not_change_that(prefault: bool) -> None:
+    arena = Arena(64 * PAGE, lambda: None, prefault=prefault)
+    view = arena.lease(64 * PAGE)
+    assert view is not None
+    assert bytes(view) == bytes(64 * PAGE)
+
+
+def test_a_kernel_that_cannot_prefault_has_every_page_touched_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmcache_connect.memory.arena._MADV_POPULATE_WRITE", -1)
+    arena = Arena(64 * PAGE, lambda: None, prefault=True)
+    view = arena.lease(64 * PAGE)
+    assert view is not None
+    assert bytes(view) == bytes(64 * PAGE)
+
+
+def test_a_block_that_comes_back_is_announced() -> None:
+    announced: list[int] = []
+    arena = Arena(16 * PAGE, lambda: announced.append(arena.free_bytes))
+    view: Any = arena.lease(PAGE)
+    cycle: list[Any] = [arena.lease(PAGE)]
+    cycle.append(cycle)
+    assert announced == []
+    del view
+    assert announced == [15 * PAGE]
+    del cycle
+    gc.collect()
+    assert announced == [15 * PAGE, 16 * PAGE]
+
+
+@pytest.mark.parametrize("busy_with", ["lease", "largest_free", "free_bytes", "blocks"])
+def test_a_block_that_comes_back_while_the_arena_is_busy_is_announced_by_whoever_was_busy(busy_with: str) -> None:
+    announced: list[None] = []
+    arena = Arena(16 * PAGE, lambda: announced.append(None))
+    view = arena.lease(PAGE)
+    with arena._lock:
+        del view  # as it were in another thread, or in the garbage collector
+    assert announced == []
+    taken = arena.lease(PAGE) if busy_with == "lease" else getattr(arena, busy_with)
+    assert len(announced) == 1
+    del taken
+    assert arena.free_bytes == 16 * PAGE
+
+
+def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() -> None:
+    decide = random.Random(7)
+    arena = Arena(32 << 20, lambda: None)
+    held: list[tuple[memoryview, bytes]] = []
+    refused = 0
+    for step in range(10_000):
+        if held and decide.random() < 0.5:
+            index = decide.randrange(len(held))
+            held[index], held[-1] = held[-1], held[index]
+            view, stamp = held.pop()
+            assert bytes(view[: len(stamp)]) == bytes(view[-len(stamp) :]) == stamp
+            del view
+            continue
+        nbytes = decide.choice((decide.randrange(8, 20_000), decide.randrange(8, 3 << 20)))
+        leased = arena.lease(nbytes)
+        if leased is None:
+            refused += 1
+            assert arena.largest_free < nbytes
+            continue
+        stamp = step.to_bytes(4, "big")
+        leased[:4] = leased[-4:] = stamp
+        held.append((leased, stamp))
+        del leased
+    assert refused > 100
+    assert arena.capacity - arena.free_bytes == sum(arena.rounded(len(view)) for view, _ in held)
+    held.clear()
+    assert arena.free_bytes == arena.largest_free == arena.capacity == 32 << 20
+    assert arena.blocks == 0
+
+
+def test_four_threads_that_lease_and_drop_lose_nothing() -> None:
+    arena = Arena(64 * PAGE, lambda: None)
+    start = threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        decide = random.Random(seed)
+        start.wait()
+        for _ in range(2_000):
+            view = arena.lease(decide.randrange(1, 20 * PAGE))
+            if view is not None:
+                view[0] = view[-1] = seed
+                assert view[0] == view[-1] == seed
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (arena.blocks, arena.free_bytes, arena.largest_free) == (0, 64 * PAGE, 64 * PAGE)
+
+
+def test_an_arena_that_is_gone_leaves_its_leases_readable() -> None:
+    view = Arena(16 * PAGE, lambda: None).lease(4)
+    gc.collect()
+    assert view is not None
+    view[:] = b"here"
+    assert bytes(view) == b"here"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_childs_writes_are_not_seen_by_the_parent() -> None:
+    program = """if True:
+        import os
+        from lmcache_connect import LocalCPUBackend
+        with LocalCPUBackend(1 << 20) as backend, backend.allocate((4096,), "uint8") as obj:
+            obj.byte_array[:] = b"p" * 4096
+            child = os.fork()
+            if child == 0:
+                same = bytes(obj.byte_array) == b"p" * 4096  # the child has a copy
+                obj.byte_array[:] = b"c" * 4096
+                os._exit(0 if same else 1)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0, status
+            assert bytes(obj.byte_array) == b"p" * 4096, bytes(obj.byte_array[:8])
+        assert backend.statistics().reserved == 0
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

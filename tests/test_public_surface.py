@@ -1,0 +1,209 @@
+"""What `import lmcache_connect` gives: these names, and no driver."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import copy
+import inspect
+import pickle  # noqa: TID251  # of our own exceptions, as a process pool does it
+import pkgutil
+import subprocess
+import sys
+from typing import Any, Final
+
+import pytest
+
+import lmcache_connect
+from lmcache_connect import errors
+
+HEAVY: Final = (
+    "fastapi",
+    "hiredis",
+    "numpy",
+    "redis",
+    "rich",
+    "torch",
+    "typer",
+    "uvicorn",
+    "uvloop",
+    "pytest",
+    "hypothesis",
+)
+
+EXCEPTIONS: Final[dict[str, type[errors.ConnectError]]] = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if inspect.isclass(kind) and issubclass(kind, errors.ConnectError) and kind.__module__ == errors.__name__
+}
+
+
+def test_the_public_names_are_sorted_and_named_once() -> None:
+    names = lmcache_connect.__all__
+    assert names == sorted(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", lmcache_connect.__all__)
+def test_a_public_name_can_be_imported_and_is_documented(name: str) -> None:
+    found = getattr(lmcache_connect, name)
+    if inspect.isclass(found) or inspect.isfunction(found):
+        assert found.__doc__
+        assert found.__module__.startswith("lmcache_connect.")
+
+
+def test_every_public_object_of_the_package_is_in_its_list() -> None:
+    modules = {name for name, found in vars(lmcache_connect).items() if inspect.ismodule(found)}
+    public = {name for name in vars(lmcache_connect) if not name.startswith("_")}
+    assert public - modules - {"annotations"} == set(lmcache_connect.__all__) - {"__version__"}
+
+
+def test_no_public_object_has_the_name_of_a_submodule() -> None:
+    submodules = {module.name for module in pkgutil.iter_modules(lmcache_connect.__path__)}
+    assert {"memory", "registry", "url"} <= submodules
+    assert not submodules & set(lmcache_connect.__all__)
+    for name in submodules & set(vars(lmcache_connect)):
+        assert inspect.ismodule(getattr(lmcache_connect, name))
+
+
+def test_a_star_import_gives_the_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from lmcache_connect import *", names)
+    assert set(names) - {"__builtins__"} == set(lmcache_connect.__all__)
+
+
+def test_importing_the_package_imports_no_driver_and_starts_nothing() -> None:
+    program = (
+        "import sys, threading, lmcache_connect\n"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules])\n"
+        "print(threading.active_count())\n"
+        "print(*sorted(name for name in sys.modules if name.startswith(('lmcache_connect_', 'lmcache_reference'))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.split("\n") == ["", "1", "", ""]
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    assert lmcache_connect.__version__ == version("lmcache-connect")
+
+
+# ----------------------------------------------------------------------------------------------- exceptions
+
+
+@pytest.mark.parametrize("name", sorted(EXCEPTIONS))
+def test_every_exception_is_public(name: str) -> None:
+    assert name in lmcache_connect.__all__
+    assert getattr(lmcache_connect, name) is EXCEPTIONS[name]
+
+
+BUILTINS: Final[dict[str, type[BaseException]]] = {
+    "InvalidURLError": ValueError,
+    "UnknownSchemeError": LookupError,
+    "UnknownOptionError": ValueError,
+    "InvalidOptionError": ValueError,
+    "InvalidConfigError": ValueError,
+    "InvalidKeyError": ValueError,
+    "UnknownDtypeError": ValueError,
+    "InvalidShapeError": ValueError,
+    "InvalidArgumentError": ValueError,
+    "AdapterLoadError": ImportError,
+    "MissingExtraError": ImportError,
+    "DuplicateSchemeError": ValueError,
+    "UnsupportedOperationError": NotImplementedError,
+    "ConnectorContractError": TypeError,
+    "ReleasedObjectError": RuntimeError,
+    "ForeignObjectError": ValueError,
+    "ArenaExhaustedError": MemoryError,
+    "AllocationTimeoutError": TimeoutError,
+    "BackendClosedError": RuntimeError,
+    "FrameError": ValueError,
+    "ConnectorClosedError": RuntimeError,
+    "SyncCallOnLoopError": RuntimeError,
+    "LoopNotRunningError": RuntimeError,
+    "SyncTimeoutError": TimeoutError,
+    "ForkedProcessError": RuntimeError,
+    "StoreUnavailableError": ConnectionError,
+    "OperationTimeoutError": TimeoutError,
+    "CircuitOpenError": ConnectionError,
+    "AuthenticationError": PermissionError,
+    "CertificateError": ConnectionError,
+    "StoreLoadingError": ConnectionError,
+    "WrongTypeError": TypeError,
+    "StoreProtocolError": ConnectionError,
+    "ValueTooLargeError": ValueError,
+}
+OURS_ALONE: Final = {
+    "ConnectError", "StoreError", "StoreFullError", "ReadOnlyStoreError", "WrongNodeError", "StoreCommandError",
+    "ConnectorFailureError",
+}  # fmt: skip
+"""No builtin says what these mean."""
+
+
+@pytest.mark.parametrize("name", sorted(EXCEPTIONS))
+def test_every_exception_derives_from_the_builtin_that_a_reader_expects(name: str) -> None:
+    kind = EXCEPTIONS[name]
+    assert issubclass(kind, errors.ConnectError)
+    assert issubclass(kind, BUILTINS.get(name, errors.ConnectError))
+    assert (name in BUILTINS) is (name not in OURS_ALONE)
+    assert not issubclass(kind, asyncio.CancelledError)
+    assert kind.__doc__
+
+
+VALUES: Final[dict[str, Any]] = {
+    "int": 7, "float": 1.5, "object": ("an", "object"), "Iterable[str]": ("b", "a"), "str | None": "extra"
+}  # fmt: skip
+
+
+def parameters(kind: type[errors.ConnectError]) -> dict[str, str]:
+    """Name and annotation of what the class takes."""
+    found = inspect.signature(kind.__init__).parameters
+    return {name: str(found[name].annotation) for name in found if name not in {"self", "args", "kwargs"}}
+
+
+def example(kind: type[errors.ConnectError]) -> errors.ConnectError:
+    """An exception of the class, made as its own signature asks."""
+    facts = {
+        name: f"a {name}" if annotation == "str" else VALUES.get(annotation, False)
+        for name, annotation in parameters(kind).items()
+    }
+    return kind(**facts)
+
+
+EXAMPLES: Final = [example(kind) for kind in EXCEPTIONS.values()]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_exception_keeps_its_facts_across_processes(error: errors.ConnectError) -> None:
+    error.add_note("a note")
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(twin) is type(error)
+        assert (str(twin), repr(twin), twin.args) == (str(error), repr(error), error.args)
+        assert vars(twin) == vars(error)
+        assert twin.__notes__ == ["a note"]
+        if isinstance(error, ImportError):
+            assert getattr(twin, "msg", None) == error.msg == str(error)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_exception_carries_its_facts_as_fields_and_in_its_message(error: errors.ConnectError) -> None:
+    for name in parameters(type(error)):
+        if name == "detail" and not hasattr(error, "detail"):
+            continue  # an addition to the message alone
+        assert hasattr(error, name), f"{name} is no field"
+        value = getattr(error, name)
+        if isinstance(value, str) and name != "extra":
+            assert value in str(error)
+    assert "\n" not in str(error)
+
+
+def test_an_exception_is_raised_and_caught_as_its_builtin() -> None:
+    for error in EXAMPLES:
+        builtin = BUILTINS.get(type(error).__name__, Exception)
+        assert builtin.__name__ in vars(builtins)
+        with pytest.raises(builtin):
+            raise error
