@@ -25,6 +25,13 @@ class TestValkeyOverAUnixSocket(TestValkeyOverTCP):
         return self.server.url("unix")
 
 
+class TestStripedRecords(TestValkeyOverTCP):
+    """Chunks of more than 64 KiB as parts and a head."""
+
+    def store_url(self) -> str:
+        return self.server.url(options={"stripe": "65536"})
+
+
 class TestRedis(TestValkeyOverTCP):
     @pytest.fixture(autouse=True)
     def _on_redis(self, redis_server: StoreServer, _on_valkey: None) -> None:
