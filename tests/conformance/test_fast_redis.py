@@ -28,6 +28,7 @@ class TestValkeyOverAUnixSocket(TestValkeyOverTCP):
 class TestStripedRecords(TestValkeyOverTCP):
     """Chunks of more than 64 KiB as parts and a head."""
 
+    @pytest.fixture
     def store_url(self) -> str:
         return self.server.url(options={"stripe": "65536"})
 
