@@ -14,7 +14,7 @@ from ..errors import ConnectError
 PIECE_BYTES: Final = 256 << 10
 """What one system call moves and the hash then reads: small enough to be in the CPU's second-level cache still."""
 
-TURN_BYTES: Final = 1 << 20
+TURN_BYTES: Final = 512 << 10
 """What one stream moves before other work of the event loop gets its turn."""
 
 SCRATCH_BYTES: Final = 64 << 10

@@ -26,7 +26,7 @@ from lmcache_connect.stripes import StripePlan, is_part_name
 
 
 class RedisReferenceConnector(RemoteConnector):
-    """Reads and writes the same records as the fast connector."""
+    """Reads and writes the same records as the fast connector, but writes every chunk whole."""
 
     def __init__(
         self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None, allocate_timeout: float = 5.0
