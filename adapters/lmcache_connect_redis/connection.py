@@ -7,13 +7,12 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
 
-import redis.exceptions
 from pydantic import SecretStr
-from redis.asyncio.connection import AbstractConnection
 
 from lmcache_connect import (
     AuthenticationError,
     CertificateError,
+    MissingExtraError,
     StoreError,
     StoreLoadingError,
     StoreProtocolError,
@@ -22,6 +21,13 @@ from lmcache_connect import (
 from lmcache_connect.transport import ByteStream, StreamClosedError, TLSSettingsError
 
 from .replies import reply_error
+
+try:
+    import redis.exceptions
+    from redis.asyncio.connection import AbstractConnection
+except ImportError as missing:
+    raise MissingExtraError("the Redis connector", "redis", "redis") from missing
+
 
 CLIENT_NAME: Final = "lmcache-connect"
 MAX_LINE_BYTES: Final = 4096

@@ -10,10 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, NoReturn
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
 from lmcache_connect import ConnectError, MissingExtraError, __version__
 
 from . import report
@@ -22,6 +18,14 @@ from .main import EXIT_USAGE, PROGRAM
 from .ping import run_ping
 from .schemes import list_schemes
 from .workload import Workload, new_model_name
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+except ImportError as missing:
+    raise MissingExtraError("lmcache-connect", "typer", "cli") from missing
+
 
 app: Final = typer.Typer(
     help="KV caches of LLMs between Python and remote stores.",

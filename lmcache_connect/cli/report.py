@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from lmcache_connect.errors import MissingExtraError
 
 from .demo_report import Call, DemoReport, KindReport
 from .ping import PingReport
 from .schemes import SchemeReport
+
+try:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as missing:
+    raise MissingExtraError("lmcache-connect", "rich", "cli") from missing
+
 
 GB: Final = 1e9
 

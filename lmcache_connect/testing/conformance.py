@@ -23,10 +23,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-import pytest
-import pytest_asyncio
-
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect.errors import MissingExtraError
 
 from .batch_rules import BatchRules
 from .chunk_rules import ChunkRules
@@ -34,6 +32,12 @@ from .concurrency_rules import ConcurrencyRules
 from .lifetime_rules import LifetimeRules
 from .store_rules import StoreRules
 from .subject import Capabilities, Subject, arena_balance, within
+
+try:
+    import pytest
+    import pytest_asyncio
+except ImportError as missing:
+    raise MissingExtraError("the conformance suite", "pytest_asyncio", "testing") from missing
 
 
 class ConnectorConformance(ChunkRules, BatchRules, StoreRules, ConcurrencyRules, LifetimeRules):

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
 if TYPE_CHECKING:
     from lmcache_connect.memory import LocalCPUBackend
 
     from .loop_watch import LoopWatch
     from .servers import RedisServer, ValkeyServer
+from lmcache_connect.errors import MissingExtraError
+
+try:
+    import pytest
+except ImportError as missing:
+    raise MissingExtraError("the pytest plug-in", "pytest", "testing") from missing
+
 
 BACKEND_BYTES: Final = 256 << 20
 """The arena of `local_cpu_backend`. Only what a test touches of it takes real memory."""

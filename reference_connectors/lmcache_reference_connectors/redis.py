@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis.asyncio
-import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from lmcache_connect import (
     ConnectorAdapter,
     ConnectorContext,
@@ -17,12 +12,21 @@ from lmcache_connect import (
     Key,
     LocalCPUBackend,
     MemoryObj,
+    MissingExtraError,
     RemoteConnector,
     StoreUnavailableError,
     key_string,
 )
 from lmcache_connect.frame import decode_part, encode_record
 from lmcache_connect.stripes import StripePlan, is_part_name
+
+try:
+    import redis.asyncio
+    import redis.exceptions
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+except ImportError as missing:
+    raise MissingExtraError("the plain Redis connector", "redis", "redis") from missing
 
 
 class RedisReferenceConnector(RemoteConnector):
