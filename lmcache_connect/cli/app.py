@@ -24,7 +24,7 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 except ImportError as missing:
-    raise MissingExtraError("lmcache-connect", "typer", "cli") from missing
+    raise MissingExtraError("lmcache-connect", missing.name or "typer", "cli") from missing
 
 
 app: Final = typer.Typer(

@@ -47,11 +47,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _run_app(arguments: Sequence[str] | None) -> int:
     try:
         from .app import app
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in {"typer", "rich", "click"}:
-            raise
-        print(f"error: {MissingExtraError(PROGRAM, missing, 'cli')}", file=sys.stderr)
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     # Warnings of the library come as errors or in the report; without a handler they would be printed as well.
     logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())

@@ -18,7 +18,7 @@ try:
     from rich.table import Table
     from rich.text import Text
 except ImportError as missing:
-    raise MissingExtraError("lmcache-connect", "rich", "cli") from missing
+    raise MissingExtraError("lmcache-connect", missing.name or "typer", "cli") from missing
 
 
 GB: Final = 1e9
