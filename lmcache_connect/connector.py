@@ -18,7 +18,7 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .keys import Key, key_string
-from .loop import LoopOwner
+from .loop import LoopOwner, NativeCancellations
 from .memory.memory_obj import MemoryObj, release_all
 from .observability import event
 
@@ -252,9 +252,11 @@ async def _gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
             failures.append(failure)
             group.cancel_scope.cancel()
 
+    cancellations = NativeCancellations()
     async with anyio.create_task_group() as group:
         for _ in range(min(BATCH_CONCURRENCY, len(calls))):
             group.start_soon(work)
+    cancellations.raise_lost()
     if failures:
         raise failures[0]
     return results  # type: ignore[return-value]  # every slot was filled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import os
 import threading
 import time
@@ -36,6 +37,25 @@ _START_LIMIT: Final = 5.0
 
 _POLL: Final = 0.25
 """Seconds between looks at whether the owning loop still runs, while a caller elsewhere waits for it."""
+
+
+class NativeCancellations:
+    """Notices a native `task.cancel()` that an anyio scope took for its own.
+
+    Where both arrive in the same turn of the loop, asyncio keeps one exception, and the scope that is asked to end
+    swallows it. The task's count of cancellations tells: anyio takes back its own.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task is not None else 0
+
+    def raise_lost(self) -> None:
+        """Raises `CancelledError` for one that was lost. An enclosing anyio scope that is cancelled sees to its own."""
+        if self._task is None or self._task.cancelling() <= self._before:
+            return
+        if anyio.current_effective_deadline() > -math.inf:
+            raise asyncio.CancelledError
 
 
 @runtime_checkable

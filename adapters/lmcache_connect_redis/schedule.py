@@ -8,6 +8,8 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
+from lmcache_connect.loop import NativeCancellations
+
 from .connection import Connection
 from .pool import ConnectionPool
 from .records import RecordIO
@@ -35,11 +37,13 @@ class Schedule(ABC):
 
     async def run(self) -> None:
         """Does everything. The first failure is raised."""
+        cancellations = NativeCancellations()
         try:
             async with anyio.create_task_group() as self._group:
                 self.hire()
         finally:
             self._group = None
+        cancellations.raise_lost()
         if self._failures:
             raise self._failures[0]
 
@@ -52,7 +56,7 @@ class Schedule(ABC):
 
     def finish_early(self) -> None:
         """Everything is done, or lost: workers that are still at it are not needed."""
-        if self._group is not None:
+        if self._group is not None and self._active > 1:  # the one that says so ends by itself
             self._group.cancel_scope.cancel()
 
     async def _work(self) -> None:
