@@ -27,6 +27,7 @@ from lmcache_connect.stripes import is_part_name
 from .connection import Connection
 from .fetching import Fetching
 from .options import RedisOptions
+from .patience import AnotherWaitsError, Patience
 from .pool import ConnectionPool
 from .records import RecordIO
 from .replies import encode_command
@@ -68,6 +69,7 @@ class RedisConnector(RemoteConnector):
         self._transfers = ConnectionPool(options.pool_size, self._connect, store)
         # Look-ups have a connection of their own: they must not wait behind megabytes.
         self._lookups = ConnectionPool(1, self._connect, store)
+        self._patience = Patience(local_cpu_backend)
         self._records = RecordIO(store, local_cpu_backend, options, allocate_timeout)
 
     async def _connect(self) -> Connection:
@@ -210,13 +212,18 @@ class RedisConnector(RemoteConnector):
         return names
 
     async def _fetch(self, names: Sequence[str]) -> Fetching:
-        fetching = Fetching(self._transfers, self._records, self._options.pool_size, names)
-        try:
-            await fetching.run()
-        except BaseException:
-            fetching.release()
-            raise
-        return fetching
+        async with self._patience.waiting() as waiting:
+            while True:
+                fetching = Fetching(self._transfers, self._records, self._options.pool_size, names, waiting)
+                try:
+                    await fetching.run()
+                    return fetching
+                except AnotherWaitsError:
+                    fetching.release()
+                except BaseException:
+                    fetching.release()
+                    raise
+                await waiting.take_turn()
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Sends the chunk straight from its memory."""

@@ -10,6 +10,7 @@ from lmcache_connect import FrameError
 from lmcache_connect.connector import Slots
 
 from .connection import Connection
+from .patience import Waiting
 from .pool import ConnectionPool
 from .records import RecordIO, StripedChunk
 from .replies import encode_command
@@ -24,8 +25,11 @@ _Part = tuple[StripedChunk, int, int]  # the chunk, the part's index, the slot
 class Fetching(Schedule):
     """After `run()`: `found` has a slot per name, and `corrupt` the error of every slot that did not verify."""
 
-    def __init__(self, pool: ConnectionPool, records: RecordIO, workers: int, names: Sequence[str]) -> None:
+    def __init__(
+        self, pool: ConnectionPool, records: RecordIO, workers: int, names: Sequence[str], waiting: Waiting
+    ) -> None:
         super().__init__(pool, records, workers)
+        self._waiting_for_room = waiting
         self.found: Slots = [None] * len(names)
         self.corrupt: dict[int, FrameError] = {}
         self._names = names
@@ -78,7 +82,7 @@ class Fetching(Schedule):
 
     async def _take_value(self, connection: Connection, slot: int) -> int:
         try:
-            got = await self._records.receive(connection, self._names[slot])
+            got = await self._records.receive(connection, self._names[slot], self._before_waiting)
         except FrameError as error:
             self.corrupt[slot] = error
             self._settle()
@@ -95,6 +99,10 @@ class Fetching(Schedule):
         self._parts.extend((got, index, slot) for index in range(1, got.plan.parts + 1))
         self.hire()
         return 0
+
+    def _before_waiting(self, requested: int) -> None:
+        held = [obj for obj in self.found if obj is not None] + [chunk.obj for chunk in self._chunks]
+        self._waiting_for_room.check(requested, sum(obj.get_physical_size() for obj in held))
 
     async def _take_part(self, connection: Connection, part: _Part) -> int:
         chunk, index, slot = part

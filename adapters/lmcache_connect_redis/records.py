@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from lmcache_connect import (
-    AllocationTimeoutError,
-    ArenaExhaustedError,
     FrameError,
     LocalCPUBackend,
     MemoryObj,
@@ -142,8 +141,13 @@ class RecordIO:
 
     # ---------------------------------------------------------------------------------------------- receiving
 
-    async def receive(self, connection: Connection, name: str) -> MemoryObj | StripedChunk | None:
+    async def receive(
+        self, connection: Connection, name: str, before_waiting: Callable[[int], None]
+    ) -> MemoryObj | StripedChunk | None:
         """The value of the next reply: a whole chunk, or a striped one with room for its parts, or None for a miss.
+
+        `before_waiting` is told the chunk's bytes where the arena has no room for them now, and raises where waiting
+        for room is no use.
 
         Raises:
             FrameError: it does not verify. The stream stands behind it and is usable.
@@ -157,7 +161,7 @@ class RecordIO:
             raise FrameError("key", f"it is part {header.part_index} of a striped chunk")
         obj = self._backend.allocate_chunk(header.metadata)
         if obj is None:
-            obj = await self._wait_for_room(connection, header)
+            obj = await self._wait_for_room(connection, header, before_waiting)
         try:
             await self._receive_payload(connection, header, obj, (0, header.payload_length))
         except BaseException:
@@ -230,10 +234,13 @@ class RecordIO:
         if hasher is not None:
             hasher.verify(trailer[:TRAILER_BYTES])
 
-    async def _wait_for_room(self, connection: Connection, header: FrameHeader) -> MemoryObj:
+    async def _wait_for_room(
+        self, connection: Connection, header: FrameHeader, before_waiting: Callable[[int], None]
+    ) -> MemoryObj:
         try:
+            before_waiting(header.metadata.nbytes)
             return await self._backend.allocate_chunk_async(header.metadata, timeout=self._allocate_timeout)
-        except (AllocationTimeoutError, ArenaExhaustedError):
+        except Exception:
             connection.close()  # its payload is on the wire, and there is nowhere to put it
             raise
 

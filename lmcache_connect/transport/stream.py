@@ -8,14 +8,19 @@ import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 from ..errors import ConnectError
 
 PIECE_BYTES: Final = 256 << 10
 """What one system call moves and the hash then reads: small enough to be in the CPU's second-level cache still."""
 
-TURN_BYTES: Final = 512 << 10
-"""What one stream moves before other work of the event loop gets its turn."""
+LOOP_TURN_BYTES: Final = 1 << 20
+"""What all streams of one event loop together move, about, before the loop's other work gets its turn. The loop calls
+every stream that is ready in each of its turns, so that more of them have to make do with less each."""
+
+MIN_TURN_BYTES: Final = 64 << 10
+"""What one stream may move in a turn at least, however many there are: less would cost more in calls than in bytes."""
 
 SCRATCH_BYTES: Final = 64 << 10
 """Buffered bytes of protocol lines and headers. Payloads do not pass through here but for their first few hundred."""
@@ -54,7 +59,7 @@ class _Receiving:
         """Fills until complete, and returns the bytes moved; None when `turn` bytes were moved before that."""
         start = position = self.position
         while position < self.size:
-            end = min(position + PIECE_BYTES, self.size)
+            end = min(position + min(PIECE_BYTES, turn), self.size)
             count = stream.receive_piece(self.dest[position:end], end == self.size)
             if self.update is not None:
                 self.update(self.dest[position : position + count])
@@ -150,7 +155,7 @@ class _Transfer:
         if self.future.done():
             return
         try:
-            finished = self.operation.step(self.stream, TURN_BYTES) is not None
+            finished = self.operation.step(self.stream, self.stream.turns.bytes_each()) is not None
         except _BLOCKED as blocked:
             self.stream.wait_for(self, _wants_write(blocked, self.reading))
         except Exception as error:
@@ -169,12 +174,27 @@ def _wants_write(blocked: BaseException, reading: bool) -> bool:
     return isinstance(blocked, ssl.SSLWantWriteError) or not reading
 
 
+class _Turns:
+    """The transfers under way on one event loop, which share its turns."""
+
+    __slots__ = ("__weakref__", "transfers")
+
+    def __init__(self) -> None:
+        self.transfers = 0
+
+    def bytes_each(self) -> int:
+        return max(LOOP_TURN_BYTES // max(self.transfers, 1), MIN_TURN_BYTES)
+
+
+_turns_of: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]] = WeakKeyDictionary()
+
+
 class ByteStream:
     """One connected socket on one event loop. One reader and one writer at a time.
 
     No copy is made of a payload: the kernel writes it into the caller's buffer and reads it from there, and each piece
     is hashed while the CPU's cache still holds it. Work goes on in callbacks of the loop, so that a transfer costs no
-    task switches, and a callback moves at most `TURN_BYTES`.
+    task switches, and the streams of a loop share what it moves in a turn.
 
     A call that is cancelled or fails closes the stream: what is on the wire can no longer be told apart. From then on
     nothing here touches the caller's buffer.
@@ -196,6 +216,7 @@ class ByteStream:
         "bytes_received",
         "bytes_sent",
         "peer",
+        "turns",
     )
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, peer: str) -> None:
@@ -206,7 +227,8 @@ class ByteStream:
         self._scratch = bytearray(SCRATCH_BYTES)
         self._view = memoryview(self._scratch)
         self._lo = self._hi = 0
-        self._budget = TURN_BYTES
+        self.turns = _turns_of.setdefault(loop, _Turns())
+        self._budget = self.turns.bytes_each()
         self._reading: _Transfer | None = None
         self._writing: _Transfer | None = None
         self._reader_on = self._writer_on = False
@@ -363,6 +385,7 @@ class ByteStream:
 
     async def _transfer(self, operation: _Operation, *, reading: bool) -> None:
         """Runs an operation to its end: at once where the socket is ready, otherwise from the loop's callbacks."""
+        self.turns.transfers += 1
         try:
             if self._sock.fileno() < 0:
                 raise StreamClosedError(f"the connection to {self.peer} is closed")
@@ -378,7 +401,7 @@ class ByteStream:
             # Data that is always there already would keep the loop from everything else: take turns.
             self._budget -= moved
             if self._budget <= 0:
-                self._budget = TURN_BYTES
+                self._budget = self.turns.bytes_each()
                 await asyncio.sleep(0)
         except OSError as error:
             raise self._failed(error) from error.with_traceback(None)
@@ -386,10 +409,11 @@ class ByteStream:
             self.close()
             raise
         finally:
+            self.turns.transfers -= 1
             operation.release()
 
     async def _go_on_later(self, operation: _Operation, reading: bool, write: bool | None) -> None:
-        self._budget = TURN_BYTES
+        self._budget = self.turns.bytes_each()
         transfer = _Transfer(self, operation, reading, self._loop.create_future())
         if write is None:
             self.take_turns(transfer)
