@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench package lock clean
+.PHONY: help setup demo test check format bench package lmcache lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,15 @@ bench: $(READY) ## Compare the Redis connector with the plain one
 package: $(READY) ## Build sdist and wheel, try them in an empty environment
 	"$(BIN)/python" tests/packaging/check_packages.py $(ARGS)
 
+TORCH := torch==2.13.0
+LMCACHE := lmcache==0.5.6
+# LMCache without the dependencies it declares, which bring CUDA packages and half of a serving stack. An environment of
+# its own keeps .venv small: make VENV=.venv-lmcache lmcache
+lmcache: $(READY) ## Add torch and LMCache to the environment: for the benchmarks and the tests that need them
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps "$(LMCACHE)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-warn-conflicts -r requirements-lmcache.txt
+
 # Depends on the environment's Python only, not on the stamp: a lock file that no longer installs can still be remade.
 # Keeps the versions already locked where it can; ARGS=--upgrade takes the newest.
 lock: | $(BIN)/python ## Write requirements.lock anew from pyproject.toml
@@ -59,4 +68,4 @@ lock: | $(BIN)/python ## Write requirements.lock anew from pyproject.toml
 
 clean: ## Remove builds and caches, keep .venv
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name .venv -prune -o -name .git -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -name '.venv*' -prune -o -name .git -prune -o -type d -name __pycache__ -exec rm -rf {} +
