@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from lmcache_connect import FrameError
-from lmcache_connect.connector import Slots
+from lmcache_connect import FrameError, MemoryObj
 
 from .connection import Connection
 from .patience import Waiting
 from .pool import ConnectionPool
 from .records import RecordIO, StripedChunk
 from .replies import encode_command
-from .schedule import TURN_BYTES, WINDOW_BYTES, WINDOW_REPLIES, Schedule
+from .schedule import FetchSchedule
 
 _HEAD_TRIES: Final = 3
 """How often a head is read because its parts were replaced while they were being read."""
 
 _Part = tuple[StripedChunk, int, int]  # the chunk, the part's index, the slot
+_Ask = int | _Part  # a slot's value, or a part
 
 
-class Fetching(Schedule):
-    """After `run()`: `found` has a slot per name, and `corrupt` the error of every slot that did not verify."""
+class Fetching(FetchSchedule[_Ask]):
+    """Whole chunks by their slots, and the parts of those whose head says that they are striped."""
 
     def __init__(
         self, pool: ConnectionPool, records: RecordIO, workers: int, names: Sequence[str], waiting: Waiting
     ) -> None:
-        super().__init__(pool, records, workers)
-        self._waiting_for_room = waiting
-        self.found: Slots = [None] * len(names)
-        self.corrupt: dict[int, FrameError] = {}
+        super().__init__(pool, workers, len(names), waiting)
+        self._records = records
         self._names = names
         self._slots = deque(range(len(names)))
         self._parts: deque[_Part] = deque()
-        self._left = len(names)
         self._chunks: set[StripedChunk] = set()
         self._tries: dict[int, int] = {}
         self._typical = 1 << 20
@@ -43,53 +40,27 @@ class Fetching(Schedule):
     def waiting(self) -> int:
         return len(self._parts) + len(self._slots)
 
-    async def serve(self, connection: Connection) -> None:
-        asked: deque[int | _Part] = deque()
-        reckoned: deque[int] = deque()  # bytes reckoned for each
-        ahead = moved = 0
-        while True:
-            if ahead <= WINDOW_BYTES // 2 and (moved < TURN_BYTES or not self._pool.waiting):
-                commands = []
-                while ahead < WINDOW_BYTES and len(asked) < WINDOW_REPLIES and self.waiting():
-                    ask, name, size = self._next()
-                    asked.append(ask)
-                    reckoned.append(size)
-                    ahead += size
-                    commands.append(encode_command(b"GET", name.encode()))
-                if commands:
-                    await connection.send(b"".join(commands), replies=len(commands))
-            if not asked:
-                return
-            ask = asked.popleft()
-            expected = reckoned.popleft()
-            take = self._take_value(connection, ask) if isinstance(ask, int) else self._take_part(connection, ask)
-            moved += await take
-            ahead -= expected
-
-    def _next(self) -> tuple[int | _Part, str, int]:
+    def next_ask(self) -> tuple[_Ask, bytes, int]:
         if self._parts:
             part = self._parts.popleft()
             chunk, index, _ = part
-            return part, chunk.plan.part_name(chunk.name, index), self._size(part)
+            return part, encode_command(b"GET", chunk.plan.part_name(chunk.name, index).encode()), _size(part)
         slot = self._slots.popleft()
-        return slot, self._names[slot], self._typical
+        return slot, encode_command(b"GET", self._names[slot].encode()), self._typical
 
-    def _size(self, ask: int | _Part) -> int:
-        if isinstance(ask, int):
-            return self._typical
-        start, end = ask[0].plan.bounds(ask[1])
-        return end - start
+    def take(self, connection: Connection, ask: _Ask) -> Awaitable[int]:
+        return self._take_value(connection, ask) if isinstance(ask, int) else self._take_part(connection, ask)
 
     async def _take_value(self, connection: Connection, slot: int) -> int:
         try:
-            got = await self._records.receive(connection, self._names[slot], self._before_waiting)
+            got = await self._records.receive(connection, self._names[slot], self.before_waiting)
         except FrameError as error:
             self.corrupt[slot] = error
-            self._settle()
+            self.settle()
             return 0
         if not isinstance(got, StripedChunk):
             self.found[slot] = got
-            self._settle()
+            self.settle()
             if got is None:
                 return 0
             self._typical = got.get_size()
@@ -100,9 +71,8 @@ class Fetching(Schedule):
         self.hire()
         return 0
 
-    def _before_waiting(self, requested: int) -> None:
-        held = [obj for obj in self.found if obj is not None] + [chunk.obj for chunk in self._chunks]
-        self._waiting_for_room.check(requested, sum(obj.get_physical_size() for obj in held))
+    def held(self) -> list[MemoryObj]:
+        return super().held() + [chunk.obj for chunk in self._chunks]
 
     async def _take_part(self, connection: Connection, part: _Part) -> int:
         chunk, index, slot = part
@@ -114,13 +84,13 @@ class Fetching(Schedule):
         chunk.left -= 1
         if not chunk.left:
             self._complete(chunk, slot)
-        return self._size(part)
+        return _size(part)
 
     def _complete(self, chunk: StripedChunk, slot: int) -> None:
         self._chunks.discard(chunk)
         if chunk.failure is None and not chunk.is_missing_parts:
             self.found[slot] = chunk.obj
-            self._settle()
+            self.settle()
             return
         chunk.obj.ref_count_down()
         tries = self._tries[slot] = self._tries.get(slot, 0) + 1
@@ -130,18 +100,15 @@ class Fetching(Schedule):
             self.hire()
             return
         self.corrupt[slot] = chunk.failure or FrameError("parts", "the store does not hold all parts of the chunk")
-        self._settle()
-
-    def _settle(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.finish_early()
+        self.settle()
 
     def release(self) -> None:
-        """Gives back everything: the call failed or was cancelled."""
         for chunk in self._chunks:
             chunk.obj.ref_count_down()
         self._chunks.clear()
-        for obj in self.found:
-            if obj is not None:
-                obj.ref_count_down()
+        super().release()
+
+
+def _size(part: _Part) -> int:
+    start, end = part[0].plan.bounds(part[1])
+    return end - start

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Final
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
+from lmcache_connect import FrameError
+from lmcache_connect.connector import Slots
 from lmcache_connect.loop import NativeCancellations
 
 from .connection import Connection
+from .patience import Waiting
 from .pool import ConnectionPool
-from .records import RecordIO
+
+Ask = TypeVar("Ask")
+Piece = TypeVar("Piece")
+Awaited = deque[Callable[[], Awaitable[None]]]
+Names = list[str]
 
 WINDOW_BYTES: Final = 4 << 20
 """Payload that one connection has asked for ahead: the server holds it in its output buffer."""
 
-WINDOW_REPLIES: Final = 64
+WINDOW_REPLIES: Final = 128
 """Replies that one connection waits for at most."""
 
 TURN_BYTES: Final = 32 << 20
@@ -27,10 +36,10 @@ TURN_BYTES: Final = 32 << 20
 class Schedule(ABC):
     """One call's work, done by as many workers as there is work for. A failure of one cancels the others."""
 
-    def __init__(self, pool: ConnectionPool, records: RecordIO, workers: int) -> None:
+    def __init__(self, pool: ConnectionPool, workers: int, chunks: int) -> None:
         self._pool = pool
-        self._records = records
         self._limit = workers
+        self._left = chunks
         self._active = 0
         self._failures: list[Exception] = []
         self._group: TaskGroup | None = None
@@ -71,6 +80,12 @@ class Schedule(ABC):
         finally:
             self._active -= 1
 
+    def settle(self) -> None:
+        """One chunk more is done."""
+        self._left -= 1
+        if not self._left:
+            self.finish_early()
+
     @abstractmethod
     def waiting(self) -> int:
         """Pieces of work that nobody has begun."""
@@ -78,3 +93,100 @@ class Schedule(ABC):
     @abstractmethod
     async def serve(self, connection: Connection) -> None:
         """Works over one connection until there is no work, or it is others' turn. Leaves no reply pending."""
+
+
+class FetchSchedule(Schedule, Generic[Ask]):
+    """After `run()`: `found` has a slot per chunk, and `corrupt` the error of every slot that did not verify."""
+
+    def __init__(self, pool: ConnectionPool, workers: int, chunks: int, waiting: Waiting) -> None:
+        super().__init__(pool, workers, chunks)
+        self._waiting = waiting
+        self.found: Slots = [None] * chunks
+        self.corrupt: dict[int, FrameError] = {}
+
+    async def serve(self, connection: Connection) -> None:
+        asked: deque[Ask] = deque()
+        reckoned: deque[int] = deque()  # bytes reckoned for each
+        ahead = moved = 0
+        while True:
+            # Only a window that is half empty is filled again: a request for each reply would be a system call for each.
+            is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
+            if is_low and (moved < TURN_BYTES or not self._pool.waiting):
+                commands = []
+                while ahead < WINDOW_BYTES and len(asked) < WINDOW_REPLIES and self.waiting():
+                    ask, command, size = self.next_ask()
+                    asked.append(ask)
+                    reckoned.append(size)
+                    ahead += size
+                    commands.append(command)
+                if commands:
+                    await connection.send(b"".join(commands), replies=len(commands))
+            if not asked:
+                return
+            ask = asked.popleft()
+            expected = reckoned.popleft()
+            moved += await self.take(connection, ask)
+            ahead -= expected
+
+    @abstractmethod
+    def next_ask(self) -> tuple[Ask, bytes, int]:
+        """What to ask for next, the command for it, which has one reply, and how many bytes that may bring."""
+
+    @abstractmethod
+    def take(self, connection: Connection, ask: Ask) -> Awaitable[int]:
+        """Takes the reply for `ask`; how many bytes it brought."""
+
+    def held(self) -> list[MemoryObj]:
+        """What the call has room for in the arena."""
+        return [obj for obj in self.found if obj is not None]
+
+    def before_waiting(self, requested: int) -> None:
+        """Asked before waiting for room for `requested` bytes.
+
+        Raises:
+            AnotherWaitsError, ArenaExhaustedError: waiting is no use.
+        """
+        self._waiting.check(requested, sum(obj.get_physical_size() for obj in self.held()))
+
+    def release(self) -> None:
+        """Gives back everything: the call failed or was cancelled."""
+        for obj in self.found:
+            if obj is not None:
+                obj.ref_count_down()
+
+
+class StoreSchedule(Schedule, Generic[Piece]):
+    """After `run()` every chunk is stored."""
+
+    def __init__(self, pool: ConnectionPool, workers: int, chunks: int) -> None:
+        super().__init__(pool, workers, chunks)
+        self.pieces: deque[Piece] = deque()
+
+    def waiting(self) -> int:
+        return len(self.pieces)
+
+    async def serve(self, connection: Connection) -> None:
+        awaited: Awaited = deque()  # who reads the replies, in the order of the requests
+        moved = 0
+        while True:
+            if self.pieces and (moved < TURN_BYTES or not self._pool.waiting):
+                piece = self.pieces.popleft()
+                awaited.append(self.reading(connection, piece, awaited))
+                moved += await self.send(connection, piece)
+                if len(awaited) < 2 and self.pieces:
+                    continue  # one reply stays outstanding, so that the next piece travels while the server answers
+            elif not awaited:
+                return
+            await awaited.popleft()()
+
+    @abstractmethod
+    async def send(self, connection: Connection, piece: Piece) -> int:
+        """Sends one piece; how many bytes of payload it has."""
+
+    @abstractmethod
+    def reading(self, connection: Connection, piece: Piece, awaited: Awaited) -> Callable[[], Awaitable[None]]:
+        """Who will read the replies to a piece, and may send something more and add to `awaited` who reads for that."""
+
+    def staged(self) -> Names:
+        """Keys that may stand in the store without belonging to a chunk, after a failure."""
+        return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from .connection import Connection
 from .pool import ConnectionPool
 from .records import RecordIO
 from .replies import encode_command
-from .schedule import TURN_BYTES, Schedule
+from .schedule import Awaited, Names, StoreSchedule
 
 
 @dataclass(eq=False, slots=True)
@@ -32,11 +31,10 @@ class _Chunk:
         return self.obj.get_size()
 
 
-Staged = list[str]
 _Piece = tuple[_Chunk, int]  # the chunk, and the part's index: 0 for the head, or for a whole one
 
 
-class Storing(Schedule):
+class Storing(StoreSchedule[_Piece]):
     """After `run()` every chunk is stored. One that fails half-way was not committed: its head was not written."""
 
     def __init__(
@@ -48,22 +46,21 @@ class Storing(Schedule):
         objs: Sequence[MemoryObj],
         stripe_size: int,
     ) -> None:
-        super().__init__(pool, records, workers)
-        self._pieces: deque[_Piece] = deque()
+        super().__init__(pool, workers, len(names))
+        self._records = records
         self._striped: list[_Chunk] = []
-        self._left = len(names)
         for name, obj in zip(names, objs, strict=True):
             nbytes = obj.get_size()
             if stripe_size and nbytes > stripe_size:
                 chunk = _Chunk(name, obj, StripePlan(nbytes, stripe_size, randbits(63) + 1))
                 chunk.left = chunk.plan.parts if chunk.plan is not None else 0
                 self._striped.append(chunk)
-                self._pieces.extend((chunk, index) for index in range(1, chunk.left + 1))
+                self.pieces.extend((chunk, index) for index in range(1, chunk.left + 1))
             else:
                 records.check_size(name, obj)
-                self._pieces.append((_Chunk(name, obj, None), 0))
+                self.pieces.append((_Chunk(name, obj, None), 0))
 
-    def staged(self) -> Staged:
+    def staged(self) -> Names:
         """Names of parts that may stand in the store without a head, after a failure."""
         return [
             chunk.plan.part_name(chunk.name, index)
@@ -72,24 +69,7 @@ class Storing(Schedule):
             for index in range(1, chunk.begun + 1)
         ]
 
-    def waiting(self) -> int:
-        return len(self._pieces)
-
-    async def serve(self, connection: Connection) -> None:
-        awaited: deque[Callable[[], Awaitable[None]]] = deque()  # who reads the replies, in the order of the requests
-        moved = 0
-        while True:
-            if self._pieces and (moved < TURN_BYTES or not self._pool.waiting):
-                piece = self._pieces.popleft()
-                awaited.append(partial(self._answered, connection, piece, awaited))
-                moved += await self._send(connection, piece)
-                if len(awaited) < 2 and self._pieces:
-                    continue  # one reply stays outstanding, so that the next piece travels while the server answers
-            elif not awaited:
-                return
-            await awaited.popleft()()
-
-    async def _send(self, connection: Connection, piece: _Piece) -> int:
+    async def send(self, connection: Connection, piece: _Piece) -> int:
         chunk, index = piece
         if chunk.plan is None:
             await self._records.send_whole(connection, chunk.name, chunk.obj)
@@ -103,21 +83,22 @@ class Storing(Schedule):
         await self._records.send_head(connection, chunk.name, chunk.obj, chunk.plan)
         return 0
 
-    async def _answered(
-        self, connection: Connection, piece: _Piece, awaited: deque[Callable[[], Awaitable[None]]]
-    ) -> None:
+    def reading(self, connection: Connection, piece: _Piece, awaited: Awaited) -> Callable[[], Awaitable[None]]:
+        return partial(self._answered, connection, piece, awaited)
+
+    async def _answered(self, connection: Connection, piece: _Piece, awaited: Awaited) -> None:
         chunk, index = piece
         if chunk.plan is not None and index:
             await connection.read_status()
             chunk.left -= 1
             if not chunk.left:
-                self._pieces.appendleft((chunk, 0))  # every part stands: the head commits them
+                self.pieces.appendleft((chunk, 0))  # every part stands: the head commits them
                 self.hire()
             return
         replaced = await self._read_put(connection, chunk)
         commands = self._tidying(chunk, replaced)
         if not commands:
-            self._settle()
+            self.settle()
             return
         awaited.append(partial(self._tidied, connection, len(commands)))
         await connection.send(b"".join(commands), replies=len(commands))
@@ -145,9 +126,4 @@ class Storing(Schedule):
     async def _tidied(self, connection: Connection, replies: int) -> None:
         for _ in range(replies):
             await connection.read_integer()
-        self._settle()
-
-    def _settle(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.finish_early()
+        self.settle()
