@@ -24,7 +24,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("metadata",),
     ("config",),
     ("stripes",),
-    ("frame",),
+    ("frame", "remote_metadata"),
     ("transport",),
     ("memory",),
     ("loop",),
