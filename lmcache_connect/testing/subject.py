@@ -21,6 +21,7 @@ from lmcache_connect import (
     MemoryObj,
     key_string,
 )
+from lmcache_connect.dtypes import known_dtypes
 from lmcache_connect.keys import MAX_KEY_BYTES
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Capabilities:
         raw: stored records verify, and the suite can damage them; see `ConnectorConformance.read_raw`.
         shared: chunks outlive their connector and are seen by every other one for the same URL.
         key_bytes: the longest key that the store takes, in UTF-8 bytes.
+        dtypes: the names of the dtypes that the store can hold.
     """
 
     remove: bool = False
@@ -56,6 +58,7 @@ class Capabilities:
     raw: bool = False
     shared: bool = False
     key_bytes: int = MAX_KEY_BYTES
+    dtypes: tuple[str, ...] = known_dtypes()
 
 
 class Subject:
