@@ -20,18 +20,17 @@ from lmcache_connect import (
     key_string,
 )
 from lmcache_connect.connector import Slots
-from lmcache_connect.frame import FIXED_HEADER_BYTES
 from lmcache_connect.keys import MAX_KEY_BYTES
-from lmcache_connect.stripes import is_part_name
 
 from .connection import Connection
-from .fetching import Fetching
+from .framed_layout import FramedLayout
+from .layout import Layout
 from .options import RedisOptions
 from .patience import AnotherWaitsError, Patience
 from .pool import ConnectionPool
-from .records import RecordIO
 from .replies import encode_command
-from .storing import Storing
+from .schedule import FetchSchedule
+from .two_key_layout import TwoKeyLayout
 
 _LOOKUP_PIECE: Final = 1000
 """Keys that are encoded before the event loop gets its turn."""
@@ -70,7 +69,8 @@ class RedisConnector(RemoteConnector):
         # Look-ups have a connection of their own: they must not wait behind megabytes.
         self._lookups = ConnectionPool(1, self._connect, store)
         self._patience = Patience(local_cpu_backend)
-        self._records = RecordIO(store, local_cpu_backend, options, allocate_timeout)
+        made = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
+        self._layout: Layout = made(store, local_cpu_backend, options, allocate_timeout)
 
     async def _connect(self) -> Connection:
         try:
@@ -102,21 +102,19 @@ class RedisConnector(RemoteConnector):
         if not keys:
             return []
         found: list[bool] = []
+        there = self._layout.keys_each
         async with self._lookups.borrow() as connection:
             for start in range(0, len(keys), _LOOKUP_PIECE):
                 if start:
                     await asyncio.sleep(0)
                 piece = [self._name(key).encode() for key in keys[start : start + _LOOKUP_PIECE]]
-                await connection.send(
-                    b"".join([b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(name), name) for name in piece]),
-                    replies=len(piece),
-                )
+                await connection.send(self._layout.encode_exists(piece), replies=len(piece))
             error: StoreError | None = None
             while connection.pending:
-                flags = await _read_flags(connection)
+                flags = await _read_flags(connection, there)
                 if flags is None:
                     try:
-                        flags = [await connection.read_integer() > 0]
+                        flags = [await connection.read_integer() == there]
                     except StoreError as refused:
                         if not connection.stream.is_open:
                             raise
@@ -128,21 +126,9 @@ class RedisConnector(RemoteConnector):
         return found
 
     async def remove(self, key: Key) -> bool:
-        """Unlinks the key; the server frees its memory in the background."""
-        name = self._name(key)
+        """Unlinks what the key stands for; the server frees its memory in the background."""
         async with self._lookups.borrow() as connection:
-            glance = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
-            await connection.send(glance + encode_command(b"UNLINK", name.encode()), replies=2)
-            plan = await self._records.read_replaced(connection)
-            was_there = await connection.read_integer() > 0
-            if plan is not None:
-                parts = plan.part_names(name)
-                await connection.send(
-                    b"".join([encode_command(b"UNLINK", part.encode()) for part in parts]), replies=len(parts)
-                )
-                for _ in parts:
-                    await connection.read_integer()
-        return was_there
+            return await self._layout.remove(connection, self._name(key))
 
     async def list(self) -> list[str]:
         """Every key under the prefix."""
@@ -150,7 +136,7 @@ class RedisConnector(RemoteConnector):
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys under the connector's prefix that start with `prefix`. The server may name one twice."""
-        pattern = _escaped(self._prefix + prefix) + "*"
+        pattern = self._layout.listed_pattern(_escaped(self._prefix + prefix) + "*")
         cursor = b"0"
         while True:
             async with self._lookups.borrow() as connection:
@@ -173,8 +159,8 @@ class RedisConnector(RemoteConnector):
                 names = await connection.read_array(_SCAN_BYTES, 2 * MAX_KEY_BYTES)
                 connection.pending -= 1
             for raw in names:
-                name = raw.decode("utf-8", "replace")
-                if not is_part_name(name):
+                name = self._layout.listed_name(raw.decode("utf-8", "replace"))
+                if name is not None:
                     yield name[len(self._prefix) :]
             if cursor == b"0":
                 return
@@ -211,10 +197,10 @@ class RedisConnector(RemoteConnector):
             names += [self._name(key) for key in keys[start : start + _LOOKUP_PIECE]]
         return names
 
-    async def _fetch(self, names: Sequence[str]) -> Fetching:
+    async def _fetch(self, names: Sequence[str]) -> FetchSchedule[Any]:
         async with self._patience.waiting() as waiting:
             while True:
-                fetching = Fetching(self._transfers, self._records, self._options.pool_size, names, waiting)
+                fetching = self._layout.fetching(self._transfers, self._options.pool_size, names, waiting)
                 try:
                     await fetching.run()
                     return fetching
@@ -234,8 +220,7 @@ class RedisConnector(RemoteConnector):
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
         names = await self._names(keys)
-        options = self._options
-        storing = Storing(self._transfers, self._records, options.pool_size, names, memory_objs, options.stripe)
+        storing = self._layout.storing(self._transfers, self._options.pool_size, names, memory_objs)
         try:
             await storing.run()
         except StoreError:
@@ -262,8 +247,8 @@ class RedisConnector(RemoteConnector):
         self._lookups.close()
 
 
-async def _read_flags(connection: Connection) -> list[bool] | None:
-    """As many `:0` and `:1` replies as are there, all at once; None where the next one is something else."""
+async def _read_flags(connection: Connection, there: int) -> list[bool] | None:
+    """As many one-digit numbers as are there, all at once, and which of them are `there`; None for another reply."""
     view = await connection.stream.peek_available(4)
     count = min(len(view) // 4, connection.pending)
     data = bytes(view[: 4 * count])
@@ -281,7 +266,8 @@ async def _read_flags(connection: Connection) -> list[bool] | None:
         data = data[: 4 * count]
     connection.stream.take(4 * count)
     connection.pending -= count
-    return [flag == 0x31 for flag in data[1::4]]
+    digit = 0x30 + there
+    return [flag == digit for flag in data[1::4]]
 
 
 def _escaped(text: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions, InvalidOptionError, InvalidURLError, RemoteURL
 from lmcache_connect.config import Bytes, Seconds
@@ -26,6 +26,9 @@ class RedisOptions(ConnectorOptions):
 
     ttl: Seconds | None = None
     """Seconds after which the server forgets a chunk; by default never."""
+
+    layout: Literal["connect", "lmcache"] = "connect"
+    """How chunks are stored: `connect`, as records of this toolkit; `lmcache`, as LMCache's own `redis://` does."""
 
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
     """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. No ':' in it."""
@@ -73,11 +76,24 @@ class RedisOptions(ConnectorOptions):
             raise ValueError(f"stripe must be 0, or at least {MIN_STRIPE_BYTES} bytes")
         return stripe
 
+    @field_validator("prefix", "stripe", "checksum")
+    @classmethod
+    def _known_to_the_layout(cls, value: object, info: ValidationInfo) -> object:
+        # Defaults are not validated: only what the URL says comes here.
+        if info.data.get("layout") == "lmcache":
+            raise ValueError(f"no such option besides layout=lmcache, whose records have no {info.field_name}")
+        return value
+
     @model_validator(mode="after")
     def _one_password_source(self) -> Self:
         if self.password_file is not None and self.password_env is not None:
             raise ValueError("password_file and password_env exclude each other")
         return self
+
+    @property
+    def ttl_ms(self) -> int | None:
+        """`ttl` in milliseconds, at least 1."""
+        return None if self.ttl is None else max(1, round(self.ttl * 1000))
 
 
 def database(url: RemoteURL, options: RedisOptions) -> int:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import anyio
 
-from lmcache_connect import ArenaExhaustedError, LocalCPUBackend
+from lmcache_connect import ArenaExhaustedError, LocalCPUBackend, MemoryObj
+from lmcache_connect.metadata import ChunkMetadata
+
+from .connection import Connection
 
 
 class AnotherWaitsError(Exception):
     """Another get waits for room while holding some: two that do so would wait for each other."""
+
+
+async def wait_for_room(
+    backend: LocalCPUBackend,
+    connection: Connection,
+    metadata: ChunkMetadata,
+    timeout: float,
+    before_waiting: Callable[[int], None],
+) -> MemoryObj:
+    """Room for a chunk whose payload is on the wire, as soon as there is some.
+
+    `before_waiting` is told its bytes, and raises where waiting is no use. What raises closes the connection: there is
+    nowhere to put the payload.
+    """
+    try:
+        before_waiting(metadata.nbytes)
+        return await backend.allocate_chunk_async(metadata, timeout=timeout)
+    except Exception:
+        connection.close()
+        raise
 
 
 class Patience:

@@ -30,7 +30,8 @@ from lmcache_connect.stripes import StripePlan
 
 from .connection import Connection
 from .options import RedisOptions
-from .replies import encode_command
+from .patience import wait_for_room
+from .replies import encode_command, encode_expiry
 
 STAGING_MS: Final = 600_000
 """Parts live so long, in milliseconds, until their head is written: what a writer that died leaves behind goes away."""
@@ -60,10 +61,10 @@ class RecordIO:
         self._checksum = options.checksum
         self._limit = options.max_value_bytes
         self._allocate_timeout = allocate_timeout
-        ttl = None if options.ttl is None else max(1, round(options.ttl * 1000))
-        self._expiry = _expiry(ttl)
+        ttl = options.ttl_ms
+        self._expiry = encode_expiry(ttl)
         # Parts outlive their head, so that a head never stands without them.
-        self._part_expiry = _expiry(STAGING_MS if ttl is None else ttl + STAGING_MS)
+        self._part_expiry = encode_expiry(STAGING_MS if ttl is None else ttl + STAGING_MS)
         self.keeps_parts = ttl is None
         """Whether parts have to be made lasting once their head stands."""
 
@@ -161,7 +162,9 @@ class RecordIO:
             raise FrameError("key", f"it is part {header.part_index} of a striped chunk")
         obj = self._backend.allocate_chunk(header.metadata)
         if obj is None:
-            obj = await self._wait_for_room(connection, header, before_waiting)
+            obj = await wait_for_room(
+                self._backend, connection, header.metadata, self._allocate_timeout, before_waiting
+            )
         try:
             await self._receive_payload(connection, header, obj, (0, header.payload_length))
         except BaseException:
@@ -233,20 +236,3 @@ class RecordIO:
         connection.pending -= 1
         if hasher is not None:
             hasher.verify(trailer[:TRAILER_BYTES])
-
-    async def _wait_for_room(
-        self, connection: Connection, header: FrameHeader, before_waiting: Callable[[int], None]
-    ) -> MemoryObj:
-        try:
-            before_waiting(header.metadata.nbytes)
-            return await self._backend.allocate_chunk_async(header.metadata, timeout=self._allocate_timeout)
-        except Exception:
-            connection.close()  # its payload is on the wire, and there is nowhere to put it
-            raise
-
-
-def _expiry(milliseconds: int | None) -> bytes:
-    if milliseconds is None:
-        return b""
-    digits = b"%d" % milliseconds
-    return b"$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(digits), digits)

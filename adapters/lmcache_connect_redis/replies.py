@@ -74,3 +74,11 @@ def encode_command(*args: bytes) -> bytes:
     parts = [b"*%d\r\n" % len(args)]
     parts += [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
     return b"".join(parts)
+
+
+def encode_expiry(milliseconds: int | None) -> bytes:
+    """The options of a SET whose key expires after so long; none for None."""
+    if milliseconds is None:
+        return b""
+    digits = b"%d" % milliseconds
+    return b"$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(digits), digits)

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from lmcache_connect import FrameError
+from lmcache_connect import FrameError, MemoryObj
 from lmcache_connect.connector import Slots
 from lmcache_connect.loop import NativeCancellations
 
@@ -109,7 +109,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         reckoned: deque[int] = deque()  # bytes reckoned for each
         ahead = moved = 0
         while True:
-            # Only a window that is half empty is filled again: a request for each reply would be a system call for each.
+            # Only a window that is half empty is filled again: one request per reply would be one system call per reply.
             is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
             if is_low and (moved < TURN_BYTES or not self._pool.waiting):
                 commands = []

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from lmcache_connect.remote_metadata import REMOTE_DTYPES
 from lmcache_connect.testing.servers import StoreServer
 from lmcache_connect.testing.subject import Subject, release, rule
 from tests.conformance.raw_redis import RedisConformance
@@ -68,3 +69,19 @@ class TestAPrefix(TestValkeyOverTCP):
         value = self._read(name)
         assert value is not None
         return value
+
+
+class TestLMCachesLayout(TestValkeyOverTCP):
+    """LMCache's own two keys a chunk. They hold no checksum, so that damage in a payload is not found out."""
+
+    capabilities = replace(TestValkeyOverTCP.capabilities, raw=False, dtypes=REMOTE_DTYPES)
+
+    @pytest.fixture
+    def store_url(self) -> str:
+        return self.server.url(options={"layout": "lmcache"})
+
+
+class TestLMCachesLayoutOnRedis(TestLMCachesLayout):
+    @pytest.fixture(autouse=True)
+    def _on_redis(self, redis_server: StoreServer, _on_valkey: None) -> None:
+        self._use(redis_server)
