@@ -109,7 +109,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         reckoned: deque[int] = deque()  # bytes reckoned for each
         ahead = moved = 0
         while True:
-            # Only a window that is half empty is filled again: one request per reply would be one system call per reply.
+            # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
             if is_low and (moved < TURN_BYTES or not self._pool.waiting):
                 commands = []
