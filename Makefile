@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Handed on to the tool behind demo, test, bench and lock, as in: make test ARGS='-k redis -x'
 ARGS ?=
+COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench package lmcache lock clean
+.PHONY: help setup demo test check format bench bench-setup package lmcache lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## Create .venv from requirements.lock, the project installed editable
 
@@ -42,8 +44,13 @@ format: $(READY) ## Fix what ruff can fix, format, list what is left
 	"$(BIN)/ruff" format .
 	"$(BIN)/ruff" check .
 
-bench: $(READY) ## Compare the Redis connector with the plain one
-	"$(BIN)/python" -m benchmarks.redis_vs_plain $(ARGS)
+bench: $(READY) ## Compare the Redis connector with other clients
+	"$(BIN)/python" -m benchmarks $(ARGS)
+
+# Not in requirements.lock: only benchmarks want them, and every test and check passes with and without them. Both files
+# name one version of what is in both, so neither target changes what the other installed.
+bench-setup: $(READY) ## Add the other clients and matplotlib to the environment
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 
 package: $(READY) ## Build sdist and wheel, try them in an empty environment
 	"$(BIN)/python" tests/packaging/check_packages.py $(ARGS)
@@ -59,12 +66,11 @@ lmcache: $(READY) ## Add torch and LMCache to the environment: for the benchmark
 
 # Depends on the environment's Python only, not on the stamp: a lock file that no longer installs can still be remade.
 # Keeps the versions already locked where it can; ARGS=--upgrade takes the newest.
-lock: | $(BIN)/python ## Write requirements.lock anew from pyproject.toml
+lock: | $(BIN)/python ## Write both requirements files anew from pyproject.toml
 	@test -x "$(BIN)/uv" || "$(BIN)/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
-	"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-emit-build-options \
-		--extra all --extra testing --group dev \
-		--custom-compile-command 'make lock' --output-file requirements.lock $(ARGS) pyproject.toml
+	$(COMPILE) --extra all --extra testing --group dev --output-file requirements.lock $(ARGS) pyproject.toml
+	$(COMPILE) --group pyproject.toml:bench --constraints requirements.lock \
+		--output-file requirements-bench.txt $(ARGS)
 
 clean: ## Remove builds and caches, keep .venv
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -62,6 +62,7 @@ SDIST_FILES: Final = (
     "PKG-INFO",
     "README.md",
     "pyproject.toml",
+    "requirements-bench.txt",
     "requirements.lock",
 )
 SDIST_FOLDERS: Final = ("adapters", "benchmarks", "docs", "examples", "reference_connectors", "tests")
