@@ -1,0 +1,302 @@
+"""Draws a report of the Redis benchmark: SVG and PNG, without a display.
+
+    from benchmarks.plots import draw
+    draw(json.loads(Path("benchmarks/results/redis.json").read_text()), Path("docs/figures"))
+
+Every figure has an opaque white ground, so that it reads the same on a light page and on a dark one, and is made to be
+shown 1000 pixels wide. It needs matplotlib (`make bench-setup`).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+
+INK, QUIET, HAIR = "#1f2933", "#5f6b7a", "#e3e7ec"
+OURS: Final = "Connect"
+COLOURS: Final = {
+    OURS: "#d1410c",
+    "LMCache resp://": "#54708f",
+    "LMCache redis://": "#9fb6cd",
+    "valkey-glide": "#77936f",
+    "coredis": "#bcc9a4",
+    "plain redis-py": "#b9a7bd",
+}
+"""In the order of the bars. Ours is the one strong colour; the others differ in lightness too, for eyes and printers
+that see no hue."""
+OTHER: Final = "#c4c4c4"
+FLOOR: Final = "bare sockets"
+
+WIDTH: Final = 10.0  # inches, of 100 pixels each on a page
+GROUP: Final = 0.86  # of the distance between two groups of bars
+SPEEDS: Final = {"get GB/s": "get, GB/s", "put GB/s": "put, GB/s"}
+STYLE: Final = {
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "ytick.major.size": 0,
+    "grid.color": HAIR,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "lmcache-connect",  # the same report gives the same file
+}
+
+
+def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes `redis_speed` and `redis_curves`, each as `.svg` and `.png`, into `folder`, which is made if need be.
+
+    Returns the paths written. A figure that the report has nothing for is left out.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    plotting = _matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    with plotting.rc_context({**plotting.rcParamsDefault, "backend": "agg", **STYLE}):
+        for name, figure in (("redis_speed", _speed(report)), ("redis_curves", _curves(report))):
+            if figure is None:
+                continue
+            for path, options in (
+                (folder / f"{name}.svg", {"metadata": {"Date": None}}),
+                (folder / f"{name}.png", {"dpi": 200}),
+            ):
+                figure.savefig(path, **options)
+                written.append(path)
+    return written
+
+
+def _matplotlib() -> ModuleType:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("matplotlib is not installed; `make bench-setup` installs it", name="matplotlib") from error
+    module: ModuleType = matplotlib
+    return module
+
+
+# ------------------------------------------------------------------------------------------------------ speed
+
+
+def _speed(report: Mapping[str, Any]) -> Any:
+    """Bars of GB/s: a row per direction, a column per server over TCP, a group per chunk size."""
+    runs = [run for run in report["runs"] if run["transport"] == "tcp"]
+    if not runs:
+        return None
+    entries = [entry for run in runs for entry in run["results"] if entry["work"] in SPEEDS]
+    names = _in_order({name for entry in entries for name in entry["values"]})
+    note = f"Median of {report['rounds']} rounds, whiskers from the slowest to the fastest."
+    if any(name not in entry["values"] for entry in entries for name in names):
+        note += " A gap: not measured."
+    figure, axes = _figure(
+        report,
+        f"GB/s to and from {' and '.join(run['server'] for run in runs)} over TCP, by chunk size",
+        note,
+        rows=len(SPEEDS),
+        columns=len(runs),
+        row_height=2.55,
+        share="row",
+    )
+    for row, (work, label) in enumerate(SPEEDS.items()):
+        for column, run in enumerate(runs):
+            ax = axes[row][column]
+            results = sorted((each for each in run["results"] if each["work"] == work), key=_chunk_bytes)
+            _bars(ax, results, names, {int(size): floor.get(work) for size, floor in run.get("floor", {}).items()})
+            if row == 0:
+                ax.set_title(run["server"], loc="left", fontsize=11.5, fontweight="bold", pad=10)
+            if column == 0:
+                ax.set_ylabel(label)
+    figure.align_ylabels([row[0] for row in axes])
+    handles = [_patch(name) for name in names]
+    if any(run.get("floor") for run in runs):
+        handles.append(_line(FLOOR))
+    _legend(figure, handles)
+    return figure
+
+
+def _bars(ax: Any, results: Sequence[Any], names: Sequence[str], floors: Mapping[int, float | None]) -> None:
+    width = GROUP / max(1, len(names))
+    highs = [value["high"] for entry in results for value in entry["values"].values()]
+    tallest = max(highs + [floor for floor in floors.values() if floor is not None], default=0.0)
+    for group, entry in enumerate(results):
+        left = group - GROUP / 2
+        for slot, name in enumerate(names):
+            value = entry["values"].get(name)
+            if value is None:
+                continue  # it cannot do this: a gap
+            centre = left + (slot + 0.5) * width
+            ax.bar(centre, value["median"], width * 0.9, color=COLOURS.get(name, OTHER))
+            ax.vlines(centre, value["low"], value["high"], color=INK, linewidth=0.7, alpha=0.75)
+            if name == OURS and value["median"] > tallest / 5:
+                # At the foot of the bar, where neither whisker nor floor crosses it.
+                ax.annotate(
+                    f"{value['median']:.1f}",
+                    (centre, 0),
+                    xytext=(0.5, 5),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    rotation=90,
+                    fontsize=10,
+                    fontweight="bold",
+                    color="white",
+                )
+        floor = floors.get(entry["chunk_bytes"])
+        if floor is not None:
+            ax.hlines(floor, left, left + GROUP, color=INK, linewidth=1.1)
+    ax.set_xticks(range(len(results)), [_size(entry["chunk_bytes"]) for entry in results])
+    ax.tick_params(axis="x", length=0)
+    ax.tick_params(axis="y", labelleft=True)
+    ax.set_ylim(bottom=0)
+    ax.margins(x=0.02)
+    ax.grid(axis="y")
+
+
+# ----------------------------------------------------------------------------------------------------- curves
+
+
+def _curves(report: Mapping[str, Any]) -> Any:
+    """What one chunk, and one look-up, costs in a batch of how many."""
+    curves = report.get("curves") or {}
+    chunks, look_ups = curves.get("chunks", []), curves.get("look_ups", [])
+    if not (chunks or look_ups):
+        return None
+    figure, [[left, right]] = _figure(
+        report, f"{OURS}: microseconds per chunk and per look-up, by batch", "", rows=1, columns=2, row_height=3.2
+    )
+    sizes = {row["chunk_bytes"] for row in chunks if "chunk_bytes" in row}
+    of = f" of {_size(sizes.pop())}" if len(sizes) == 1 else ""
+    puts = _Curve("put", COLOURS["LMCache resp://"], "s", [(row["count"], row["us_per_chunk_put"]) for row in chunks])
+    gets = _Curve("get", COLOURS[OURS], "o", [(row["count"], row["us_per_chunk_get"]) for row in chunks])
+    _lines(left, [puts, gets], f"µs per chunk{of}", "chunks in the batch")
+    found = _Curve("exists", COLOURS[OURS], "o", [(row["count"], row["us_per_key"]) for row in look_ups])
+    _lines(right, [found], "µs per look-up", "keys in the batch")
+    return figure
+
+
+@dataclass(frozen=True)
+class _Curve:
+    label: str
+    colour: str
+    marker: str
+    points: Sequence[tuple[int, float]]
+
+
+def _lines(ax: Any, curves: Sequence[_Curve], title: str, label: str) -> None:
+    """The curves, and a legend that says where each begins and ends."""
+    drawn = [curve for curve in curves if curve.points]
+    for curve in drawn:
+        counts, values = zip(*sorted(curve.points), strict=True)
+        first = "alone" if counts[0] == 1 else f"in {counts[0]:,}"
+        said = f"{curve.label}: {values[0]:.3g} {first}, {values[-1]:.3g} in {counts[-1]:,}"
+        line = {"color": curve.colour, "marker": curve.marker, "markersize": 5, "linewidth": 2}
+        ax.plot(counts, values, label=said, clip_on=False, zorder=3, **line)
+    if drawn:
+        ax.legend(loc="best", labelcolor="linecolor", handlelength=1.6)
+    ax.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
+    ax.set_xlabel(label)
+    ax.set_xscale("log")
+    ticks = _spread([count for curve in drawn for count, _ in curve.points])
+    ax.set_xticks(ticks, [f"{count:,}" for count in ticks])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    ax.grid(axis="y")
+
+
+def _spread(counts: Sequence[int]) -> list[int]:
+    """The counts that leave room for each other's labels on a logarithmic axis; the last one always."""
+    kept: list[int] = []
+    apart = (max(counts) / min(counts)) ** 0.09 if counts else 1.0
+    for count in sorted(set(counts), reverse=True):
+        if not kept or kept[-1] / count >= apart:
+            kept.append(count)
+    return kept[::-1]
+
+
+# ------------------------------------------------------------------------------------------------ in all of them
+
+
+def _figure(
+    report: Mapping[str, Any], title: str, note: str, *, rows: int, columns: int, row_height: float, share: str = "none"
+) -> tuple[Any, Any]:
+    """A figure with its title and where its numbers come from, and a grid of axes below them."""
+    from matplotlib.figure import Figure
+
+    said = (report["date"][:10], report["machine"], f"Python {report['python']}, {report['event_loop']}")
+    source = " · ".join((*said, f"version {report['version']}", f"`{report['command']}`"))
+    subtitle = "\n".join(line for text in (note, source) if text for line in textwrap.wrap(text, 125))
+    top = 0.95 + 0.19 * (subtitle.count("\n") + 1) + (0.3 if note else 0.0)  # inches above the axes
+    bottom, between = 0.35 if share == "row" else 0.6, 0.5
+    height = top + rows * row_height + (rows - 1) * between + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=share)
+    figure.subplots_adjust(
+        left=0.065,
+        right=0.985,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=0.12,
+        hspace=between / row_height,
+    )
+    figure.text(0.018, 1 - 0.16 / height, title, va="top", fontsize=14, fontweight="bold")
+    figure.text(0.018, 1 - 0.46 / height, subtitle, va="top", fontsize=9, color=QUIET, linespacing=1.45)
+    return figure, axes
+
+
+def _legend(figure: Any, handles: Sequence[Any]) -> None:
+    """One legend for all axes, in a row between the subtitle and the axes."""
+    height = figure.get_figheight()
+    top = figure.subplotpars.top + 0.4 / height
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.018, top),
+        ncols=len(handles),
+        fontsize=10,
+        handlelength=1.1,
+        handletextpad=0.45,
+        columnspacing=1.3,
+        borderaxespad=0,
+        borderpad=0,
+    )
+
+
+def _patch(name: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(color=COLOURS.get(name, OTHER), label=name)
+
+
+def _line(label: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=INK, linewidth=1.1, label=label)
+
+
+def _in_order(names: set[str]) -> list[str]:
+    return [name for name in COLOURS if name in names] + sorted(names - set(COLOURS))
+
+
+def _chunk_bytes(entry: Mapping[str, Any]) -> int:
+    size: int = entry["chunk_bytes"]
+    return size
+
+
+def _size(size: int) -> str:
+    return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
