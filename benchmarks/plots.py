@@ -1,7 +1,7 @@
 """Draws a report of the Redis benchmark: SVG and PNG, without a display.
 
     from benchmarks.plots import draw
-    draw(json.loads(Path("benchmarks/results/redis.json").read_text()), Path("docs/figures"))
+    draw(json.loads(Path("benchmarks/results/redis_speed.json").read_text()), Path("docs/figures"))
 
 Every figure has an opaque white ground, so that it reads the same on a light page and on a dark one, and is made to be
 shown 1000 pixels wide. It needs matplotlib (`make bench-setup`).
@@ -100,7 +100,7 @@ def _speed(report: Mapping[str, Any]) -> Any:
     if not runs:
         return None
     entries = [entry for run in runs for entry in run["results"] if entry["work"] in SPEEDS]
-    names = _in_order({name for entry in entries for name in entry["values"]})
+    names = _in_order({name for entry in entries for name in entry["values"] if name in COLOURS})
     note = f"Median of {report['rounds']} rounds, whiskers from the slowest to the fastest."
     if any(name not in entry["values"] for entry in entries for name in names):
         note += " A gap: not measured."
@@ -117,23 +117,22 @@ def _speed(report: Mapping[str, Any]) -> Any:
         for column, run in enumerate(runs):
             ax = axes[row][column]
             results = sorted((each for each in run["results"] if each["work"] == work), key=_chunk_bytes)
-            _bars(ax, results, names, {int(size): floor.get(work) for size, floor in run.get("floor", {}).items()})
+            _bars(ax, results, names)
             if row == 0:
                 ax.set_title(run["server"], loc="left", fontsize=11.5, fontweight="bold", pad=10)
             if column == 0:
                 ax.set_ylabel(label)
     figure.align_ylabels([row[0] for row in axes])
     handles = [_patch(name) for name in names]
-    if any(run.get("floor") for run in runs):
+    if any(FLOOR in entry["values"] for entry in entries):
         handles.append(_line(FLOOR))
     _legend(figure, handles)
     return figure
 
 
-def _bars(ax: Any, results: Sequence[Any], names: Sequence[str], floors: Mapping[int, float | None]) -> None:
+def _bars(ax: Any, results: Sequence[Any], names: Sequence[str]) -> None:
     width = GROUP / max(1, len(names))
-    highs = [value["high"] for entry in results for value in entry["values"].values()]
-    tallest = max(highs + [floor for floor in floors.values() if floor is not None], default=0.0)
+    tallest = max((entry["values"][name]["high"] for entry in results for name in entry["values"]), default=0.0)
     for group, entry in enumerate(results):
         left = group - GROUP / 2
         for slot, name in enumerate(names):
@@ -157,9 +156,9 @@ def _bars(ax: Any, results: Sequence[Any], names: Sequence[str], floors: Mapping
                     fontweight="bold",
                     color="white",
                 )
-        floor = floors.get(entry["chunk_bytes"])
+        floor = entry["values"].get(FLOOR)
         if floor is not None:
-            ax.hlines(floor, left, left + GROUP, color=INK, linewidth=1.1)
+            ax.hlines(floor["median"], left, left + GROUP, color=INK, linewidth=1.1)
     ax.set_xticks(range(len(results)), [_size(entry["chunk_bytes"]) for entry in results])
     ax.tick_params(axis="x", length=0)
     ax.tick_params(axis="y", labelleft=True)

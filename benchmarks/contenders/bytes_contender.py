@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import ClassVar, Final
 
-from benchmarks.contenders.contender import Contender, MissingContender
+from .contender import Contender, MissingContenderError
 
 COMMANDS: Final = 16
 """Commands in one request at most."""
@@ -116,9 +116,9 @@ def client_package(module: str, package: str) -> ModuleType:
     """The module of an optional client.
 
     Raises:
-        MissingContender: it is not installed.
+        MissingContenderError: it is not installed.
     """
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingContender(f"{package} is not installed; `make bench-setup` installs it") from error
+        raise MissingContenderError(f"{package} is not installed; `make bench-setup` installs it") from error

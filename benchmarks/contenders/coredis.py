@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final
 
-from benchmarks.contenders.bytes_contender import BytesContender, client_package
+from .bytes_contender import BytesContender, client_package
 
 MIB: Final = 1 << 20
 TIMEOUT: Final = 60.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from benchmarks.contenders.bytes_contender import BytesContender, client_package
+from .bytes_contender import BytesContender, client_package
 
 KIB: Final = 1 << 10
 TIMEOUT_MS: Final = 60_000

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
-from benchmarks.contenders.contender import Contender, MissingContender
+from .contender import Contender, MissingContenderError
 
 CLOSE_SECONDS: Final = 10.0
 """A connector's workers have this long to end."""
@@ -67,7 +67,7 @@ class LMCacheContender(Contender):
             from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
         except ImportError as error:
             reason = f"{error.name or error} is missing"
-            raise MissingContender(f"{self.name} needs torch and lmcache ({reason}): make lmcache") from error
+            raise MissingContenderError(f"{self.name} needs torch and lmcache ({reason}): make lmcache") from error
         target = self._url(url)
         room = (2 * chunks + _SPARE_CHUNKS) * (-(-chunk_bytes // _PAGE) * _PAGE)
         config = LMCacheEngineConfig.from_defaults(
@@ -177,13 +177,14 @@ class LMCacheRESP(LMCacheContender):
     """
 
     name: ClassVar[str] = "LMCache resp://"
+    database: ClassVar[int | None] = 0
 
     def _url(self, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme != "redis":
-            raise MissingContender(f"{self.name} does not speak {parts.scheme}://: give it redis://host:port")
-        if parts.path.strip("/") not in {"", "0"}:
-            raise MissingContender(f"{self.name} selects no database: give it database 0, not {parts.path.strip('/')}")
+            raise MissingContenderError(f"{self.name} does not speak {parts.scheme}://: give it redis://host:port")
+        if (database := parts.path.strip("/")) not in {"", "0"}:
+            raise MissingContenderError(f"{self.name} selects no database: give it database 0, not {database}")
         return f"resp://{parts.hostname}:{parts.port or 6379}"
 
     async def get(self, keys: Sequence[str]) -> None:
