@@ -40,10 +40,10 @@ _POLL: Final = 0.25
 
 
 class NativeCancellations:
-    """Notices a native `task.cancel()` that an anyio scope took for its own.
+    """Notices a native `task.cancel()` that an anyio scope took for its own, or that a driver made an error of.
 
-    Where both arrive in the same turn of the loop, asyncio keeps one exception, and the scope that is asked to end
-    swallows it. The task's count of cancellations tells: anyio takes back its own.
+    Where both arrive in the same turn of the loop, asyncio keeps one exception, and before anyio 4.16 the scope that is
+    asked to end swallows it. The task's count of cancellations tells: anyio takes back its own.
     """
 
     def __init__(self) -> None:

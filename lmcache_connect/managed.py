@@ -34,7 +34,7 @@ from .errors import (
     StoreUnavailableError,
 )
 from .keys import Key, key_string
-from .loop import release_unclaimed
+from .loop import NativeCancellations, release_unclaimed
 from .memory.memory_obj import MemoryObj, release_all
 from .observability import OperationStatistics, StoreMetrics, event
 from .sync_connector import SyncConnector
@@ -465,25 +465,30 @@ class ManagedConnector(RemoteConnector):
         verdict = self._breaker.abandoned
         queued = time.perf_counter()
         started: float | None = None
+        cancellations = NativeCancellations()
         try:
             with scope:
                 async with self._budget.take(budget_bytes):
                     started = time.perf_counter()
-                    result = await self._attempt(operation, call, stats, retries)
+                    result = await self._attempt(operation, call, stats, retries, cancellations)
                     verdict = self._breaker.succeeded
                     return result
-            # Only our own scope swallows a cancellation: the deadline passed, or close() cancelled.
+            cancellations.raise_lost()
+            # Our own scope ended the call: the deadline passed, or close() cancelled.
             if self._closed and anyio.current_time() < scope.deadline:
                 raise ConnectorClosedError(self._name)
             if started is None:
                 raise OperationTimeoutError(self._store, operation, seconds, "waiting for the byte budget")
             verdict = self._breaker.failed
             raise OperationTimeoutError(self._store, operation, seconds)
-        except StoreError as error:
-            if isinstance(error, StoreUnavailableError) or (isinstance(error, ConnectionError) and error.retryable):
-                verdict = self._breaker.failed
-            elif not isinstance(error, OperationTimeoutError):
-                verdict = self._breaker.succeeded  # the store answered, if only to refuse
+        except ConnectError as error:
+            cancellations.raise_lost()  # the connector made an error of it
+            if isinstance(error, StoreError) and not isinstance(error, OperationTimeoutError):
+                is_lost = isinstance(error, ConnectionError) and (
+                    error.retryable or isinstance(error, StoreUnavailableError)
+                )
+                # Otherwise the store answered, if only to refuse.
+                verdict = self._breaker.failed if is_lost else self._breaker.succeeded
             raise
         finally:
             ended = time.perf_counter()
@@ -499,7 +504,12 @@ class ManagedConnector(RemoteConnector):
                 self._idle.set()
 
     async def _attempt(
-        self, operation: str, call: Callable[[], Awaitable[T]], stats: OperationStatistics, retries: int
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        stats: OperationStatistics,
+        retries: int,
+        cancellations: NativeCancellations,
     ) -> T:
         pause = self._settings.retry_backoff
         while True:
@@ -522,6 +532,7 @@ class ManagedConnector(RemoteConnector):
                     self._store,
                     f"{type(self._wrapped).__name__}.{operation} raised {type(error).__name__}: {error}",
                 ) from error
+            cancellations.raise_lost()  # who is cancelled does not try again
             retries -= 1
             stats.retries += 1
             await anyio.sleep(pause * random.uniform(0.5, 1.5))
