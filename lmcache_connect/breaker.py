@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import Final
 
 
 class BreakerState(Enum):
@@ -12,6 +13,16 @@ class BreakerState(Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+class Admission:
+    """One operation's leave to start, which its verdict is given with."""
+
+    __slots__ = ()
+
+
+_ORDINARY: Final = Admission()
+"""While the breaker is closed no call differs from another."""
 
 
 class CircuitBreaker:
@@ -25,7 +36,7 @@ class CircuitBreaker:
         self._reset = reset
         self._clock = clock
         self._opened_at: float | None = None
-        self._probing = False
+        self._probe: Admission | None = None
         self.failures = 0
         """Failed operations since the last success."""
 
@@ -34,7 +45,7 @@ class CircuitBreaker:
         """The state now."""
         if self._opened_at is None:
             return BreakerState.CLOSED
-        if self._probing or self.retry_in > 0:
+        if self._probe is not None or self.retry_in > 0:
             return BreakerState.OPEN
         return BreakerState.HALF_OPEN
 
@@ -45,27 +56,39 @@ class CircuitBreaker:
             return 0.0
         return max(0.0, self._opened_at + self._reset - self._clock())
 
-    def admit(self) -> bool:
-        """Whether an operation may start. Each True is answered by one `succeeded`, `failed` or `abandoned`."""
-        state = self.state
-        if state is BreakerState.HALF_OPEN:
-            self._probing = True
-        return state is not BreakerState.OPEN
+    def admit(self) -> Admission | None:
+        """Leave for an operation to start, or None. It is given back with one `succeeded`, `failed` or `abandoned`.
 
-    def succeeded(self) -> None:
-        """The store answered."""
+        An operation that starts without leave gives its verdict with None.
+        """
+        match self.state:
+            case BreakerState.CLOSED:
+                return _ORDINARY
+            case BreakerState.HALF_OPEN:
+                self._probe = Admission()
+                return self._probe
+            case BreakerState.OPEN:
+                return None
+
+    def succeeded(self, admission: Admission | None) -> None:
+        """The store answered. Whichever operation saw that, the breaker closes."""
         self.failures = 0
         self._opened_at = None
-        self._probing = False
+        self._probe = None
 
-    def failed(self) -> None:
+    def failed(self, admission: Admission | None) -> None:
         """The store did not answer."""
         self.failures += 1
-        # Calls admitted before it opened may fail long after: they must not put the next probe off.
-        if self._probing or (self._opened_at is None and self.failures >= self._limit):
+        # Calls from before it opened may fail long after: they must neither put the next probe off nor end one.
+        if self._end_probe(admission) or (self._opened_at is None and self.failures >= self._limit):
             self._opened_at = self._clock()
-        self._probing = False
 
-    def abandoned(self) -> None:
+    def abandoned(self, admission: Admission | None) -> None:
         """The operation ended without telling anything about the store: its caller cancelled it, say."""
-        self._probing = False
+        self._end_probe(admission)
+
+    def _end_probe(self, admission: Admission | None) -> bool:
+        if admission is None or admission is not self._probe:
+            return False
+        self._probe = None
+        return True

@@ -456,7 +456,8 @@ class ManagedConnector(RemoteConnector):
         retries: int,
         probe: bool,
     ) -> T:
-        if not self._breaker.admit() and not probe:
+        admission = self._breaker.admit()
+        if admission is None and not probe:
             raise CircuitOpenError(self._store, self._breaker.failures, self._breaker.retry_in)
         seconds = self._settings.operation_timeout + deadline_bytes / self._settings.min_throughput
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
@@ -496,7 +497,7 @@ class ManagedConnector(RemoteConnector):
             stats.wire_seconds += 0.0 if started is None else ended - started
             stats.in_flight -= 1
             before = self._breaker.state
-            verdict()
+            verdict(admission)
             if self._breaker.state is not before:
                 event(logging.WARNING, "breaker", store=self._store, state=self._breaker.state.value)
             self._in_flight.discard(scope)

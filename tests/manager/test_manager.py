@@ -14,6 +14,7 @@ import pytest
 
 from lmcache_connect import (
     AdapterRegistry,
+    CircuitOpenError,
     ConnectorAdapter,
     ConnectorClosedError,
     ConnectorConfig,
@@ -34,6 +35,7 @@ from lmcache_connect import (
     StoreUnavailableError,
     SyncCallOnLoopError,
     UnknownSchemeError,
+    UnsupportedOperationError,
     create_connector,
 )
 from lmcache_connect.memory.memory_obj import release_all
@@ -243,6 +245,30 @@ async def test_a_caller_who_cancels_does_not_count_against_the_store() -> None:
             await call
         store.answers["exists"] = True
         assert await connector.exists("k") is True
+
+
+@pytest.mark.asyncio
+async def test_a_ping_beside_the_breakers_probe_does_not_let_another_call_through() -> None:
+    manager, store = scripted(SMALL.model_copy(update={"breaker_failures": 1, "breaker_reset": 0.001, "retries": 0}))
+    async with manager:
+        connector = manager.create_connector()
+        store.answers["exists"] = StoreUnavailableError("s", "gone")
+        with pytest.raises(StoreUnavailableError):
+            await connector.exists("k")
+        while connector.breaker_state.value != "half_open":
+            await asyncio.sleep(0)
+        answered = asyncio.Event()
+        store.answers["exists"] = answered.wait
+        probe = asyncio.ensure_future(connector.exists("k"))
+        while connector.in_flight == 0:
+            await asyncio.sleep(0)
+        with pytest.raises(UnsupportedOperationError):
+            await connector.ping()
+        with pytest.raises(CircuitOpenError):
+            await connector.exists("k")
+        answered.set()
+        assert await probe is True
+        assert connector.breaker_state.value == "closed"
 
 
 @pytest.mark.asyncio
