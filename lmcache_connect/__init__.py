@@ -11,6 +11,7 @@ from .dtypes import DType, dtype_of
 from .errors import (
     AdapterLoadError,
     AllocationTimeoutError,
+    AmbiguousSchemeError,
     ArenaExhaustedError,
     AuthenticationError,
     BackendClosedError,
@@ -65,6 +66,7 @@ __all__ = [
     "AdapterLoadError",
     "AdapterRegistry",
     "AllocationTimeoutError",
+    "AmbiguousSchemeError",
     "ArenaExhaustedError",
     "ArenaStatistics",
     "AuthenticationError",

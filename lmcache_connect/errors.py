@@ -165,6 +165,18 @@ class DuplicateSchemeError(ConnectError, ValueError):
         self.offered = offered
 
 
+class AmbiguousSchemeError(ConnectError, ValueError):
+    """Installed packages claim one scheme for different adapters. `claims` names each with its distributions."""
+
+    def __init__(self, scheme: str, claims: Iterable[str]) -> None:
+        self.claims = tuple(claims)
+        super().__init__(
+            f"the scheme {scheme!r} is claimed by {' and '.join(self.claims)}: "
+            f"uninstall all but one, or settle it with register_adapter(<the adapter>, replace=True)"
+        )
+        self.scheme = scheme
+
+
 class UnsupportedOperationError(ConnectError, NotImplementedError):
     """A connector's store cannot do what was asked."""
 

@@ -10,7 +10,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from .adapter import ConnectorAdapter
-from .errors import AdapterLoadError, ConnectorContractError, DuplicateSchemeError, UnknownSchemeError
+from .errors import (
+    AdapterLoadError,
+    AmbiguousSchemeError,
+    ConnectorContractError,
+    DuplicateSchemeError,
+    UnknownSchemeError,
+)
 from .url import RemoteURL
 
 ENTRY_POINT_GROUP: Final = "lmcache_connect.adapters"
@@ -38,7 +44,7 @@ class AdapterTarget:
         try:
             found: Any = getattr(importlib.import_module(module), attribute)
         except ImportError as error:
-            extra = self.extra if error.name is None or not module.startswith(error.name) else None
+            extra = self.extra if error.name is None or not _is_within(module, error.name) else None
             raise self._error(str(error), extra) from error
         except AttributeError as error:
             raise self._error(str(error)) from error
@@ -82,6 +88,7 @@ class AdapterRegistry:
 
         Raises:
             DuplicateSchemeError: one of its schemes is taken, also by a built-in adapter, and `replace` is False.
+            AmbiguousSchemeError: one is claimed by several installed packages, and `replace` is False.
             ConnectorContractError: it is no adapter, or it names no scheme.
         """
         instance = adapter_instance(adapter)
@@ -104,11 +111,15 @@ class AdapterRegistry:
 
     def schemes(self) -> list[str]:
         """Every scheme that can be looked up now, sorted. Imports nothing."""
-        inherited = self._parent._registered if self._parent is not None else {}
-        return sorted({*self._registered, *inherited, *_BUILTIN, *(point.name for point in _entry_points())})
+        registered = set().union(*self._registrations())
+        return sorted({*registered, *_BUILTIN, *(point.name for point in _entry_points())})
 
     def describe(self, scheme: str) -> str | None:
-        """Who answers for a scheme, as text, or None. Imports nothing."""
+        """Who answers for a scheme, as text, or None. Imports nothing.
+
+        Raises:
+            AmbiguousSchemeError: installed packages claim it for different adapters.
+        """
         for registered in self._registrations():
             if (adapter := registered.get(scheme)) is not None:
                 return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
@@ -120,6 +131,7 @@ class AdapterRegistry:
 
         Raises:
             UnknownSchemeError: with the schemes that are known.
+            AmbiguousSchemeError: installed packages claim it for different adapters.
             AdapterLoadError: it is known and cannot be imported.
         """
         scheme = url.scheme
@@ -142,14 +154,14 @@ class AdapterRegistry:
     def _target(self, scheme: str) -> AdapterTarget | None:
         if (builtin := _BUILTIN.get(scheme)) is not None:
             return builtin
-        points = [point for point in _entry_points() if point.name == scheme]
-        targets = {point.value for point in points}
-        if len(targets) > 1:
-            # Two installed packages claim one scheme: choosing for the operator could reach the wrong store.
-            raise DuplicateSchemeError(
-                scheme, f"{points[0].value} ({_owner(points[0])})", f"{points[1].value} ({_owner(points[1])})"
-            )
-        return AdapterTarget(scheme, points[0].value, _owner(points[0])) if points else None
+        owners: dict[str, list[str]] = {}
+        for point in _entry_points():
+            if point.name == scheme:
+                owners.setdefault(point.value, []).append(_owner(point))
+        if len(owners) > 1:
+            # Choosing for the operator could reach the wrong store.
+            raise AmbiguousSchemeError(scheme, [f"{value} ({', '.join(names)})" for value, names in owners.items()])
+        return next((AdapterTarget(scheme, value, names[0]) for value, names in owners.items()), None)
 
 
 default_registry: Final = AdapterRegistry()
@@ -184,8 +196,13 @@ def adapter_instance(adapter: object, error: Any = None) -> ConnectorAdapter:
 
 def _entry_points() -> tuple[EntryPoint, ...]:
     # Read anew each time: a package may be installed while the process runs, and a miss must not stick.
-    return tuple(sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)))
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    return tuple(sorted(found, key=lambda point: (point.name, point.value, _owner(point))))
 
 
 def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unknown distribution"
+
+
+def _is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")

@@ -114,6 +114,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "AdapterLoadError": ImportError,
     "MissingExtraError": ImportError,
     "DuplicateSchemeError": ValueError,
+    "AmbiguousSchemeError": ValueError,
     "UnsupportedOperationError": NotImplementedError,
     "ConnectorContractError": TypeError,
     "ReleasedObjectError": RuntimeError,

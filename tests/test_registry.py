@@ -15,6 +15,7 @@ import lmcache_connect.registry
 from lmcache_connect import (
     AdapterLoadError,
     AdapterRegistry,
+    AmbiguousSchemeError,
     ConnectorAdapter,
     ConnectorContext,
     ConnectorContractError,
@@ -220,6 +221,15 @@ def test_a_registry_looks_into_its_parents_before_the_built_in_table() -> None:
     assert type(child.find(url("mystore://h"))) is MyAdapter
 
 
+def test_a_registry_lists_the_schemes_of_all_its_ancestors() -> None:
+    oldest = AdapterRegistry()
+    oldest.register(MyAdapter)
+    youngest = AdapterRegistry(AdapterRegistry(oldest))
+    assert type(youngest.find(url("mystore://h"))) is MyAdapter
+    assert youngest.schemes() == oldest.schemes()
+    assert "mystore" in youngest.schemes()
+
+
 def test_the_default_registry_is_filled_by_register_adapter() -> None:
     register_adapter(MyAdapter)
     try:
@@ -306,12 +316,24 @@ def test_two_distributions_that_claim_one_scheme_are_refused_with_both_named(
 ) -> None:
     install("some-store", "store = some_store:Adapter", some_store=ADAPTER_MODULE)
     install("other-store", "store = other_store:Adapter", other_store=ADAPTER_MODULE)
-    with pytest.raises(DuplicateSchemeError) as caught:
+    with pytest.raises(AmbiguousSchemeError) as caught:
         registry.find(url("store://h"))
-    for named in ("some_store:Adapter (some-store)", "other_store:Adapter (other-store)"):
-        assert named in str(caught.value)
+    assert str(caught.value) == (
+        "the scheme 'store' is claimed by other_store:Adapter (other-store) and some_store:Adapter (some-store): "
+        "uninstall all but one, or settle it with register_adapter(<the adapter>, replace=True)"
+    )
     registry.register(MyAdapter("store://"), replace=True)  # the operator's word settles it
     assert isinstance(registry.find(url("store://h")), MyAdapter)
+
+
+def test_of_three_claims_on_one_scheme_each_target_is_named_once(registry: AdapterRegistry, install: Install) -> None:
+    install("a-store", "store = a_store:Adapter")
+    install("a-store-again", "store = a_store:Adapter")
+    install("b-store", "store = b_store:Adapter")
+    with pytest.raises(AmbiguousSchemeError) as caught:
+        registry.find(url("store://h"))
+    assert caught.value.scheme == "store"
+    assert caught.value.claims == ("a_store:Adapter (a-store, a-store-again)", "b_store:Adapter (b-store)")
 
 
 def test_one_target_found_twice_is_one_adapter(registry: AdapterRegistry, install: Install) -> None:
@@ -388,6 +410,13 @@ def test_a_missing_driver_names_the_extra_that_brings_it(
     assert caught.value.distribution == "lmcache-connect"
     assert str(caught.value).endswith("install it with: pip install 'lmcache-connect[redis]'")
     assert isinstance(caught.value, ImportError)
+
+
+def test_a_driver_whose_name_the_adapters_begins_with_is_a_driver(install: Install) -> None:
+    install("some-store", driver_for_mine="import driver")
+    with pytest.raises(AdapterLoadError) as caught:
+        AdapterTarget("store", "driver_for_mine:Adapter", "some-store", "extra").load()
+    assert caught.value.extra == "extra"
 
 
 def test_an_extra_is_not_offered_for_a_module_of_our_own_that_is_missing() -> None:
