@@ -402,7 +402,7 @@ class ManagedConnector(RemoteConnector):
         call: Callable[[], Awaitable[T]],
         *,
         miss: Callable[[], T] | None = None,
-        count: Callable[[OperationStatistics, T], None] | None = None,
+        count: Callable[[OperationStatistics, T], int] | None = None,
         items: int = 1,
         deadline_bytes: int = 0,
         budget_bytes: int = 0,
@@ -410,7 +410,8 @@ class ManagedConnector(RemoteConnector):
         retries: int | None = None,
         probe: bool = False,
     ) -> T:
-        """One operation on the owning loop. `miss` gives its result where an error is to be one; None: never."""
+        """One operation on the owning loop. `miss` gives its result where an error is to be one; None: never. `count`
+        counts the hits of a result, and returns how many of its items are none."""
         self._loops.check(self._name)
         if self._closed:
             raise ConnectorClosedError(self._name)
@@ -441,9 +442,9 @@ class ManagedConnector(RemoteConnector):
                 stats.misses[f"corrupt:{reason}"] += 1
         stats.bytes += moved
         if count is not None:
-            count(stats, result)
-            if corrupt:
-                stats.misses["absent"] -= len(corrupt)  # they were None as well, and are counted already
+            absent = count(stats, result) - len(corrupt)  # those are None as well, and were counted above
+            if absent > 0:
+                stats.misses["absent"] += absent
         return result
 
     async def _run(
@@ -582,14 +583,16 @@ class ManagedConnector(RemoteConnector):
                 "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
             )
 
-    def _count_chunks(self, stats: OperationStatistics, found: Any) -> None:
+    def _count_chunks(self, stats: OperationStatistics, found: Any) -> int:
+        missing = 0
         for item in found if isinstance(found, list) else (found,):
             if item is None:
-                stats.misses["absent"] += 1
+                missing += 1
             else:
                 stats.hits += 1
                 stats.bytes += (size := item.get_size())
                 self._largest_seen = max(self._largest_seen, size)
+        return missing
 
 
 class _Leases:
@@ -627,9 +630,8 @@ async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
     return list(keys)
 
 
-def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> None:
+def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> int:
     flags = found if isinstance(found, list) else [found]
     hits = sum(flags)
     stats.hits += hits
-    if hits < len(flags):
-        stats.misses["absent"] += len(flags) - hits
+    return len(flags) - hits

@@ -25,6 +25,7 @@ from lmcache_connect import (
     CreateConnector,
     DuplicateSchemeError,
     ForeignObjectError,
+    FrameError,
     InvalidArgumentError,
     InvalidURLError,
     Key,
@@ -269,6 +270,29 @@ async def test_a_ping_beside_the_breakers_probe_does_not_let_another_call_throug
         answered.set()
         assert await probe is True
         assert connector.breaker_state.value == "closed"
+
+
+@pytest.mark.asyncio
+async def test_a_corrupt_record_is_not_absent_as_well_and_no_count_of_misses_is_zero_or_less() -> None:
+    manager, store = scripted()
+    error = FrameError("short", "3 bytes are no header")
+
+    async def report_twice() -> None:
+        for _ in range(2):
+            await store.discard_corrupt("k", error)
+
+    async with manager:
+        connector = manager.create_connector()
+        store.answers["get"] = report_twice
+        assert await connector.get("k") is None
+        assert connector.statistics()["get"].misses == {"corrupt:short": 2}
+        store.answers["get"] = None
+        assert await connector.get("k") is None
+        store.answers["exists"] = True
+        assert await connector.exists("k") is True
+        statistics = connector.statistics()
+        assert statistics["get"].misses == {"corrupt:short": 2, "absent": 1}
+        assert statistics["exists"].misses == {}
 
 
 @pytest.mark.asyncio
