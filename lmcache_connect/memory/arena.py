@@ -8,19 +8,11 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 from .allocator import BlockAllocator
 
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module has no name for it
-
-
-@cache
-def _array_type(size: int) -> type[ctypes.Array[ctypes.c_ubyte]]:
-    # ctypes makes a new class for every array length and never forgets it. Block sizes are whole pages, so this
-    # cache stays as small as the number of distinct block sizes.
-    return ctypes.c_ubyte * size
 
 
 class _Lease(weakref.ref[Any]):
@@ -52,6 +44,9 @@ class Arena:
         self._returned: deque[_Lease] = deque()
         # Private: a forked child gets a copy, never a window into the parent's chunks.
         self._map = mmap.mmap(-1, self._blocks.capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # ctypes makes a class for every array length, and what stores send has any length. So each exporter reaches
+        # over the whole mapping, and the view that is handed out is cut to size.
+        self._exporter_type = ctypes.c_ubyte * self._blocks.capacity
         if hasattr(mmap, "MADV_HUGEPAGE"):
             try:
                 self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -112,14 +107,14 @@ class Arena:
             start = self._blocks.allocate(size)
             exporter = None
             if start is not None:
-                exporter = _array_type(size).from_buffer(self._map, start)
+                exporter = self._exporter_type.from_buffer(self._map)
                 lease = _Lease(exporter, self._came_back)
                 lease.start, lease.size = start, size
                 self._leases[start] = lease
         self._settle(room)
-        if exporter is None:
+        if exporter is None or start is None:
             return None
-        return memoryview(exporter).cast("B")[:nbytes]
+        return memoryview(exporter).cast("B")[start : start + nbytes]
 
     def _came_back(self, lease: _Lease) -> None:
         self._returned.append(lease)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..dtypes import DType
 from ..errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
 from ..metadata import ChunkMetadata, MemoryFormat, Shape
+from .arena import Arena
 
 if TYPE_CHECKING:
     import numpy
@@ -41,12 +42,13 @@ class MemoryObj:
     long as they exist, so a forgotten view never shows another chunk's data; it only holds room. Thread-safe.
     """
 
-    __slots__ = ("__weakref__", "_metadata", "_nbytes", "_owner", "_pins", "_refs", "_view")
+    __slots__ = ("__weakref__", "_metadata", "_nbytes", "_owner", "_physical_size", "_pins", "_refs", "_view")
 
     def __init__(self, view: memoryview, metadata: ChunkMetadata, owner: ObjectOwner) -> None:
         self._view: memoryview | None = view
         self._metadata = metadata
         self._nbytes = metadata.nbytes
+        self._physical_size = Arena.rounded(len(view))
         self._owner = owner
         self._refs = 1
         self._pins = 0
@@ -74,8 +76,8 @@ class MemoryObj:
 
     def get_physical_size(self) -> int:
         """The bytes of arena that the chunk takes: its size, rounded up to whole pages."""
-        obj = self._live("get_physical_size").obj
-        return len(obj)  # type: ignore[arg-type]  # the exporter is a ctypes array
+        self._live("get_physical_size")
+        return self._physical_size
 
     def get_shapes(self) -> list[Shape]:
         """One shape per tensor group."""

@@ -104,6 +104,20 @@ def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() ->
     assert arena.blocks == 0
 
 
+def test_blocks_of_thousands_of_sizes_leave_no_types_behind() -> None:
+    def types() -> int:
+        gc.collect()
+        return sum(isinstance(found, type) for found in gc.get_objects())
+
+    arena = Arena(3_000 * PAGE, lambda: None)
+    assert arena.lease(PAGE) is not None
+    before = types()
+    for pages in range(1, 3_001):
+        assert arena.lease(pages * PAGE) is not None
+    assert types() == before
+    assert arena.free_bytes == arena.capacity
+
+
 def test_four_threads_that_lease_and_drop_lose_nothing() -> None:
     arena = Arena(64 * PAGE, lambda: None)
     start = threading.Barrier(4)
