@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from .breaker import BreakerState, CircuitBreaker
-from .byte_budget import ByteBudget
+from .breaker import BreakerState
 from .connector import Flags, Hits, RemoteConnector, Slots, hit_prefix, prefix_length
 from .context import ConnectorContext
 from .errors import (
-    ArenaExhaustedError,
-    CircuitOpenError,
-    ConnectError,
-    ConnectorClosedError,
     ConnectorContractError,
-    ConnectorFailureError,
     ForeignObjectError,
     FrameError,
     InvalidArgumentError,
-    OperationTimeoutError,
-    StoreError,
-    StoreUnavailableError,
 )
 from .keys import Key, key_string
-from .loop import NativeCancellations, release_unclaimed
+from .loop import release_unclaimed
 from .memory.memory_obj import MemoryObj, release_all
-from .observability import OperationStatistics, StoreMetrics, event
+from .observability import OperationStatistics, event
+from .operation_runner import CANCEL_GRACE, OperationRunner, note_corrupt
 from .sync_connector import SyncConnector
 
 T = TypeVar("T")
@@ -46,11 +35,6 @@ _ASSUMED_CHUNK_BYTES: Final = 64 << 20
 
 _SCAN_PAGE: Final = 1000
 """Keys of a scan that are fetched under one deadline."""
-
-_CANCEL_GRACE: Final = 1.0
-"""Seconds that operations have to end once `close()` has cancelled them."""
-
-_corrupt_in_call: ContextVar[list[str] | None] = ContextVar("corrupt_in_call", default=None)
 
 
 class ManagedConnector(RemoteConnector):
@@ -67,20 +51,14 @@ class ManagedConnector(RemoteConnector):
         self._settings = context.settings
         self._owner = context.owner
         self._loops = context.owner
-        self._name = f"connector {context.remote_url.label()}"
         self._store = context.remote_url.label()
-        self._breaker = CircuitBreaker(self._settings.breaker_failures, self._settings.breaker_reset, time.monotonic)
-        self._budget = ByteBudget(self._settings.max_bytes_in_flight)
-        self._metrics = StoreMetrics(self._store)
-        self._in_flight: set[anyio.CancelScope] = set()
-        self._idle: asyncio.Event | None = None
+        self._runner = OperationRunner(self._store, type(wrapped).__name__, self._settings, context.owner)
         self._closing: asyncio.Task[None] | None = None
-        self._closed = False
         self._batches_are_positional = True
         self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
         self._largest_seen = 1 << 20
         wrapped._owner = context.owner
-        wrapped._on_corrupt = partial(_note_corrupt, self._store)  # no reference back to this object
+        wrapped._on_corrupt = partial(note_corrupt, self._store)  # no reference back to this object
         self._after_close: Callable[[], Awaitable[None]] | None = None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
@@ -98,21 +76,21 @@ class ManagedConnector(RemoteConnector):
     @property
     def breaker_state(self) -> BreakerState:
         """The circuit breaker's state."""
-        return self._breaker.state
+        return self._runner.breaker.state
 
     @property
     def in_flight(self) -> int:
         """Operations under way."""
-        return len(self._in_flight)
+        return self._runner.in_flight
 
     @property
     def is_closed(self) -> bool:
         """Whether `close()` was called."""
-        return self._closed
+        return self._runner.is_closed
 
     def statistics(self) -> dict[str, OperationStatistics]:
         """A copy of the counters, by operation name."""
-        return self._metrics.snapshot()
+        return self._runner.metrics.snapshot()
 
     # --------------------------------------------------------------------------------------------- operations
 
@@ -123,7 +101,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> bool:
             return bool(await self._wrapped.exists(key))
 
-        return await self._loops.run(self._operate, "exists", call, miss=lambda: False, count=_count_flags)
+        return await self._loops.run(self._runner.run, "exists", call, miss=lambda: False, count=_count_flags)
 
     async def get(self, key: Key) -> MemoryObj | None:
         """The chunk, with one reference for the caller; None on a miss or for a record that does not verify.
@@ -142,7 +120,7 @@ class ManagedConnector(RemoteConnector):
             return self._checked("get", found)
 
         return await self._loops.run(
-            self._operate,
+            self._runner.run,
             "get",
             call,
             miss=lambda: None,
@@ -167,7 +145,7 @@ class ManagedConnector(RemoteConnector):
         with _Leases((memory_obj,)):
             nbytes = memory_obj.get_size()
             await self._loops.run(
-                self._operate,
+                self._runner.run,
                 "put",
                 call,
                 miss=lambda: None,
@@ -183,7 +161,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> bool:
             return bool(await self._wrapped.remove(key))
 
-        return await self._loops.run(self._operate, "remove", call, miss=lambda: False)
+        return await self._loops.run(self._runner.run, "remove", call, miss=lambda: False)
 
     async def list(self) -> list[str]:
         """Every key in the store, in no particular order. `scan` does not hold them all.
@@ -195,7 +173,7 @@ class ManagedConnector(RemoteConnector):
             # Third-party connectors are known to answer None for "no keys".
             return list(await self._wrapped.list() or ())
 
-        return await self._loops.run(self._operate, "list", call)
+        return await self._loops.run(self._runner.run, "list", call)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that start with `prefix`. Keys written or removed meanwhile may or may not appear; none twice."""
@@ -218,13 +196,13 @@ class ManagedConnector(RemoteConnector):
             done = False
             while not done:
                 # A page is not repeated: a generator that raised is finished.
-                found, done = await self._loops.run(self._operate, "scan", page, retries=0)
+                found, done = await self._loops.run(self._runner.run, "scan", page, retries=0)
                 for name in found:
                     if name not in seen:
                         seen.add(name)
                         yield name
         finally:
-            if not self._closed:
+            if not self.is_closed:
                 await self._loops.run(end)
 
     def support_ping(self) -> bool:
@@ -237,7 +215,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> int:
             return int(await self._wrapped.ping())
 
-        return await self._loops.run(self._operate, "ping", call, probe=True)
+        return await self._loops.run(self._runner.run, "ping", call, probe=True)
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """`exists` for every key, in order."""
@@ -250,7 +228,7 @@ class ManagedConnector(RemoteConnector):
             return found
 
         return await self._loops.run(
-            self._operate,
+            self._runner.run,
             "batched_exists",
             call,
             miss=lambda: [False] * len(wanted),
@@ -273,7 +251,7 @@ class ManagedConnector(RemoteConnector):
             return [None] * len(wanted)
 
         return await self._loops.run(
-            self._operate,
+            self._runner.run,
             "batched_get",
             call,
             miss=nothing,
@@ -302,7 +280,7 @@ class ManagedConnector(RemoteConnector):
         with _Leases(objs):
             nbytes = sum(obj.get_size() for obj in objs)
             await self._loops.run(
-                self._operate,
+                self._runner.run,
                 "batched_put",
                 call,
                 miss=lambda: None,
@@ -337,7 +315,7 @@ class ManagedConnector(RemoteConnector):
         for the same end. In a fork only this object is marked closed; the parent's sockets are left alone.
         """
         if self._loops.is_forked():
-            self._closed = True
+            self._runner.refuse()
             return
         await self._loops.run(self._close, self._settings.close_grace if grace is None else grace)
         after, self._after_close = self._after_close, None
@@ -350,36 +328,21 @@ class ManagedConnector(RemoteConnector):
 
     async def _close(self, grace: float) -> None:
         if self._closing is None:
-            self._closed = True
+            self._runner.refuse()
             # A task of its own, so that a closer who is cancelled does not leave the store half closed.
             self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
         await asyncio.shield(self._closing)
 
     async def _close_once(self, grace: float) -> None:
-        await self._wait_idle(grace)
-        for scope in list(self._in_flight):
-            scope.cancel()
-        await self._wait_idle(_CANCEL_GRACE)
-        if self._in_flight:
-            event(
-                logging.WARNING,
-                "close_abandoned_operations",
-                store=self._store,
-                operations=len(self._in_flight),
-            )
-        with anyio.move_on_after(max(grace, _CANCEL_GRACE)) as scope:
+        await self._runner.finish(grace)
+        with anyio.move_on_after(max(grace, CANCEL_GRACE)) as scope:
             await self._wrapped.close()
         if scope.cancelled_caught:
             event(logging.WARNING, "close_timed_out", store=self._store, connector=type(self._wrapped).__name__)
 
-    async def _wait_idle(self, seconds: float) -> None:
-        if self._in_flight:
-            self._idle = asyncio.Event()
-            with anyio.move_on_after(seconds):
-                await self._idle.wait()
-
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_closed", True) or self._loops.is_forked():
+        runner = getattr(self, "_runner", None)
+        if runner is None or runner.is_closed or self._loops.is_forked():
             return
         _warn(
             f"{self!r} was never closed: await its close(), or close its manager",
@@ -391,154 +354,10 @@ class ManagedConnector(RemoteConnector):
             loop.call_soon_threadsafe(lambda: loop.create_task(wrapped.close()))
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self._breaker.state.value
+        state = "closed" if self.is_closed else self.breaker_state.value
         return f"<ManagedConnector {self._store} ({type(self._wrapped).__name__}), {state}>"
 
     # ------------------------------------------------------------------------------------------------- inside
-
-    async def _operate(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        *,
-        miss: Callable[[], T] | None = None,
-        count: Callable[[OperationStatistics, T], int] | None = None,
-        items: int = 1,
-        deadline_bytes: int = 0,
-        budget_bytes: int = 0,
-        moved: int = 0,
-        retries: int | None = None,
-        probe: bool = False,
-    ) -> T:
-        """One operation on the owning loop. `miss` gives its result where an error is to be one; None: never. `count`
-        counts the hits of a result, and returns how many of its items are none."""
-        self._loops.check(self._name)
-        if self._closed:
-            raise ConnectorClosedError(self._name)
-        stats = self._metrics.operation(operation)
-        stats.calls += 1
-        stats.items += items
-        attempts = self._settings.retries if retries is None else retries
-        corrupt: list[str] = []
-        token = _corrupt_in_call.set(corrupt)
-        try:
-            result = await self._run(operation, call, stats, deadline_bytes, budget_bytes, attempts, probe)
-        except (StoreError, ArenaExhaustedError) as error:
-            reason = type(error).__name__
-            stats.errors[reason] += 1
-            if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
-                event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=str(error))
-            permanent = isinstance(error, StoreError) and error.permanent
-            if self._settings.errors == "raise" or miss is None or permanent:
-                raise
-            stats.misses[reason] += items
-            return miss()
-        except ConnectError as error:
-            stats.errors[type(error).__name__] += 1
-            raise
-        finally:
-            _corrupt_in_call.reset(token)
-            for reason in corrupt:
-                stats.misses[f"corrupt:{reason}"] += 1
-        stats.bytes += moved
-        if count is not None:
-            absent = count(stats, result) - len(corrupt)  # those are None as well, and were counted above
-            if absent > 0:
-                stats.misses["absent"] += absent
-        return result
-
-    async def _run(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        stats: OperationStatistics,
-        deadline_bytes: int,
-        budget_bytes: int,
-        retries: int,
-        probe: bool,
-    ) -> T:
-        admission = self._breaker.admit()
-        if admission is None and not probe:
-            raise CircuitOpenError(self._store, self._breaker.failures, self._breaker.retry_in)
-        seconds = self._settings.operation_timeout + deadline_bytes / self._settings.min_throughput
-        scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
-        self._in_flight.add(scope)
-        stats.in_flight += 1
-        verdict = self._breaker.abandoned
-        queued = time.perf_counter()
-        started: float | None = None
-        cancellations = NativeCancellations()
-        try:
-            with scope:
-                async with self._budget.take(budget_bytes):
-                    started = time.perf_counter()
-                    result = await self._attempt(operation, call, stats, retries, cancellations)
-                    verdict = self._breaker.succeeded
-                    return result
-            cancellations.raise_lost()
-            # Our own scope ended the call: the deadline passed, or close() cancelled.
-            if self._closed and anyio.current_time() < scope.deadline:
-                raise ConnectorClosedError(self._name)
-            if started is None:
-                raise OperationTimeoutError(self._store, operation, seconds, "waiting for the byte budget")
-            verdict = self._breaker.failed
-            raise OperationTimeoutError(self._store, operation, seconds)
-        except ConnectError as error:
-            cancellations.raise_lost()  # the connector made an error of it
-            if isinstance(error, StoreError) and not isinstance(error, OperationTimeoutError):
-                is_lost = isinstance(error, ConnectionError) and (
-                    error.retryable or isinstance(error, StoreUnavailableError)
-                )
-                # Otherwise the store answered, if only to refuse.
-                verdict = self._breaker.failed if is_lost else self._breaker.succeeded
-            raise
-        finally:
-            ended = time.perf_counter()
-            stats.queue_seconds += (ended if started is None else started) - queued
-            stats.wire_seconds += 0.0 if started is None else ended - started
-            stats.in_flight -= 1
-            before = self._breaker.state
-            verdict(admission)
-            if self._breaker.state is not before:
-                event(logging.WARNING, "breaker", store=self._store, state=self._breaker.state.value)
-            self._in_flight.discard(scope)
-            if not self._in_flight and self._idle is not None:
-                self._idle.set()
-
-    async def _attempt(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        stats: OperationStatistics,
-        retries: int,
-        cancellations: NativeCancellations,
-    ) -> T:
-        pause = self._settings.retry_backoff
-        while True:
-            if corrupt := _corrupt_in_call.get():
-                corrupt.clear()  # of an attempt before: what is found again is counted once
-            try:
-                return await call()
-            except StoreError as error:
-                if not error.retryable or retries == 0:
-                    raise
-            except ConnectError:
-                raise
-            except OSError as error:  # a driver's own, from a connector that does not translate
-                if retries == 0:
-                    raise StoreUnavailableError(
-                        self._store, f"{operation} failed: {type(error).__name__}: {error}"
-                    ) from error
-            except Exception as error:
-                raise ConnectorFailureError(
-                    self._store,
-                    f"{type(self._wrapped).__name__}.{operation} raised {type(error).__name__}: {error}",
-                ) from error
-            cancellations.raise_lost()  # who is cancelled does not try again
-            retries -= 1
-            stats.retries += 1
-            await anyio.sleep(pause * random.uniform(0.5, 1.5))
-            pause *= 2
 
     async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
         if self._batches_are_positional:
@@ -614,12 +433,6 @@ class _Leases:
     def __exit__(self, *_: object) -> None:
         for obj in self._objs:
             obj.ref_count_down()
-
-
-def _note_corrupt(store: str, key: str, error: FrameError) -> None:
-    if (corrupt := _corrupt_in_call.get()) is not None:
-        corrupt.append(error.reason)
-    event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
 
 
 async def _checked_keys(keys: Sequence[Key]) -> list[Key]:

@@ -30,7 +30,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("loop",),
     ("connector", "adapter", "context"),
     ("registry",),
-    ("breaker", "byte_budget", "sync_connector", "managed"),
+    ("breaker", "byte_budget", "sync_connector", "operation_runner", "managed"),
     ("manager",),
     ("",),  # lmcache_connect/__init__.py: the public names
     ("compat", "internal_api_server", "testing", "cli", "__main__"),

@@ -1,0 +1,247 @@
+"""`OperationRunner`: what happens around one operation of a connector."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Final, TypeVar
+
+import anyio
+
+from .breaker import CircuitBreaker
+from .byte_budget import ByteBudget
+from .config import ConnectorConfig
+from .errors import (
+    ArenaExhaustedError,
+    CircuitOpenError,
+    ConnectError,
+    ConnectorClosedError,
+    ConnectorFailureError,
+    FrameError,
+    OperationTimeoutError,
+    StoreError,
+    StoreUnavailableError,
+)
+from .loop import LoopOwner, NativeCancellations
+from .observability import OperationStatistics, StoreMetrics, event
+
+T = TypeVar("T")
+
+CANCEL_GRACE: Final = 1.0
+"""Seconds that operations have to end once they were cancelled."""
+
+_corrupt_in_call: ContextVar[list[str] | None] = ContextVar("corrupt_in_call", default=None)
+
+
+class OperationRunner:
+    """Runs a connector's operations: breaker, deadline, byte budget, attempts, counters. Belongs to one event loop.
+
+    Every operation ends by its deadline, and `finish()` by its grace period.
+    """
+
+    def __init__(self, store: str, connector: str, settings: ConnectorConfig, owner: LoopOwner) -> None:
+        """`store` and `connector` are for messages: the store's label, and the name of the connector's class."""
+        self._store = store
+        self._connector = connector
+        self._settings = settings
+        self._owner = owner
+        self._name = f"connector {store}"
+        self._budget = ByteBudget(settings.max_bytes_in_flight)
+        self._in_flight: set[anyio.CancelScope] = set()
+        self._idle: asyncio.Event | None = None
+        self.breaker: Final = CircuitBreaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
+        self.metrics: Final = StoreMetrics(store)
+        self.is_closed = False
+        """Whether further operations are refused."""
+
+    @property
+    def in_flight(self) -> int:
+        """Operations under way."""
+        return len(self._in_flight)
+
+    def refuse(self) -> None:
+        """From now on every new operation raises `ConnectorClosedError`."""
+        self.is_closed = True
+
+    async def finish(self, grace: float) -> None:
+        """Lets operations under way finish for `grace` seconds, then cancels them. `refuse()` comes before."""
+        await self._wait_idle(grace)
+        for scope in list(self._in_flight):
+            scope.cancel()
+        await self._wait_idle(CANCEL_GRACE)
+        if self._in_flight:
+            event(
+                logging.WARNING,
+                "close_abandoned_operations",
+                store=self._store,
+                operations=len(self._in_flight),
+            )
+
+    async def _wait_idle(self, seconds: float) -> None:
+        if self._in_flight:
+            self._idle = asyncio.Event()
+            with anyio.move_on_after(seconds):
+                await self._idle.wait()
+
+    async def run(
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        miss: Callable[[], T] | None = None,
+        count: Callable[[OperationStatistics, T], int] | None = None,
+        items: int = 1,
+        deadline_bytes: int = 0,
+        budget_bytes: int = 0,
+        moved: int = 0,
+        retries: int | None = None,
+        probe: bool = False,
+    ) -> T:
+        """Awaits `call()` as one operation of `items` keys, on the owning loop.
+
+        `miss` gives the result where an error is to be a miss; None: never. `count` counts the hits of a result, and
+        returns how many of its items are none. The deadline allows for `deadline_bytes`, and `budget_bytes` of the
+        byte budget are held meanwhile; `moved` is counted as bytes when it succeeds. `retries`: None is the setting. A
+        `probe` is made whatever the breaker says.
+
+        Raises:
+            ConnectorClosedError, CircuitOpenError, OperationTimeoutError, and what `call` raises as a `ConnectError`.
+        """
+        self._owner.check(self._name)
+        if self.is_closed:
+            raise ConnectorClosedError(self._name)
+        stats = self.metrics.operation(operation)
+        stats.calls += 1
+        stats.items += items
+        attempts = self._settings.retries if retries is None else retries
+        corrupt: list[str] = []
+        token = _corrupt_in_call.set(corrupt)
+        try:
+            result = await self._guarded(operation, call, stats, deadline_bytes, budget_bytes, attempts, probe)
+        except (StoreError, ArenaExhaustedError) as error:
+            reason = type(error).__name__
+            stats.errors[reason] += 1
+            if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
+                event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=str(error))
+            permanent = isinstance(error, StoreError) and error.permanent
+            if self._settings.errors == "raise" or miss is None or permanent:
+                raise
+            stats.misses[reason] += items
+            return miss()
+        except ConnectError as error:
+            stats.errors[type(error).__name__] += 1
+            raise
+        finally:
+            _corrupt_in_call.reset(token)
+            for reason in corrupt:
+                stats.misses[f"corrupt:{reason}"] += 1
+        stats.bytes += moved
+        if count is not None:
+            absent = count(stats, result) - len(corrupt)  # those are None as well, and were counted above
+            if absent > 0:
+                stats.misses["absent"] += absent
+        return result
+
+    async def _guarded(
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        stats: OperationStatistics,
+        deadline_bytes: int,
+        budget_bytes: int,
+        retries: int,
+        probe: bool,
+    ) -> T:
+        admission = self.breaker.admit()
+        if admission is None and not probe:
+            raise CircuitOpenError(self._store, self.breaker.failures, self.breaker.retry_in)
+        seconds = self._settings.operation_timeout + deadline_bytes / self._settings.min_throughput
+        scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
+        self._in_flight.add(scope)
+        stats.in_flight += 1
+        verdict = self.breaker.abandoned
+        queued = time.perf_counter()
+        started: float | None = None
+        cancellations = NativeCancellations()
+        try:
+            with scope:
+                async with self._budget.take(budget_bytes):
+                    started = time.perf_counter()
+                    result = await self._attempt(operation, call, stats, retries, cancellations)
+                    verdict = self.breaker.succeeded
+                    return result
+            cancellations.raise_lost()
+            # Our own scope ended the call: the deadline passed, or close() cancelled.
+            if self.is_closed and anyio.current_time() < scope.deadline:
+                raise ConnectorClosedError(self._name)
+            if started is None:
+                raise OperationTimeoutError(self._store, operation, seconds, "waiting for the byte budget")
+            verdict = self.breaker.failed
+            raise OperationTimeoutError(self._store, operation, seconds)
+        except ConnectError as error:
+            cancellations.raise_lost()  # the connector made an error of it
+            if isinstance(error, StoreError) and not isinstance(error, OperationTimeoutError):
+                is_lost = isinstance(error, ConnectionError) and (
+                    error.retryable or isinstance(error, StoreUnavailableError)
+                )
+                # Otherwise the store answered, if only to refuse.
+                verdict = self.breaker.failed if is_lost else self.breaker.succeeded
+            raise
+        finally:
+            ended = time.perf_counter()
+            stats.queue_seconds += (ended if started is None else started) - queued
+            stats.wire_seconds += 0.0 if started is None else ended - started
+            stats.in_flight -= 1
+            before = self.breaker.state
+            verdict(admission)
+            if self.breaker.state is not before:
+                event(logging.WARNING, "breaker", store=self._store, state=self.breaker.state.value)
+            self._in_flight.discard(scope)
+            if not self._in_flight and self._idle is not None:
+                self._idle.set()
+
+    async def _attempt(
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        stats: OperationStatistics,
+        retries: int,
+        cancellations: NativeCancellations,
+    ) -> T:
+        pause = self._settings.retry_backoff
+        while True:
+            if corrupt := _corrupt_in_call.get():
+                corrupt.clear()  # of an attempt before: what is found again is counted once
+            try:
+                return await call()
+            except StoreError as error:
+                if not error.retryable or retries == 0:
+                    raise
+            except ConnectError:
+                raise
+            except OSError as error:  # a driver's own, from a connector that does not translate
+                if retries == 0:
+                    raise StoreUnavailableError(
+                        self._store, f"{operation} failed: {type(error).__name__}: {error}"
+                    ) from error
+            except Exception as error:
+                raise ConnectorFailureError(
+                    self._store,
+                    f"{self._connector}.{operation} raised {type(error).__name__}: {error}",
+                ) from error
+            cancellations.raise_lost()  # who is cancelled does not try again
+            retries -= 1
+            stats.retries += 1
+            await anyio.sleep(pause * random.uniform(0.5, 1.5))
+            pause *= 2
+
+
+def note_corrupt(store: str, key: str, error: FrameError) -> None:
+    """Counts a record that does not verify for the operation that found it."""
+    if (corrupt := _corrupt_in_call.get()) is not None:
+        corrupt.append(error.reason)
+    event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
