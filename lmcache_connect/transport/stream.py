@@ -7,20 +7,10 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import Final
 
 from ..errors import ConnectError
-
-PIECE_BYTES: Final = 256 << 10
-"""What one system call moves and the hash then reads: small enough to be in the CPU's second-level cache still."""
-
-LOOP_TURN_BYTES: Final = 1 << 20
-"""What all streams of one event loop together move, about, before the loop's other work gets its turn. The loop calls
-every stream that is ready in each of its turns, so that more of them have to make do with less each."""
-
-MIN_TURN_BYTES: Final = 64 << 10
-"""What one stream may move in a turn at least, however many there are: less would cost more in calls than in bytes."""
+from .transfer import BLOCKED, Filling, Hasher, Operation, Receiving, Sending, Transfer, Turns, turns_of, wants_write
 
 SCRATCH_BYTES: Final = 64 << 10
 """Buffered bytes of protocol lines and headers. Payloads do not pass through here but for their first few hundred."""
@@ -35,158 +25,6 @@ class StreamClosedError(ConnectError, ConnectionError):
     def __init__(self, reason: str, last_words: bytes = b"") -> None:
         super().__init__(reason)
         self.last_words = last_words
-
-
-class Hasher(Protocol):
-    """Something that is shown each piece of a payload in order."""
-
-    @property
-    def update(self) -> Callable[[memoryview], object]: ...
-
-
-class _Receiving:
-    """A buffer that is being filled. Knows where it stands, so that it can go on in any callback."""
-
-    __slots__ = ("dest", "position", "size", "update")
-
-    def __init__(self, dest: memoryview, position: int, hasher: Hasher | None) -> None:
-        self.dest = dest
-        self.size = len(dest)
-        self.position = position
-        self.update = hasher.update if hasher is not None else None
-
-    def step(self, stream: ByteStream, turn: int) -> int | None:
-        """Fills until complete, and returns the bytes moved; None when `turn` bytes were moved before that."""
-        start = position = self.position
-        while position < self.size:
-            end = min(position + min(PIECE_BYTES, turn), self.size)
-            count = stream.receive_piece(self.dest[position:end], end == self.size)
-            if self.update is not None:
-                self.update(self.dest[position : position + count])
-            self.position = position = position + count
-            if position - start >= turn and position < self.size:
-                return None
-        return position - start
-
-    def release(self) -> None:
-        # A traceback may keep the frames of a failed transfer, and with them this object, but never the buffer.
-        self.dest = _NOTHING
-
-
-class _Filling:
-    """More protocol bytes, as many as there are."""
-
-    __slots__ = ("limit",)
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-
-    def step(self, stream: ByteStream, turn: int) -> int | None:
-        return stream.receive_scratch(self.limit)
-
-    def release(self) -> None:
-        pass
-
-
-class _Sending:
-    """A head, a payload that is hashed piece by piece as it goes out, and a tail that may hold the hash."""
-
-    __slots__ = ("hasher", "payload", "pending", "position", "size", "tail")
-
-    def __init__(self, head: bytes, payload: memoryview, hasher: Hasher | None, tail: Callable[[], bytes]) -> None:
-        self.payload = payload
-        self.size = len(payload)
-        self.position = 0
-        self.hasher = hasher
-        self.tail = tail
-        self.pending: list[memoryview] = [memoryview(head)] if head else []
-        self._next_piece()
-
-    def _next_piece(self) -> None:
-        piece = self.payload[self.position : self.position + PIECE_BYTES]
-        self.position += len(piece)
-        if len(piece):
-            if self.hasher is not None:
-                self.hasher.update(piece)
-            self.pending.append(piece)
-        if self.position == self.size and (tail := self.tail()):
-            self.pending.append(memoryview(tail))
-
-    def step(self, stream: ByteStream, turn: int) -> int | None:
-        """Sends until complete, and returns the bytes moved; None when `turn` bytes were moved before that."""
-        moved = 0
-        pending = self.pending
-        while pending:
-            count = stream.send_pieces(pending)
-            moved += count
-            while pending and count >= len(pending[0]):
-                count -= len(pending[0])
-                del pending[0]
-            if count:
-                pending[0] = pending[0][count:]
-            if not pending and self.position < self.size:
-                self._next_piece()
-            if moved >= turn and pending:
-                return None
-        return moved
-
-    def release(self) -> None:
-        self.payload = _NOTHING
-        self.pending = []
-
-
-_Operation: TypeAlias = _Receiving | _Filling | _Sending
-_BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_NOTHING: Final = memoryview(b"")
-
-
-class _Transfer:
-    """An operation that could not finish at once and goes on in the loop's callbacks."""
-
-    __slots__ = ("future", "operation", "reading", "stream")
-
-    def __init__(self, stream: ByteStream, operation: _Operation, reading: bool, future: asyncio.Future[None]) -> None:
-        self.stream = stream
-        self.operation = operation
-        self.reading = reading
-        self.future = future
-
-    def go_on(self) -> None:
-        if self.future.done():
-            return
-        try:
-            finished = self.operation.step(self.stream, self.stream.turns.bytes_each()) is not None
-        except _BLOCKED as blocked:
-            self.stream.wait_for(self, _wants_write(blocked, self.reading))
-        except Exception as error:
-            # Its frames hold slices of the buffer, and whoever keeps the error would keep those.
-            self.future.set_exception(error.with_traceback(None))
-        else:
-            if finished:
-                self.future.set_result(None)
-            else:
-                self.stream.take_turns(self)
-
-
-def _wants_write(blocked: BaseException, reading: bool) -> bool:
-    if isinstance(blocked, ssl.SSLWantReadError):
-        return False
-    return isinstance(blocked, ssl.SSLWantWriteError) or not reading
-
-
-class _Turns:
-    """The transfers under way on one event loop, which share its turns."""
-
-    __slots__ = ("__weakref__", "transfers")
-
-    def __init__(self) -> None:
-        self.transfers = 0
-
-    def bytes_each(self) -> int:
-        return max(LOOP_TURN_BYTES // max(self.transfers, 1), MIN_TURN_BYTES)
-
-
-_turns_of: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]] = WeakKeyDictionary()
 
 
 class ByteStream:
@@ -227,10 +65,10 @@ class ByteStream:
         self._scratch = bytearray(SCRATCH_BYTES)
         self._view = memoryview(self._scratch)
         self._lo = self._hi = 0
-        self.turns = _turns_of.setdefault(loop, _Turns())
+        self.turns = turns_of.setdefault(loop, Turns())
         self._budget = self.turns.bytes_each()
-        self._reading: _Transfer | None = None
-        self._writing: _Transfer | None = None
+        self._reading: Transfer | None = None
+        self._writing: Transfer | None = None
         self._reader_on = self._writer_on = False
         self.peer = peer
         self.bytes_received = 0
@@ -303,7 +141,7 @@ class ByteStream:
                 hasher.update(dest[:filled])
         if filled == size:
             return
-        operation = _Receiving(dest, filled, hasher)
+        operation = Receiving(dest, filled, hasher)
         del dest  # a kept traceback keeps this frame, and must not keep the buffer
         await self._transfer(operation, reading=True)
 
@@ -325,7 +163,7 @@ class ByteStream:
             self._lo, self._hi = 0, remaining
         limit = min(limit, SCRATCH_BYTES - self._hi)
 
-        await self._transfer(_Filling(limit), reading=True)
+        await self._transfer(Filling(limit), reading=True)
 
     def receive_scratch(self, limit: int) -> int:
         """One system call for protocol bytes."""
@@ -371,7 +209,7 @@ class ByteStream:
         Raises:
             StreamClosedError: the connection ended before; the peer may have received anything up to then.
         """
-        operation = _Sending(head, payload, hasher, tail)
+        operation = Sending(head, payload, hasher, tail)
         del payload  # a kept traceback keeps this frame, and must not keep the buffer
         await self._transfer(operation, reading=False)
 
@@ -383,7 +221,7 @@ class ByteStream:
 
     # ------------------------------------------------------------------------------------------------ the loop
 
-    async def _transfer(self, operation: _Operation, *, reading: bool) -> None:
+    async def _transfer(self, operation: Operation, *, reading: bool) -> None:
         """Runs an operation to its end: at once where the socket is ready, otherwise from the loop's callbacks."""
         self.turns.transfers += 1
         try:
@@ -392,8 +230,8 @@ class ByteStream:
             moved = write = None
             try:
                 moved = operation.step(self, self._budget)
-            except _BLOCKED as blocked:
-                write = _wants_write(blocked, reading)
+            except BLOCKED as blocked:
+                write = wants_write(blocked, reading)
             # Not inside the handler: what is raised later would carry the blocked call's frames, and so its buffer.
             if moved is None:
                 await self._go_on_later(operation, reading, write)
@@ -412,9 +250,9 @@ class ByteStream:
             self.turns.transfers -= 1
             operation.release()
 
-    async def _go_on_later(self, operation: _Operation, reading: bool, write: bool | None) -> None:
+    async def _go_on_later(self, operation: Operation, reading: bool, write: bool | None) -> None:
         self._budget = self.turns.bytes_each()
-        transfer = _Transfer(self, operation, reading, self._loop.create_future())
+        transfer = Transfer(self, operation, reading, self._loop.create_future())
         if write is None:
             self.take_turns(transfer)
         else:
@@ -424,14 +262,14 @@ class ByteStream:
         finally:
             self._forget(transfer)
 
-    def take_turns(self, transfer: _Transfer) -> None:
+    def take_turns(self, transfer: Transfer) -> None:
         """Goes on with a transfer after other work of the loop."""
         if self._tls:
             self._loop.call_soon(transfer.go_on)  # decrypted bytes that wait inside OpenSSL make no event
         else:
             self.wait_for(transfer, not transfer.reading)
 
-    def wait_for(self, transfer: _Transfer, write: bool) -> None:
+    def wait_for(self, transfer: Transfer, write: bool) -> None:
         """Goes on with a transfer when the socket is ready. The registration with the loop outlives the transfer: in a
         stream of replies the next one finds it in place."""
         if write:
@@ -451,7 +289,7 @@ class ByteStream:
                 self._loop.add_reader(self._sock.fileno(), self._readable)
                 self._reader_on = True
 
-    def _forget(self, transfer: _Transfer) -> None:
+    def _forget(self, transfer: Transfer) -> None:
         if self._reading is transfer:
             self._reading = None
         if self._writing is transfer:
