@@ -212,7 +212,7 @@ async def test_a_schedule_that_fails_in_the_turn_in_which_it_is_cancelled_is_can
 
     async with ConnectorManager(valkey_url, config=CONFIG) as manager:
         redis = cast(RedisConnector, manager.create_connector().wrapped)
-        call = asyncio.ensure_future(Breaking(redis._transfers, redis._records, 3).run())
+        call = asyncio.ensure_future(Breaking(redis._transfers, 3, 3).run())
         await released.wait()
         with pytest.raises(asyncio.CancelledError):
             await call
