@@ -68,9 +68,9 @@ class RedisConnector(RemoteConnector):
         self._transfers = ConnectionPool(options.pool_size, self._connect, store)
         # Look-ups have a connection of their own: they must not wait behind megabytes.
         self._lookups = ConnectionPool(1, self._connect, store)
-        self._patience = Patience(local_cpu_backend)
+        self._patience = Patience(local_cpu_backend, allocate_timeout)
         made = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
-        self._layout: Layout = made(store, local_cpu_backend, options, allocate_timeout)
+        self._layout: Layout = made(store, options)
 
     async def _connect(self) -> Connection:
         try:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from lmcache_connect import FrameError, MemoryObj
+from lmcache_connect import FrameError
 
 from .connection import Connection
 from .patience import Waiting
@@ -53,7 +53,7 @@ class Fetching(FetchSchedule[_Ask]):
 
     async def _take_value(self, connection: Connection, slot: int) -> int:
         try:
-            got = await self._records.receive(connection, self._names[slot], self.before_waiting)
+            got = await self._records.receive(connection, self._names[slot], self.room)
         except FrameError as error:
             self.corrupt[slot] = error
             self.settle()
@@ -70,9 +70,6 @@ class Fetching(FetchSchedule[_Ask]):
         self._parts.extend((got, index, slot) for index in range(1, got.plan.parts + 1))
         self.hire()
         return 0
-
-    def held(self) -> list[MemoryObj]:
-        return super().held() + [chunk.obj for chunk in self._chunks]
 
     async def _take_part(self, connection: Connection, part: _Part) -> int:
         chunk, index, slot = part

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lmcache_connect import LocalCPUBackend, MemoryObj
+from lmcache_connect import MemoryObj
 from lmcache_connect.frame import FIXED_HEADER_BYTES
 from lmcache_connect.stripes import is_part_name
 
@@ -25,8 +25,8 @@ class FramedLayout(Layout):
 
     keys_each: ClassVar[int] = 1
 
-    def __init__(self, store: str, backend: LocalCPUBackend, options: RedisOptions, allocate_timeout: float) -> None:
-        self._records = RecordIO(store, backend, options, allocate_timeout)
+    def __init__(self, store: str, options: RedisOptions) -> None:
+        self._records = RecordIO(store, options)
         self._stripe = options.stripe
 
     def encode_exists(self, names: Sequence[bytes]) -> bytes:

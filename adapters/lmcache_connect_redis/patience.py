@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -17,26 +16,6 @@ class AnotherWaitsError(Exception):
     """Another get waits for room while holding some: two that do so would wait for each other."""
 
 
-async def wait_for_room(
-    backend: LocalCPUBackend,
-    connection: Connection,
-    metadata: ChunkMetadata,
-    timeout: float,
-    before_waiting: Callable[[int], None],
-) -> MemoryObj:
-    """Room for a chunk whose payload is on the wire, as soon as there is some.
-
-    `before_waiting` is told its bytes, and raises where waiting is no use. What raises closes the connection: there is
-    nowhere to put the payload.
-    """
-    try:
-        before_waiting(metadata.nbytes)
-        return await backend.allocate_chunk_async(metadata, timeout=timeout)
-    except Exception:
-        connection.close()
-        raise
-
-
 class Patience:
     """At most one get of a connector waits for room while it holds chunks already.
 
@@ -44,20 +23,22 @@ class Patience:
     ended. So batches that do not fit into the arena together are served one after the other, as room appears.
     """
 
-    def __init__(self, backend: LocalCPUBackend) -> None:
+    def __init__(self, backend: LocalCPUBackend, allocate_timeout: float) -> None:
         self._backend: Final = backend
+        self._allocate_timeout: Final = allocate_timeout
         self._turn = anyio.Semaphore(1)
 
     def waiting(self) -> Waiting:
         """For one get: an `async with` block around all that it does."""
-        return Waiting(self._backend, self._turn)
+        return Waiting(self._backend, self._allocate_timeout, self._turn)
 
 
 class Waiting:
     """One get's part in it."""
 
-    def __init__(self, backend: LocalCPUBackend, turn: anyio.Semaphore) -> None:
-        self._backend = backend
+    def __init__(self, backend: LocalCPUBackend, allocate_timeout: float, turn: anyio.Semaphore) -> None:
+        self._backend: Final = backend
+        self._allocate_timeout: Final = allocate_timeout
         self._turn = turn
         self._has_turn = False
 
@@ -74,26 +55,68 @@ class Waiting:
             await self._turn.acquire()
             self._has_turn = True
 
-    def check(self, requested: int, held: int) -> None:
-        """Asked before waiting for room for `requested` bytes while `held` bytes are held.
+    def room(self) -> Room:
+        """For one attempt, which gives back all that it holds when it fails."""
+        return Room(self, self._backend, self._allocate_timeout)
+
+    def claim_turn(self) -> None:
+        """Asked before waiting for room while holding some.
 
         Raises:
             AnotherWaitsError: give everything back, and `take_turn`.
-            ArenaExhaustedError: nobody else holds anything that could make room.
         """
-        if not held:
-            return
         if not self._has_turn:
             try:
                 self._turn.acquire_nowait()
             except anyio.WouldBlock:
                 raise AnotherWaitsError from None
             self._has_turn = True
+
+
+class Room:
+    """Memory for the chunks of one attempt at a get, as soon as there is some."""
+
+    def __init__(self, waiting: Waiting, backend: LocalCPUBackend, allocate_timeout: float) -> None:
+        self._waiting = waiting
+        self._backend = backend
+        self._allocate_timeout = allocate_timeout
+        self._made: list[MemoryObj] = []  # those being received and those that did not verify as well
+        self._awaited = 0
+
+    async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
+        """Room for a chunk whose payload is on the wire. Where it raises, there is nowhere to put that: it closes the
+        connection.
+
+        Raises:
+            AnotherWaitsError, ArenaExhaustedError: waiting is no use.
+            AllocationTimeoutError: nobody made room in time.
+        """
+        obj = self._backend.allocate_chunk(metadata)
+        if obj is None:
+            try:
+                obj = await self._wait(metadata)
+            except Exception:
+                connection.close()
+                raise
+        self._made.append(obj)
+        return obj
+
+    async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
+        if held := sum(obj.get_physical_size() for obj in self._made if obj.is_valid()):
+            self._waiting.claim_turn()
         statistics = self._backend.statistics()
-        if statistics.reserved <= held:
+        # What this attempt's other workers wait for is as good as held: it stays until the attempt has ended. So the
+        # last one to ask for more than there can be is refused, rather than all of them waiting for one another.
+        is_alone = held and statistics.reserved <= held
+        if is_alone or metadata.nbytes > statistics.capacity - held - self._awaited:
             raise ArenaExhaustedError(
-                requested,
+                metadata.nbytes,
                 statistics.capacity - statistics.reserved,
                 statistics.capacity,
                 "the batch itself holds all the rest, so ask for fewer keys at a time",
             )
+        self._awaited += metadata.nbytes
+        try:
+            return await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
+        finally:
+            self._awaited -= metadata.nbytes

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from lmcache_connect import (
     FrameError,
-    LocalCPUBackend,
     MemoryObj,
     ValueTooLargeError,
 )
@@ -30,7 +28,7 @@ from lmcache_connect.stripes import StripePlan
 
 from .connection import Connection
 from .options import RedisOptions
-from .patience import wait_for_room
+from .patience import Room
 from .replies import encode_command, encode_expiry
 
 STAGING_MS: Final = 600_000
@@ -55,12 +53,10 @@ class StripedChunk:
 class RecordIO:
     """Sends and receives the records of one store. Holds no connection."""
 
-    def __init__(self, store: str, backend: LocalCPUBackend, options: RedisOptions, allocate_timeout: float) -> None:
+    def __init__(self, store: str, options: RedisOptions) -> None:
         self._store = store
-        self._backend = backend
         self._checksum = options.checksum
         self._limit = options.max_value_bytes
-        self._allocate_timeout = allocate_timeout
         ttl = options.ttl_ms
         self._expiry = encode_expiry(ttl)
         # Parts outlive their head, so that a head never stands without them.
@@ -142,13 +138,8 @@ class RecordIO:
 
     # ---------------------------------------------------------------------------------------------- receiving
 
-    async def receive(
-        self, connection: Connection, name: str, before_waiting: Callable[[int], None]
-    ) -> MemoryObj | StripedChunk | None:
+    async def receive(self, connection: Connection, name: str, room: Room) -> MemoryObj | StripedChunk | None:
         """The value of the next reply: a whole chunk, or a striped one with room for its parts, or None for a miss.
-
-        `before_waiting` is told the chunk's bytes where the arena has no room for them now, and raises where waiting
-        for room is no use.
 
         Raises:
             FrameError: it does not verify. The stream stands behind it and is usable.
@@ -160,11 +151,7 @@ class RecordIO:
         if header.part_index:
             await self._skip(connection, size)
             raise FrameError("key", f"it is part {header.part_index} of a striped chunk")
-        obj = self._backend.allocate_chunk(header.metadata)
-        if obj is None:
-            obj = await wait_for_room(
-                self._backend, connection, header.metadata, self._allocate_timeout, before_waiting
-            )
+        obj = await room.make(connection, header.metadata)
         try:
             await self._receive_payload(connection, header, obj, (0, header.payload_length))
         except BaseException:

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from lmcache_connect import FrameError, MemoryObj
+from lmcache_connect import FrameError
 from lmcache_connect.connector import Slots
 from lmcache_connect.loop import NativeCancellations
 
@@ -100,7 +100,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
 
     def __init__(self, pool: ConnectionPool, workers: int, chunks: int, waiting: Waiting) -> None:
         super().__init__(pool, workers, chunks)
-        self._waiting = waiting
+        self.room = waiting.room()
         self.found: Slots = [None] * chunks
         self.corrupt: dict[int, FrameError] = {}
 
@@ -135,18 +135,6 @@ class FetchSchedule(Schedule, Generic[Ask]):
     @abstractmethod
     def take(self, connection: Connection, ask: Ask) -> Awaitable[int]:
         """Takes the reply for `ask`; how many bytes it brought."""
-
-    def held(self) -> list[MemoryObj]:
-        """What the call has room for in the arena."""
-        return [obj for obj in self.found if obj is not None]
-
-    def before_waiting(self, requested: int) -> None:
-        """Asked before waiting for room for `requested` bytes.
-
-        Raises:
-            AnotherWaitsError, ArenaExhaustedError: waiting is no use.
-        """
-        self._waiting.check(requested, sum(obj.get_physical_size() for obj in self.held()))
 
     def release(self) -> None:
         """Gives back everything: the call failed or was cancelled."""

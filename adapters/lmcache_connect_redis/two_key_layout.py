@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
-from lmcache_connect import FrameError, LocalCPUBackend, MemoryObj
+from lmcache_connect import FrameError, MemoryObj
 
 from .connection import Connection
 from .layout import Layout
@@ -26,8 +26,8 @@ class TwoKeyLayout(Layout):
 
     keys_each: ClassVar[int] = 2
 
-    def __init__(self, store: str, backend: LocalCPUBackend, options: RedisOptions, allocate_timeout: float) -> None:
-        self._records = TwoKeyRecords(store, backend, options, allocate_timeout)
+    def __init__(self, store: str, options: RedisOptions) -> None:
+        self._records = TwoKeyRecords(store, options)
 
     def encode_exists(self, names: Sequence[bytes]) -> bytes:
         # LMCache asks for the metadata alone, and takes a chunk whose payload was evicted for a hit.
@@ -79,7 +79,7 @@ class TwoKeyFetching(FetchSchedule[int]):
 
     async def take(self, connection: Connection, ask: int) -> int:
         try:
-            obj = await self._records.receive(connection, self.before_waiting)
+            obj = await self._records.receive(connection, self.room)
         except FrameError as error:
             self.corrupt[ask] = error
             obj = None

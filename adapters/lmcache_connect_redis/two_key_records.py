@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from lmcache_connect import (
     FrameError,
-    LocalCPUBackend,
     MemoryObj,
     StoreError,
     ValueTooLargeError,
@@ -20,7 +18,7 @@ from lmcache_connect.remote_metadata import (
 
 from .connection import Connection
 from .options import RedisOptions
-from .patience import wait_for_room
+from .patience import Room
 from .replies import encode_command, encode_expiry
 
 METADATA_SUFFIX: Final = "metadata"
@@ -43,11 +41,9 @@ class TwoKeyRecords:
     ever sees the halves of two chunks as one. LMCache reads and writes them one after the other.
     """
 
-    def __init__(self, store: str, backend: LocalCPUBackend, options: RedisOptions, allocate_timeout: float) -> None:
+    def __init__(self, store: str, options: RedisOptions) -> None:
         self._store = store
-        self._backend = backend
         self._limit = options.max_value_bytes
-        self._allocate_timeout = allocate_timeout
         self._expiry = encode_expiry(options.ttl_ms)
 
     # ------------------------------------------------------------------------------------------------ sending
@@ -100,7 +96,7 @@ class TwoKeyRecords:
 
     # ---------------------------------------------------------------------------------------------- receiving
 
-    async def receive(self, connection: Connection, before_waiting: Callable[[int], None]) -> MemoryObj | None:
+    async def receive(self, connection: Connection, room: Room) -> MemoryObj | None:
         """The chunk of the next reply, which is to MGET of `both_keys`; None where a half is missing.
 
         Raises:
@@ -120,9 +116,7 @@ class TwoKeyRecords:
         except FrameError:
             await self._finish(connection, size)
             raise
-        obj = self._backend.allocate_chunk(metadata)
-        if obj is None:
-            obj = await wait_for_room(self._backend, connection, metadata, self._allocate_timeout, before_waiting)
+        obj = await room.make(connection, metadata)
         try:
             stream = connection.stream
             await stream.receive_into(obj.byte_array)
