@@ -26,7 +26,7 @@ from .connection import Connection
 from .framed_layout import FramedLayout
 from .layout import Layout
 from .options import RedisOptions
-from .patience import AnotherWaitsError, Patience
+from .patience import NoRoomError, Patience
 from .pool import ConnectionPool
 from .replies import encode_command
 from .schedule import FetchSchedule
@@ -68,6 +68,8 @@ class RedisConnector(RemoteConnector):
         self._transfers = ConnectionPool(options.pool_size, self._connect, store)
         # Look-ups have a connection of their own: they must not wait behind megabytes.
         self._lookups = ConnectionPool(1, self._connect, store)
+        # Opened when the arena is full: the get that waits for room keeps no connection from those who hold it.
+        self._patient = ConnectionPool(options.pool_size, self._connect, store)
         self._patience = Patience(local_cpu_backend, allocate_timeout)
         made = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
         self._layout: Layout = made(store, options)
@@ -198,18 +200,21 @@ class RedisConnector(RemoteConnector):
         return names
 
     async def _fetch(self, names: Sequence[str]) -> FetchSchedule[Any]:
+        pool = self._transfers
         async with self._patience.waiting() as waiting:
             while True:
-                fetching = self._layout.fetching(self._transfers, self._options.pool_size, names, waiting)
+                fetching = self._layout.fetching(pool, self._options.pool_size, names, waiting)
                 try:
                     await fetching.run()
                     return fetching
-                except AnotherWaitsError:
+                except NoRoomError as full:
                     fetching.release()
+                    requested = full.requested
                 except BaseException:
                     fetching.release()
                     raise
-                await waiting.take_turn()
+                await waiting.take_turn(requested)
+                pool = self._patient
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Sends the chunk straight from its memory."""
@@ -244,6 +249,7 @@ class RedisConnector(RemoteConnector):
     async def close(self) -> None:
         """Closes every connection."""
         self._transfers.close()
+        self._patient.close()
         self._lookups.close()
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Final
 
 import anyio
 
-from lmcache_connect import ArenaExhaustedError, LocalCPUBackend, MemoryObj
+from lmcache_connect import AllocationTimeoutError, ArenaExhaustedError, LocalCPUBackend, MemoryObj
 from lmcache_connect.metadata import ChunkMetadata
 
 from .connection import Connection
 
 
-class AnotherWaitsError(Exception):
-    """Another get waits for room while holding some: two that do so would wait for each other."""
+class NoRoomError(Exception):
+    """There is no room now, and the call has no turn to wait for it: it gives everything back, and takes one."""
+
+    def __init__(self, requested: int) -> None:
+        super().__init__(requested)
+        self.requested: Final = requested
 
 
 class Patience:
-    """At most one get of a connector waits for room while it holds chunks already.
+    """At most one get of a connector waits for room, on connections that nobody else needs.
 
-    The second gives back what it holds, which may be what the first one waits for, and begins anew when the first has
-    ended. So batches that do not fit into the arena together are served one after the other, as room appears.
+    The others give back what they hold, which may be what the first one waits for, and begin anew when it is their
+    turn. So batches that do not fit into the arena together are served one after the other, as room appears, and
+    nobody who holds room ever waits for a connection on which somebody waits for room.
     """
 
     def __init__(self, backend: LocalCPUBackend, allocate_timeout: float) -> None:
@@ -40,37 +47,37 @@ class Waiting:
         self._backend: Final = backend
         self._allocate_timeout: Final = allocate_timeout
         self._turn = turn
-        self._has_turn = False
+        self.has_turn = False
 
     async def __aenter__(self) -> Waiting:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._has_turn:
+        if self.has_turn:
             self._turn.release()
 
-    async def take_turn(self) -> None:
-        """Waits until no other get waits for room."""
-        if not self._has_turn:
-            await self._turn.acquire()
-            self._has_turn = True
+    async def take_turn(self, requested: int) -> None:
+        """Waits until no other get waits for room.
+
+        Raises:
+            AllocationTimeoutError: others waited for as long as one may.
+        """
+        if self.has_turn:
+            return
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._allocate_timeout):
+                await self._turn.acquire()
+        except TimeoutError:
+            statistics = self._backend.statistics()
+            raise AllocationTimeoutError(
+                requested, statistics.capacity - statistics.reserved, statistics.capacity, time.monotonic() - started
+            ) from None
+        self.has_turn = True
 
     def room(self) -> Room:
         """For one attempt, which gives back all that it holds when it fails."""
         return Room(self, self._backend, self._allocate_timeout)
-
-    def claim_turn(self) -> None:
-        """Asked before waiting for room while holding some.
-
-        Raises:
-            AnotherWaitsError: give everything back, and `take_turn`.
-        """
-        if not self._has_turn:
-            try:
-                self._turn.acquire_nowait()
-            except anyio.WouldBlock:
-                raise AnotherWaitsError from None
-            self._has_turn = True
 
 
 class Room:
@@ -88,7 +95,8 @@ class Room:
         connection.
 
         Raises:
-            AnotherWaitsError, ArenaExhaustedError: waiting is no use.
+            NoRoomError: somebody else may have to release some, and the call has no turn to wait for that.
+            ArenaExhaustedError: waiting is no use.
             AllocationTimeoutError: nobody made room in time.
         """
         obj = self._backend.allocate_chunk(metadata)
@@ -102,8 +110,7 @@ class Room:
         return obj
 
     async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
-        if held := sum(obj.get_physical_size() for obj in self._made if obj.is_valid()):
-            self._waiting.claim_turn()
+        held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
         statistics = self._backend.statistics()
         # What this attempt's other workers wait for is as good as held: it stays until the attempt has ended. So the
         # last one to ask for more than there can be is refused, rather than all of them waiting for one another.
@@ -115,6 +122,8 @@ class Room:
                 statistics.capacity,
                 "the batch itself holds all the rest, so ask for fewer keys at a time",
             )
+        if not self._waiting.has_turn:
+            raise NoRoomError(metadata.nbytes)
         self._awaited += metadata.nbytes
         try:
             return await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
