@@ -34,6 +34,11 @@ from .errors import (
     LoopNotRunningError,
     MissingExtraError,
     OperationTimeoutError,
+    PluginClassMissingError,
+    PluginConstructionError,
+    PluginError,
+    PluginImportError,
+    PluginTypeError,
     ReadOnlyStoreError,
     ReleasedObjectError,
     StoreCommandError,
@@ -52,12 +57,14 @@ from .errors import (
     WrongNodeError,
     WrongTypeError,
 )
+from .foreign_connector import ForeignConnector
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string, parse_key
 from .loop import LoopOwner
 from .managed import ManagedConnector
 from .manager import ConnectorManager, CreateConnector, create_connector
 from .memory import ArenaStatistics, LocalCPUBackend, MemoryObj
 from .metadata import CacheMetadata, ChunkMetadata, MemoryFormat
+from .plugin_class import PluginClass, missing_methods
 from .registry import AdapterRegistry, register_adapter
 from .sync_connector import SyncConnector
 from .url import HostPort, RemoteURL, URLOptions
@@ -88,6 +95,7 @@ __all__ = [
     "CreateConnector",
     "DType",
     "DuplicateSchemeError",
+    "ForeignConnector",
     "ForeignObjectError",
     "ForkedProcessError",
     "FrameError",
@@ -108,6 +116,12 @@ __all__ = [
     "MemoryObj",
     "MissingExtraError",
     "OperationTimeoutError",
+    "PluginClass",
+    "PluginClassMissingError",
+    "PluginConstructionError",
+    "PluginError",
+    "PluginImportError",
+    "PluginTypeError",
     "ReadOnlyStoreError",
     "ReleasedObjectError",
     "RemoteConnector",
@@ -134,6 +148,7 @@ __all__ = [
     "dtype_of",
     "hit_prefix",
     "key_string",
+    "missing_methods",
     "parse_key",
     "prefix_length",
     "register_adapter",

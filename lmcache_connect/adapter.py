@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .config import ErrorMode, Seconds
+from .config import ConnectorConfig, ErrorMode, Seconds
 from .connector import RemoteConnector
 from .context import ConnectorContext
-from .url import URLOptions
+from .url import RemoteURL, URLOptions
 
 
 class ConnectorOptions(URLOptions):
@@ -51,6 +51,13 @@ class ConnectorAdapter(ABC):
         """Whether the URL's scheme is one of this adapter's, exactly."""
         scheme, sign, _ = url.partition("://")
         return bool(sign) and scheme.lower() in self.known_schemes()
+
+    def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:  # noqa: B027 - an optional hook
+        """Does in advance what would take `create_connector` long, such as an import.
+
+        Called outside the event loop, maybe several times, and before `create_connector` where the manager can. What
+        it raises is the failure of making the connector.
+        """
 
     @abstractmethod
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:

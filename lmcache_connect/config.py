@@ -75,6 +75,12 @@ class ConnectorConfig(BaseSettings):
     max_local_cpu_bytes: Bytes = 1 << 30
     """The arena of a local CPU backend that a manager makes for itself, in bytes."""
 
+    allowed_modules: tuple[str, ...] | None = None
+    """The modules, by exact name, that plug-ins may be imported from; by default any. JSON in the environment."""
+
+    import_timeout: Seconds = 10.0
+    """How long importing a plug-in's module may take, in seconds."""
+
     extra_config: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Settings of adapters and plug-ins, by name."""
 

@@ -152,6 +152,38 @@ class MissingExtraError(ConnectError, ImportError):
         self.extra = extra
 
 
+class PluginError(ConnectError):
+    """A class that others wrote, named in a URL or in the configuration, cannot be used.
+
+    `distribution` is the installed package that the module belongs to, or "" where none is known. What the plug-in
+    itself raised is the `__cause__`.
+    """
+
+    def __init__(self, module: str, class_name: str, distribution: str, reason: str) -> None:
+        origin = f", from the distribution {distribution}" if distribution else ""
+        super().__init__(f"the plug-in {module}:{class_name}{origin} cannot be used: {reason}")
+        self.module = module
+        self.class_name = class_name
+        self.distribution = distribution
+        self.reason = reason
+
+
+class PluginImportError(PluginError, ImportError):
+    """A plug-in's module cannot be imported: it is not there, not allowed, too slow, or raised something."""
+
+
+class PluginClassMissingError(PluginError, AttributeError):
+    """A plug-in's module has no such class."""
+
+
+class PluginTypeError(PluginError, TypeError):
+    """A plug-in's class is no connector, or wants arguments that nobody can give it."""
+
+
+class PluginConstructionError(PluginError, RuntimeError):
+    """A plug-in's class raised while an instance was made."""
+
+
 class DuplicateSchemeError(ConnectError, ValueError):
     """A scheme is registered already and `replace=True` was not given."""
 

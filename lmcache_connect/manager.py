@@ -19,6 +19,7 @@ from .errors import (
     ConnectorClosedError,
     ConnectorContractError,
     InvalidArgumentError,
+    PluginError,
     UnknownSchemeError,
 )
 from .loop import LoopOwner
@@ -147,6 +148,21 @@ class ConnectorManager:
         self._connectors = [*self.connectors, managed]
         return managed
 
+    async def open_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
+        """`create_connector`, with everything that has to be imported for it imported off the event loop.
+
+        Raises:
+            What `create_connector` raises.
+        """
+        self._check_open()
+        remote_url = RemoteURL.parse(url) if url is not None else self._url
+        if remote_url is not None:
+            await anyio.to_thread.run_sync(self._prepare, remote_url)
+        return self.create_connector(remote_url)
+
+    def _prepare(self, url: RemoteURL) -> None:
+        self._registry.find(url).prepare(url, self._settings)
+
     # ----------------------------------------------------------------------------------------------- lifetime
 
     async def open(self) -> ConnectorManager:
@@ -155,8 +171,8 @@ class ConnectorManager:
         _ = self.owner
         if self._url is not None:
             try:
-                await anyio.to_thread.run_sync(self._registry.find, self._url)
-            except (UnknownSchemeError, AdapterLoadError):
+                await anyio.to_thread.run_sync(self._prepare, self._url)
+            except (UnknownSchemeError, AdapterLoadError, PluginError):
                 pass  # it may still be registered; create_connector() tells otherwise
         return self
 

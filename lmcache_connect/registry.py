@@ -65,6 +65,7 @@ _BUILTIN: Final = {
         AdapterTarget("unix", _REDIS, _DISTRIBUTION, "redis"),
         AdapterTarget("valkey", _REDIS, _DISTRIBUTION, "redis"),
         AdapterTarget("valkeys", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("external", "lmcache_connect_external.adapter:ExternalConnectorAdapter", _DISTRIBUTION),
         AdapterTarget("memory", "lmcache_reference_connectors.memory:MemoryConnectorAdapter", _DISTRIBUTION),
     )
 }

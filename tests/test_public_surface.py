@@ -117,6 +117,10 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "AmbiguousSchemeError": ValueError,
     "UnsupportedOperationError": NotImplementedError,
     "ConnectorContractError": TypeError,
+    "PluginImportError": ImportError,
+    "PluginClassMissingError": AttributeError,
+    "PluginTypeError": TypeError,
+    "PluginConstructionError": RuntimeError,
     "ReleasedObjectError": RuntimeError,
     "ForeignObjectError": ValueError,
     "ArenaExhaustedError": MemoryError,
@@ -139,8 +143,8 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "ValueTooLargeError": ValueError,
 }
 OURS_ALONE: Final = {
-    "ConnectError", "StoreError", "StoreFullError", "ReadOnlyStoreError", "WrongNodeError", "StoreCommandError",
-    "ConnectorFailureError",
+    "ConnectError", "PluginError", "StoreError", "StoreFullError", "ReadOnlyStoreError", "WrongNodeError",
+    "StoreCommandError", "ConnectorFailureError",
 }  # fmt: skip
 """No builtin says what these mean."""
 

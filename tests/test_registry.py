@@ -27,7 +27,7 @@ from lmcache_connect import (
 )
 from lmcache_connect.registry import AdapterTarget, default_registry
 
-BUILT_IN: Final = {"redis", "rediss", "unix", "valkey", "valkeys", "memory"}
+BUILT_IN: Final = {"external", "redis", "rediss", "unix", "valkey", "valkeys", "memory"}
 
 
 class MyAdapter(ConnectorAdapter):

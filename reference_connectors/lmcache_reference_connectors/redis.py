@@ -38,6 +38,8 @@ class RedisReferenceConnector(RemoteConnector):
         super().__init__(config)
         self._allocate_timeout = allocate_timeout
         self._backend = local_cpu_backend
+        if url.startswith("external://"):  # loaded as a stranger's: the host is Redis's, and the rest names this class
+            url = f"redis://{url.removeprefix('external://').partition('/')[0]}"
         # redis-py would try ten times, with pauses; retrying and deadlines are the manager's.
         self._client = redis.asyncio.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
 

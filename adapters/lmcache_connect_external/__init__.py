@@ -1,0 +1,1 @@
+"""`external://`: a connector class that others wrote, named in the URL."""

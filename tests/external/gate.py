@@ -1,0 +1,5 @@
+"""What a module that hangs waits for."""
+
+import threading
+
+OPEN = threading.Event()

@@ -1,0 +1,5 @@
+"""Ends the process while it is imported, or would."""
+
+import sys
+
+sys.exit(7)
