@@ -17,7 +17,7 @@ class Duck:
     async def exists(self, key: Any) -> Any:
         return key.to_string() in self.stored
 
-    async def exists_sync(self, key: Any) -> bool:  # a coroutine, whatever its name says
+    async def exists_sync(self, key: Any) -> Any:  # a coroutine, whatever its name says
         return await self.exists(key)
 
     async def get(self, key: Any) -> Any:
