@@ -243,10 +243,10 @@ def key_string(key: Key) -> str:
     Raises:
         InvalidKeyError: an empty or too long string, a control character, a lone surrogate, or another type.
     """
-    if isinstance(key, CacheEngineKey):
-        return key.to_string()  # checked when it was made
     if isinstance(key, str):
         return check_key_string(key)
+    if isinstance(key, CacheEngineKey):
+        return key.to_string()  # checked when it was made
     if callable(to_string := getattr(key, "to_string", None)):  # LMCache's own key classes
         return check_key_string(to_string())
     raise InvalidKeyError(key, "expected a CacheEngineKey, a LayerCacheEngineKey or a str")
@@ -256,6 +256,9 @@ def check_key_string(text: object) -> str:
     """`text` itself, where it can name a chunk; otherwise `InvalidKeyError`."""
     if not isinstance(text, str):
         raise InvalidKeyError(text, "expected a str")
+    # Nearly every key: three calls that cost less together than the pattern below.
+    if text and len(text) <= MAX_KEY_BYTES and text.isascii() and text.isprintable():
+        return text
     if not text:
         raise InvalidKeyError(text, "the key is empty")
     if (found := _FORBIDDEN.search(text)) is not None:

@@ -32,8 +32,8 @@ from .replies import encode_command
 from .schedule import FetchSchedule
 from .two_key_layout import TwoKeyLayout
 
-_LOOKUP_PIECE: Final = 1000
-"""Keys that are encoded before the event loop gets its turn."""
+_LOOKUP_PIECE: Final = 250
+"""Keys that are encoded before the event loop gets its turn, and the server its work: both go on side by side."""
 
 Names = list[str]
 

@@ -36,8 +36,8 @@ class RedisOptions(ConnectorOptions):
     stripe: Annotated[int, Field(ge=0, le=1 << 30)] = 2 << 20
     """Chunks of more bytes than this are stored as parts of this size under keys of their own; 0 keeps them whole."""
 
-    pool_size: Count = 4
-    """Connections for chunks. Look-ups have one more of their own."""
+    pool_size: Count = 2
+    """Connections for chunks. Look-ups have one of their own, and a get that waits for room in the arena has others."""
 
     connect_timeout: Seconds = 5.0
     """How long connecting, the TLS handshake and authentication may take together, in seconds."""

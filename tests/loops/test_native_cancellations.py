@@ -210,7 +210,7 @@ async def test_a_schedule_that_fails_in_the_turn_in_which_it_is_cancelled_is_can
             cancel_later(call)
             raise StoreUnavailableError("s", "gone")
 
-    async with ConnectorManager(valkey_url, config=CONFIG) as manager:
+    async with ConnectorManager(f"{valkey_url}?pool_size=3", config=CONFIG) as manager:
         redis = cast(RedisConnector, manager.create_connector().wrapped)
         call = asyncio.ensure_future(Breaking(redis._transfers, 3, 3).run())
         await released.wait()
