@@ -57,7 +57,7 @@ from .errors import (
     WrongNodeError,
     WrongTypeError,
 )
-from .foreign_connector import ForeignConnector
+from .foreign_connector import ForeignConnector, make_connector
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string, parse_key
 from .loop import LoopOwner
 from .managed import ManagedConnector
@@ -65,6 +65,7 @@ from .manager import ConnectorManager, CreateConnector, create_connector
 from .memory import ArenaStatistics, LocalCPUBackend, MemoryObj
 from .metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 from .plugin_class import PluginClass, missing_methods
+from .plugin_table import Plugin, PluginTable
 from .registry import AdapterRegistry, register_adapter
 from .sync_connector import SyncConnector
 from .url import HostPort, RemoteURL, URLOptions
@@ -116,11 +117,13 @@ __all__ = [
     "MemoryObj",
     "MissingExtraError",
     "OperationTimeoutError",
+    "Plugin",
     "PluginClass",
     "PluginClassMissingError",
     "PluginConstructionError",
     "PluginError",
     "PluginImportError",
+    "PluginTable",
     "PluginTypeError",
     "ReadOnlyStoreError",
     "ReleasedObjectError",
@@ -148,6 +151,7 @@ __all__ = [
     "dtype_of",
     "hit_prefix",
     "key_string",
+    "make_connector",
     "missing_methods",
     "parse_key",
     "prefix_length",

@@ -75,6 +75,9 @@ class ConnectorConfig(BaseSettings):
     max_local_cpu_bytes: Bytes = 1 << 30
     """The arena of a local CPU backend that a manager makes for itself, in bytes."""
 
+    remote_storage_plugins: tuple[str, ...] = ()
+    """Plug-ins by name, `type` or `type.instance`, which `extra_config` says more of. JSON in the environment."""
+
     allowed_modules: tuple[str, ...] | None = None
     """The modules, by exact name, that plug-ins may be imported from; by default any. JSON in the environment."""
 

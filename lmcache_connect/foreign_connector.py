@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio.to_thread
 
 from .connector import Flags, RemoteConnector, Slots
+from .context import ConnectorContext
 from .errors import ConnectorContractError, InvalidKeyError, StoreUnavailableError, UnsupportedOperationError
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, parse_key
 from .memory.memory_obj import MemoryObj, release_all
+from .plugin_class import PluginClass
 
 
 class NamedKey(str):
@@ -151,6 +153,31 @@ class ForeignConnector(RemoteConnector):
         raise ConnectorContractError(
             self._name, operation, f"returned a {type(found).__qualname__}", "a memory object of the backend, or None"
         )
+
+
+def make_connector(
+    plugin: PluginClass, kind: type[Any], context: ConnectorContext, options: Mapping[str, Any]
+) -> RemoteConnector:
+    """An instance of a plug-in's class, wrapped where it is no `RemoteConnector`.
+
+    Its constructor is given those of `loop`, `local_cpu_backend` and `config`, of `metadata`, `context`, `url`, `host`,
+    `port` and `plugin_name`, and of `options`, that it asks for by name.
+
+    Raises:
+        PluginTypeError: it asks for something else.
+        PluginConstructionError: it raised.
+    """
+    usual = {"loop": context.loop, "local_cpu_backend": context.local_cpu_backend, "config": context.config}
+    further = {
+        "metadata": context.metadata,
+        "context": context,
+        "url": context.url,
+        "host": context.remote_url.host,
+        "port": context.remote_url.port,
+        "plugin_name": context.plugin_name,
+    }
+    made = plugin.make(kind, usual, further, options)
+    return made if isinstance(made, RemoteConnector) else ForeignConnector(made, context.config, context.metadata)
 
 
 def _key(key: Key) -> Any:

@@ -19,6 +19,7 @@ from .errors import (
     ConnectorClosedError,
     ConnectorContractError,
     InvalidArgumentError,
+    InvalidConfigError,
     PluginError,
     UnknownSchemeError,
 )
@@ -26,6 +27,8 @@ from .loop import LoopOwner
 from .managed import ManagedConnector
 from .memory.local_cpu_backend import LocalCPUBackend
 from .metadata import CacheMetadata
+from .plugin_class import LOOP_PATIENCE
+from .plugin_table import Plugin, PluginTable
 from .registry import AdapterRegistry, default_registry
 from .url import RemoteURL
 
@@ -64,6 +67,7 @@ class ConnectorManager:
         self._metadata = metadata
         self._plugin_name = plugin_name
         self._registry = AdapterRegistry(default_registry)
+        self._plugins = PluginTable(self._config, self._settings)
         self._owner = LoopOwner.of(loop) if loop is not None else None
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None
@@ -77,6 +81,11 @@ class ConnectorManager:
     def registry(self) -> AdapterRegistry:
         """The schemes that this manager knows."""
         return self._registry
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """The plug-ins that the configuration names, in its order, and whether they have loaded."""
+        return self._plugins.plugins
 
     @property
     def owner(self) -> LoopOwner:
@@ -118,11 +127,13 @@ class ConnectorManager:
         remote_url = RemoteURL.parse(url) if url is not None else self._url
         if remote_url is None:
             raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
-        adapter = self._registry.find(remote_url)
+        owner = self.owner
+        # What `open()` or `open_connector()` has not loaded is loaded now, for which the event loop cannot wait long.
+        self._plugins.load(LOOP_PATIENCE if owner.is_current() else None)
+        adapter, plugin_name = self._plugins.find(remote_url) or (self._registry.find(remote_url), self._plugin_name)
         settings = self._settings
         if adapter.options is not None:
             settings = _with_options(settings, remote_url.options(adapter.options))
-        owner = self.owner
         owner.check("the manager's event loop")
         context = ConnectorContext(
             url=remote_url.raw.get_secret_value(),
@@ -130,7 +141,7 @@ class ConnectorManager:
             local_cpu_backend=self.local_cpu_backend,
             config=self._config,
             metadata=self._metadata,
-            plugin_name=self._plugin_name,
+            plugin_name=plugin_name,
             remote_url=remote_url,
             owner=owner,
             settings=settings,
@@ -161,7 +172,9 @@ class ConnectorManager:
         return self.create_connector(remote_url)
 
     def _prepare(self, url: RemoteURL) -> None:
-        self._registry.find(url).prepare(url, self._settings)
+        self._plugins.load()
+        adapter, _ = self._plugins.find(url) or (self._registry.find(url), None)
+        adapter.prepare(url, self._settings)
 
     # ----------------------------------------------------------------------------------------------- lifetime
 
@@ -169,10 +182,12 @@ class ConnectorManager:
         """Adopts the running loop where none was given, and imports the adapter of the manager's URL off the loop."""
         self._check_open()
         _ = self.owner
-        if self._url is not None:
+        if self._url is None:
+            await anyio.to_thread.run_sync(self._plugins.load)
+        else:
             try:
                 await anyio.to_thread.run_sync(self._prepare, self._url)
-            except (UnknownSchemeError, AdapterLoadError, PluginError):
+            except (UnknownSchemeError, AdapterLoadError, PluginError, InvalidConfigError):
                 pass  # it may still be registered; create_connector() tells otherwise
         return self
 

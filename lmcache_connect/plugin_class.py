@@ -20,6 +20,9 @@ from .errors import (
     PluginTypeError,
 )
 
+LOOP_PATIENCE: Final = 0.04
+"""Seconds that an import may hold up an event loop, where nobody has loaded it before."""
+
 _lock = threading.Lock()
 _loading: dict[PluginClass, Future[Any]] = {}
 """Imports under way. One that hangs keeps its thread and its entry: nobody starts it a second time."""
@@ -97,8 +100,8 @@ class PluginClass:
         else:
             loading.set_exception(failure)
 
-    def make(self, kind: Any, usual: Mapping[str, Any], further: Mapping[str, Any], options: Mapping[str, str]) -> Any:
-        """An instance, given those of the arguments, and of the strings in `options`, that it asks for by name.
+    def make(self, kind: Any, usual: Mapping[str, Any], further: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """An instance, given those of the arguments, and of `options`, that it asks for by name.
 
         One that takes `**kwargs` is given the usual ones and the options.
 

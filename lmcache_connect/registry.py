@@ -115,6 +115,10 @@ class AdapterRegistry:
         registered = set().union(*self._registrations())
         return sorted({*registered, *_BUILTIN, *(point.name for point in _entry_points())})
 
+    def installed(self) -> list[tuple[str, str, str]]:
+        """Scheme, target and distribution of every entry point, sorted. Imports nothing."""
+        return [(point.name, point.value, _owner(point)) for point in _entry_points()]
+
     def describe(self, scheme: str) -> str | None:
         """Who answers for a scheme, as text, or None. Imports nothing.
 

@@ -30,7 +30,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("loop",),
     ("plugin_class",),
     ("connector", "adapter", "context", "foreign_connector"),
-    ("registry",),
+    ("registry", "plugin_table"),
     ("breaker", "byte_budget", "sync_connector", "operation_runner", "managed"),
     ("manager",),
     ("",),  # lmcache_connect/__init__.py: the public names

@@ -8,16 +8,16 @@ from lmcache_connect import (
     ConnectorAdapter,
     ConnectorConfig,
     ConnectorContext,
-    ForeignConnector,
     InvalidURLError,
     PluginClass,
     RemoteConnector,
     RemoteURL,
+    make_connector,
     missing_methods,
 )
+from lmcache_connect.plugin_class import LOOP_PATIENCE
 
 _SHAPE = "external://host:port/module_path/?connector_name=ClassName"
-_LOOP_TIMEOUT = 0.04  # seconds: what the owning event loop may be held up by an import
 
 
 class ExternalConnectorAdapter(ConnectorAdapter):
@@ -53,21 +53,10 @@ class ExternalConnectorAdapter(ConnectorAdapter):
         url = context.remote_url
         timeout = context.settings.import_timeout
         if context.owner.is_current():
-            timeout = min(timeout, _LOOP_TIMEOUT)
+            timeout = min(timeout, LOOP_PATIENCE)
         plugin, kind = _load(url, context.settings, timeout)
-        usual = {"loop": context.loop, "local_cpu_backend": context.local_cpu_backend, "config": context.config}
-        further = {
-            "metadata": context.metadata,
-            "context": context,
-            "url": context.url,
-            "host": url.host,
-            "port": url.port,
-        }
         options = {name: value.get_secret_value() for name, value in url.query.items() if name != "connector_name"}
-        made = plugin.make(kind, usual, further, options)
-        if isinstance(made, RemoteConnector):
-            return made
-        return ForeignConnector(made, context.config, context.metadata)
+        return make_connector(plugin, kind, context, options)
 
 
 def _load(url: RemoteURL, settings: ConnectorConfig, timeout: float) -> tuple[PluginClass, Any]:

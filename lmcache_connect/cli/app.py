@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, NoReturn
 
-from lmcache_connect import ConnectError, MissingExtraError, __version__
+from lmcache_connect import ConnectError, ConnectorConfig, MissingExtraError, __version__
 
 from . import report
 from .demo import run_demo
 from .main import EXIT_USAGE, PROGRAM
 from .ping import run_ping
+from .plugins import list_plugins
 from .schemes import list_schemes
 from .workload import Workload, new_model_name
 
@@ -118,6 +119,19 @@ def schemes(as_json: AsJSON = False) -> None:
         _print_json(report.schemes_document(found))
     else:
         report.print_schemes(found, Console())
+
+
+@app.command()
+def plugins(as_json: AsJSON = False) -> None:
+    """List the plug-ins that the environment's configuration names and that are installed, and whether they load."""
+    try:
+        found = list_plugins(ConnectorConfig.load())
+    except ConnectError as error:
+        _fail(error, as_json)
+    if as_json:
+        _print_json(report.plugins_document(found))
+    else:
+        report.print_plugins(found, Console())
 
 
 # --------------------------------------------------------------------------------------------------- their parts

@@ -10,6 +10,7 @@ from lmcache_connect.errors import MissingExtraError
 
 from .demo_report import Call, DemoReport, KindReport
 from .ping import PingReport
+from .plugins import PluginReport
 from .schemes import SchemeReport
 
 try:
@@ -140,6 +141,26 @@ def print_schemes(reports: Sequence[SchemeReport], console: Console) -> None:
 def schemes_document(reports: Sequence[SchemeReport]) -> dict[str, Any]:
     """The schemes for `--json`."""
     return {"schemes": [asdict(report) | {"loads": report.loads} for report in reports]}
+
+
+def print_plugins(reports: Sequence[PluginReport], console: Console) -> None:
+    """One row per plug-in, and below the table why one cannot be loaded."""
+    if not reports:
+        console.print("no plug-ins: LMCACHE_CONNECT_REMOTE_STORAGE_PLUGINS names none, and none is installed")
+        return
+    table = _table("plug-in", (), ("class", "from", "loads"))
+    for report in reports:
+        loads = Text("yes", _GOOD) if report.loads else Text("no", _BAD)
+        table.add_row(report.url, report.target, report.source, loads)
+    console.print(table)
+    for report in reports:
+        if report.error is not None:
+            console.print(Text(f"{report.url}: {report.error}", _BAD), soft_wrap=True)
+
+
+def plugins_document(reports: Sequence[PluginReport]) -> dict[str, Any]:
+    """The plug-ins for `--json`."""
+    return {"plugins": [asdict(report) | {"loads": report.loads} for report in reports]}
 
 
 def error_document(error: Exception) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Plug-ins: what the configuration names and what is installed, from where, and whether it loads."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+
+from lmcache_connect import AdapterRegistry, ConnectError, ConnectorConfig, PluginTable, RemoteURL
+from lmcache_connect.registry import default_registry
+
+
+@dataclass(frozen=True)
+class PluginReport:
+    """One plug-in. `error` says why it cannot be loaded, and is None where it can.
+
+    `source` is `configuration`, or the name of the distribution whose entry point it is.
+    """
+
+    url: str
+    target: str
+    source: str
+    error: str | None = None
+
+    @property
+    def loads(self) -> bool:
+        """Whether its class can be imported and used."""
+        return self.error is None
+
+
+def list_plugins(config: ConnectorConfig, registry: AdapterRegistry = default_registry) -> list[PluginReport]:
+    """Those of the configuration in its order, then installed adapters by scheme. Connects to nothing."""
+    # Whatever a plug-in prints while it is imported must not stand between the lines of a JSON document.
+    with contextlib.redirect_stdout(sys.stderr):
+        table = PluginTable(config, config)
+        table.load()
+        named = [
+            PluginReport(
+                f"plugin://{plugin.name}",
+                plugin.target,
+                "configuration",
+                None if plugin.failure is None else str(plugin.failure),
+            )
+            for plugin in table.plugins
+        ]
+        return named + [_installed(registry, *found) for found in registry.installed()]
+
+
+def _installed(registry: AdapterRegistry, scheme: str, target: str, distribution: str) -> PluginReport:
+    error = None
+    try:
+        registry.find(RemoteURL.parse(f"{scheme}://host"))
+    except ConnectError as failure:
+        error = str(failure)
+    return PluginReport(f"{scheme}://", target, distribution, error)

@@ -1,0 +1,190 @@
+"""`PluginTable`: the plug-ins that a configuration names, as LMCache's configuration does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from .adapter import ConnectorAdapter
+from .config import ConnectorConfig
+from .connector import RemoteConnector
+from .context import ConnectorContext
+from .errors import ConnectorContractError, InvalidConfigError, PluginError, UnknownSchemeError
+from .foreign_connector import ForeignConnector, make_connector
+from .observability import event
+from .plugin_class import PluginClass, missing_methods
+from .url import RemoteURL
+
+SCHEME: Final = "plugin"
+_PREFIX: Final = "remote_storage_plugin."
+_PLACE: Final = ("module_path", "class_name")
+
+
+@dataclass
+class Plugin:
+    """One plug-in: `name`, or `name.instance` for one of several of the same type.
+
+    `settings` are the entries `remote_storage_plugin.<type>.<setting>` and, before them,
+    `remote_storage_plugin.<type>.<instance>.<setting>` of `extra_config`. `adapter` is there once it has loaded, and
+    `failure` says why it has not.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    adapter: ConnectorAdapter | None = None
+    failure: Exception | None = None
+
+    @property
+    def type_name(self) -> str:
+        """The name without the instance."""
+        return self.name.partition(".")[0]
+
+    @property
+    def target(self) -> str:
+        """Where its class is, as `module:class`; "" where the configuration does not say."""
+        module, class_name = (self.settings.get(part) for part in _PLACE)
+        return f"{module}:{class_name}" if module and class_name else ""
+
+    def load(self, timeout: float, settings: ConnectorConfig) -> None:
+        """Imports its class, and keeps the adapter or the failure. Never raises."""
+        try:
+            self.adapter = self._loaded(timeout, settings)
+            self.failure = None
+        except (PluginError, InvalidConfigError) as failure:
+            if str(failure) != str(self.failure):
+                event(logging.WARNING, "plugin_failed", plugin=self.name, error=str(failure))
+            self.failure = failure
+
+    def _loaded(self, timeout: float, settings: ConnectorConfig) -> ConnectorAdapter:
+        for part in _PLACE:
+            if not isinstance(self.settings.get(part), str) or not self.settings[part]:
+                raise InvalidConfigError(f"extra_config.{_PREFIX}{self.name}.{part}", "it is missing, or no string")
+        plugin = PluginClass.at(*(self.settings[part] for part in _PLACE))
+        kind = plugin.load(timeout, settings.allowed_modules)
+        if not isinstance(kind, type):
+            raise plugin.type_error(f"it is a {type(kind).__qualname__}; expected a class")
+        if callable(getattr(kind, "create_connector", None)):
+            return _adapter(plugin, kind, plugin.make(kind, {}, {}, {}))
+        if lacking := missing_methods(kind):
+            raise plugin.type_error(f"it is neither an adapter nor a connector: it has no {', '.join(lacking)}()")
+        own = {name: value for name, value in self.settings.items() if name not in _PLACE}
+        return _ClassAdapter(plugin, kind, own)
+
+
+class PluginTable:
+    """The plug-ins of one manager, in the order in which the configuration names them."""
+
+    def __init__(self, config: Any, settings: ConnectorConfig) -> None:
+        """`config` is a `ConnectorConfig`, or anything with `remote_storage_plugins` and `extra_config`."""
+        self._settings = settings
+        names = getattr(config, "remote_storage_plugins", None) or ()
+        extra = getattr(config, "extra_config", None) or {}
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",") if name.strip()]
+        self._plugins = {name: Plugin(name, MappingProxyType(_settings_of(name, extra))) for name in map(str, names)}
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """All of them, loaded or not."""
+        return tuple(self._plugins.values())
+
+    def load(self, timeout: float | None = None) -> None:
+        """Loads those that have not been. Blocks: `timeout`, by default `import_timeout`, for each. Never raises.
+
+        With a `timeout`, those that failed before are not tried again.
+        """
+        for plugin in self._plugins.values():
+            if plugin.adapter is None and (timeout is None or plugin.failure is None):
+                plugin.load(self._settings.import_timeout if timeout is None else timeout, self._settings)
+
+    def find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str] | None:
+        """The adapter that answers for a URL, of those loaded, and its plug-in's name; None where none does.
+
+        `plugin://name[.instance]` is answered by the plug-in of this name, or else by an adapter that says it can.
+
+        Raises:
+            PluginError, InvalidConfigError: the plug-in of this name has not loaded.
+            UnknownSchemeError: no plug-in has this name.
+        """
+        raw = url.raw.get_secret_value()
+        wanted = url.host if url.scheme == SCHEME else None
+        if wanted is not None and (plugin := self._plugins.get(wanted)) is not None:
+            if plugin.adapter is None:
+                raise plugin.failure if plugin.failure is not None else UnknownSchemeError(url.redacted(), wanted, ())
+            return plugin.adapter, plugin.name
+        for plugin in self._plugins.values():
+            adapter = plugin.adapter
+            if adapter is not None and not isinstance(adapter, _ClassAdapter) and _can_parse(adapter, raw):
+                return adapter, wanted or plugin.name
+        if wanted is not None:
+            raise UnknownSchemeError(
+                url.redacted(), f"{SCHEME}://{wanted}", [f"{SCHEME}://{name}" for name in self._plugins]
+            )
+        return None
+
+
+class _ClassAdapter(ConnectorAdapter):
+    """Makes connectors of a class that knows of no adapter."""
+
+    schema = f"{SCHEME}://"
+
+    def __init__(self, plugin: PluginClass, kind: type[Any], settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._plugin = plugin
+        self._kind = kind
+        self._settings = settings
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        return make_connector(self._plugin, self._kind, context, self._settings)
+
+
+class _ForeignAdapter(ConnectorAdapter):
+    """An adapter that derives from nothing here."""
+
+    def __init__(self, adapter: Any) -> None:
+        super().__init__(str(getattr(adapter, "schema", "") or ""))
+        self._adapter = adapter
+
+    def can_parse(self, url: str) -> bool:
+        can = getattr(self._adapter, "can_parse", None)
+        return bool(can(url)) if callable(can) else super().can_parse(url)
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        made = self._adapter.create_connector(context)
+        if isinstance(made, RemoteConnector):
+            return made
+        if lacking := missing_methods(type(made)):
+            name = type(self._adapter).__qualname__
+            raise ConnectorContractError(
+                name, "create_connector", f"returned something without {lacking}", "a connector"
+            )
+        return ForeignConnector(made, context.config, context.metadata)
+
+
+def _adapter(plugin: PluginClass, kind: type[Any], made: Any) -> ConnectorAdapter:
+    return made if isinstance(made, ConnectorAdapter) else _ForeignAdapter(made)
+
+
+def _can_parse(adapter: ConnectorAdapter, url: str) -> bool:
+    try:
+        return bool(adapter.can_parse(url))
+    except Exception as error:  # one adapter that stumbles over a URL of others must not stand in their way
+        event(logging.WARNING, "plugin_failed", plugin=type(adapter).__qualname__, error=f"can_parse: {error}")
+        return False
+
+
+def _settings_of(name: str, extra: Mapping[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for prefix in _prefixes(name):
+        for key, value in extra.items():
+            if isinstance(key, str) and key.startswith(prefix) and "." not in (setting := key[len(prefix) :]):
+                found[setting] = value
+    return found
+
+
+def _prefixes(name: str) -> Iterable[str]:
+    kind = name.partition(".")[0]
+    return dict.fromkeys((f"{_PREFIX}{kind}.", f"{_PREFIX}{name}."))  # the instance's settings beat the type's
