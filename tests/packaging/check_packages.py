@@ -29,7 +29,12 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 DISTRIBUTION: Final = "lmcache-connect"
-PACKAGES: Final = ("lmcache_connect", "lmcache_connect_external", "lmcache_connect_redis", "lmcache_reference_connectors")
+PACKAGES: Final = (
+    "lmcache_connect",
+    "lmcache_connect_external",
+    "lmcache_connect_redis",
+    "lmcache_reference_connectors",
+)
 # Not installed by the core dependencies, so that an import of one of them in the core shows.
 ABSENT: Final = (
     "fastapi",
