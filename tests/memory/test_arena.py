@@ -107,7 +107,8 @@ def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() ->
 def test_blocks_of_thousands_of_sizes_leave_no_types_behind() -> None:
     def types() -> int:
         gc.collect()
-        return sum(isinstance(found, type) for found in gc.get_objects())
+        # Not isinstance(): it asks for __class__, with which lazy modules of torch import themselves, and warn.
+        return sum(issubclass(type(found), type) for found in gc.get_objects())
 
     arena = Arena(3_000 * PAGE, lambda: None)
     assert arena.lease(PAGE) is not None
