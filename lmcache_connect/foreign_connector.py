@@ -8,12 +8,15 @@ from typing import Any, Final
 
 import anyio.to_thread
 
-from .connector import Flags, RemoteConnector, Slots
+from .connector import RemoteConnector, Slots
 from .context import ConnectorContext
 from .errors import ConnectorContractError, InvalidKeyError, StoreUnavailableError, UnsupportedOperationError
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, parse_key
+from .loop import release_unclaimed
 from .memory.memory_obj import MemoryObj, release_all
 from .plugin_class import PluginClass
+
+_READS_MEMORY: Final = ("put", "batched_put")
 
 
 class NamedKey(str):
@@ -40,7 +43,8 @@ class ForeignConnector(RemoteConnector):
     """Wraps an object that has `exists`, `get`, `put`, `list` and `close`, whatever it derives from.
 
     Connectors written for LMCache differ from each other, so that nothing is taken for granted here: methods may be
-    coroutines or plain functions, which then run in a thread; `put` may give back a reference or not, because it is
+    coroutines or plain functions, which then run in a thread (a plain `put` is waited for past
+    the deadline, because it reads the caller's memory); `put` may give back a reference or not, because it is
     lent an object of its own for the same memory; `list` may return None; `remove` may be missing, or be called
     `remove_sync`; a batch that does not have one slot per key is asked for key by key instead.
     """
@@ -107,9 +111,6 @@ class ForeignConnector(RemoteConnector):
         finally:
             _take_back(lent)
 
-    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
-        return await super().batched_exists(keys)
-
     # -------------------------------------------------------------------------------------------------- the store
 
     async def list(self) -> list[str]:
@@ -143,8 +144,21 @@ class ForeignConnector(RemoteConnector):
         method = getattr(self.foreign, name)
         if inspect.iscoroutinefunction(method):
             return await method(*args)
-        # It may block, or return something to await.
-        result = await anyio.to_thread.run_sync(method, *args)
+        # It may block, or return something to await. Only one that reads the caller's memory is waited for past the
+        # deadline: what the others bring too late is given back.
+        is_abandoned = False
+
+        def call() -> Any:
+            result = method(*args)
+            if is_abandoned:
+                release_unclaimed(result)
+            return result
+
+        try:
+            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=name not in _READS_MEMORY)
+        except BaseException:
+            is_abandoned = True
+            raise
         return await result if inspect.isawaitable(result) else result
 
     def _chunk(self, operation: str, found: Any) -> MemoryObj | None:

@@ -129,8 +129,11 @@ class ConnectorManager:
             raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
         owner = self.owner
         # What `open()` or `open_connector()` has not loaded is loaded now, for which the event loop cannot wait long.
-        self._plugins.load(LOOP_PATIENCE if owner.is_current() else None)
-        adapter, plugin_name = self._plugins.find(remote_url) or (self._registry.find(remote_url), self._plugin_name)
+        if owner.is_current():
+            self._plugins.load_briefly(remote_url, LOOP_PATIENCE)
+        else:
+            self._plugins.load()
+        adapter, plugin_name = self._find(remote_url)
         settings = self._settings
         if adapter.options is not None:
             settings = _with_options(settings, remote_url.options(adapter.options))
@@ -173,8 +176,11 @@ class ConnectorManager:
 
     def _prepare(self, url: RemoteURL) -> None:
         self._plugins.load()
-        adapter, _ = self._plugins.find(url) or (self._registry.find(url), None)
+        adapter, _ = self._find(url)
         adapter.prepare(url, self._settings)
+
+    def _find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str | None]:
+        return self._plugins.find(url) or (self._registry.find(url), self._plugin_name)
 
     # ----------------------------------------------------------------------------------------------- lifetime
 

@@ -50,14 +50,15 @@ class PluginClass:
             raise PluginClassMissingError(module, class_name, "", f"{class_name!r} is no name of a class")
         return cls(module, class_name)
 
-    def load(self, timeout: float, allowed_modules: Collection[str] | None = None) -> Any:
-        """What the module has under the class's name, imported in a thread where this is its first use.
+    def load(self, timeout: float, allowed_modules: Collection[str] | None = None) -> type[Any]:
+        """The class, imported in a thread where this is its first use.
 
         Blocks for `timeout` seconds at most. An import that takes longer goes on, and a later call finds its result.
 
         Raises:
             PluginImportError: the module is not one of `allowed_modules`, takes too long, or cannot be imported.
             PluginClassMissingError: it has nothing of this name.
+            PluginTypeError: what it has is no class.
         """
         if allowed_modules is not None and self.module not in allowed_modules:
             allowed = ", ".join(sorted(allowed_modules)) or "none"
@@ -67,15 +68,29 @@ class PluginClass:
             if loading is None:
                 loading = _loading[self] = Future()
                 # A daemon, so that a module that never ends does not keep the process alive.
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._import, args=(loading,), name=f"import {self.module}", daemon=True
-                ).start()
+                )
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads: nobody would ever settle the entry
+                    del _loading[self]
+                    raise self.import_error(f"no thread for importing it could be started: {error}") from error
         try:
-            return loading.result(timeout)
+            kind = loading.result(timeout)
         except FutureTimeoutError:
-            if loading.done():  # it was the module that raised it
-                raise
-            raise self.import_error(f"importing it did not end within {timeout:g} s, and goes on in a thread") from None
+            raise self.import_error(
+                f"importing it did not end within {timeout:.2g} s, and goes on in a thread"
+            ) from None
+
+        if not isinstance(kind, type):
+            raise self.type_error(f"it is a {type(kind).__qualname__}; expected a class")
+        return kind
+
+    def check_connector(self, kind: type[Any]) -> None:
+        """Raises `PluginTypeError` where a class lacks what every connector has, whatever it derives from."""
+        if lacking := missing_methods(kind):
+            raise self.type_error(f"it is no connector: it has no {', '.join(lacking)}()")
 
     def _import(self, loading: Future[Any]) -> None:
         result: Any = None
@@ -152,7 +167,10 @@ class PluginClass:
         return PluginTypeError(self.module, self.class_name, self._distribution(), reason)
 
     def _distribution(self) -> str:
-        owners = importlib.metadata.packages_distributions().get(self.module.partition(".")[0], ())
+        try:
+            owners = importlib.metadata.packages_distributions().get(self.module.partition(".")[0], ())
+        except Exception:  # another package's broken metadata: the error at hand must not turn into another
+            return ""
         return ", ".join(dict.fromkeys(owners))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -38,11 +39,6 @@ class Plugin:
     failure: Exception | None = None
 
     @property
-    def type_name(self) -> str:
-        """The name without the instance."""
-        return self.name.partition(".")[0]
-
-    @property
     def target(self) -> str:
         """Where its class is, as `module:class`; "" where the configuration does not say."""
         module, class_name = (self.settings.get(part) for part in _PLACE)
@@ -64,12 +60,10 @@ class Plugin:
                 raise InvalidConfigError(f"extra_config.{_PREFIX}{self.name}.{part}", "it is missing, or no string")
         plugin = PluginClass.at(*(self.settings[part] for part in _PLACE))
         kind = plugin.load(timeout, settings.allowed_modules)
-        if not isinstance(kind, type):
-            raise plugin.type_error(f"it is a {type(kind).__qualname__}; expected a class")
         if callable(getattr(kind, "create_connector", None)):
-            return _adapter(plugin, kind, plugin.make(kind, {}, {}, {}))
-        if lacking := missing_methods(kind):
-            raise plugin.type_error(f"it is neither an adapter nor a connector: it has no {', '.join(lacking)}()")
+            made = plugin.make(kind, {}, {}, {})
+            return made if isinstance(made, ConnectorAdapter) else _ForeignAdapter(made)
+        plugin.check_connector(kind)
         own = {name: value for name, value in self.settings.items() if name not in _PLACE}
         return _ClassAdapter(plugin, kind, own)
 
@@ -91,14 +85,22 @@ class PluginTable:
         """All of them, loaded or not."""
         return tuple(self._plugins.values())
 
-    def load(self, timeout: float | None = None) -> None:
-        """Loads those that have not been. Blocks: `timeout`, by default `import_timeout`, for each. Never raises.
-
-        With a `timeout`, those that failed before are not tried again.
-        """
+    def load(self) -> None:
+        """Loads those that have not been. Blocks, for `import_timeout` each at most. Never raises."""
         for plugin in self._plugins.values():
-            if plugin.adapter is None and (timeout is None or plugin.failure is None):
-                plugin.load(self._settings.import_timeout if timeout is None else timeout, self._settings)
+            if plugin.adapter is None:
+                plugin.load(self._settings.import_timeout, self._settings)
+
+    def load_briefly(self, url: RemoteURL, seconds: float) -> None:
+        """`load` on an event loop, which waits for so long for all of them together.
+
+        Of those that failed before, only the one that the URL names is tried again: it may just have been slow.
+        """
+        end = time.monotonic() + seconds
+        for plugin in self._plugins.values():
+            is_wanted = url.scheme == SCHEME and url.host == plugin.name
+            if plugin.adapter is None and (plugin.failure is None or is_wanted):
+                plugin.load(max(end - time.monotonic(), 0), self._settings)
 
     def find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str] | None:
         """The adapter that answers for a URL, of those loaded, and its plug-in's name; None where none does.
@@ -119,7 +121,7 @@ class PluginTable:
             adapter = plugin.adapter
             if adapter is not None and not isinstance(adapter, _ClassAdapter) and _can_parse(adapter, raw):
                 return adapter, wanted or plugin.name
-        if wanted is not None:
+        if wanted is not None and self._plugins:
             raise UnknownSchemeError(
                 url.redacted(), f"{SCHEME}://{wanted}", [f"{SCHEME}://{name}" for name in self._plugins]
             )
@@ -158,14 +160,9 @@ class _ForeignAdapter(ConnectorAdapter):
             return made
         if lacking := missing_methods(type(made)):
             name = type(self._adapter).__qualname__
-            raise ConnectorContractError(
-                name, "create_connector", f"returned something without {lacking}", "a connector"
-            )
+            got = f"returned a {type(made).__qualname__}, which has no {', '.join(lacking)}()"
+            raise ConnectorContractError(name, "create_connector", got, "a connector")
         return ForeignConnector(made, context.config, context.metadata)
-
-
-def _adapter(plugin: PluginClass, kind: type[Any], made: Any) -> ConnectorAdapter:
-    return made if isinstance(made, ConnectorAdapter) else _ForeignAdapter(made)
 
 
 def _can_parse(adapter: ConnectorAdapter, url: str) -> bool:

@@ -13,7 +13,6 @@ from lmcache_connect import (
     RemoteConnector,
     RemoteURL,
     make_connector,
-    missing_methods,
 )
 from lmcache_connect.plugin_class import LOOP_PATIENCE
 
@@ -40,8 +39,8 @@ class ExternalConnectorAdapter(ConnectorAdapter):
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """A new instance of the class that the URL names.
 
-        On the owning event loop's own thread an import may take 40 ms; `await manager.open_connector(url)` takes any
-        module, up to `import_timeout`, and never holds up the loop.
+        On the owning event loop's own thread an import may take 40 ms; `await manager.open_connector(url)` gives it
+        `import_timeout` and the loop goes on. The class's constructor runs on the calling thread in both.
 
         Raises:
             InvalidURLError: a `ValueError`: more than one host, or no `connector_name`.
@@ -67,8 +66,5 @@ def _load(url: RemoteURL, settings: ConnectorConfig, timeout: float) -> tuple[Pl
         raise InvalidURLError(url.redacted(), "connector_name is missing", _SHAPE)
     plugin = PluginClass.at(url.path, name.get_secret_value())
     kind = plugin.load(timeout, settings.allowed_modules)
-    if not isinstance(kind, type):
-        raise plugin.type_error(f"it is a {type(kind).__qualname__}; expected a class")
-    if lacking := missing_methods(kind):
-        raise plugin.type_error(f"it is no connector: it has no {', '.join(lacking)}()")
+    plugin.check_connector(kind)
     return plugin, kind

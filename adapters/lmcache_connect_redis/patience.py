@@ -120,7 +120,7 @@ class Room:
                 metadata.nbytes,
                 statistics.capacity - statistics.reserved,
                 statistics.capacity,
-                "the batch itself holds all the rest, so ask for fewer keys at a time",
+                "the batch itself holds all the rest, so ask for fewer keys at a time" if held or self._awaited else "",
             )
         if not self._waiting.has_turn:
             raise NoRoomError(metadata.nbytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,14 +12,17 @@ import pytest_asyncio
 
 from lmcache_connect import (
     CacheEngineKey,
+    ConnectorConfig,
     ConnectorManager,
     ForeignConnector,
     Key,
     LocalCPUBackend,
     ManagedConnector,
+    OperationTimeoutError,
     UnsupportedOperationError,
 )
 from lmcache_connect.errors import ConnectorContractError
+from tests.external import gate
 from tests.redis.chunks import chunk, holds
 
 pytestmark = pytest.mark.asyncio
@@ -90,6 +94,23 @@ async def test_bytes_for_a_chunk_break_the_contract(manager: ConnectorManager) -
     connector, _ = await connected(manager, "Bytes")
     with pytest.raises(ConnectorContractError, match="returned a bytes"):
         await connector.get("k")
+
+
+async def test_a_plain_get_that_blocks_ends_at_the_deadline_and_what_it_brings_later_is_given_back() -> None:
+    gate.OPEN.clear()
+    try:
+        with LocalCPUBackend(1 << 20) as backend:
+            config = ConnectorConfig.load(operation_timeout=0.2, min_throughput=1 << 40, retries=0)
+            async with ConnectorManager(local_cpu_backend=backend, config=config) as short:
+                connector, _ = await connected(short, "Blocking")
+                await put(short, connector, "k")
+                with pytest.raises(OperationTimeoutError):
+                    await connector.get("k")
+                gate.OPEN.set()
+                while not backend.statistics().allocations > 1 or backend.statistics().reserved:
+                    await asyncio.sleep(0)
+    finally:
+        gate.OPEN.set()
 
 
 async def test_it_is_closed_once(manager: ConnectorManager) -> None:

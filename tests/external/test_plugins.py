@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +139,15 @@ async def test_a_plug_in_that_hangs_is_given_up_in_time() -> None:
         async with ConnectorManager(config=named) as manager:
             with pytest.raises(PluginImportError, match=r"did not end within 0\.2 s"):
                 await manager.open_connector("plugin://slow")
+            with pytest.raises(PluginImportError, match="did not end within"):
+                manager.create_connector("plugin://slow")
+            gate.OPEN.set()
+            # It is tried again when it is asked for: this time it tells what it lacks.
+            async with asyncio.timeout(20):
+                with pytest.raises(PluginClassMissingError):
+                    while True:
+                        with contextlib.suppress(PluginImportError):  # it is still at it
+                            await manager.open_connector("plugin://slow")
     finally:
         gate.OPEN.set()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.external.gate import OPEN
+
 
 class Duck:
     """Derives from nothing; keeps payloads by the key's own string; releases what it was given to put."""
@@ -75,6 +77,14 @@ class Plain(Duck):
 
     def close(self) -> Any:
         self.closed += 1
+
+
+class Blocking(Plain):
+    """Its `get` does not return before the test lets it."""
+
+    def get(self, key: Any) -> Any:
+        OPEN.wait(60)
+        return super().get(key)
 
 
 class Holes(Duck):
