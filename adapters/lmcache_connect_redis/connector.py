@@ -20,7 +20,7 @@ from lmcache_connect import (
     key_string,
 )
 from lmcache_connect.connector import Slots
-from lmcache_connect.keys import MAX_KEY_BYTES
+from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.transport import Couriers
 
 from .connection import Connection
@@ -98,6 +98,10 @@ class RedisConnector(RemoteConnector):
     def _name(self, key: Key) -> str:
         return self._prefix + key_string(key)
 
+    def _piece_of_names(self, keys: Sequence[Key]) -> Names:
+        names = key_strings(keys)
+        return [self._prefix + name for name in names] if self._prefix else names
+
     # ------------------------------------------------------------------------------------------------- look-ups
 
     async def ping(self) -> int:
@@ -121,7 +125,7 @@ class RedisConnector(RemoteConnector):
             for start in range(0, len(keys), _LOOKUP_PIECE):
                 if start:
                     await asyncio.sleep(0)
-                piece = [self._name(key).encode() for key in keys[start : start + _LOOKUP_PIECE]]
+                piece = [name.encode() for name in self._piece_of_names(keys[start : start + _LOOKUP_PIECE])]
                 await connection.send(self._layout.encode_exists(piece), replies=len(piece))
             error: StoreError | None = None
             while connection.pending:
@@ -208,7 +212,7 @@ class RedisConnector(RemoteConnector):
         for start in range(0, len(keys), _LOOKUP_PIECE):
             if start:
                 await asyncio.sleep(0)
-            names += [self._name(key) for key in keys[start : start + _LOOKUP_PIECE]]
+            names += self._piece_of_names(keys[start : start + _LOOKUP_PIECE])
         return names
 
     async def _fetch(self, names: Sequence[str]) -> FetchSchedule[Any]:
