@@ -39,13 +39,17 @@ from .report import markdown, show
 RESULTS: Final = Path(__file__).parent / "results"
 SERVERS: Final[dict[str, type[StoreServer]]] = {"valkey": ValkeyServer, "redis": RedisServer}
 TRANSPORTS: Final = ("tcp", "unix")
+WAYS: Final = ("thread", "loop")
+"""`?io=`: what moves large chunks."""
 
 
 async def compare(server: StoreServer, transport: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """One run against one server over one transport."""
 
+    scheme = "redis" if transport == "tcp" else "unix"
+
     def database(number: int) -> str:
-        return server.url("redis" if transport == "tcp" else "unix", db=number)
+        return server.url(scheme, db=number)
 
     with tempfile.TemporaryDirectory() as folder:
         unix_path = Path(folder) / "floor" if transport == "unix" else None
@@ -60,7 +64,7 @@ async def compare(server: StoreServer, transport: str, options: argparse.Namespa
         "transport": transport,
         "results": comparison.samples.results(batches(options.sizes)),
         "left_out": comparison.missing,
-        "loop_gap": await streaming_gaps(database(0), 5.0),
+        "loop_gap": {io: await streaming_gaps(server.url(scheme, db=0, options={"io": io}), 5.0) for io in WAYS},
         "curves": await curves(database(0)),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,8 +25,12 @@ class LoopWatch:
     take the best of several tries. May be entered again, which begins a new measurement.
     """
 
-    def __init__(self, interval: float = INTERVAL) -> None:
+    def __init__(self, interval: float = INTERVAL, beside: Callable[[], float] | None = None) -> None:
+        """`beside` is a counter that is read with the clock, such as the time that a hypervisor took away."""
         self._interval = interval
+        self._beside = beside
+        self._count = 0.0
+        self._grown: list[float] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
         self._last = 0.0
@@ -35,6 +40,11 @@ class LoopWatch:
     def gaps(self) -> tuple[float, ...]:
         """Every gap in seconds, in the order in which they came."""
         return tuple(self._gaps)
+
+    @property
+    def grown(self) -> tuple[float, ...]:
+        """By how much the counter beside grew in every gap; empty without one."""
+        return tuple(self._grown)
 
     @property
     def longest(self) -> float:
@@ -52,6 +62,9 @@ class LoopWatch:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._gaps = []
+        self._grown = []
+        if self._beside is not None:
+            self._count = self._beside()
         self._last = time.perf_counter()
         self._handle = self._loop.call_later(self._interval, self._look)
         return self
@@ -62,11 +75,18 @@ class LoopWatch:
         if self._handle is not None:
             self._handle.cancel()
         # A block that never gave the loop a turn is one gap: without this it would be none.
-        self._gaps.append(time.perf_counter() - self._last)
+        self._note()
 
-    def _look(self) -> None:
-        assert self._loop is not None
+    def _note(self) -> None:
         now = time.perf_counter()
         self._gaps.append(now - self._last)
         self._last = now
+        if self._beside is not None:
+            count = self._beside()
+            self._grown.append(count - self._count)
+            self._count = count
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        self._note()
         self._handle = self._loop.call_later(self._interval, self._look)

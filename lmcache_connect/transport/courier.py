@@ -127,7 +127,7 @@ def _serve(errands: _Errands) -> None:
         try:
             loop.call_soon_threadsafe(_settle, settled, result, error)
         except RuntimeError:
-            pass  # the loop was closed under us: nobody waits
+            return  # the loop was closed under us: nobody waits, and nobody will come again
         del errand, work, settled, loop, result, error  # not kept until the next errand
 
 

@@ -53,3 +53,19 @@ async def test_entering_again_begins_anew_and_leaving_ends_it(loop_watch: LoopWa
     gaps = loop_watch.gaps
     await asyncio.sleep(0.005)
     assert loop_watch.gaps == gaps
+
+
+async def test_a_counter_beside_the_clock_tells_its_growth_for_every_gap() -> None:
+    count = 0.0
+
+    def counter() -> float:
+        return count
+
+    async with LoopWatch(beside=counter) as watch:
+        await asyncio.sleep(0.002)
+        count = 3.0
+        time.sleep(0.02)  # noqa: ASYNC251
+        await asyncio.sleep(0.002)
+    assert len(watch.grown) == len(watch.gaps)
+    assert sum(watch.grown) == 3.0
+    assert watch.grown[watch.gaps.index(watch.longest)] == 3.0
