@@ -31,6 +31,7 @@ from .errors import (
     InvalidOptionError,
     InvalidShapeError,
     InvalidURLError,
+    LMCacheInstalledError,
     LoopNotRunningError,
     MissingExtraError,
     OperationTimeoutError,
@@ -57,6 +58,7 @@ from .errors import (
     WrongNodeError,
     WrongTypeError,
 )
+from .foreign_adapter import ForeignAdapter
 from .foreign_connector import ForeignConnector, make_connector
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string, parse_key
 from .loop import LoopOwner
@@ -96,6 +98,7 @@ __all__ = [
     "CreateConnector",
     "DType",
     "DuplicateSchemeError",
+    "ForeignAdapter",
     "ForeignConnector",
     "ForeignObjectError",
     "ForkedProcessError",
@@ -108,6 +111,7 @@ __all__ = [
     "InvalidShapeError",
     "InvalidURLError",
     "Key",
+    "LMCacheInstalledError",
     "LayerCacheEngineKey",
     "LocalCPUBackend",
     "LoopNotRunningError",

@@ -81,6 +81,9 @@ class ConnectorConfig(BaseSettings):
     allowed_modules: tuple[str, ...] | None = None
     """The modules, by exact name, that plug-ins may be imported from; by default any. JSON in the environment."""
 
+    lmcache_names: bool = False
+    """Whether `import lmcache...` finds this toolkit's types, for connectors written for LMCache, without LMCache."""
+
     import_timeout: Seconds = 10.0
     """How long importing a plug-in's module may take, in seconds."""
 

@@ -152,6 +152,18 @@ class MissingExtraError(ConnectError, ImportError):
         self.extra = extra
 
 
+class LMCacheInstalledError(ConnectError, RuntimeError):
+    """LMCache's import names were asked for, and LMCache itself is installed. `version` is its version, or ""."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"LMCache {version or 'of an unknown version'} is installed, and its modules are not shadowed: connectors "
+            "written for it load as they are, so leave out compat.install() and the setting lmcache_names; or "
+            "uninstall it (pip uninstall lmcache) to run them without it"
+        )
+        self.version = version
+
+
 class PluginError(ConnectError):
     """A class that others wrote, named in a URL or in the configuration, cannot be used.
 

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
+import anyio
 import anyio.to_thread
 
 from .connector import RemoteConnector, Slots
 from .context import ConnectorContext
-from .errors import ConnectorContractError, InvalidKeyError, StoreUnavailableError, UnsupportedOperationError
-from .keys import CacheEngineKey, Key, LayerCacheEngineKey, parse_key
-from .loop import release_unclaimed
+from .dialect import Dialect, dialect_for
+from .errors import ConnectError, ConnectorContractError, StoreUnavailableError, UnsupportedOperationError
+from .keys import Key, key_string
 from .memory.memory_obj import MemoryObj, release_all
-from .plugin_class import PluginClass
+from .plugin_class import PluginClass, missing_methods
 
 _READS_MEMORY: Final = ("put", "batched_put")
 
-
-class NamedKey(str):
-    """A key that is only a string, with what LMCache's keys have for it."""
-
-    __slots__ = ()
-
-    def to_string(self) -> str:
-        """The string itself."""
-        return str(self)
-
-
-class _Lender:
-    """Owns what is lent to a `put`: memory that belongs to the caller."""
-
-    def object_released(self, obj: MemoryObj, leaked: bool) -> None:
-        pass
-
-    def object_let_go(self, obj: MemoryObj) -> None:
-        pass
+ABANDON_GRACE: Final = 1.0
+"""Seconds that a call is waited for after its caller gave up, where the connector cannot be told, before it is left to
+itself. What it brings later is given back; memory that a `put` was lent is taken away."""
 
 
 class ForeignConnector(RemoteConnector):
@@ -46,13 +32,15 @@ class ForeignConnector(RemoteConnector):
     coroutines or plain functions, which then run in a thread (a plain `put` is waited for past
     the deadline, because it reads the caller's memory); `put` may give back a reference or not, because it is
     lent an object of its own for the same memory; `list` may return None; `remove` may be missing, or be called
-    `remove_sync`; a batch that does not have one slot per key is asked for key by key instead.
+    `remove_sync`; a batch that does not have one slot per key is asked for key by key instead. `dialect` says in which
+    types it is spoken to.
     """
 
-    def __init__(self, wrapped: Any, config: Any = None, metadata: Any = None) -> None:
-        super().__init__(config, metadata)
+    def __init__(self, wrapped: Any, dialect: Dialect) -> None:
+        super().__init__(dialect.toolkit_context.config, dialect.toolkit_context.metadata)
         self.foreign: Final = wrapped
         """The object itself."""
+        self._dialect = dialect
         self._name: Final = type(wrapped).__qualname__
         self._closed = False
 
@@ -63,22 +51,35 @@ class ForeignConnector(RemoteConnector):
     # ------------------------------------------------------------------------------------------------ one chunk
 
     async def exists(self, key: Key) -> bool:
-        return bool(await self._call("exists", _key(key)))
+        return bool(await self._call("exists", self._dialect.key(key)))
 
     async def get(self, key: Key) -> MemoryObj | None:
-        return self._chunk("get", await self._call("get", _key(key)))
+        while True:
+            refusals = self._dialect.refusals
+            try:
+                found = await self._claimed("get", await self._call("get", self._dialect.key(key)))
+            except ConnectError:
+                raise
+            except Exception:
+                if self._dialect.refusals == refusals:
+                    raise
+                found = None  # it stumbled over the None that `allocate` gave it
+            # Without room such a connector says that the chunk is not there, which nobody knows yet.
+            if found is not None or self._dialect.refusals == refusals:
+                return found
+            await self._dialect.wait_for_room()
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        lent = MemoryObj(memory_obj.byte_array, memory_obj.metadata, _Lender())
+        lent = self._dialect.lend(memory_obj)
         try:
-            await self._call("put", _key(key), lent)
+            await self._call("put", self._dialect.key(key), lent)
         finally:
-            _take_back([lent])
+            self._dialect.take_back([lent])
 
     async def remove(self, key: Key) -> bool:
         for name in ("remove", "remove_sync"):
             if self._has(name):
-                return bool(await self._call(name, _key(key)))
+                return bool(await self._call(name, self._dialect.key(key)))
         raise UnsupportedOperationError(self._name, "remove")
 
     # -------------------------------------------------------------------------------------------------- batches
@@ -86,35 +87,45 @@ class ForeignConnector(RemoteConnector):
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         if not self._supports("batched_get"):
             return await super().batched_get(keys)
-        found: Any = await self._call("batched_get", [_key(key) for key in keys])
-        chunks = list(found or ())
-        if len(chunks) == len(keys):
-            checked: Slots = []
-            try:
-                for chunk in chunks:
-                    checked.append(self._chunk("batched_get", chunk))
-            except ConnectorContractError:
-                release_all([chunk for chunk in chunks if isinstance(chunk, MemoryObj)])
+        refusals = self._dialect.refusals
+        try:
+            found: Any = await self._call("batched_get", [self._dialect.key(key) for key in keys])
+        except ConnectError:
+            raise
+        except Exception:
+            if self._dialect.refusals == refusals:
                 raise
-            return checked
-        # Which of them is whose cannot be told.
-        release_all([chunk for chunk in chunks if isinstance(chunk, MemoryObj)])
-        return await super().batched_get(keys)
+            found = ()
+        chunks = list(found or ())
+        if len(chunks) != len(keys) or self._dialect.refusals != refusals:
+            # Which of them is whose cannot be told, or what is missing because there was no room for it.
+            self._dialect.release(chunks)
+            return await super().batched_get(keys)
+        claimed: Slots = []
+        try:
+            for chunk in chunks:
+                claimed.append(await self._claimed("batched_get", chunk))
+        except BaseException:
+            release_all(claimed)
+            self._dialect.release(chunks[len(claimed) :])
+            raise
+        return claimed
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         if not self._supports("batched_put") or len(keys) != len(memory_objs):
             await super().batched_put(keys, memory_objs)
             return
-        lent = [MemoryObj(obj.byte_array, obj.metadata, _Lender()) for obj in memory_objs]
+        lent: list[Any] = []
         try:
-            await self._call("batched_put", [_key(key) for key in keys], list(lent))
+            lent.extend(self._dialect.lend(obj) for obj in memory_objs)
+            await self._call("batched_put", [self._dialect.key(key) for key in keys], list(lent))
         finally:
-            _take_back(lent)
+            self._dialect.take_back(lent)
 
     # -------------------------------------------------------------------------------------------------- the store
 
     async def list(self) -> list[str]:
-        return [str(name) for name in await self._call("list") or ()]
+        return [_name(found) for found in await self._call("list") or ()]
 
     def support_ping(self) -> bool:
         return self._supports("ping")
@@ -129,6 +140,7 @@ class ForeignConnector(RemoteConnector):
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._dialect.before_close(self.foreign)
             await self._call("close")
 
     # ----------------------------------------------------------------------------------------------------- inside
@@ -141,8 +153,16 @@ class ForeignConnector(RemoteConnector):
         return self._has(name) and callable(supports) and supports() is True
 
     async def _call(self, name: str, *args: Any) -> Any:
+        try:
+            return await self._called(name, *args)
+        except NotImplementedError as error:
+            raise UnsupportedOperationError(self._name, name) from error
+
+    async def _called(self, name: str, *args: Any) -> Any:
         method = getattr(self.foreign, name)
         if inspect.iscoroutinefunction(method):
+            if self._dialect.outlives_cancellation(self.foreign):
+                return await self._shielded(name, method(*args))
             return await method(*args)
         # It may block, or return something to await. Only one that reads the caller's memory is waited for past the
         # deadline: what the others bring too late is given back.
@@ -151,7 +171,7 @@ class ForeignConnector(RemoteConnector):
         def call() -> Any:
             result = method(*args)
             if is_abandoned:
-                release_unclaimed(result)
+                self._dialect.release(result)
             return result
 
         try:
@@ -161,12 +181,38 @@ class ForeignConnector(RemoteConnector):
             raise
         return await result if inspect.isawaitable(result) else result
 
-    def _chunk(self, operation: str, found: Any) -> MemoryObj | None:
-        if found is None or isinstance(found, MemoryObj):
-            return found
-        raise ConnectorContractError(
-            self._name, operation, f"returned a {type(found).__qualname__}", "a memory object of the backend, or None"
-        )
+    async def _shielded(self, name: str, call: Coroutine[Any, Any, Any]) -> Any:
+        # Cancelling such a connector ends one of its workers for good, and not the work.
+        task = asyncio.get_running_loop().create_task(call, name=f"{self._name}.{name}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait({task}, timeout=ABANDON_GRACE)
+            finally:
+                if task.done():
+                    self._forget(task)
+                else:
+                    task.add_done_callback(self._forget)
+            raise
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._dialect.release(task.result())
+
+    async def _claimed(self, operation: str, found: Any) -> MemoryObj | None:
+        if found is None:
+            return None
+        chunk = await self._dialect.claim(found)
+        if chunk is None:
+            raise ConnectorContractError(
+                self._name,
+                operation,
+                f"returned a {type(found).__qualname__}",
+                "a memory object of the backend, or None",
+            )
+        return chunk
 
 
 def make_connector(
@@ -175,36 +221,41 @@ def make_connector(
     """An instance of a plug-in's class, wrapped where it is no `RemoteConnector`.
 
     Its constructor is given those of `loop`, `local_cpu_backend` and `config`, of `metadata`, `context`, `url`, `host`,
-    `port` and `plugin_name`, and of `options`, that it asks for by name.
+    `port` and `plugin_name`, and of `options`, that it asks for by name. A class written for LMCache is given LMCache's
+    types.
 
     Raises:
         PluginTypeError: it asks for something else.
         PluginConstructionError: it raised.
     """
-    usual = {"loop": context.loop, "local_cpu_backend": context.local_cpu_backend, "config": context.config}
+    dialect = Dialect(context) if issubclass(kind, RemoteConnector) else dialect_for(kind, context)
+    usual = {"loop": context.loop, "local_cpu_backend": dialect.local_cpu_backend, "config": dialect.config}
     further = {
-        "metadata": context.metadata,
-        "context": context,
+        "metadata": dialect.metadata,
+        "context": dialect.context,
         "url": context.url,
         "host": context.remote_url.host,
         "port": context.remote_url.port,
         "plugin_name": context.plugin_name,
     }
     made = plugin.make(kind, usual, further, options)
-    return made if isinstance(made, RemoteConnector) else ForeignConnector(made, context.config, context.metadata)
+    return made if isinstance(made, RemoteConnector) else ForeignConnector(made, dialect)
 
 
-def _key(key: Key) -> Any:
-    if not isinstance(key, str):
-        return key
-    try:
-        parsed: CacheEngineKey | LayerCacheEngineKey = parse_key(key)
-    except InvalidKeyError:
-        return NamedKey(key)
-    return parsed if parsed.to_string() == key else NamedKey(key)
+def adopt_connector(made: Any, context: ConnectorContext, dialect: Dialect | None = None) -> RemoteConnector | str:
+    """What an adapter made, wrapped where it is no `RemoteConnector`; or as a sentence what is wrong with it.
+
+    `dialect` is the one in which the adapter was spoken to, where that is known.
+    """
+    if isinstance(made, RemoteConnector):
+        return made
+    kind = type(made)
+    if lacking := missing_methods(kind):
+        return f"returned a {kind.__qualname__}, which has no {', '.join(lacking)}()"
+    return ForeignConnector(made, dialect if dialect is not None else dialect_for(kind, context))
 
 
-def _take_back(lent: Sequence[MemoryObj]) -> None:
-    for obj in lent:
-        while obj.is_valid():  # it may have kept references, for work that it left behind
-            obj.ref_count_down()
+def _name(found: Any) -> str:
+    if isinstance(found, bytes):
+        return found.decode(errors="replace")
+    return key_string(found) if callable(getattr(found, "to_string", None)) else str(found)

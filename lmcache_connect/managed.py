@@ -52,7 +52,10 @@ class ManagedConnector(RemoteConnector):
         self._owner = context.owner
         self._loops = context.owner
         self._store = context.remote_url.label()
-        self._runner = OperationRunner(self._store, type(wrapped).__name__, self._settings, context.owner)
+        self._name = type(
+            getattr(wrapped, "foreign", wrapped)
+        ).__name__  # the author's class, not what holds it to rules
+        self._runner = OperationRunner(self._store, self._name, self._settings, context.owner)
         self._closing: asyncio.Task[None] | None = None
         self._batches_are_positional = True
         self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
@@ -338,7 +341,7 @@ class ManagedConnector(RemoteConnector):
         with anyio.move_on_after(max(grace, CANCEL_GRACE)) as scope:
             await self._wrapped.close()
         if scope.cancelled_caught:
-            event(logging.WARNING, "close_timed_out", store=self._store, connector=type(self._wrapped).__name__)
+            event(logging.WARNING, "close_timed_out", store=self._store, connector=self._name)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         runner = getattr(self, "_runner", None)
@@ -355,7 +358,7 @@ class ManagedConnector(RemoteConnector):
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else self.breaker_state.value
-        return f"<ManagedConnector {self._store} ({type(self._wrapped).__name__}), {state}>"
+        return f"<ManagedConnector {self._store} ({self._name}), {state}>"
 
     # ------------------------------------------------------------------------------------------------- inside
 
@@ -375,7 +378,7 @@ class ManagedConnector(RemoteConnector):
                 logging.WARNING,
                 "batched_get_not_positional",
                 store=self._store,
-                connector=type(self._wrapped).__name__,
+                connector=self._name,
                 keys=len(keys),
                 answers=len(found) if isinstance(found, list) else type(found).__name__,
             )
@@ -391,7 +394,7 @@ class ManagedConnector(RemoteConnector):
         return found
 
     def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
-        return ConnectorContractError(type(self._wrapped).__qualname__, operation, got, expected)
+        return ConnectorContractError(self._name, operation, got, expected)
 
     def _check_borrowed(self, obj: MemoryObj) -> None:
         if not isinstance(obj, MemoryObj):

@@ -12,8 +12,8 @@ import anyio.to_thread
 
 from .adapter import ConnectorAdapter, ConnectorOptions
 from .config import ConnectorConfig
-from .connector import RemoteConnector
 from .context import ConnectorContext
+from .dialect import install_lmcache_names
 from .errors import (
     AdapterLoadError,
     ConnectorClosedError,
@@ -23,6 +23,7 @@ from .errors import (
     PluginError,
     UnknownSchemeError,
 )
+from .foreign_connector import adopt_connector
 from .loop import LoopOwner
 from .managed import ManagedConnector
 from .memory.local_cpu_backend import LocalCPUBackend
@@ -58,8 +59,11 @@ class ConnectorManager:
 
         Raises:
             InvalidURLError, InvalidConfigError.
+            LMCacheInstalledError: the setting `lmcache_names` is on, and LMCache itself is installed.
         """
         self._settings = config if isinstance(config, ConnectorConfig) else ConnectorConfig.load()
+        if self._settings.lmcache_names:
+            install_lmcache_names()
         self._config = self._settings if config is None else config
         if url is None and self._settings.url is not None:
             url = self._settings.url.get_secret_value()
@@ -149,14 +153,9 @@ class ConnectorManager:
             owner=owner,
             settings=settings,
         )
-        connector = adapter.create_connector(context)
-        if not isinstance(connector, RemoteConnector):
-            raise ConnectorContractError(
-                type(adapter).__qualname__,
-                "create_connector",
-                f"returned a {type(connector).__qualname__}",
-                "an instance of a RemoteConnector subclass",
-            )
+        connector = adopt_connector(adapter.create_connector(context), context)
+        if isinstance(connector, str):
+            raise ConnectorContractError(type(adapter).__qualname__, "create_connector", connector, "a connector")
         connector.post_init()
         managed = ManagedConnector(connector, context)
         self._connectors = [*self.connectors, managed]

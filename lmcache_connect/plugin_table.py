@@ -13,10 +13,11 @@ from .adapter import ConnectorAdapter
 from .config import ConnectorConfig
 from .connector import RemoteConnector
 from .context import ConnectorContext
-from .errors import ConnectorContractError, InvalidConfigError, PluginError, UnknownSchemeError
-from .foreign_connector import ForeignConnector, make_connector
+from .errors import InvalidConfigError, PluginError, UnknownSchemeError
+from .foreign_adapter import ForeignAdapter, answers
+from .foreign_connector import make_connector
 from .observability import event
-from .plugin_class import PluginClass, missing_methods
+from .plugin_class import PluginClass
 from .url import RemoteURL
 
 SCHEME: Final = "plugin"
@@ -62,7 +63,7 @@ class Plugin:
         kind = plugin.load(timeout, settings.allowed_modules)
         if callable(getattr(kind, "create_connector", None)):
             made = plugin.make(kind, {}, {}, {})
-            return made if isinstance(made, ConnectorAdapter) else _ForeignAdapter(made)
+            return made if isinstance(made, ConnectorAdapter) else ForeignAdapter(made)
         plugin.check_connector(kind)
         own = {name: value for name, value in self.settings.items() if name not in _PLACE}
         return _ClassAdapter(plugin, kind, own)
@@ -119,7 +120,7 @@ class PluginTable:
             return plugin.adapter, plugin.name
         for plugin in self._plugins.values():
             adapter = plugin.adapter
-            if adapter is not None and not isinstance(adapter, _ClassAdapter) and _can_parse(adapter, raw):
+            if adapter is not None and not isinstance(adapter, _ClassAdapter) and answers(adapter, raw):
                 return adapter, wanted or plugin.name
         if wanted is not None and self._plugins:
             raise UnknownSchemeError(
@@ -141,36 +142,6 @@ class _ClassAdapter(ConnectorAdapter):
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         return make_connector(self._plugin, self._kind, context, self._settings)
-
-
-class _ForeignAdapter(ConnectorAdapter):
-    """An adapter that derives from nothing here."""
-
-    def __init__(self, adapter: Any) -> None:
-        super().__init__(str(getattr(adapter, "schema", "") or ""))
-        self._adapter = adapter
-
-    def can_parse(self, url: str) -> bool:
-        can = getattr(self._adapter, "can_parse", None)
-        return bool(can(url)) if callable(can) else super().can_parse(url)
-
-    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        made = self._adapter.create_connector(context)
-        if isinstance(made, RemoteConnector):
-            return made
-        if lacking := missing_methods(type(made)):
-            name = type(self._adapter).__qualname__
-            got = f"returned a {type(made).__qualname__}, which has no {', '.join(lacking)}()"
-            raise ConnectorContractError(name, "create_connector", got, "a connector")
-        return ForeignConnector(made, context.config, context.metadata)
-
-
-def _can_parse(adapter: ConnectorAdapter, url: str) -> bool:
-    try:
-        return bool(adapter.can_parse(url))
-    except Exception as error:  # one adapter that stumbles over a URL of others must not stand in their way
-        event(logging.WARNING, "plugin_failed", plugin=type(adapter).__qualname__, error=f"can_parse: {error}")
-        return False
 
 
 def _settings_of(name: str, extra: Mapping[Any, Any]) -> dict[str, Any]:

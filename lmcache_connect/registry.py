@@ -17,6 +17,7 @@ from .errors import (
     DuplicateSchemeError,
     UnknownSchemeError,
 )
+from .foreign_adapter import ForeignAdapter, answers
 from .url import RemoteURL
 
 ENTRY_POINT_GROUP: Final = "lmcache_connect.adapters"
@@ -147,6 +148,8 @@ class AdapterRegistry:
             if (adapter := self._loaded.get(scheme)) is not None:
                 return adapter
             target = self._target(scheme)
+            if target is None and (foreign := self._asked(url)) is not None:
+                return foreign
             if target is None:
                 raise UnknownSchemeError(url.redacted(), scheme, self.schemes())
             return self._loaded.setdefault(scheme, target.load())
@@ -155,6 +158,15 @@ class AdapterRegistry:
         yield self._registered
         if self._parent is not None:
             yield from self._parent._registrations()
+
+    def _asked(self, url: RemoteURL) -> ConnectorAdapter | None:
+        # An adapter written for LMCache may know more URLs than the one `schema` that it can name.
+        raw = url.raw.get_secret_value()
+        for registered in self._registrations():
+            for adapter in dict.fromkeys(registered.values()):
+                if isinstance(adapter, ForeignAdapter) and answers(adapter, raw):
+                    return adapter
+        return None
 
     def _target(self, scheme: str) -> AdapterTarget | None:
         if (builtin := _BUILTIN.get(scheme)) is not None:
@@ -179,19 +191,21 @@ def register_adapter(adapter: ConnectorAdapter | type[ConnectorAdapter], *, repl
 
 
 def adapter_instance(adapter: object, error: Any = None) -> ConnectorAdapter:
-    """An adapter for an instance, or for a class that takes no arguments.
+    """An adapter for an instance, or for a class that takes no arguments, also where it derives from nothing here.
 
     Raises:
         ConnectorContractError, or what `error(reason)` gives: it is neither.
     """
     name = getattr(adapter, "__qualname__", type(adapter).__qualname__)
-    if isinstance(adapter, type) and issubclass(adapter, ConnectorAdapter):
+    if isinstance(adapter, type) and (issubclass(adapter, ConnectorAdapter) or ForeignAdapter.is_adapter(adapter)):
         try:
             adapter = adapter()
         except Exception as failure:
             reason = f"cannot be made without arguments: {failure}"
             contract = ConnectorContractError(name, "__init__", reason, "a class that takes no arguments")
             raise (error(reason) if error is not None else contract) from failure
+    if not isinstance(adapter, ConnectorAdapter) and ForeignAdapter.is_adapter(adapter):
+        adapter = ForeignAdapter(adapter)
     if not isinstance(adapter, ConnectorAdapter):
         reason = f"{name} is no ConnectorAdapter"
         contract = ConnectorContractError(name, "adapter", "is no ConnectorAdapter", "a subclass of it, or an instance")

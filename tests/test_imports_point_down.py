@@ -29,7 +29,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("memory",),
     ("loop",),
     ("plugin_class",),
-    ("connector", "adapter", "context", "foreign_connector"),
+    ("connector", "adapter", "context", "dialect", "foreign_connector", "foreign_adapter"),
     ("registry", "plugin_table"),
     ("breaker", "byte_budget", "sync_connector", "operation_runner", "managed"),
     ("manager",),

@@ -113,6 +113,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "InvalidArgumentError": ValueError,
     "AdapterLoadError": ImportError,
     "MissingExtraError": ImportError,
+    "LMCacheInstalledError": RuntimeError,
     "DuplicateSchemeError": ValueError,
     "AmbiguousSchemeError": ValueError,
     "UnsupportedOperationError": NotImplementedError,

@@ -23,7 +23,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect import (
+    CacheMetadata,
+    ConnectorAdapter,
+    ConnectorConfig,
+    ConnectorManager,
+    LocalCPUBackend,
+    ManagedConnector,
+)
 from lmcache_connect.errors import MissingExtraError
 
 from .batch_rules import BatchRules
@@ -58,6 +65,9 @@ class ConnectorConformance(ChunkRules, BatchRules, StoreRules, ConcurrencyRules,
 
     capabilities: Capabilities = Capabilities()
     """What the connector claims to do."""
+
+    metadata: CacheMetadata | None = None
+    """The model's cache geometry, for a connector that asks for it. The chunks of the tests are of any shape."""
 
     arena_bytes: ClassVar[int] = 64 << 20
     """The size of each test's arena."""
@@ -120,7 +130,7 @@ class ConnectorConformance(ChunkRules, BatchRules, StoreRules, ConcurrencyRules,
         """
         before = asyncio.all_tasks()
         backend = LocalCPUBackend(self.arena_bytes)
-        manager = ConnectorManager(local_cpu_backend=backend, config=self.config())
+        manager = ConnectorManager(local_cpu_backend=backend, config=self.config(), metadata=self.metadata)
         try:
             for adapter in self.adapters:
                 manager.register(adapter, replace=True)

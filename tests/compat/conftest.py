@@ -1,0 +1,30 @@
+"""The names that strangers import: LMCache's own where it is installed, and else those in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lmcache_connect import compat
+from lmcache_connect.compat.import_names import is_lmcache_there
+
+
+@pytest.fixture
+def lmcache_names() -> Iterator[None]:
+    """LMCache's import names, of either kind."""
+    if is_lmcache_there():
+        pytest.importorskip("torch", reason="LMCache is installed and torch is not")
+        yield
+    else:
+        with compat.installed():
+            yield
+
+
+@pytest.fixture
+def names_in_its_place() -> Iterator[None]:
+    """What this toolkit provides; skips where LMCache itself is installed, which is never shadowed."""
+    if is_lmcache_there():
+        pytest.skip("LMCache itself is installed: its names are its own")
+    with compat.installed():
+        yield

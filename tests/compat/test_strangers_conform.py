@@ -1,0 +1,71 @@
+"""Connectors that were written for LMCache keep every rule of this toolkit, whichever way they were loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcache_connect import CacheMetadata, ConnectorConfig, compat
+from lmcache_connect.remote_metadata import REMOTE_DTYPES
+from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
+from lmcache_connect.testing.servers import StoreServer
+from lmcache_connect.testing.subject import Subject, rule
+
+STRANGERS = "tests.compat.strangers"
+MODEL = CacheMetadata("org/model", 2, 1, "bfloat16", (4, 2, 16, 2, 8), chunk_size=16)
+
+
+@pytest.mark.usefixtures("lmcache_names")
+class OnAServer(ConnectorConformance):
+    metadata = MODEL
+    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True, dtypes=REMOTE_DTYPES)
+
+    @pytest.fixture(autouse=True)
+    def _on_valkey(self, valkey_server: StoreServer) -> None:
+        valkey_server.flush()
+        self.address = valkey_server.url().removeprefix("redis://").partition("/")[0]
+
+    @rule
+    async def test_several_tensor_groups_round_trip(self, subject: Subject) -> None:
+        """As without LMCache."""
+        if not compat.is_installed():
+            pytest.skip("LMCache itself has one number of tensor groups for the whole process")
+        await ConnectorConformance.test_several_tensor_groups_round_trip(self, subject)
+
+
+class TestByURL(OnAServer):
+    @pytest.fixture
+    def store_url(self) -> str:
+        return f"external://{self.address}/{STRANGERS}.redis_store/?connector_name=MyStoreConnector"
+
+
+class TestByConfiguration(OnAServer):
+    url = "plugin://mystore"
+
+    def config(self) -> ConnectorConfig:
+        extra = {
+            "remote_storage_plugin.mystore.module_path": f"{STRANGERS}.redis_store",
+            "remote_storage_plugin.mystore.class_name": "MyStoreConnector",
+            "remote_storage_plugin.mystore.address": f"redis://{self.address}",
+        }
+        return super().config().model_copy(update={"remote_storage_plugins": ("mystore",), "extra_config": extra})
+
+
+class TestByItsAdapter(OnAServer):
+    @pytest.fixture
+    def store_url(self) -> str:
+        from tests.compat.strangers.redis_store import MyStoreConnectorAdapter
+
+        self.adapters = (MyStoreConnectorAdapter,)
+        return f"mystore://{self.address}"
+
+
+@pytest.mark.usefixtures("lmcache_names")
+class TestADuck(ConnectorConformance):
+    url = f"external://host:0/{STRANGERS}.duck/?connector_name=Duck"
+    capabilities = Capabilities()
+
+
+@pytest.mark.usefixtures("lmcache_names")
+class TestOneThatNeverCallsItsBase(ConnectorConformance):
+    url = f"external://host:0/{STRANGERS}.careless/?connector_name=Compacting"
+    capabilities = Capabilities()
