@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmcache_connect import ConnectorConfig, LocalCPUBackend, MemoryObj, RemoteConnector
+from lmcache_connect import ConnectorConfig, LocalCPUBackend, ManagedConnector, MemoryObj, RemoteConnector
 from lmcache_connect.loop import LoopOwner
 from lmcache_connect_external.adapter import ExternalConnectorAdapter
 
@@ -67,12 +67,16 @@ async def test_the_usage_example_runs_as_written() -> None:
         def example() -> None:
             exec(program, names)
             connector = names["connector"]
-            assert isinstance(connector, RemoteConnector)
-            assert type(connector.wrapped).__module__ == "my_custom_connector.module"
-            assert connector.wrapped.given["loop"] is owner.loop
-            assert connector.wrapped.given["local_cpu_backend"] is cpu_backend
-            assert connector.wrapped.given["config"] is names["config"]
-            with cpu_backend.allocate((64,), "uint8") or pytest.fail("no room") as chunk:
+            assert isinstance(connector, ManagedConnector)
+            assert isinstance(connector.wrapped, RemoteConnector)
+            wrapped: Any = connector.wrapped
+            assert type(wrapped).__module__ == "my_custom_connector.module"
+            assert wrapped.given["loop"] is owner.loop
+            assert wrapped.given["local_cpu_backend"] is cpu_backend
+            assert wrapped.given["config"] is names["config"]
+            chunk = cpu_backend.allocate((64,), "uint8")
+            assert chunk is not None
+            with chunk:
                 chunk.byte_array[:2] = b"KV"
                 connector.sync.put("k", chunk)
             found = connector.sync.get("k")
