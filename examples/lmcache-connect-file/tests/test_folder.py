@@ -89,14 +89,24 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.0002)
 
 
+def has_begun(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False  # it was renamed meanwhile
+
+
 @pytest.mark.asyncio
 async def test_a_process_killed_in_the_middle_of_a_put_leaves_the_chunk_of_before(store: Store) -> None:
     nbytes = 48 * MIB
-    await store.put(store.connector(), "k", nbytes, version=1)
-    with store.writer("k", nbytes, version=2, count=1) as writer:
-        until(lambda: any(0 < path.stat().st_size < nbytes for path in store.temporary()))
-        writer.kill()
-        assert writer.wait() == -signal.SIGKILL
+    for _ in range(20):  # on a busy machine the put may have ended before the signal comes
+        await store.put(store.connector(), "k", nbytes, version=1)
+        with store.writer("k", nbytes, version=2, count=1) as writer:
+            until(lambda: writer.poll() is not None or any(map(has_begun, store.temporary())))
+            writer.kill()
+        if store.temporary():
+            break
+    assert writer.returncode == -signal.SIGKILL
     check_payload(await store.connector().get("k"), "k", nbytes, version=1)
 
     # What the dead process left behind is nobody's chunk, and goes away when it is old.
