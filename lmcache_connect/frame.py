@@ -57,6 +57,12 @@ TRAILER_BYTES: Final = _TRAILER.size
 FIXED_HEADER_BYTES: Final = _FIXED.size
 MIN_HEADER_BYTES: Final = _FIXED.size + _GROUP.size + 8 + _CRC.size
 MAX_HEADER_BYTES: Final = _FIXED.size + MAX_GROUPS * (_GROUP.size + 8 * MAX_DIMS) + _CRC.size
+DIGEST: Final = slice(16, 32)
+"""Where the key's digest is in a header."""
+
+CRC_BYTES: Final = _CRC.size
+"""The end of a header."""
+
 OVERHEAD_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
 """A record is never longer than its payload and this."""
 

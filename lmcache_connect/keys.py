@@ -7,10 +7,10 @@ Source: LMCache 0.5.6, `lmcache/utils.py`, `CacheEngineKey` and `LayerCacheEngin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from .dtypes import DType, dtype_of
 from .errors import InvalidKeyError, UnknownDtypeError
@@ -250,6 +250,24 @@ def key_string(key: Key) -> str:
     if callable(to_string := getattr(key, "to_string", None)):  # LMCache's own key classes
         return check_key_string(to_string())
     raise InvalidKeyError(key, "expected a CacheEngineKey, a LayerCacheEngineKey or a str")
+
+
+def key_strings(keys: Sequence[Key]) -> list[str]:
+    """`key_string` for each of a batch, at a fraction of the price where all are plain strings.
+
+    Raises:
+        InvalidKeyError: one of them is none.
+    """
+    # All at once: what is printable ASCII together is so one by one.
+    if (
+        set(map(type, keys)) == {str}
+        and all(keys)
+        and (together := "".join(cast("Sequence[str]", keys))).isascii()
+        and together.isprintable()
+        and max(map(len, cast("Sequence[str]", keys))) <= MAX_KEY_BYTES
+    ):
+        return list(cast("Sequence[str]", keys))
+    return [key_string(key) for key in keys]
 
 
 def check_key_string(text: object) -> str:

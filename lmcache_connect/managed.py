@@ -21,7 +21,7 @@ from .errors import (
     FrameError,
     InvalidArgumentError,
 )
-from .keys import Key, key_string
+from .keys import Key, key_string, key_strings
 from .loop import release_unclaimed
 from .memory.memory_obj import MemoryObj, release_all
 from .observability import OperationStatistics, event
@@ -436,11 +436,12 @@ class _Leases:
 
 
 async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
-    for index, key in enumerate(keys):
-        key_string(key)
-        if index % _SCAN_PAGE == _SCAN_PAGE - 1:
+    wanted = list(keys)
+    for start in range(0, len(wanted), _SCAN_PAGE):
+        if start:
             await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
-    return list(keys)
+        key_strings(wanted[start : start + _SCAN_PAGE])
+    return wanted
 
 
 def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> int:

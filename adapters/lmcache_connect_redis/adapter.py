@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from typing import Final
 
 from lmcache_connect import ConnectorAdapter, ConnectorContext, InvalidURLError, RemoteConnector
 from lmcache_connect.transport import TLSSettings, open_tcp_stream, open_unix_stream
 
 from .connection import open_connection
-from .connector import RedisConnector
+from .connector import LARGE_BYTES, RedisConnector
 from .options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database, password
+
+_THREADS_FROM: Final = {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}
 
 
 class RedisConnectorAdapter(ConnectorAdapter):
@@ -52,6 +56,7 @@ class RedisConnectorAdapter(ConnectorAdapter):
             local_cpu_backend=context.local_cpu_backend,
             options=options,
             allocate_timeout=context.settings.allocate_timeout,
+            threads_from=math.inf if url.scheme in TLS_SCHEMES else _THREADS_FROM[options.io],
             config=context.config,
             metadata=context.metadata,
         )

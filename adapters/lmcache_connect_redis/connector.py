@@ -20,7 +20,8 @@ from lmcache_connect import (
     key_string,
 )
 from lmcache_connect.connector import Slots
-from lmcache_connect.keys import MAX_KEY_BYTES
+from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
+from lmcache_connect.transport import Couriers
 
 from .connection import Connection
 from .framed_layout import FramedLayout
@@ -35,6 +36,9 @@ from .two_key_layout import TwoKeyLayout
 _LOOKUP_PIECE: Final = 250
 """Keys that are encoded before the event loop gets its turn, and the server its work: both go on side by side."""
 
+LARGE_BYTES: Final = 1 << 20
+"""A call that moves less uses one connection: it is over before further ones, or a thread, would have begun."""
+
 Names = list[str]
 
 _TIDY_SECONDS: Final = 1.0
@@ -47,7 +51,10 @@ _SCAN_BYTES: Final = 64 << 20
 
 
 class RedisConnector(RemoteConnector):
-    """Records on one server. Made by `RedisConnectorAdapter`; lives on one event loop; connects on first use."""
+    """Records on one server. Made by `RedisConnectorAdapter`; lives on one event loop; connects on first use.
+
+    Calls that move `threads_from` bytes or more have a thread move them, which their streams are then lent to.
+    """
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class RedisConnector(RemoteConnector):
         local_cpu_backend: LocalCPUBackend,
         options: RedisOptions,
         allocate_timeout: float,
+        threads_from: float,
         config: Any = None,
         metadata: CacheMetadata | None = None,
     ) -> None:
@@ -71,6 +79,10 @@ class RedisConnector(RemoteConnector):
         # Opened when the arena is full: the get that waits for room keeps no connection from those who hold it.
         self._patient = ConnectionPool(options.pool_size, self._connect, store)
         self._patience = Patience(local_cpu_backend, allocate_timeout)
+        self._couriers = Couriers()
+        self._threads_from = threads_from
+        # Until one is seen: unknown chunks are large, as a rule.
+        self._chunk_bytes = metadata.full_chunk_bytes if metadata is not None else LARGE_BYTES
         made = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
         self._layout: Layout = made(store, options)
 
@@ -85,6 +97,10 @@ class RedisConnector(RemoteConnector):
 
     def _name(self, key: Key) -> str:
         return self._prefix + key_string(key)
+
+    def _piece_of_names(self, keys: Sequence[Key]) -> Names:
+        names = key_strings(keys)
+        return [self._prefix + name for name in names] if self._prefix else names
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
@@ -109,7 +125,7 @@ class RedisConnector(RemoteConnector):
             for start in range(0, len(keys), _LOOKUP_PIECE):
                 if start:
                     await asyncio.sleep(0)
-                piece = [self._name(key).encode() for key in keys[start : start + _LOOKUP_PIECE]]
+                piece = [name.encode() for name in self._piece_of_names(keys[start : start + _LOOKUP_PIECE])]
                 await connection.send(self._layout.encode_exists(piece), replies=len(piece))
             error: StoreError | None = None
             while connection.pending:
@@ -196,16 +212,22 @@ class RedisConnector(RemoteConnector):
         for start in range(0, len(keys), _LOOKUP_PIECE):
             if start:
                 await asyncio.sleep(0)
-            names += [self._name(key) for key in keys[start : start + _LOOKUP_PIECE]]
+            names += self._piece_of_names(keys[start : start + _LOOKUP_PIECE])
         return names
 
     async def _fetch(self, names: Sequence[str]) -> FetchSchedule[Any]:
         pool = self._transfers
+        nbytes = len(names) * self._chunk_bytes
         async with self._patience.waiting() as waiting:
             while True:
-                fetching = self._layout.fetching(pool, self._options.pool_size, names, waiting)
+                fetching = self._layout.fetching(pool, self._workers(nbytes), names, waiting)
                 try:
-                    await fetching.run()
+                    # Who waits for room in the arena waits on the loop.
+                    if nbytes >= self._threads_from and pool is not self._patient:
+                        await fetching.run_in_thread(self._couriers)
+                    else:
+                        await fetching.run()
+                    self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
                     return fetching
                 except NoRoomError as full:
                     fetching.release()
@@ -216,18 +238,25 @@ class RedisConnector(RemoteConnector):
                 await waiting.take_turn(requested)
                 pool = self._patient
 
+    def _workers(self, nbytes: int) -> int:
+        return self._options.pool_size if nbytes >= LARGE_BYTES else 1
+
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Sends the chunk straight from its memory."""
         await self.batched_put([key], [memory_obj])
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
-        """Sends every chunk over several connections. When it fails, some are stored, each of them whole."""
+        """Sends every chunk. When it fails, some are stored, each of them whole."""
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
         names = await self._names(keys)
-        storing = self._layout.storing(self._transfers, self._options.pool_size, names, memory_objs)
+        nbytes = sum(obj.get_size() for obj in memory_objs)
+        storing = self._layout.storing(self._transfers, self._workers(nbytes), names, memory_objs)
         try:
-            await storing.run()
+            if nbytes >= self._threads_from:
+                await storing.run_in_thread(self._couriers)
+            else:
+                await storing.run()
         except StoreError:
             await self._unlink(storing.staged())
             raise
@@ -248,6 +277,7 @@ class RedisConnector(RemoteConnector):
 
     async def close(self) -> None:
         """Closes every connection."""
+        self._couriers.close()
         self._transfers.close()
         self._patient.close()
         self._lookups.close()

@@ -51,6 +51,21 @@ class Fetching(FetchSchedule[_Ask]):
     def take(self, connection: Connection, ask: _Ask) -> Awaitable[int]:
         return self._take_value(connection, ask) if isinstance(ask, int) else self._take_part(connection, ask)
 
+    def take_likely(self, connection: Connection, ask: _Ask, more: int) -> int:
+        if not isinstance(ask, int):
+            return 0
+        try:
+            obj = self._records.receive_likely(connection, self._names[ask], self.room, more)
+        except FrameError as error:
+            self.corrupt[ask] = error
+            self.settle()
+            return 1
+        if obj is None:
+            return 0
+        self.found[ask] = obj
+        self.settle()
+        return obj.get_size()
+
     async def _take_value(self, connection: Connection, slot: int) -> int:
         try:
             got = await self._records.receive(connection, self._names[slot], self.room)

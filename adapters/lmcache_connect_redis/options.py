@@ -39,6 +39,10 @@ class RedisOptions(ConnectorOptions):
     pool_size: Count = 2
     """Connections for chunks. Look-ups have one of their own, and a get that waits for room in the arena has others."""
 
+    io: Literal["auto", "thread", "loop"] = "auto"
+    """What moves a call's bytes: `thread`, a thread over one connection; `loop`, the event loop over up to `pool_size`
+    connections; `auto`, a thread from 1 MiB on. TLS is always on the loop."""
+
     connect_timeout: Seconds = 5.0
     """How long connecting, the TLS handshake and authentication may take together, in seconds."""
 

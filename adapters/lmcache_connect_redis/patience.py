@@ -13,6 +13,9 @@ from lmcache_connect.metadata import ChunkMetadata
 
 from .connection import Connection
 
+_AT_A_TIME: Final = 16
+"""Chunks for which room is made at a time: the allocator then runs in the CPU's cache, from which a chunk drives it."""
+
 
 class NoRoomError(Exception):
     """There is no room now, and the call has no turn to wait for it: it gives everything back, and takes one."""
@@ -89,6 +92,7 @@ class Room:
         self._allocate_timeout = allocate_timeout
         self._made: list[MemoryObj] = []  # those being received and those that did not verify as well
         self._awaited = 0
+        self._spare: list[MemoryObj] = []
 
     async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
         """Room for a chunk whose payload is on the wire. Where it raises, there is nowhere to put that: it closes the
@@ -100,6 +104,9 @@ class Room:
             AllocationTimeoutError: nobody made room in time.
         """
         obj = self._backend.allocate_chunk(metadata)
+        if obj is None and self._spare:
+            self.give_back_spare()
+            obj = self._backend.allocate_chunk(metadata)
         if obj is None:
             try:
                 obj = await self._wait(metadata)
@@ -108,6 +115,26 @@ class Room:
                 raise
         self._made.append(obj)
         return obj
+
+    def make_likely(self, metadata: ChunkMetadata, more: int) -> MemoryObj | None:
+        """Room for a chunk, out of a few that are made at a time; None where there is none for now."""
+        if not self._spare or self._spare[-1].metadata is not metadata:
+            self.give_back_spare()
+            for _ in range(min(more + 1, _AT_A_TIME)):
+                obj = self._backend.allocate_chunk(metadata, eviction=not self._spare)
+                if obj is None:
+                    break
+                self._spare.append(obj)
+            if not self._spare:
+                return None
+        obj = self._spare.pop()
+        self._made.append(obj)
+        return obj
+
+    def give_back_spare(self) -> None:
+        """Gives back what nothing came for."""
+        while self._spare:
+            self._spare.pop().ref_count_down()
 
     async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
         held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +12,8 @@ from lmcache_connect import (
     ValueTooLargeError,
 )
 from lmcache_connect.frame import (
+    CRC_BYTES,
+    DIGEST,
     FIXED_HEADER_BYTES,
     MAX_HEADER_BYTES,
     MIN_HEADER_BYTES,
@@ -23,6 +26,7 @@ from lmcache_connect.frame import (
     encode_header,
     glance_plan,
     header_length,
+    key_digest,
 )
 from lmcache_connect.stripes import StripePlan
 
@@ -50,6 +54,31 @@ class StripedChunk:
         self.left = self.plan.parts
 
 
+@dataclass(frozen=True, slots=True)
+class _Likeness:
+    """A whole record that was received, without what differs from key to key: the next one is probably like it."""
+
+    reply: bytes  # the reply's line and the header, up to the digest
+    rest: bytes  # the header behind the digest, up to its CRC
+    header: FrameHeader
+
+    @classmethod
+    def of(cls, size: int, header: FrameHeader, encoded: bytes) -> _Likeness:
+        return cls(
+            b"$%d\r\n%b" % (size, encoded[: DIGEST.start]), encoded[DIGEST.stop : header.length - CRC_BYTES], header
+        )
+
+    def matches(self, head: bytes, name: str) -> bool:
+        digest = len(self.reply)
+        line = digest - DIGEST.start
+        return (
+            head.startswith(self.reply)
+            and head[digest : digest + 16] == key_digest(name)
+            and head.endswith(self.rest, digest + 16, -CRC_BYTES)
+            and zlib.crc32(head[line:-CRC_BYTES]) == int.from_bytes(head[-CRC_BYTES:], "little")
+        )
+
+
 class RecordIO:
     """Sends and receives the records of one store. Holds no connection."""
 
@@ -61,6 +90,7 @@ class RecordIO:
         self._expiry = encode_expiry(ttl)
         # Parts outlive their head, so that a head never stands without them.
         self._part_expiry = encode_expiry(STAGING_MS if ttl is None else ttl + STAGING_MS)
+        self._likely: _Likeness | None = None
         self.keeps_parts = ttl is None
         """Whether parts have to be made lasting once their head stands."""
 
@@ -148,6 +178,9 @@ class RecordIO:
         if size is None:
             return None
         header = await self._checked_header(connection, name, size)
+        if connection.stream.is_lent and header.plan is None and header.payload_length:
+            encoded = bytes(connection.stream.buffered_view()[: header.length])
+            self._likely = _Likeness.of(size, header, encoded)
         if header.part_index:
             await self._skip(connection, size)
             raise FrameError("key", f"it is part {header.part_index} of a striped chunk")
@@ -158,6 +191,44 @@ class RecordIO:
             obj.ref_count_down()
             raise
         return obj if header.plan is None else StripedChunk(name, header.plan, obj)
+
+    def receive_likely(self, connection: Connection, name: str, room: Room, more: int) -> MemoryObj | None:
+        """A whole chunk, where the next reply is one like the last and its header is there: for a lent stream.
+
+        None where it may be anything else, of which nothing was taken then. `more` chunks are expected behind it.
+        Everything is checked as `receive` checks it.
+
+        Raises:
+            FrameError: it does not verify. The stream stands behind it and is usable.
+        """
+        likely = self._likely
+        if likely is None:
+            return None
+        stream = connection.stream
+        nbytes = len(likely.reply) - DIGEST.start + likely.header.length
+        if stream.buffered < nbytes:
+            return None
+        head = bytes(stream.buffered_view()[:nbytes])
+        if not likely.matches(head, name):
+            return None
+        obj = room.make_likely(likely.header.metadata, more)
+        if obj is None:
+            return None
+        try:
+            stream.take(nbytes)
+            hasher = PayloadHasher() if likely.header.has_checksum else None
+            stream.receive_now(obj.byte_array, hasher, TRAILER_BYTES + 2 + nbytes)
+            trailer = bytes(stream.fill_now(TRAILER_BYTES + 2))
+            if trailer[TRAILER_BYTES:] != b"\r\n":
+                raise connection.broken(f"a value ends with {trailer[TRAILER_BYTES:]!r}")
+            stream.take(TRAILER_BYTES + 2)
+            connection.pending -= 1
+            if hasher is not None:
+                hasher.verify(trailer[:TRAILER_BYTES])
+        except BaseException:
+            obj.ref_count_down()
+            raise
+        return obj
 
     async def receive_part(self, connection: Connection, chunk: StripedChunk, index: int) -> bool:
         """Part `index` into its place in `chunk.obj`; False where the store does not hold it.

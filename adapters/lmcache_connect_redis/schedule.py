@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from lmcache_connect import FrameError
 from lmcache_connect.connector import Slots
 from lmcache_connect.loop import NativeCancellations
+from lmcache_connect.transport import Couriers
 
 from .connection import Connection
 from .patience import Waiting
@@ -46,6 +47,11 @@ class Schedule(ABC):
 
     async def run(self) -> None:
         """Does everything. The first failure is raised."""
+        if self._limit == 1:
+            while self.waiting():
+                async with self._pool.borrow() as connection:
+                    await self.serve(connection)
+            return
         cancellations = NativeCancellations()
         try:
             async with anyio.create_task_group() as self._group:
@@ -68,6 +74,15 @@ class Schedule(ABC):
         if self._group is not None and self._active > 1:  # the one that says so ends by itself
             self._group.cancel_scope.cancel()
 
+    async def run_in_thread(self, couriers: Couriers) -> None:
+        """Does everything over one connection, whose bytes a thread moves. The first failure is raised."""
+        try:
+            while self.waiting():
+                async with self._pool.borrow() as connection:
+                    await couriers.run(connection.stream, self.serve(connection))
+        finally:
+            self.end_thread()
+
     async def _work(self) -> None:
         try:
             while self.waiting():
@@ -79,6 +94,10 @@ class Schedule(ABC):
             self.finish_early()
         finally:
             self._active -= 1
+
+    @abstractmethod
+    def end_thread(self) -> None:
+        """The thread will do nothing more."""
 
     def settle(self) -> None:
         """One chunk more is done."""
@@ -108,6 +127,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         asked: deque[Ask] = deque()
         reckoned: deque[int] = deque()  # bytes reckoned for each
         ahead = moved = 0
+        is_lent = connection.stream.is_lent
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
@@ -124,17 +144,26 @@ class FetchSchedule(Schedule, Generic[Ask]):
             if not asked:
                 return
             ask = asked.popleft()
-            expected = reckoned.popleft()
-            moved += await self.take(connection, ask)
-            ahead -= expected
+            ahead -= reckoned.popleft()
+            if is_lent and (nbytes := self.take_likely(connection, ask, len(asked))):
+                moved += nbytes
+            else:
+                moved += await self.take(connection, ask)
 
     @abstractmethod
     def next_ask(self) -> tuple[Ask, bytes, int]:
         """What to ask for next, the command for it, which has one reply, and how many bytes that may bring."""
 
+    def take_likely(self, connection: Connection, ask: Ask, more: int) -> int:
+        """`take` for a lent stream where a short way serves; 0 where nothing was taken. `more` asks are outstanding."""
+        return 0
+
     @abstractmethod
     def take(self, connection: Connection, ask: Ask) -> Awaitable[int]:
         """Takes the reply for `ask`; how many bytes it brought."""
+
+    def end_thread(self) -> None:
+        self.room.give_back_spare()
 
     def release(self) -> None:
         """Gives back everything: the call failed or was cancelled."""
@@ -152,6 +181,9 @@ class StoreSchedule(Schedule, Generic[Piece]):
 
     def waiting(self) -> int:
         return len(self.pieces)
+
+    def end_thread(self) -> None:
+        """Holds nothing that is not the caller's."""
 
     async def serve(self, connection: Connection) -> None:
         awaited: Awaited = deque()  # who reads the replies, in the order of the requests

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from .courier import Couriers
 from .dialing import TLSSettings, TLSSettingsError, open_tcp_stream, open_unix_stream
 from .stream import ByteStream, StreamClosedError
 
-__all__ = ["ByteStream", "StreamClosedError", "TLSSettings", "TLSSettingsError", "open_tcp_stream", "open_unix_stream"]
+__all__ = [
+    "ByteStream",
+    "Couriers",
+    "StreamClosedError",
+    "TLSSettings",
+    "TLSSettingsError",
+    "open_tcp_stream",
+    "open_unix_stream",
+]

@@ -10,13 +10,31 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import ConnectError
-from .transfer import BLOCKED, Filling, Hasher, Operation, Receiving, Sending, Transfer, Turns, turns_of, wants_write
+from .transfer import (
+    BLOCKED,
+    PIECE_BYTES,
+    Filling,
+    Hasher,
+    Operation,
+    Receiving,
+    Sending,
+    Transfer,
+    Turns,
+    turns_of,
+    wants_write,
+)
 
 SCRATCH_BYTES: Final = 64 << 10
 """Buffered bytes of protocol lines and headers. Payloads do not pass through here but for their first few hundred."""
 
 HEAD_BYTES: Final = 512
 """How much is read ahead where a payload may follow: enough for a protocol line and a header."""
+
+
+_WHOLE: Final = 1 << 62
+"""A turn without end."""
+
+_NOTHING: Final = memoryview(b"")
 
 
 class StreamClosedError(ConnectError, ConnectionError):
@@ -41,6 +59,8 @@ class ByteStream:
     __slots__ = (
         "_budget",
         "_hi",
+        "_is_ended",
+        "_lent",
         "_lo",
         "_loop",
         "_reader_on",
@@ -70,6 +90,7 @@ class ByteStream:
         self._reading: Transfer | None = None
         self._writing: Transfer | None = None
         self._reader_on = self._writer_on = False
+        self._lent = self._is_ended = False
         self.peer = peer
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -132,6 +153,9 @@ class ByteStream:
         Raises:
             StreamClosedError: the connection ended before; `dest` holds arbitrary bytes then.
         """
+        if self._lent:
+            self.receive_now(dest, hasher)
+            return
         size = len(dest)
         filled = min(self.buffered, size)
         if filled:
@@ -155,15 +179,16 @@ class ByteStream:
             nbytes -= taken
 
     async def _fill_more(self, limit: int) -> None:
+        self._make_room(limit)
+        await self._transfer(Filling(min(limit, SCRATCH_BYTES - self._hi)), reading=True)
+
+    def _make_room(self, nbytes: int) -> None:
         if self._lo == self._hi:
             self._lo = self._hi = 0
-        elif self._hi + limit > SCRATCH_BYTES:
+        elif self._hi + nbytes > SCRATCH_BYTES:
             remaining = self.buffered
             self._view[:remaining] = bytes(self._view[self._lo : self._hi])
             self._lo, self._hi = 0, remaining
-        limit = min(limit, SCRATCH_BYTES - self._hi)
-
-        await self._transfer(Filling(limit), reading=True)
 
     def receive_scratch(self, limit: int) -> int:
         """One system call for protocol bytes."""
@@ -223,6 +248,9 @@ class ByteStream:
 
     async def _transfer(self, operation: Operation, *, reading: bool) -> None:
         """Runs an operation to its end: at once where the socket is ready, otherwise from the loop's callbacks."""
+        if self._lent:
+            self._transfer_blocking(operation)
+            return
         self.turns.transfers += 1
         try:
             if self._sock.fileno() < 0:
@@ -248,6 +276,20 @@ class ByteStream:
             raise
         finally:
             self.turns.transfers -= 1
+            operation.release()
+
+    def _transfer_blocking(self, operation: Operation) -> None:
+        try:
+            if self._is_ended:
+                raise StreamClosedError(f"the connection to {self.peer} is closed")
+            while operation.step(self, _WHOLE) is None:
+                pass
+        except OSError as error:
+            raise self._failed(error) from error.with_traceback(None)
+        except BaseException:
+            self.close()
+            raise
+        finally:
             operation.release()
 
     async def _go_on_later(self, operation: Operation, reading: bool, write: bool | None) -> None:
@@ -332,16 +374,109 @@ class ByteStream:
     def _last_words(self) -> bytes:
         """What the peer had said before it reset the connection: servers tell there why."""
         try:
-            return bytes(self._view[self._lo : self._hi]) + self._sock.recv(512)
+            more = self._sock.recv(512, socket.MSG_DONTWAIT) if self._lent else self._sock.recv(512)
+            return bytes(self._view[self._lo : self._hi]) + more
         except OSError:
             return b""
+
+    # ---------------------------------------------------------------------------------------------- in a thread
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a thread has it."""
+        return self._lent
+
+    @property
+    def can_be_lent(self) -> bool:
+        """Whether a thread may move this stream's bytes. TLS needs the loop: it reads in order to write, and back."""
+        return not self._tls
+
+    def lend(self) -> None:
+        """From now on, until `take_back()`, this is a blocking stream that one other thread uses.
+
+        Its methods then do not suspend. Here only `interrupt()` and `close()` may be called meanwhile.
+        """
+        self._stop_reader()
+        self._stop_writer()
+        self._lent = True
+        if self._sock.fileno() < 0:
+            self._is_ended = True
+        else:
+            self._sock.setblocking(True)
+
+    def buffered_view(self) -> memoryview:
+        """What is buffered. Valid until the next call."""
+        return self._view[self._lo : self._hi]
+
+    def fill_now(self, nbytes: int) -> memoryview:
+        """`peek` for the thread that a stream is lent to, without the ceremony of a coroutine."""
+        while self._hi - self._lo < nbytes:
+            self._make_room(nbytes)
+            self._transfer_blocking(Filling(SCRATCH_BYTES - self._hi))
+        return self._view[self._lo : self._lo + nbytes]
+
+    def receive_now(self, dest: memoryview, hasher: Hasher | None, ahead: int = HEAD_BYTES) -> None:
+        """`receive_into` for the thread that a stream is lent to; reads at most `ahead` bytes of what follows."""
+        update = hasher.update if hasher is not None else None
+        receive = self._sock.recvmsg_into
+        size = len(dest)
+        position = min(self._hi - self._lo, size)
+        if position:
+            dest[:position] = self._view[self._lo : self._lo + position]
+            self._lo += position
+            if update is not None:
+                update(dest[:position])
+            if position == size:
+                return
+        self._lo = self._hi = 0
+        scratch = self._view[:ahead]
+        received = -position
+        try:
+            if self._is_ended:
+                raise StreamClosedError(f"the connection to {self.peer} is closed")
+            while position < size:
+                rest = dest[position : position + PIECE_BYTES] if position or size > PIECE_BYTES else dest
+                length = len(rest)
+                if position + length == size:
+                    count = receive((rest, scratch))[0]
+                    if count > length:
+                        self._hi = count - length
+                        count = length
+                else:
+                    count = self._sock.recv_into(rest)
+                if not count:
+                    raise StreamClosedError(f"{self.peer} closed the connection in the middle of a value")
+                position += count
+                if update is not None:
+                    update(rest if count == length else rest[:count])
+            self.bytes_received += received + size + self._hi
+        except OSError as error:
+            raise self._failed(error) from error.with_traceback(None)
+        finally:
+            dest = rest = _NOTHING  # a kept traceback keeps this frame, and must not keep the buffer
+
+    def interrupt(self) -> None:
+        """Makes a lent stream fail, from any thread, whatever it waits for."""
+        self._is_ended = True
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has ended it already
+
+    def take_back(self) -> None:
+        """Ends `lend()`; the thread must have let go."""
+        self._lent = False
+        if self._is_ended:
+            self.close()
+        else:
+            self._sock.setblocking(False)
 
     # ------------------------------------------------------------------------------------------------- lifetime
 
     @property
     def is_open(self) -> bool:
         """Whether this end is open."""
-        return self._sock.fileno() >= 0
+        return not self._is_ended and self._sock.fileno() >= 0
 
     def is_quiet(self) -> bool:
         """Whether an idle stream can be used again: open at both ends, with nothing on it that nobody asked for."""
@@ -365,6 +500,9 @@ class ByteStream:
 
     def close(self) -> None:
         """Closes the socket at once. Idempotent. A transfer under way fails, and touches its buffer no more."""
+        if self._lent:
+            self.interrupt()  # the descriptor stays until the thread cannot use it any more
+            return
         if self._sock.fileno() < 0:
             return
         self._stop_reader()

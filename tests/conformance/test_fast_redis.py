@@ -34,6 +34,26 @@ class TestStripedRecords(TestValkeyOverTCP):
         return self.server.url(options={"stripe": "65536"})
 
 
+class TestInAThread(TestValkeyOverTCP):
+    """A thread moves every call's bytes, of whatever size."""
+
+    @pytest.fixture
+    def store_url(self) -> str:
+        return self.server.url(options={"io": "thread"})
+
+
+class TestStripedRecordsInAThread(TestValkeyOverTCP):
+    @pytest.fixture
+    def store_url(self) -> str:
+        return self.server.url(options={"stripe": "65536", "io": "thread"})
+
+
+class TestStripedRecordsOnTheLoop(TestValkeyOverTCP):
+    @pytest.fixture
+    def store_url(self) -> str:
+        return self.server.url(options={"stripe": "65536", "io": "loop"})
+
+
 class TestRedis(TestValkeyOverTCP):
     @pytest.fixture(autouse=True)
     def _on_redis(self, redis_server: StoreServer, _on_valkey: None) -> None:
@@ -79,6 +99,12 @@ class TestLMCachesLayout(TestValkeyOverTCP):
     @pytest.fixture
     def store_url(self) -> str:
         return self.server.url(options={"layout": "lmcache"})
+
+
+class TestLMCachesLayoutInAThread(TestLMCachesLayout):
+    @pytest.fixture
+    def store_url(self) -> str:
+        return self.server.url(options={"layout": "lmcache", "io": "thread"})
 
 
 class TestLMCachesLayoutOnRedis(TestLMCachesLayout):

@@ -201,6 +201,9 @@ async def test_a_schedule_that_fails_in_the_turn_in_which_it_is_cancelled_is_can
         def waiting(self) -> int:
             return self.left
 
+        def end_thread(self) -> None:
+            raise AssertionError("this schedule runs on the loop")
+
         async def serve(self, connection: Connection) -> None:
             self.left -= 1
             if self.left:

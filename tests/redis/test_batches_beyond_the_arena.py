@@ -35,7 +35,7 @@ def backend() -> Iterator[LocalCPUBackend]:
         assert made.statistics().reserved == 0, made.statistics()
 
 
-@pytest_asyncio.fixture(params=["stripe=0", "stripe=262144"])
+@pytest_asyncio.fixture(params=["stripe=0", "stripe=262144", "stripe=0&io=loop", "stripe=262144&io=loop"])
 async def manager(
     request: pytest.FixtureRequest, valkey_url: str, backend: LocalCPUBackend
 ) -> AsyncIterator[ConnectorManager]:

@@ -46,10 +46,12 @@ def backend() -> Iterator[LocalCPUBackend]:
         assert made.statistics().reserved == 0, made.statistics()
 
 
-@pytest_asyncio.fixture
-async def connector(proxy: FaultProxy, backend: LocalCPUBackend) -> AsyncIterator[ManagedConnector]:
+@pytest_asyncio.fixture(params=["thread", "loop"])
+async def connector(
+    request: pytest.FixtureRequest, proxy: FaultProxy, backend: LocalCPUBackend
+) -> AsyncIterator[ManagedConnector]:
     config = ConnectorConfig.load(operation_timeout=0.3, min_throughput=1 << 40, retries=0, breaker_failures=1000)
-    url = f"redis://{proxy.host}:{proxy.port}"
+    url = f"redis://{proxy.host}:{proxy.port}?io={request.param}"
     async with ConnectorManager(url, local_cpu_backend=backend, config=config) as manager:
         yield manager.create_connector()
         proxy.disarm()

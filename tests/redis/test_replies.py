@@ -45,13 +45,14 @@ QUICK = ConnectorConfig.load(operation_timeout=2, retries=0, breaker_failures=10
         ("ERR something unheard of", StoreCommandError, "something unheard of"),
     ],
 )
+@pytest.mark.parametrize("io", ["thread", "loop"])
 async def test_an_error_reply_becomes_a_typed_error_that_says_what_to_do(
-    line: str, expected: type[StoreError], advice: str
+    line: str, expected: type[StoreError], advice: str, io: str
 ) -> None:
     answer = f"-{line}\r\n".encode()
     async with (
         ScriptedServer(dict.fromkeys((b"GET", b"SET", b"EXISTS", b"UNLINK", b"SCAN", b"PING"), answer)) as server,
-        ConnectorManager(server.url, config=QUICK) as manager,
+        ConnectorManager(f"{server.url}?io={io}", config=QUICK) as manager,
     ):
         connector = manager.create_connector()
         with chunk(manager.local_cpu_backend, "k", 4096) as obj:
@@ -93,8 +94,12 @@ async def test_an_error_reply_becomes_a_typed_error_that_says_what_to_do(
         b"HTTP/1.1 200 OK\r\n\r\n",
     ],
 )
-async def test_an_answer_that_breaks_the_protocol_is_an_error_and_never_an_allocation(answer: bytes) -> None:
-    async with ScriptedServer({b"GET": answer}) as server, ConnectorManager(server.url, config=QUICK) as manager:
+@pytest.mark.parametrize("io", ["thread", "loop"])
+async def test_an_answer_that_breaks_the_protocol_is_an_error_and_never_an_allocation(answer: bytes, io: str) -> None:
+    async with (
+        ScriptedServer({b"GET": answer}) as server,
+        ConnectorManager(f"{server.url}?io={io}", config=QUICK) as manager,
+    ):
         connector = manager.create_connector()
         with pytest.raises((StoreProtocolError, StoreUnavailableError)):
             await connector.get("k")

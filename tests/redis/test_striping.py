@@ -40,9 +40,12 @@ def backend() -> Iterator[LocalCPUBackend]:
         assert made.statistics().reserved == 0, made.statistics()
 
 
-@pytest_asyncio.fixture
-async def manager(valkey_url: str, backend: LocalCPUBackend) -> AsyncIterator[ConnectorManager]:
-    async with ConnectorManager(f"{valkey_url}?stripe=65536", local_cpu_backend=backend, config=CONFIG) as made:
+@pytest_asyncio.fixture(params=["thread", "loop"])
+async def manager(
+    request: pytest.FixtureRequest, valkey_url: str, backend: LocalCPUBackend
+) -> AsyncIterator[ConnectorManager]:
+    url = f"{valkey_url}?stripe=65536&io={request.param}"
+    async with ConnectorManager(url, local_cpu_backend=backend, config=CONFIG) as made:
         yield made
 
 

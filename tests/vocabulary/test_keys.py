@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmcache_connect import CacheEngineKey, InvalidKeyError, LayerCacheEngineKey, key_string, parse_key
 from lmcache_connect.dtypes import known_dtypes
-from lmcache_connect.keys import MAX_KEY_BYTES, TAG_PREFIX
+from lmcache_connect.keys import MAX_KEY_BYTES, TAG_PREFIX, key_strings
 
 MODEL: Final = "meta-llama/Llama-3.1-8B"
 ALICE: Final = {f"{TAG_PREFIX}user": "alice"}
@@ -344,3 +344,21 @@ def test_lmcaches_own_classes_write_the_same_string(text: str, key: CacheEngineK
         own = theirs.CacheEngineKey(*parts)
     assert own.to_string() == text
     assert key_string(own) == text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["", "a\x00b", "a\nb", "\ud800", "x" * (MAX_KEY_BYTES + 1), "é" * MAX_KEY_BYTES, 5, None, b"bytes", object()],
+)
+def test_one_key_that_is_none_fails_a_whole_batch(odd: Any) -> None:
+    good = ["a", "b@1@0@ff@half", "c" * MAX_KEY_BYTES]
+    assert key_strings(good) == good
+    for place in range(len(good) + 1):
+        with pytest.raises(InvalidKeyError):
+            key_strings([*good[:place], odd, *good[place:]])
+
+
+def test_a_batch_of_keys_of_every_kind_is_named_one_by_one() -> None:
+    key = CacheEngineKey("m", 1, 0, 0xABC, "half")
+    assert key_strings([key, "é", "plain"]) == [key.to_string(), "é", "plain"]
+    assert key_strings([]) == []

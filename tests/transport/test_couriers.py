@@ -1,0 +1,228 @@
+"""Threads that move a stream's bytes: what they return, what stops them, and what they let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+import pytest_asyncio
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmcache_connect.transport import ByteStream, Couriers, StreamClosedError
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def couriers() -> Iterator[Couriers]:
+    made = Couriers()
+    yield made
+    made.close()
+
+
+@pytest_asyncio.fixture
+async def ends() -> AsyncIterator[tuple[ByteStream, socket.socket]]:
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    stream = ByteStream(here, asyncio.get_running_loop(), "the peer")
+    yield stream, there
+    stream.close()
+    there.close()
+
+
+async def receive(stream: ByteStream, dest: bytearray) -> int:
+    with memoryview(dest) as view:
+        await stream.receive_into(view)
+    return threading.get_ident()
+
+
+async def test_the_work_runs_in_another_thread_and_its_result_comes_back(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, peer = ends
+    dest = bytearray(5)
+    peer.sendall(b"hello")
+    assert await couriers.run(stream, receive(stream, dest)) != threading.get_ident()
+    assert dest == b"hello"
+    assert stream.is_open
+
+
+async def test_the_event_loop_turns_while_a_thread_waits_for_its_peer(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, peer = ends
+    dest = bytearray(5)
+    running = asyncio.ensure_future(couriers.run(stream, receive(stream, dest)))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not running.done()
+    peer.sendall(b"hello")
+    await running
+    assert dest == b"hello"
+
+
+async def test_a_thread_is_used_again_and_ends_when_closed(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, peer = ends
+    threads = set()
+    for _ in range(3):
+        peer.sendall(b"hello")
+        threads.add(await couriers.run(stream, receive(stream, bytearray(5))))
+    assert len(threads) == couriers.threads == 1
+    alive = [thread for thread in threading.enumerate() if thread.ident in threads]
+    couriers.close()
+    for thread in alive:
+        await asyncio.to_thread(thread.join, 5)
+        assert not thread.is_alive()
+    assert couriers.threads == 0
+
+
+async def test_what_the_work_raises_is_raised_without_the_frames_that_hold_buffers(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, peer = ends
+    dest = bytearray(5)
+    peer.sendall(b"he")
+    peer.close()
+    with pytest.raises(StreamClosedError, match="closed the connection in the middle") as caught:
+        await couriers.run(stream, receive(stream, dest))
+    dest.extend(b"!")  # a view that somebody still held would make this a BufferError
+    assert caught.value.__traceback__ is not None
+    assert not stream.is_open
+
+
+@pytest.mark.parametrize("way", ["native", "anyio"])
+async def test_a_cancelled_caller_goes_on_when_the_thread_has_let_go_of_the_buffer(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket], way: str
+) -> None:
+    stream, peer = ends
+    dest = bytearray(1 << 20)
+    peer.sendall(b"half")
+    if way == "native":
+        running = asyncio.ensure_future(couriers.run(stream, receive(stream, dest)))
+        await asyncio.sleep(0.01)
+        running.cancel()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    else:
+        with anyio.move_on_after(0.01) as scope:
+            await couriers.run(stream, receive(stream, dest))
+        assert scope.cancelled_caught
+    dest.extend(b"!")  # nobody holds a view
+    assert not stream.is_open
+    assert couriers.threads == 1  # and the thread is ready for the next
+
+
+async def test_a_stream_that_is_closed_meanwhile_ends_the_work(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, _ = ends
+    running = asyncio.ensure_future(couriers.run(stream, receive(stream, bytearray(5))))
+    await asyncio.sleep(0)
+    stream.close()
+    with pytest.raises(StreamClosedError):
+        await running
+    assert not stream.is_open
+
+
+async def test_work_that_waits_for_something_else_is_refused(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, _ = ends
+
+    async def sleep() -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="waited for something that is not its stream"):
+        await couriers.run(stream, sleep())
+
+
+async def test_a_closed_stream_cannot_be_lent(couriers: Couriers, ends: tuple[ByteStream, socket.socket]) -> None:
+    stream, _ = ends
+    stream.close()
+    with pytest.raises(StreamClosedError, match="is closed"):
+        await couriers.run(stream, receive(stream, bytearray(5)))
+
+
+async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[ByteStream, socket.socket]) -> None:
+    stream, peer = ends
+    couriers = Couriers()
+    peer.sendall(b"hello")
+    ident = await couriers.run(stream, receive(stream, bytearray(5)))
+    (thread,) = (thread for thread in threading.enumerate() if thread.ident == ident)
+    gone = weakref.ref(couriers)
+    del couriers
+    gc.collect()
+    assert gone() is None
+    await asyncio.to_thread(thread.join, 5)
+    assert not thread.is_alive()
+
+
+async def test_a_stream_that_comes_back_is_used_on_the_loop_as_before(
+    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+) -> None:
+    stream, peer = ends
+    peer.sendall(b"hello\r\nagain")
+    assert await couriers.run(stream, stream.read_until_crlf()) == b"hello"
+    dest = bytearray(5)
+    await receive(stream, dest)
+    assert dest == b"again"
+    await stream.send(b"thanks")
+    assert await asyncio.to_thread(peer.recv, 6) == b"thanks"
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=6),
+    cuts=st.lists(st.integers(1, 4000), max_size=20),
+    ahead=st.integers(1, 512),
+)
+@settings(max_examples=60, deadline=None)
+async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int], cuts: list[int], ahead: int) -> None:
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    stream = ByteStream(here, asyncio.get_running_loop(), "the peer")
+    couriers = Couriers()
+    values = [bytes((index + offset) % 251 for offset in range(size)) for index, size in enumerate(sizes)]
+    wire = b"".join(b"$%d\r\n%b\r\n" % (len(value), value) for value in values)
+
+    async def take() -> list[bytes]:
+        taken = []
+        for _ in values:
+            dest = bytearray(int((await stream.read_until_crlf())[1:]))
+            hasher = xxhash.xxh3_64()
+            with memoryview(dest) as view:
+                if view:
+                    stream.receive_now(view, hasher, ahead)
+            assert hasher.digest() == xxhash.xxh3_64(dest).digest()
+            assert bytes(stream.fill_now(2)) == b"\r\n"
+            stream.take(2)
+            taken.append(bytes(dest))
+        return taken
+
+    async def send() -> None:
+        start = 0
+        for cut in [*cuts, len(wire)]:
+            there.sendall(wire[start : start + cut])
+            start += cut
+            await asyncio.sleep(0)
+
+    try:
+        running = asyncio.ensure_future(couriers.run(stream, take()))
+        await send()
+        assert await running == values
+        assert stream.buffered == 0
+        assert stream.bytes_received == len(wire)
+    finally:
+        couriers.close()
+        stream.close()
+        there.close()
