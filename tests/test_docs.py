@@ -30,7 +30,8 @@ def test_the_readmes_first_program_runs_as_written(valkey_url: str) -> None:
 
 def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
     file = tmp_path / "test_mine.py"
-    file.write_text(code_blocks("README.md")[1])
+    (program,) = [block for block in code_blocks("README.md") if "ConnectorConformance" in block]
+    file.write_text(program)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(file)],
         capture_output=True,
@@ -54,7 +55,10 @@ def test_the_operators_page_lists_every_option_with_its_default(heading: str, mo
     assert rows == expected
 
 
-@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"], ids=lambda path: path.name)
+PAGES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md"), ROOT / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target

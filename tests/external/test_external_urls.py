@@ -12,15 +12,12 @@ from lmcache_connect import (
     ConnectError,
     ConnectorConfig,
     ConnectorManager,
-    CreateConnector,
     InvalidConfigError,
-    LocalCPUBackend,
     PluginClassMissingError,
     PluginConstructionError,
     PluginImportError,
     PluginTypeError,
 )
-from lmcache_connect.loop import LoopOwner
 from tests.external import gate
 
 pytestmark = pytest.mark.asyncio
@@ -47,30 +44,6 @@ async def works(manager: ConnectorManager, address: str) -> None:
     assert found is not None
     with found:
         assert bytes(found.byte_array[:2]) == b"KV"
-
-
-async def test_the_seed_documents_example_runs_as_written() -> None:
-    with LocalCPUBackend(1 << 20) as cpu_backend:
-        owner = LoopOwner.start()
-        event_loop, config, metadata = owner.loop, ConnectorConfig.load(), None
-
-        def example() -> None:
-            connector = CreateConnector(
-                url="external://host:0/tests.external.strangers.minimal/?connector_name=MinimalConnector",
-                loop=event_loop,
-                local_cpu_backend=cpu_backend,
-                config=config,
-                metadata=metadata,
-            )
-            with cpu_backend.batched_allocate((64,), "uint8", 1)[0] as chunk:  # type: ignore[index]
-                connector.sync.put("k", chunk)
-            assert connector.sync.exists("k")
-            connector.sync.close()
-
-        try:
-            await asyncio.to_thread(example)
-        finally:
-            await owner.close()
 
 
 async def test_a_path_may_have_slashes_or_dots() -> None:

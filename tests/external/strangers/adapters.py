@@ -33,3 +33,12 @@ class DuckAdapter:
 
     def create_connector(self, context: Any) -> Any:
         return Duck(context.loop, context.local_cpu_backend, context.config)
+
+
+class MinimalAdapter(ConnectorAdapter):
+    """Answers for one scheme of its own."""
+
+    schema = "minimal://"
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        return MinimalConnector(context.loop, context.local_cpu_backend, context.config)

@@ -1,0 +1,1 @@
+"""A connector for LMCache Connect that keeps chunks in a folder: `file:///path/to/folder`."""

@@ -1,0 +1,35 @@
+"""The file connector keeps every rule."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
+from lmcache_connect_file.adapter import FileConnectorAdapter
+from lmcache_connect_file.chunk_folder import ChunkFolder
+
+
+class TestFileConnector(ConnectorConformance):
+    adapters = (FileConnectorAdapter,)
+    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, ttl=True, raw=True, shared=True)
+    folder: Path
+
+    @pytest.fixture
+    def store_url(self, tmp_path: Path) -> str:
+        self.folder = tmp_path
+        return f"file://{tmp_path}"
+
+    async def read_raw(self, key: str) -> bytes | None:
+        path = self._path(key)
+        return await asyncio.to_thread(path.read_bytes) if path.exists() else None
+
+    async def write_raw(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        path.parent.mkdir(exist_ok=True)
+        await asyncio.to_thread(path.write_bytes, data)
+
+    def _path(self, key: str) -> Path:
+        return ChunkFolder(self.folder, "file://", None, None).path(key)

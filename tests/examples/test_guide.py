@@ -1,0 +1,82 @@
+"""The code of docs/writing-a-connector.md runs, with the outcome that the page shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from lmcache_connect.testing import ValkeyServer
+from tests.examples.installed import ROOT, run, run_pytest
+
+PAGE: Final = (ROOT / "docs/writing-a-connector.md").read_text()
+BLOCK: Final = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def files() -> dict[str, str]:
+    """What the page says is in each file: its blocks, one behind the other."""
+    found: dict[str, str] = defaultdict(str)
+    for _, name, text in BLOCK.findall(PAGE):
+        found[name] += text
+    return dict(found)
+
+
+def write(folder: Path, chapter: str) -> None:
+    for name, text in files().items():
+        if name.startswith(f"{chapter}/"):
+            (folder / name.removeprefix(f"{chapter}/")).write_text(text)
+
+
+def failures(folder: Path) -> set[str]:
+    """The tests that fail in a folder, as pytest's summary names them."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "--rootdir", str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
+    assert " passed" in done.stdout
+    assert "ERROR" not in done.stdout
+    return set(re.findall(r"^FAILED \S+", done.stdout, flags=re.MULTILINE))
+
+
+def test_every_block_says_which_file_it_belongs_to() -> None:
+    assert PAGE.count("```") == 2 * len(BLOCK.findall(PAGE))
+    assert all(name for _, name, _ in BLOCK.findall(PAGE))
+
+
+def test_the_first_connector_has_fifty_lines_at_most() -> None:
+    assert len(files()["first/my_store.py"].splitlines()) <= 50
+
+
+def test_the_first_connector_fails_exactly_the_rules_that_the_page_names(tmp_path: Path) -> None:
+    write(tmp_path, "first")
+    assert failures(tmp_path) == set(files()["first/outcome"].splitlines())
+
+
+def test_the_careless_threads_fail_the_rules_that_the_page_names(tmp_path: Path) -> None:
+    write(tmp_path, "second")
+    suite = files()["first/test_my_store.py"].replace("list=True, ", "")
+    (tmp_path / "test_my_store.py").write_text(suite)
+    certain, seen, likely = files()["second/outcome"].splitlines()
+    assert {certain, seen} <= failures(tmp_path) <= {certain, seen, likely}
+
+
+def test_a_connector_comes_in_by_each_way(tmp_path: Path) -> None:
+    write(tmp_path, "first")
+    assert run([sys.executable, "-W", "error", "ways_in.py"], tmp_path, tmp_path) == files()["first/ways_in.out"]
+
+
+@pytest.mark.skipif(not ValkeyServer.available(), reason="no Valkey for this machine")
+def test_the_connector_for_a_server_keeps_every_rule(tmp_path: Path) -> None:
+    write(tmp_path, "server")
+    outcome = run_pytest(tmp_path)
+    assert re.search(r"^5\d passed, 1 skipped", outcome, flags=re.MULTILINE), outcome
+
+
+@pytest.mark.parametrize("name", [name for name in files() if name.startswith("lmcache-connect-file/")])
+def test_the_finished_connector_is_the_example_package(name: str) -> None:
+    # That its code runs, and passes the suite, is shown from the installed package.
+    assert files()[name] == (ROOT / "examples" / name).read_text()
