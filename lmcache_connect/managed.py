@@ -52,9 +52,8 @@ class ManagedConnector(RemoteConnector):
         self._owner = context.owner
         self._loops = context.owner
         self._store = context.remote_url.label()
-        self._name = type(
-            getattr(wrapped, "foreign", wrapped)
-        ).__name__  # the author's class, not what holds it to rules
+        # The author's class, not what holds it to the rules.
+        self._name = type(getattr(wrapped, "foreign", wrapped)).__name__
         self._runner = OperationRunner(self._store, self._name, self._settings, context.owner)
         self._closing: asyncio.Task[None] | None = None
         self._batches_are_positional = True
