@@ -79,7 +79,7 @@ class PluginTable:
         extra = getattr(config, "extra_config", None) or {}
         if isinstance(names, str):
             names = [name.strip() for name in names.split(",") if name.strip()]
-        self._plugins = {name: Plugin(name, MappingProxyType(_settings_of(name, extra))) for name in map(str, names)}
+        self._plugins = {name: Plugin(name, MappingProxyType(settings_of(name, extra))) for name in map(str, names)}
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -144,7 +144,8 @@ class _ClassAdapter(ConnectorAdapter):
         return make_connector(self._plugin, self._kind, context, self._settings)
 
 
-def _settings_of(name: str, extra: Mapping[Any, Any]) -> dict[str, Any]:
+def settings_of(name: str, extra: Mapping[Any, Any]) -> dict[str, Any]:
+    """What `extra_config` says of a plug-in `name[.instance]`, by setting, without its prefix."""
     found: dict[str, Any] = {}
     for prefix in _prefixes(name):
         for key, value in extra.items():
