@@ -7,15 +7,24 @@ import time
 from typing import Any, Final
 
 import anyio
-import torch
-from lmcache.v1.memory_management import MemoryFormat as TheirFormat
 
-from lmcache_connect.errors import AllocationTimeoutError, BackendClosedError, InvalidArgumentError
+from lmcache_connect.errors import (
+    AllocationTimeoutError,
+    BackendClosedError,
+    InvalidArgumentError,
+    MissingExtraError,
+)
 from lmcache_connect.memory.local_cpu_backend import ArenaStatistics, LocalCPUBackend
 from lmcache_connect.memory.memory_obj import MemoryObj
 from lmcache_connect.metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 
 from .foreign_shape import described
+
+try:
+    import torch
+    from lmcache.v1.memory_management import MemoryFormat as TheirFormat
+except ImportError as missing:
+    raise MissingExtraError("running inside LMCache", missing.name or "lmcache", "torch") from missing
 
 _LOOK_SECONDS: Final = 0.01
 """LMCache tells nobody when memory becomes free: who waits for it looks again after so long."""

@@ -16,24 +16,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lmcache_connect.config import ConnectorConfig
-from lmcache_connect.errors import ConnectError, InvalidConfigError, MissingExtraError
+from lmcache_connect.errors import ConnectError, InvalidConfigError
 from lmcache_connect.managed import ManagedConnector
 from lmcache_connect.manager import ConnectorManager
 from lmcache_connect.metadata import CacheMetadata
 from lmcache_connect.observability import event
 from lmcache_connect.plugin_table import settings_of
 
-try:
-    import lmcache  # noqa: F401
-    import torch  # noqa: F401
-except ImportError as missing:
-    raise MissingExtraError("running inside LMCache", missing.name or "lmcache", "torch") from missing
+# First, since it says what is missing where LMCache is not installed.
+from .inside_memory import InsideMemory, InsideObj
 
 # ruff: isort: split
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
-
-from .inside_memory import InsideMemory, InsideObj
 
 PLUGIN_TYPE: Final = "connect"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import lmcache_connect
-from lmcache_connect import ConnectorConfig, ConnectorManager, LMCacheInstalledError, compat
+from lmcache_connect import ConnectorConfig, ConnectorManager, LMCacheInstalledError, MissingExtraError, compat
 from lmcache_connect.compat.import_names import NAMES, is_lmcache_there
 from lmcache_connect.dtypes import known_dtypes
 
@@ -156,3 +156,10 @@ def test_the_page_lists_every_name() -> None:
     rows = dict(re.findall(r"^\| `(lmcache[\w.]*)` \| (.*) \|$", page, flags=re.MULTILINE))
     listed = {module: set(re.findall(r"`(\w+)`", names)) for module, names in rows.items()}
     assert listed == {module: set(names) for module, names in NAMES.items() if names and module != "lmcache"}
+
+
+def test_the_plug_in_for_inside_lmcache_says_what_is_missing() -> None:
+    if is_lmcache_there():
+        pytest.skip("LMCache is installed")
+    with pytest.raises(MissingExtraError, match="running inside LMCache needs the package"):
+        importlib.import_module("lmcache_connect.compat.lmcache_plugin")
