@@ -71,6 +71,8 @@ from .plugin_table import Plugin, PluginTable
 from .registry import AdapterRegistry, register_adapter
 from .sync_connector import SyncConnector
 from .url import HostPort, RemoteURL, URLOptions
+from .wrapping_adapter import WrappingAdapter
+from .wrapping_connector import WrappingConnector
 
 __all__ = [
     "AdapterLoadError",
@@ -148,6 +150,8 @@ __all__ = [
     "UnknownSchemeError",
     "UnsupportedOperationError",
     "ValueTooLargeError",
+    "WrappingAdapter",
+    "WrappingConnector",
     "WrongNodeError",
     "WrongTypeError",
     "__version__",

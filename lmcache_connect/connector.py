@@ -209,6 +209,11 @@ class RemoteConnector(ABC):
 
     # -------------------------------------------------------------------------------------------------- inside
 
+    def _attach(self, owner: LoopOwner, on_corrupt: Callable[[str, FrameError], None]) -> None:
+        """Called once by what manages this connector: whose loop it runs on, and who is told of corrupt records."""
+        self._owner = owner
+        self._on_corrupt = on_corrupt
+
     def _bound(self, operation: str) -> LoopOwner:
         if self._owner is None:
             raise LoopNotRunningError(f"{operation}() needs a connector that a ConnectorManager made")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .config import ConnectorConfig
+from .connector import RemoteConnector
+from .errors import InvalidURLError
 from .loop import LoopOwner
 from .memory.local_cpu_backend import LocalCPUBackend
 from .metadata import CacheMetadata
@@ -27,6 +30,7 @@ class ConnectorContext:
         remote_url: the parsed URL.
         owner: the loop's owner, for calls from other threads.
         settings: the toolkit's own settings for this connector, with the URL's options applied.
+        wrapped: makes the connector that this one wraps; None where the adapter names none (`wrapped_url`).
     """
 
     url: str = field(repr=False)
@@ -38,6 +42,7 @@ class ConnectorContext:
     remote_url: RemoteURL
     owner: LoopOwner
     settings: ConnectorConfig
+    wrapped: Callable[[], RemoteConnector] | None = field(default=None, repr=False)
 
     def get_full_chunk_size_bytes(self) -> int:
         """Bytes of a full chunk of the model.
@@ -48,6 +53,17 @@ class ConnectorContext:
         if self.metadata is not None:
             return self.metadata.full_chunk_bytes
         return self.local_cpu_backend.get_full_chunk_size_bytes()
+
+    def make_wrapped(self) -> RemoteConnector:
+        """The connector that this one wraps, made by the same manager. Whoever asks for it closes it.
+
+        Raises:
+            InvalidURLError: the adapter names none.
+            What making it raises.
+        """
+        if self.wrapped is None:
+            raise InvalidURLError(self.remote_url.redacted(), "it wraps no other URL", "<name>+<scheme>://...")
+        return self.wrapped()
 
     def options(self, model: type[OptionsT]) -> OptionsT:
         """The URL's query as the adapter's typed options; raises as `RemoteURL.options` does."""

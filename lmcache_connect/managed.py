@@ -59,8 +59,7 @@ class ManagedConnector(RemoteConnector):
         self._batches_are_positional = True
         self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
         self._largest_seen = 1 << 20
-        wrapped._owner = context.owner
-        wrapped._on_corrupt = partial(note_corrupt, self._store)  # no reference back to this object
+        wrapped._attach(context.owner, partial(note_corrupt, self._store))  # no reference back to this object
         self._after_close: Callable[[], Awaitable[None]] | None = None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""

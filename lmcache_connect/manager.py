@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +15,7 @@ import anyio.to_thread
 
 from .adapter import ConnectorAdapter, ConnectorOptions
 from .config import ConnectorConfig
+from .connector import RemoteConnector
 from .context import ConnectorContext
 from .dialect import install_lmcache_names
 from .errors import (
@@ -20,6 +24,7 @@ from .errors import (
     ConnectorContractError,
     InvalidArgumentError,
     InvalidConfigError,
+    InvalidURLError,
     PluginError,
     UnknownSchemeError,
 )
@@ -32,6 +37,15 @@ from .plugin_class import LOOP_PATIENCE
 from .plugin_table import Plugin, PluginTable
 from .registry import AdapterRegistry, default_registry
 from .url import RemoteURL
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One URL of those that stand around each other, and what answers for it."""
+
+    url: RemoteURL
+    adapter: ConnectorAdapter
+    plugin_name: str | None
 
 
 class ConnectorManager:
@@ -133,31 +147,13 @@ class ConnectorManager:
             raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
         owner = self.owner
         # What `open()` or `open_connector()` has not loaded is loaded now, for which the event loop cannot wait long.
-        if owner.is_current():
-            self._plugins.load_briefly(remote_url, LOOP_PATIENCE)
-        else:
-            self._plugins.load()
-        adapter, plugin_name = self._find(remote_url)
+        links = self._links(remote_url, LOOP_PATIENCE if owner.is_current() else None)
         settings = self._settings
-        if adapter.options is not None:
-            settings = _with_options(settings, remote_url.options(adapter.options))
+        for link in reversed(links):  # what stands further out says it more plainly
+            if (options := link.adapter.parse_options(link.url)) is not None:
+                settings = _with_options(settings, options)
         owner.check("the manager's event loop")
-        context = ConnectorContext(
-            url=remote_url.raw.get_secret_value(),
-            loop=owner.loop,
-            local_cpu_backend=self.local_cpu_backend,
-            config=self._config,
-            metadata=self._metadata,
-            plugin_name=plugin_name,
-            remote_url=remote_url,
-            owner=owner,
-            settings=settings,
-        )
-        connector = adopt_connector(adapter.create_connector(context), context)
-        if isinstance(connector, str):
-            raise ConnectorContractError(type(adapter).__qualname__, "create_connector", connector, "a connector")
-        connector.post_init()
-        managed = ManagedConnector(connector, context)
+        managed = ManagedConnector(*self._make(links, settings, owner))
         self._connectors = [*self.connectors, managed]
         return managed
 
@@ -174,9 +170,49 @@ class ConnectorManager:
         return self.create_connector(remote_url)
 
     def _prepare(self, url: RemoteURL) -> None:
-        self._plugins.load()
-        adapter, _ = self._find(url)
-        adapter.prepare(url, self._settings)
+        for link in self._links(url):
+            link.adapter.prepare(link.url, self._settings)
+
+    def _links(self, url: RemoteURL, patience: float | None = None) -> list[_Link]:
+        """What answers for a URL, for the one that it wraps, and so on. Plug-ins have `patience` seconds to load."""
+        links: list[_Link] = []
+        end = math.inf if patience is None else time.monotonic() + patience
+        following: RemoteURL | None = url
+        while following is not None:
+            if patience is None:
+                self._plugins.load()
+            else:
+                self._plugins.load_briefly(following, max(end - time.monotonic(), 0))
+            link = _Link(following, *self._find(following))
+            following = link.adapter.wrapped_url(link.url, self._config)
+            if following is not None and any(type(link.adapter) is type(other.adapter) for other in links):
+                raise InvalidURLError(
+                    url.redacted(), f"{link.url.scheme}:// stands around one of its kind", "each kind of wrapper once"
+                )
+            links.append(link)
+        return links
+
+    def _make(
+        self, links: Sequence[_Link], settings: ConnectorConfig, owner: LoopOwner
+    ) -> tuple[RemoteConnector, ConnectorContext]:
+        link, *inner = links
+        context = ConnectorContext(
+            url=link.url.raw.get_secret_value(),
+            loop=owner.loop,
+            local_cpu_backend=self.local_cpu_backend,
+            config=self._config,
+            metadata=self._metadata,
+            plugin_name=link.plugin_name,
+            remote_url=link.url,
+            owner=owner,
+            settings=settings,
+            wrapped=(lambda: self._make(inner, settings, owner)[0]) if inner else None,
+        )
+        connector = adopt_connector(link.adapter.create_connector(context), context)
+        if isinstance(connector, str):
+            raise ConnectorContractError(type(link.adapter).__qualname__, "create_connector", connector, "a connector")
+        connector.post_init()
+        return connector, context
 
     def _find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str | None]:
         return self._plugins.find(url) or (self._registry.find(url), self._plugin_name)

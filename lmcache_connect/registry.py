@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from .adapter import ConnectorAdapter
+from .adapter import ANY_SCHEME, ConnectorAdapter, scheme_names
 from .errors import (
     AdapterLoadError,
     AmbiguousSchemeError,
@@ -58,6 +58,7 @@ class AdapterTarget:
 
 
 _REDIS: Final = "lmcache_connect_redis.adapter:RedisConnectorAdapter"
+_AUDIT: Final = "lmcache_connect_composition.audit_adapter:AuditConnectorAdapter"
 _BUILTIN: Final = {
     item.scheme: item
     for item in (
@@ -67,6 +68,13 @@ _BUILTIN: Final = {
         AdapterTarget("valkey", _REDIS, _DISTRIBUTION, "redis"),
         AdapterTarget("valkeys", _REDIS, _DISTRIBUTION, "redis"),
         AdapterTarget("external", "lmcache_connect_external.adapter:ExternalConnectorAdapter", _DISTRIBUTION),
+        AdapterTarget("audit", _AUDIT, _DISTRIBUTION),
+        AdapterTarget(f"audit+{ANY_SCHEME}", _AUDIT, _DISTRIBUTION),
+        AdapterTarget("blackhole", "lmcache_connect_composition.blackhole:BlackholeConnectorAdapter", _DISTRIBUTION),
+        AdapterTarget(
+            f"fault+{ANY_SCHEME}", "lmcache_connect_composition.fault_adapter:FaultConnectorAdapter", _DISTRIBUTION
+        ),
+        AdapterTarget("mock", "lmcache_connect_composition.mock:MockConnectorAdapter", _DISTRIBUTION),
         AdapterTarget("memory", "lmcache_reference_connectors.memory:MemoryConnectorAdapter", _DISTRIBUTION),
     )
 }
@@ -76,7 +84,8 @@ class AdapterRegistry:
     """Schemes and their adapters: recipes, without any connection. Thread-safe.
 
     Looked up in this order: what `register()` was given here, then what the parent registry was given, then the
-    built-in table, then installed entry points. Adapters are imported on first use; a miss is never cached.
+    built-in table, then installed entry points; and all of them for the scheme itself before any of them for its
+    family, which is `name+<scheme>` for `name+redis`. Adapters are imported on first use; a miss is never cached.
     """
 
     def __init__(self, parent: AdapterRegistry | None = None) -> None:
@@ -126,11 +135,13 @@ class AdapterRegistry:
         Raises:
             AmbiguousSchemeError: installed packages claim it for different adapters.
         """
-        for registered in self._registrations():
-            if (adapter := registered.get(scheme)) is not None:
-                return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
-        target = self._target(scheme)
-        return None if target is None else f"{target.target} ({target.distribution})"
+        for name in scheme_names(scheme):
+            for registered in self._registrations():
+                if (adapter := registered.get(name)) is not None:
+                    return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+            if (target := self._target(name)) is not None:
+                return f"{target.target} ({target.distribution})"
+        return None
 
     def find(self, url: RemoteURL) -> ConnectorAdapter:
         """The adapter for a URL's scheme, imported where this is its first use.
@@ -140,19 +151,30 @@ class AdapterRegistry:
             AmbiguousSchemeError: installed packages claim it for different adapters.
             AdapterLoadError: it is known and cannot be imported.
         """
-        scheme = url.scheme
+        adapter = self.load(url.scheme)
+        if adapter is None:
+            with self._lock:
+                adapter = self._asked(url)
+        if adapter is None:
+            raise UnknownSchemeError(url.redacted(), url.scheme, self.schemes())
+        return adapter
+
+    def load(self, scheme: str) -> ConnectorAdapter | None:
+        """The adapter for a scheme, or for one as `schemes()` names it, imported where this is its first use; or None.
+
+        Raises:
+            AmbiguousSchemeError, AdapterLoadError: as `find` does.
+        """
         with self._lock:
-            for registered in self._registrations():
-                if (adapter := registered.get(scheme)) is not None:
+            for name in scheme_names(scheme):
+                for registered in self._registrations():
+                    if (adapter := registered.get(name)) is not None:
+                        return adapter
+                if (adapter := self._loaded.get(name)) is not None:
                     return adapter
-            if (adapter := self._loaded.get(scheme)) is not None:
-                return adapter
-            target = self._target(scheme)
-            if target is None and (foreign := self._asked(url)) is not None:
-                return foreign
-            if target is None:
-                raise UnknownSchemeError(url.redacted(), scheme, self.schemes())
-            return self._loaded.setdefault(scheme, target.load())
+                if (target := self._target(name)) is not None:
+                    return self._loaded.setdefault(name, target.load())
+        return None
 
     def _registrations(self) -> Iterator[dict[str, ConnectorAdapter]]:
         yield self._registered

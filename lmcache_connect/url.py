@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
@@ -169,6 +169,24 @@ class RemoteURL(BaseModel):
                 expected = expected.replace(value, shown)  # an adapter's own validator may have put it there
             raise InvalidOptionError(self.redacted(), name, shown, expected) from None
 
+    def unwrapped(self, prefix: str) -> RemoteURL:
+        """The URL that `prefix+<scheme>://...` stands around: without `prefix+`, and without the options `prefix_...`.
+
+        Raises:
+            InvalidURLError: it is no such URL.
+        """
+        raw = self.raw.get_secret_value()
+        if not self.scheme.startswith(f"{prefix}+"):
+            raise InvalidURLError(self.redacted(), f"it does not begin with '{prefix}+'", f"{prefix}+{_SHAPE}")
+        location, sign, query = raw[len(prefix) + 1 :].partition("?")
+        fields = [field for field in query.split("&") if not _option_name(field).startswith(f"{prefix}_")]
+        return RemoteURL.parse(location + (sign + "&".join(fields) if fields != [""] and fields else ""))
+
+    def with_options_of(self, prefix: str) -> RemoteURL:
+        """This URL with the options `prefix_...` alone. `raw` stays as it is."""
+        own = {name: value for name, value in self.query.items() if name.startswith(f"{prefix}_")}
+        return self.model_copy(update={"query": MappingProxyType(own)})
+
     def redacted(self) -> str:
         """The URL for people and logs, in one line: the password and secret-looking options are `***`."""
         credentials = quote(self.username or "", safe="!$'()*+;=")
@@ -260,6 +278,10 @@ def _redacted_option(name: str, value: str) -> str:
 
 def _in_one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: quote(found.group()), text)
+
+
+def _option_name(field: str) -> str:
+    return unquote_plus(field.partition("=")[0])
 
 
 def _options(hidden: str, query: str | None) -> dict[str, SecretStr]:

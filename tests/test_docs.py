@@ -11,6 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from lmcache_connect import ConnectorConfig
+from lmcache_connect_composition.audit_options import AuditOptions
+from lmcache_connect_composition.fault_adapter import FaultOptions
+from lmcache_connect_composition.mock import MockOptions
 from lmcache_connect_redis.options import RedisOptions
 
 ROOT = Path(__file__).parents[1]
@@ -44,9 +47,18 @@ def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
     assert "passed" in done.stdout
 
 
-@pytest.mark.parametrize(("heading", "model"), [("URL options", RedisOptions), ("Settings", ConnectorConfig)])
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("## URL options", RedisOptions),
+        ("## Settings", ConnectorConfig),
+        ("### audit", AuditOptions),
+        ("### fault", FaultOptions),
+        ("### mock", MockOptions),
+    ],
+)
 def test_the_operators_page_lists_every_option_with_its_default(heading: str, model: type[BaseModel]) -> None:
-    section = (ROOT / "docs/operating.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
+    section = re.split(r"\n##+ ", (ROOT / "docs/operating.md").read_text().split(f"\n{heading}\n")[1])[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S*) ?\|", section, flags=re.MULTILINE))
     expected = {}
     for name, field in model.model_fields.items():

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmcache_connect import AdapterRegistry, ConnectError, RemoteURL
+from lmcache_connect import AdapterRegistry, ConnectError
 from lmcache_connect.registry import default_registry
 
 
 @dataclass(frozen=True)
 class SchemeReport:
-    """One scheme. `error` says why its adapter cannot be loaded, and is None where it can.
+    """One scheme, or a family such as `fault+<scheme>`. `error` says why its adapter cannot be loaded; None: it can.
 
     `options` are the names that the URL's query may have; None where the adapter takes any.
     """
@@ -40,9 +40,9 @@ def _report(registry: AdapterRegistry, scheme: str) -> SchemeReport:
     described = ""
     try:
         described = registry.describe(scheme) or ""
-        adapter = registry.find(RemoteURL.parse(f"{scheme}://host"))
+        adapter = registry.load(scheme)
     except ConnectError as error:
         return SchemeReport(scheme, described, str(error))
-    model = adapter.options
+    model = None if adapter is None else adapter.options
     names = None if model is None else [field.alias or name for name, field in model.model_fields.items()]
     return SchemeReport(scheme, described, None, names)

@@ -1,0 +1,83 @@
+"""`FaultConnectorAdapter`: `fault+<scheme>://`, a store that fails as often as it is told to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field, field_validator
+
+from lmcache_connect import ConnectorContext, ConnectorOptions, RemoteConnector, WrappingAdapter
+from lmcache_connect.config import Seconds
+
+from .audit_options import operation_names
+from .fault_connector import FaultConnector, FaultPlan
+
+OPERATIONS: Final = (
+    "get",
+    "put",
+    "exists",
+    "remove",
+    "list",
+    "ping",
+    "batched_get",
+    "batched_put",
+    "batched_exists",
+)
+"""What faults can be put into."""
+
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class FaultOptions(ConnectorOptions):
+    """`fault+<scheme>://...?fault_error_rate=0.1&...`. Rates are of calls, from 0 to 1; a batch is one call."""
+
+    fault_error_rate: Rate = 0.0
+    """Calls that fail before the store is asked."""
+
+    fault_reset_rate: Rate = 0.0
+    """Calls that are cut off at a random moment: the store may have done them or not."""
+
+    fault_reset_within: Seconds = 0.005
+    """The latest moment at which a call is cut off, in seconds after it began."""
+
+    fault_delay_rate: Rate = 0.0
+    """Calls that begin late."""
+
+    fault_delay: Seconds = 0.1
+    """By how much, in seconds."""
+
+    fault_seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
+    """The same seed puts the same faults into the same sequence of calls."""
+
+    fault_on: str | None = None
+    """The operations, with commas between them; by default all of them."""
+
+    @field_validator("fault_on")
+    @classmethod
+    def _known_operations(cls, text: str | None) -> str | None:
+        return operation_names(text, OPERATIONS)
+
+    def plan(self) -> FaultPlan:
+        """What is to be done."""
+        chosen = frozenset(filter(None, map(str.strip, (self.fault_on or "").split(",")))) or frozenset(OPERATIONS)
+        return FaultPlan(
+            self.fault_error_rate,
+            self.fault_reset_rate,
+            self.fault_reset_within,
+            self.fault_delay_rate,
+            self.fault_delay,
+            self.fault_seed,
+            chosen,
+        )
+
+
+class FaultConnectorAdapter(WrappingAdapter):
+    """`fault+redis://host?...&fault_error_rate=0.05&fault_seed=7`; options: `FaultOptions`, and the other's."""
+
+    prefix = "fault"
+    options = FaultOptions
+
+    def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
+        """The faults around a connector."""
+        options = self.own_url(context.remote_url).options(FaultOptions)
+        return FaultConnector(connector, context.remote_url.label(), options.plan())
