@@ -38,19 +38,24 @@ PACKAGES: Final = (
 )
 # Not installed by the core dependencies, so that an import of one of them in the core shows.
 ABSENT: Final = (
+    "aiohttp",
+    "botocore",
     "fastapi",
     "hypothesis",
     "numpy",
+    "opentelemetry",
+    "prometheus_client",
     "pytest",
     "redis",
     "rich",
     "torch",
     "trustme",
     "typer",
+    "uvicorn",
     "uvloop",
 )
 # What `import lmcache_connect` must not import even where it is installed.
-HEAVY: Final = ("fastapi", "numpy", "redis", "torch")
+HEAVY: Final = ("aiohttp", "botocore", "fastapi", "numpy", "opentelemetry", "prometheus_client", "redis", "torch")
 # Where a module may need an extra. Everywhere else it must import with the core dependencies alone.
 OPTIONAL: Final = (
     "lmcache_connect.cli",
