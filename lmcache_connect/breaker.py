@@ -87,6 +87,10 @@ class CircuitBreaker:
         """The operation ended without telling anything about the store: its caller cancelled it, say."""
         self._end_probe(admission)
 
+    def reset(self) -> None:
+        """Closes, whatever was seen: what is called from now on is another connection."""
+        self.succeeded(None)
+
     def _end_probe(self, admission: Admission | None) -> bool:
         if admission is None or admission is not self._probe:
             return False

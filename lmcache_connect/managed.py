@@ -25,7 +25,7 @@ from .keys import Key, key_string, key_strings
 from .loop import release_unclaimed
 from .memory.memory_obj import MemoryObj, release_all
 from .observability import OperationStatistics, event
-from .operation_runner import CANCEL_GRACE, OperationRunner, note_corrupt
+from .operation_runner import CANCEL_GRACE, Drain, OperationRunner, note_corrupt
 from .sync_connector import SyncConnector
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class ManagedConnector(RemoteConnector):
     deadline, and `close()` by its grace period. `wrapped` is the author's object.
     """
 
-    def __init__(self, wrapped: RemoteConnector, context: ConnectorContext) -> None:
+    def __init__(self, wrapped: RemoteConnector, context: ConnectorContext, name: str | None = None) -> None:
         super().__init__(context.config, context.metadata)
         self._wrapped = wrapped
         self._context = context
@@ -53,9 +53,12 @@ class ManagedConnector(RemoteConnector):
         self._loops = context.owner
         self._store = context.remote_url.label()
         # The author's class, not what holds it to the rules.
-        self._name = type(getattr(wrapped, "foreign", wrapped)).__name__
-        self._runner = OperationRunner(self._store, self._name, self._settings, context.owner)
+        self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
+        self.name: Final = name or f"{context.remote_url.scheme}-1"
+        """What an operator calls it: its scheme and a number, unique within its manager."""
+        self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner)
         self._closing: asyncio.Task[None] | None = None
+        self._endings: set[asyncio.Task[None]] = set()
         self._batches_are_positional = True
         self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
         self._largest_seen = 1 << 20
@@ -75,6 +78,16 @@ class ManagedConnector(RemoteConnector):
         return self._context
 
     @property
+    def class_name(self) -> str:
+        """The name of the author's class."""
+        return self._class_name
+
+    @property
+    def store(self) -> str:
+        """The store's address, without credentials and options."""
+        return self._store
+
+    @property
     def breaker_state(self) -> BreakerState:
         """The circuit breaker's state."""
         return self._runner.breaker.state
@@ -88,6 +101,20 @@ class ManagedConnector(RemoteConnector):
     def is_closed(self) -> bool:
         """Whether `close()` was called."""
         return self._runner.is_closed
+
+    @property
+    def bypass(self) -> bool:
+        """Whether the store is left out: gets and look-ups are misses, puts are dropped, counted as `bypassed`.
+
+        Removals, listings and pings still reach it. May be set from any thread; holds until it is unset.
+        """
+        return self._runner.is_bypassed
+
+    @bypass.setter
+    def bypass(self, on: bool) -> None:
+        if on != self._runner.is_bypassed:
+            self._runner.is_bypassed = on
+            event(logging.WARNING, "bypass", store=self._store, connector=self.name, on=on)
 
     def statistics(self) -> dict[str, OperationStatistics]:
         """A copy of the counters, by operation name."""
@@ -335,11 +362,49 @@ class ManagedConnector(RemoteConnector):
         await asyncio.shield(self._closing)
 
     async def _close_once(self, grace: float) -> None:
-        await self._runner.finish(grace)
+        await self._end(self._wrapped, self._runner.drain(), grace)
+        if self._endings:
+            await asyncio.wait(self._endings)
+
+    async def remake(
+        self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float | None = None
+    ) -> None:
+        """Takes a new connector from `make` in place of the one inside, which is then closed as `close()` does it.
+
+        Calls from now on go to the new one, with the circuit breaker closed; a connector that was closed is open again.
+        Calls under way finish with the old one. Whoever is cancelled here does not stop that. For the manager, whose
+        `recreate` says what to make.
+
+        Raises:
+            What `make` raises; nothing has changed then.
+        """
+        await self._loops.run(self._remake, make, self._settings.close_grace if grace is None else grace)
+
+    async def _remake(self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float) -> None:
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        made, context = make()
+        before, was_closed = self._wrapped, self.is_closed
+        self._wrapped, self._context = made, context
+        made._attach(context.owner, partial(note_corrupt, self._store))
+        self._batches_are_positional = True
+        self._closing = None
+        ending = None
+        if not was_closed:  # the calls under way now are the old one's
+            ending = asyncio.get_running_loop().create_task(self._end(before, self._runner.drain(), grace))
+        self._runner.readmit()
+        event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
+        if ending is not None:
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
+
+    async def _end(self, wrapped: RemoteConnector, drain: Drain, grace: float) -> None:
+        await self._runner.finish(drain, grace)
         with anyio.move_on_after(max(grace, CANCEL_GRACE)) as scope:
-            await self._wrapped.close()
+            await wrapped.close()
         if scope.cancelled_caught:
-            event(logging.WARNING, "close_timed_out", store=self._store, connector=self._name)
+            event(logging.WARNING, "close_timed_out", store=self._store, connector=self._class_name)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         runner = getattr(self, "_runner", None)
@@ -356,7 +421,7 @@ class ManagedConnector(RemoteConnector):
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else self.breaker_state.value
-        return f"<ManagedConnector {self._store} ({self._name}), {state}>"
+        return f"<ManagedConnector {self._store} ({self._class_name}), {state}>"
 
     # ------------------------------------------------------------------------------------------------- inside
 
@@ -376,7 +441,7 @@ class ManagedConnector(RemoteConnector):
                 logging.WARNING,
                 "batched_get_not_positional",
                 store=self._store,
-                connector=self._name,
+                connector=self._class_name,
                 keys=len(keys),
                 answers=len(found) if isinstance(found, list) else type(found).__name__,
             )
@@ -392,7 +457,7 @@ class ManagedConnector(RemoteConnector):
         return found
 
     def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
-        return ConnectorContractError(self._name, operation, got, expected)
+        return ConnectorContractError(self._class_name, operation, got, expected)
 
     def _check_borrowed(self, obj: MemoryObj) -> None:
         if not isinstance(obj, MemoryObj):

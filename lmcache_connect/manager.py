@@ -6,10 +6,13 @@ import asyncio
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import anyio.to_thread
 
@@ -26,6 +29,7 @@ from .errors import (
     InvalidConfigError,
     InvalidURLError,
     PluginError,
+    UnknownConnectorError,
     UnknownSchemeError,
 )
 from .foreign_connector import adopt_connector
@@ -37,6 +41,9 @@ from .plugin_class import LOOP_PATIENCE
 from .plugin_table import Plugin, PluginTable
 from .registry import AdapterRegistry, default_registry
 from .url import RemoteURL
+
+Recipe: TypeAlias = Callable[[], tuple[RemoteConnector, ConnectorContext]]
+"""Makes a connector."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class ConnectorManager:
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None
         self._connectors: list[ManagedConnector] = []
+        self._recipes: WeakKeyDictionary[ManagedConnector, Recipe] = WeakKeyDictionary()
+        self._made: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -153,9 +162,55 @@ class ConnectorManager:
             if (options := link.adapter.parse_options(link.url)) is not None:
                 settings = _with_options(settings, options)
         owner.check("the manager's event loop")
-        managed = ManagedConnector(*self._make(links, settings, owner))
+        recipe = partial(self._make, links, settings, owner)
+        made = recipe()
+        self._made[remote_url.scheme] += 1
+        managed = ManagedConnector(*made, f"{remote_url.scheme}-{self._made[remote_url.scheme]}")
+        self._recipes[managed] = recipe
         self._connectors = [*self.connectors, managed]
         return managed
+
+    @property
+    def known_connectors(self) -> tuple[ManagedConnector, ...]:
+        """The live connectors, and closed ones that somebody still holds, in the order in which they were made."""
+        return tuple(self._recipes)
+
+    def connector(self, name: str) -> ManagedConnector:
+        """The connector, live or closed, that has this name.
+
+        Raises:
+            UnknownConnectorError: there is none.
+        """
+        known = self.known_connectors
+        for connector in known:
+            if connector.name == name:
+                return connector
+        raise UnknownConnectorError(name, (connector.name for connector in known))
+
+    async def recreate(self, connector: ManagedConnector, grace: float | None = None) -> None:
+        """Makes the connector inside one of `known_connectors` anew, from the same URL and settings.
+
+        Whoever holds it keeps it: calls from now on reach the new one, and the old one is closed when the calls under
+        way have finished, within `grace` seconds. One that was closed is open again. See `ManagedConnector.remake`.
+
+        Raises:
+            UnknownConnectorError: it is another manager's.
+            ConnectorClosedError: this manager is closed.
+            What making it raises; nothing has changed then.
+        """
+        self._check_open()
+        recipe = self._recipes.get(connector)
+        if recipe is None:
+            raise UnknownConnectorError(connector.name, (known.name for known in self.known_connectors))
+
+        def make() -> tuple[RemoteConnector, ConnectorContext]:
+            self._check_open()  # closing a connector that was closed may have taken a while
+            made = recipe()
+            if connector not in self._connectors:
+                self._connectors = [*self.connectors, connector]
+            return made
+
+        await connector.remake(make, grace)
 
     async def open_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """`create_connector`, with everything that has to be imported for it imported off the event loop.

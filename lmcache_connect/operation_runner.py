@@ -52,11 +52,13 @@ class OperationRunner:
         self._name = f"connector {store}"
         self._budget = ByteBudget(settings.max_bytes_in_flight)
         self._in_flight: set[anyio.CancelScope] = set()
-        self._idle: asyncio.Event | None = None
+        self._drains: list[Drain] = []
         self.breaker: Final = CircuitBreaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
         self.metrics: Final = StoreMetrics(store)
         self.is_closed = False
         """Whether further operations are refused."""
+        self.is_bypassed = False
+        """Whether gets, puts and look-ups are answered without asking the store: as misses and dropped puts."""
 
     @property
     def in_flight(self) -> int:
@@ -67,25 +69,33 @@ class OperationRunner:
         """From now on every new operation raises `ConnectorClosedError`."""
         self.is_closed = True
 
-    async def finish(self, grace: float) -> None:
-        """Lets operations under way finish for `grace` seconds, then cancels them. `refuse()` comes before."""
-        await self._wait_idle(grace)
-        for scope in list(self._in_flight):
-            scope.cancel()
-        await self._wait_idle(CANCEL_GRACE)
-        if self._in_flight:
+    def readmit(self) -> None:
+        """Takes `refuse()` back, with the breaker closed: the connector was made anew."""
+        self.breaker.reset()
+        self.is_closed = False
+
+    def drain(self) -> Drain:
+        """The operations that are under way now, for `finish`."""
+        drain = Drain(set(self._in_flight))
+        self._drains.append(drain)
+        return drain
+
+    async def finish(self, drain: Drain, grace: float) -> None:
+        """Lets these operations finish for `grace` seconds, then cancels them."""
+        try:
+            await drain.wait(grace)
+            for scope in list(drain.left):
+                scope.cancel()
+            await drain.wait(CANCEL_GRACE)
+        finally:
+            self._drains.remove(drain)
+        if drain.left:
             event(
                 logging.WARNING,
                 "close_abandoned_operations",
                 store=self._store,
-                operations=len(self._in_flight),
+                operations=len(drain.left),
             )
-
-    async def _wait_idle(self, seconds: float) -> None:
-        if self._in_flight:
-            self._idle = asyncio.Event()
-            with anyio.move_on_after(seconds):
-                await self._idle.wait()
 
     async def run(
         self,
@@ -117,6 +127,10 @@ class OperationRunner:
         stats = self.metrics.operation(operation)
         stats.calls += 1
         stats.items += items
+        # A removal is never dropped: what was to go away would still be there afterwards.
+        if self.is_bypassed and miss is not None and operation != "remove":
+            stats.misses["bypassed"] += items
+            return miss()
         attempts = self._settings.retries if retries is None else retries
         corrupt: list[str] = []
         token = _corrupt_in_call.set(corrupt)
@@ -166,6 +180,7 @@ class OperationRunner:
         verdict = self.breaker.abandoned
         queued = time.perf_counter()
         started: float | None = None
+        tells_of_store = True
         cancellations = NativeCancellations()
         try:
             with scope:
@@ -175,16 +190,19 @@ class OperationRunner:
                     verdict = self.breaker.succeeded
                     return result
             cancellations.raise_lost()
-            # Our own scope ended the call: the deadline passed, or close() cancelled.
-            if self.is_closed and anyio.current_time() < scope.deadline:
-                raise ConnectorClosedError(self._name)
+            # Our own scope ended the call: the deadline passed, or finish() cancelled.
+            if anyio.current_time() < scope.deadline:
+                if self.is_closed:
+                    raise ConnectorClosedError(self._name)
+                tells_of_store = False
+                raise StoreUnavailableError(self._store, f"the connector was made anew during {operation}")
             if started is None:
                 raise OperationTimeoutError(self._store, operation, seconds, "waiting for the byte budget")
             verdict = self.breaker.failed
             raise OperationTimeoutError(self._store, operation, seconds)
         except ConnectError as error:
             cancellations.raise_lost()  # the connector made an error of it
-            if isinstance(error, StoreError) and not isinstance(error, OperationTimeoutError):
+            if tells_of_store and isinstance(error, StoreError) and not isinstance(error, OperationTimeoutError):
                 is_lost = isinstance(error, ConnectionError) and (
                     error.retryable or isinstance(error, StoreUnavailableError)
                 )
@@ -201,8 +219,8 @@ class OperationRunner:
             if self.breaker.state is not before:
                 event(logging.WARNING, "breaker", store=self._store, state=self.breaker.state.value)
             self._in_flight.discard(scope)
-            if not self._in_flight and self._idle is not None:
-                self._idle.set()
+            for drain in self._drains:
+                drain.ended(scope)
 
     async def _attempt(
         self,
@@ -238,6 +256,25 @@ class OperationRunner:
             stats.retries += 1
             await anyio.sleep(pause * random.uniform(0.5, 1.5))
             pause *= 2
+
+
+class Drain:
+    """Operations that somebody waits for."""
+
+    def __init__(self, left: set[anyio.CancelScope]) -> None:
+        self.left = left
+        self._is_empty = asyncio.Event()
+        if not left:
+            self._is_empty.set()
+
+    def ended(self, scope: anyio.CancelScope) -> None:
+        self.left.discard(scope)
+        if not self.left:
+            self._is_empty.set()
+
+    async def wait(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._is_empty.wait()
 
 
 def note_corrupt(store: str, key: str, error: FrameError) -> None:

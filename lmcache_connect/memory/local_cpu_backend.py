@@ -107,6 +107,7 @@ class LocalCPUBackend:
         self._live = self._allocations = self._refusals = self._evictions = self._leaked = 0
         self._deaths: deque[bool] = deque()  # of objects not counted yet; True for one that leaked
         self._cached_bytes = 0
+        self._takes_chunks = True
         self._arena = Arena(max_bytes, self._room_appeared, prefault=prefault)
         self._pinned = pin_memory
         if pin_memory:
@@ -270,8 +271,19 @@ class LocalCPUBackend:
 
     # ----------------------------------------------------------------------------------------------- hot cache
 
+    @property
+    def hot_cache_enabled(self) -> bool:
+        """Whether the cache takes chunks. Switched off, it serves those it has until they are evicted or cleared."""
+        return self._takes_chunks
+
+    @hot_cache_enabled.setter
+    def hot_cache_enabled(self, on: bool) -> None:
+        self._takes_chunks = on
+
     def submit_put_task(self, key: Key, obj: MemoryObj) -> None:
         """Caches `obj`, with a reference of the cache's own. A chunk that is cached already stays and is touched.
+
+        Does nothing while the cache is switched off (`hot_cache_enabled`).
 
         Raises:
             ForeignObjectError: `obj` is not of this backend.
@@ -287,6 +299,9 @@ class LocalCPUBackend:
             if self._cached(name) is not None:
                 obj.get_size()  # raises for a released one
                 self._policy.hit(name)
+                return
+            if not self._takes_chunks:
+                obj.get_size()
                 return
             obj.ref_count_up()
             self._hot[name] = _Cached(obj, obj.get_size())
@@ -341,10 +356,10 @@ class LocalCPUBackend:
             self._drop(name)
             return True
 
-    def clear(self) -> int:
-        """Drops every cached chunk that nobody else holds or pins; returns how many."""
+    def clear(self, prefix: str = "") -> int:
+        """Drops every cached chunk under `prefix` that nobody else holds or pins; returns how many."""
         with self._lock:
-            names = [name for name, cached in self._hot.items() if cached.obj.can_evict()]
+            names = [name for name, cached in self._hot.items() if name.startswith(prefix) and cached.obj.can_evict()]
             for name in names:
                 self._drop(name)
             return len(names)

@@ -267,3 +267,21 @@ def test_one_reference_given_back_too_many_costs_that_chunk_alone(backend: Local
     assert backend.clear() <= 1  # the dead one may be left, and is in nobody's way
     cache(backend, "a")
     assert backend.contains("a")
+
+
+def test_a_cache_that_is_switched_off_takes_nothing_and_serves_what_it_has(backend: LocalCPUBackend) -> None:
+    cache(backend, "old")
+    backend.hot_cache_enabled = False
+    cache(backend, "new", "old")
+    assert backend.get_keys() == ["old"]
+    with take(backend, "old"):
+        pass
+    backend.hot_cache_enabled = True
+    cache(backend, "new")
+    assert backend.get_keys() == ["old", "new"]
+
+
+def test_clearing_under_a_prefix_leaves_other_keys(backend: LocalCPUBackend) -> None:
+    cache(backend, "a:1", "a:2", "b:1")
+    assert backend.clear("a:") == 2
+    assert backend.get_keys() == ["b:1"]

@@ -1,0 +1,287 @@
+"""`APIRegistry`: finds the routes of the internal API by category and adds them to a FastAPI application."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from lmcache_connect.errors import (
+    APIModuleError,
+    APIRegistrationError,
+    DuplicateRouteError,
+    InvalidArgumentError,
+    MissingExtraError,
+)
+from lmcache_connect.observability import event
+
+try:
+    from fastapi import APIRouter, FastAPI
+    from fastapi.routing import iter_route_contexts
+except ImportError as missing:
+    raise MissingExtraError("the internal API server", missing.name or "fastapi", "api") from missing
+
+APICategory = Literal["common", "vllm", "controller"]
+"""The folders of this package in which routes are looked for."""
+
+CATEGORIES: Final[tuple[APICategory, ...]] = get_args(APICategory)
+
+ENTRY_POINT_GROUP: Final = "lmcache_connect.apis"
+"""An installed package declares `name = "package.module:router"` in this group, or `"package.module"` for a module that
+has a `router`. A name such as `vllm.mine` puts it into that category; any other goes with `common`."""
+
+MODULE_SUFFIX: Final = "_api"
+
+_PACKAGE: Final = __name__.rpartition(".")[0]
+_APPLICATION: Final = "the application itself"
+
+Route: TypeAlias = tuple[str, str]
+"""Method and path."""
+
+
+@dataclass(frozen=True)
+class RegisteredAPI:
+    """One router that was added. `source` is its module or what it was registered as; `routes` read `GET /version`."""
+
+    category: APICategory
+    source: str
+    routes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A router that may be added, and how to get hold of it."""
+
+    category: APICategory
+    source: str
+    load: Callable[[], Any]
+
+
+@dataclass
+class _Added:
+    """What one application has. Kept on the application, so that a second registry for it adds nothing twice."""
+
+    apis: dict[str, RegisteredAPI] = field(default_factory=dict)
+    routers: dict[str, APIRouter] = field(default_factory=dict)
+
+    def source_of(self, router: APIRouter) -> str | None:
+        """What a router was added as."""
+        return next((source for source, known in self.routers.items() if known is router), None)
+
+
+_offered: list[_Offer] = []
+_offers_lock: Final = threading.Lock()
+
+
+def register_router(router: APIRouter, *, category: APICategory = "common", source: str | None = None) -> None:
+    """Offers a router to every registry whose `register_all_apis` is called from now on. Once per `source`.
+
+    `source` names it in messages and in what is returned; by default the module of its first endpoint.
+
+    Raises:
+        InvalidArgumentError: it is no `APIRouter`, there is no such category, or the source has offered another one.
+    """
+    offer = _offer_of(router, category, source)
+    with _offers_lock:
+        for other in _offered:
+            if other.source == offer.source:
+                if other.load() is router:
+                    return
+                raise _second_router(offer.source)
+        _offered.append(offer)
+
+
+def unregister_router(router: APIRouter) -> bool:
+    """Takes back what `register_router` was given; whether there was anything. Applications that have it keep it."""
+    with _offers_lock:
+        kept = [offer for offer in _offered if offer.load() is not router]
+        found = len(kept) < len(_offered)
+        _offered[:] = kept
+    return found
+
+
+class APIRegistry:
+    """Adds the routes of modules `<category>/*_api.py` to an application, each of which has an `APIRouter` `router`.
+
+    A new module in one of the folders is found by itself. Others add routes by the entry point group
+    `lmcache_connect.apis` or by `register_router`. Routes that need a manager answer 503 until the application has one:
+    see `attach`.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._failures: tuple[APIModuleError, ...] = ()
+
+    @property
+    def app(self) -> FastAPI:
+        """The application that routes are added to."""
+        return self._app
+
+    @property
+    def registered(self) -> tuple[RegisteredAPI, ...]:
+        """Everything that was added to the application, in this order."""
+        return tuple(self._added.apis.values())
+
+    @property
+    def failures(self) -> tuple[APIModuleError, ...]:
+        """What the last `register_all_apis` could not add, and why."""
+        return self._failures
+
+    def register_all_apis(
+        self, categories: Sequence[APICategory] | None = None, *, strict: bool = False
+    ) -> tuple[RegisteredAPI, ...]:
+        """Adds the routes of these categories, by default of all, and returns what was added by this call.
+
+        The order is that of the categories as named, and within each our modules by name, then entry points by name,
+        then registered routers. A module that cannot be imported, has no router, or has a path that is taken, is left
+        out, logged as the event `api_module_failed`, and kept in `failures`. What was added before is not added again.
+
+        Raises:
+            InvalidArgumentError: a category does not exist. Nothing was added then.
+            APIRegistrationError: with `strict`, at the end, where something was left out.
+        """
+        added: list[RegisteredAPI] = []
+        failures: list[APIModuleError] = []
+        for category in _checked(categories):
+            for offer in self._offers(category):
+                if offer.source in self._added.apis:
+                    continue
+                try:
+                    router = _loaded(offer)
+                    if self._added.source_of(router) is None:
+                        added.append(self._include(offer, router))
+                except APIModuleError as failure:
+                    event(logging.ERROR, "api_module_failed", module=offer.source, error=str(failure))
+                    failures.append(failure)
+        self._failures = tuple(failures)
+        if strict and failures:
+            raise APIRegistrationError(map(str, failures))
+        return tuple(added)
+
+    def register_router(
+        self, router: APIRouter, *, category: APICategory = "common", source: str | None = None
+    ) -> RegisteredAPI:
+        """Adds one router to this application alone. One that it has already stays as it is.
+
+        Raises:
+            InvalidArgumentError: it is no `APIRouter`, there is no such category, or the source has added another one.
+            DuplicateRouteError: one of its paths is taken. Nothing was added then.
+        """
+        offer = _offer_of(router, category, source)
+        if (known := self._added.source_of(router)) is not None:
+            return self._added.apis[known]
+        if offer.source in self._added.apis:
+            raise _second_router(offer.source)
+        return self._include(offer, router)
+
+    # ------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _added(self) -> _Added:
+        state = self._app.state
+        if not isinstance(getattr(state, "lmcache_connect_apis", None), _Added):
+            state.lmcache_connect_apis = _Added()
+        added: _Added = state.lmcache_connect_apis
+        return added
+
+    def _offers(self, category: APICategory) -> Iterator[_Offer]:
+        package = importlib.import_module(f"{_PACKAGE}.{category}")
+        names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+        for name in names:
+            if name.endswith(MODULE_SUFFIX):
+                module = f"{package.__name__}.{name}"
+                yield _Offer(category, module, lambda module=module: importlib.import_module(module))  # type: ignore[misc]
+        for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
+            if _category_of(entry) == category:
+                yield _Offer(category, entry.value, entry.load)
+        with _offers_lock:
+            offered = [offer for offer in _offered if offer.category == category]
+        yield from offered
+
+    def _include(self, offer: _Offer, router: APIRouter) -> RegisteredAPI:
+        routes = list(dict.fromkeys(_routes(router.routes)))
+        taken = {_normal(route): source for source, route in self._taken()}
+        for method, path in routes:
+            if (other := taken.get(_normal((method, path)))) is not None:
+                raise DuplicateRouteError(offer.source, f"{method} {path}", other)
+        self._app.include_router(router)
+        self._app.openapi_schema = None  # made anew when it is asked for
+        api = RegisteredAPI(offer.category, offer.source, tuple(f"{method} {path}" for method, path in routes))
+        self._added.apis[offer.source] = api
+        self._added.routers[offer.source] = router
+        return api
+
+    def _taken(self) -> Iterator[tuple[str, Route]]:
+        for route in _routes(self._app.routes):
+            yield _APPLICATION, route
+        for api in self._added.apis.values():  # these as well are in the application: here with their module's name
+            for text in api.routes:
+                method, _, path = text.partition(" ")
+                yield api.source, (method, path)
+
+
+def _checked(categories: Sequence[APICategory] | None) -> tuple[APICategory, ...]:
+    if categories is None:
+        return CATEGORIES
+    expected = f"expected a list of some of {', '.join(map(repr, CATEGORIES))}, or None for all"
+    if isinstance(categories, str):
+        raise InvalidArgumentError("categories", f"{categories!r} is a string; {expected}")
+    for category in categories:
+        if category not in CATEGORIES:
+            raise InvalidArgumentError("categories", f"{category!r} is no category; {expected}")
+    return tuple(dict.fromkeys(categories))
+
+
+def _offer_of(router: object, category: APICategory, source: str | None) -> _Offer:
+    if not isinstance(router, APIRouter):
+        raise InvalidArgumentError("router", f"a {type(router).__qualname__}; expected a fastapi.APIRouter")
+    _checked([category])
+    if source is None:
+        endpoints = (
+            getattr(context.original_route, "endpoint", None) for context in iter_route_contexts(router.routes)
+        )
+        source = next((endpoint.__module__ for endpoint in endpoints if endpoint is not None), type(router).__module__)
+    return _Offer(category, source, lambda: router)
+
+
+def _second_router(source: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "source", f"{source!r} has registered another router; pass source= for a name of its own"
+    )
+
+
+def _category_of(entry: EntryPoint) -> APICategory:
+    head = entry.name.partition(".")[0]
+    return next((category for category in CATEGORIES if category == head), "common")
+
+
+def _loaded(offer: _Offer) -> APIRouter:
+    try:
+        found = offer.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does at import, the others go on
+        raise APIModuleError(offer.source, f"importing it raised {type(error).__name__}: {error}") from error
+    router = found if isinstance(found, APIRouter) else getattr(found, "router", None)
+    if not isinstance(router, APIRouter):
+        what = "has no `router`" if router is None else f"has a `router` that is a {type(router).__qualname__}"
+        raise APIModuleError(offer.source, f"it {what}; expected a fastapi.APIRouter of this name")
+    return router
+
+
+def _routes(routes: Iterable[Any]) -> Iterator[Route]:
+    for context in iter_route_contexts(list(routes)):
+        path = context.path
+        if path is not None:
+            for method in sorted(context.methods or {"ANY"}):  # a mounted application has none
+                yield method, path
+
+
+def _normal(route: Route) -> Route:
+    """What two routes have in common that answer the same requests: the names of parameters do not count."""
+    method, path = route
+    return method, re.sub(r"\{[^}]*\}", "{}", path)

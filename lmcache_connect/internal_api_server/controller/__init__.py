@@ -1,0 +1,1 @@
+"""Routes about all processes that share a store: workers and key statistics."""

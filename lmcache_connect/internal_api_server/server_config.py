@@ -1,0 +1,185 @@
+"""`APIServerConfig`: where the internal API listens, and who may use it."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from lmcache_connect.config import Seconds
+from lmcache_connect.errors import InvalidConfigError
+
+Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
+Protection: TypeAlias = Literal["writes", "all"]
+
+MIN_TOKEN_LENGTH = 16
+
+
+class APIServerConfig(BaseSettings):
+    """Frozen settings of one server. Code beats the environment, which beats the defaults.
+
+    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_API_NAME`; lists are JSON there.
+
+    Raises:
+        InvalidConfigError: from `load()`, naming the setting and what was expected of it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LMCACHE_CONNECT_API_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_parse_none_str="none",
+        env_ignore_empty=True,
+    )
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but a loopback address needs a token."""
+
+    port: Port = 0
+    """The port to listen on; 0 takes a free one, which the server reports."""
+
+    unix_socket: Path | None = None
+    """The path of a unix socket to listen on instead, which its owner alone may use (mode 0600)."""
+
+    token: SecretStr | None = None
+    """What callers send as `Authorization: Bearer <token>`; at least 16 characters."""
+
+    token_file: Path | None = None
+    """A file that holds the token, instead of `token`. Space around it does not count."""
+
+    protect: Protection | None = None
+    """What needs the token: `all`, or `writes` alone. Default: `writes` on loopback and unix sockets, else `all`."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, without a port, that requests may be addressed to besides the address itself and localhost."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 26)] = 1 << 20
+    """Bytes of a request's body."""
+
+    request_timeout: Seconds = 30.0
+    """How long a request may take in seconds, its body included."""
+
+    ready_timeout: Seconds = 2.0
+    """How long the stores have to answer the readiness check, in seconds."""
+
+    stop_grace: Seconds = 5.0
+    """How long `stop()` lets requests under way finish, in seconds."""
+
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Connections at a time; a further one is answered with 503."""
+
+    thread: bool = False
+    """Whether the server runs on an event loop in a thread of its own rather than on the caller's."""
+
+    metrics_port: Port | None = None
+    """A port for `/metrics` alone, so that scraping opens nothing else; 0 takes a free one."""
+
+    metrics_host: str = "127.0.0.1"
+    """The address of that port. Any but a loopback address needs `metrics_token` or `metrics_open`."""
+
+    metrics_token: SecretStr | None = None
+    """The token for that port; at least 16 characters."""
+
+    metrics_open: bool = False
+    """Whether that port may listen on any address without a token: metrics hold no secret and no key."""
+
+    loggers: tuple[str, ...] = ("lmcache_connect", "lmcache", "uvicorn")
+    """Loggers whose level may be changed, and those below them."""
+
+    @field_validator("token", "metrics_token")
+    @classmethod
+    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None:
+            _check_token(token.get_secret_value())
+        return token
+
+    @model_validator(mode="after")
+    def _one_token(self) -> APIServerConfig:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file are both given; expected one of them")
+        return self
+
+    @classmethod
+    def load(cls, **settings: Any) -> APIServerConfig:
+        """The settings given, over those of the environment, over the defaults; the token file is read.
+
+        Raises:
+            InvalidConfigError: an unknown setting, a value of the wrong type or range, or an address that anybody may
+                reach without a token. No value is shown.
+        """
+        for name in settings:
+            if name not in cls.model_fields:
+                raise InvalidConfigError(name, f"no such setting; expected one of {', '.join(cls.model_fields)}")
+        try:
+            made = cls(**settings)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise InvalidConfigError(".".join(map(str, first["loc"])) or "token", first["msg"]) from None
+        except SettingsError as error:
+            raise InvalidConfigError("environment", str(error)) from None
+        if made.token_file is not None:
+            made = made.model_copy(update={"token": _read_token(made.token_file), "token_file": None})
+        made.check_access()
+        return made
+
+    def check_access(self) -> None:
+        """Refuses what would let anybody on the network in.
+
+        Raises:
+            InvalidConfigError: a listener beyond the machine has no token.
+        """
+        if self.unix_socket is None and not is_loopback(self.host) and self.token is None:
+            raise InvalidConfigError(
+                "token",
+                f"{self.host} can be reached from other machines, which needs one: set token or token_file, or listen "
+                "on 127.0.0.1 or on a unix socket",
+            )
+        is_guarded = self.metrics_token is not None or self.metrics_open
+        if self.metrics_port is not None and not is_loopback(self.metrics_host) and not is_guarded:
+            raise InvalidConfigError(
+                "metrics_token",
+                f"{self.metrics_host} can be reached from other machines: set metrics_token, or metrics_open=true to "
+                "let anybody read the metrics",
+            )
+
+    @property
+    def protects_reads(self) -> bool:
+        """Whether reading needs the token too."""
+        if self.token is None:
+            return False
+        if self.protect is not None:
+            return self.protect == "all"
+        return self.unix_socket is None and not is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address. A name other than localhost may be anybody's."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_token(token: str) -> None:
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise ValueError(f"it has {len(token)} characters; expected at least {MIN_TOKEN_LENGTH}")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("it holds a space, a control character or one beyond ASCII, which a header cannot carry")
+
+
+def _read_token(file: Path) -> SecretStr:
+    try:
+        with file.open("rb") as opened:
+            token = opened.read(4096).decode("ascii", "replace").strip()
+        _check_token(token)
+    except OSError as error:
+        raise InvalidConfigError("token_file", f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidConfigError("token_file", f"what {file} holds is no token: {error}") from None
+    return SecretStr(token)
