@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from .errors import InvalidConfigError
+from .errors import InvalidConfigError, InvalidURLError
+from .url import RemoteURL, is_secret_name, redact
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0, le=1 << 50)]
@@ -87,8 +88,24 @@ class ConnectorConfig(BaseSettings):
     import_timeout: Seconds = 10.0
     """How long importing a plug-in's module may take, in seconds."""
 
+    announce_interval: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 10.0
+    """Seconds after which a manager tells a store that it uses, if that is a Redis, that it is there; 0: never."""
+
     extra_config: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Settings of adapters and plug-ins, by name."""
+
+    def shown(self) -> dict[str, Any]:
+        """Every setting as plain data, without secrets, for people: what may be one reads `***`.
+
+        Of `extra_config`, whose entries are anybody's, only numbers and the names of modules and classes are shown.
+        """
+        values = self.model_dump(mode="json", exclude={"url", "extra_config"})
+        values["url"] = _address(self.url.get_secret_value()) if self.url is not None else None
+        values["extra_config"] = {
+            redact(str(name)): value if _is_harmless(str(name), value) else "***"
+            for name, value in self.extra_config.items()
+        }
+        return values
 
     @classmethod
     def load(cls, **settings: Any) -> ConnectorConfig:
@@ -107,3 +124,18 @@ class ConnectorConfig(BaseSettings):
             raise InvalidConfigError(".".join(map(str, first["loc"])), first["msg"]) from None
         except SettingsError as error:
             raise InvalidConfigError("environment", str(error)) from None
+
+
+def _is_harmless(name: str, value: object) -> bool:
+    if value is None or isinstance(value, bool | float):
+        return True
+    if isinstance(value, int):  # a long number may be a password
+        return abs(value) < 1 << 40 and not is_secret_name(name)
+    return isinstance(value, str) and name.endswith((".module_path", ".class_name"))
+
+
+def _address(url: str) -> str:
+    try:
+        return RemoteURL.parse(url).label()
+    except InvalidURLError:
+        return "***"

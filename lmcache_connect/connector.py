@@ -31,6 +31,7 @@ Slots: TypeAlias = list[MemoryObj | None]
 """One slot per key, in order: the chunk with a reference for the caller, or None for a miss."""
 Hits: TypeAlias = list[MemoryObj]
 """Chunks without a gap, each with a reference for the caller."""
+Documents: TypeAlias = list[bytes]
 
 BATCH_CONCURRENCY: Final = 16
 """Operations that a batch in the base class has under way at a time."""
@@ -104,6 +105,22 @@ class RemoteConnector(ABC):
         for name in await self.list() or ():  # careless connectors answer None for no keys
             if name.startswith(prefix):
                 yield name
+
+    def support_announcements(self) -> bool:
+        """Whether the store can say which workers use it: `announce`, `withdraw` and `announced`."""
+        return type(self).announce is not RemoteConnector.announce
+
+    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
+        """Keeps a worker's document in the store for `ttl` seconds, away from the chunks."""
+        raise UnsupportedOperationError(type(self).__name__, "announce")
+
+    async def withdraw(self, worker: str) -> None:
+        """Takes a worker's document back."""
+        raise UnsupportedOperationError(type(self).__name__, "withdraw")
+
+    async def announced(self) -> Documents:
+        """The documents of the workers whose time has not run out. Any writer of the store may have made them."""
+        raise UnsupportedOperationError(type(self).__name__, "announced")
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """`exists` for every key, in order."""

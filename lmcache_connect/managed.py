@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from .breaker import BreakerState
-from .connector import Flags, Hits, RemoteConnector, Slots, hit_prefix, prefix_length
+from .connector import Documents, Flags, Hits, RemoteConnector, Slots, hit_prefix, prefix_length
 from .context import ConnectorContext
 from .errors import (
     ConnectorContractError,
@@ -24,7 +24,7 @@ from .errors import (
 from .keys import Key, key_string, key_strings
 from .loop import release_unclaimed
 from .memory.memory_obj import MemoryObj, release_all
-from .observability import OperationStatistics, event
+from .observability import OperationStatistics, StoreMetrics, event
 from .operation_runner import CANCEL_GRACE, Drain, OperationRunner, note_corrupt
 from .sync_connector import SyncConnector
 
@@ -56,7 +56,7 @@ class ManagedConnector(RemoteConnector):
         self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
         self.name: Final = name or f"{context.remote_url.scheme}-1"
         """What an operator calls it: its scheme and a number, unique within its manager."""
-        self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner)
+        self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner, self.name)
         self._closing: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._batches_are_positional = True
@@ -103,6 +103,11 @@ class ManagedConnector(RemoteConnector):
         return self._runner.is_closed
 
     @property
+    def was_answered(self) -> bool:
+        """Whether any operation has succeeded so far."""
+        return self._runner.was_answered
+
+    @property
     def bypass(self) -> bool:
         """Whether the store is left out: gets and look-ups are misses, puts are dropped, counted as `bypassed`.
 
@@ -115,6 +120,11 @@ class ManagedConnector(RemoteConnector):
         if on != self._runner.is_bypassed:
             self._runner.is_bypassed = on
             event(logging.WARNING, "bypass", store=self._store, connector=self.name, on=on)
+
+    @property
+    def metrics(self) -> StoreMetrics:
+        """The live counters. `statistics()` is a copy."""
+        return self._runner.metrics
 
     def statistics(self) -> dict[str, OperationStatistics]:
         """A copy of the counters, by operation name."""
@@ -244,6 +254,18 @@ class ManagedConnector(RemoteConnector):
             return int(await self._wrapped.ping())
 
         return await self._loops.run(self._runner.run, "ping", call, probe=True)
+
+    def support_announcements(self) -> bool:
+        """Whether the store can say which workers use it."""
+        return self._wrapped.support_announcements()
+
+    async def announced(self) -> Documents:
+        """The documents of the workers that use the store, for `WorkerAnnouncement.decode`."""
+
+        async def call() -> Documents:
+            return await self._wrapped.announced()
+
+        return await self._loops.run(self._runner.run, "announced", call)
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """`exists` for every key, in order."""

@@ -6,17 +6,18 @@ import asyncio
 import math
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import Any, Final, TypeAlias
 
 import anyio.to_thread
 
 from .adapter import ConnectorAdapter, ConnectorOptions
+from .announcer import Announcer
 from .config import ConnectorConfig
 from .connector import RemoteConnector
 from .context import ConnectorContext
@@ -37,6 +38,7 @@ from .loop import LoopOwner
 from .managed import ManagedConnector
 from .memory.local_cpu_backend import LocalCPUBackend
 from .metadata import CacheMetadata
+from .observability import StoreMetrics
 from .plugin_class import LOOP_PATIENCE
 from .plugin_table import Plugin, PluginTable
 from .registry import AdapterRegistry, default_registry
@@ -97,12 +99,30 @@ class ConnectorManager:
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None
         self._connectors: list[ManagedConnector] = []
-        self._recipes: WeakKeyDictionary[ManagedConnector, Recipe] = WeakKeyDictionary()
+        self._recipes: weakref.WeakKeyDictionary[ManagedConnector, Recipe] = weakref.WeakKeyDictionary()
+        self._known: tuple[weakref.ref[ManagedConnector], ...] = ()  # replaced as a whole: other threads read it
         self._made: Counter[str] = Counter()
+        self.gone: Final = StoreMetrics("")
+        """What connectors have counted that nobody holds any more."""
+        self.announcer: Announcer | None = None
+        """Tells the stores that this manager is there; None where the setting `announce_interval` is 0."""
+        if self._settings.announce_interval:
+            # By weak reference: it must not keep a manager alive that nobody closes.
+            this = weakref.ref(self)
+            self.announcer = Announcer(
+                self._settings.announce_interval,
+                lambda: manager.connectors if (manager := this()) is not None else (),
+                lambda: manager._backend if (manager := this()) is not None else None,
+            )
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
     # ------------------------------------------------------------------------------------------------- making
+
+    @property
+    def settings(self) -> ConnectorConfig:
+        """The toolkit's settings for this manager. A URL's options may change some for its connector."""
+        return self._settings
 
     @property
     def registry(self) -> AdapterRegistry:
@@ -130,6 +150,11 @@ class ConnectorManager:
         if self._backend is None:
             self._check_open()
             self._backend = LocalCPUBackend(self._settings.max_local_cpu_bytes, metadata=self._metadata)
+        return self._backend
+
+    @property
+    def made_backend(self) -> LocalCPUBackend | None:
+        """The memory that connectors receive into, if there is any yet."""
         return self._backend
 
     @property
@@ -167,13 +192,17 @@ class ConnectorManager:
         self._made[remote_url.scheme] += 1
         managed = ManagedConnector(*made, f"{remote_url.scheme}-{self._made[remote_url.scheme]}")
         self._recipes[managed] = recipe
+        self._known = (*(known for known in self._known if known() is not None), weakref.ref(managed))
+        weakref.finalize(managed, self.gone.add, managed.metrics).atexit = False
         self._connectors = [*self.connectors, managed]
+        if self.announcer is not None and managed.support_announcements():
+            self.announcer.begin(owner.loop)
         return managed
 
     @property
     def known_connectors(self) -> tuple[ManagedConnector, ...]:
         """The live connectors, and closed ones that somebody still holds, in the order in which they were made."""
-        return tuple(self._recipes)
+        return tuple(connector for known in self._known if (connector := known()) is not None)
 
     def connector(self, name: str) -> ManagedConnector:
         """The connector, live or closed, that has this name.
@@ -334,6 +363,8 @@ class ConnectorManager:
 
     async def _close_once(self, grace: float | None) -> None:
         failures: list[Exception] = []
+        if self.announcer is not None:
+            await self.announcer.end()
         for connector in reversed(self._connectors):
             try:
                 await connector.close(grace)

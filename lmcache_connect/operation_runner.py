@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -27,12 +28,16 @@ from .errors import (
     StoreUnavailableError,
 )
 from .loop import LoopOwner, NativeCancellations
-from .observability import OperationStatistics, StoreMetrics, event
+from .observability import OperationStatistics, Span, StoreMetrics, current_tracer, event
+from .observability.tracing import mark_failed
 
 T = TypeVar("T")
 
 CANCEL_GRACE: Final = 1.0
 """Seconds that operations have to end once they were cancelled."""
+
+_SPANS: Final = {"record_exception": False, "set_status_on_exception": False}
+"""An exception's message may name a key: spans are told its class."""
 
 _corrupt_in_call: ContextVar[list[str] | None] = ContextVar("corrupt_in_call", default=None)
 
@@ -43,8 +48,14 @@ class OperationRunner:
     Every operation ends by its deadline, and `finish()` by its grace period.
     """
 
-    def __init__(self, store: str, connector: str, settings: ConnectorConfig, owner: LoopOwner) -> None:
-        """`store` and `connector` are for messages: the store's label, and the name of the connector's class."""
+    def __init__(
+        self, store: str, connector: str, settings: ConnectorConfig, owner: LoopOwner, label: str = ""
+    ) -> None:
+        """`store` and `connector` are for messages: the store's label, and the name of the connector's class.
+
+        `label` is what the connector is called in spans.
+        """
+        self._label = label
         self._store = store
         self._connector = connector
         self._settings = settings
@@ -57,6 +68,9 @@ class OperationRunner:
         self.metrics: Final = StoreMetrics(store)
         self.is_closed = False
         """Whether further operations are refused."""
+        self._probes_fail = False
+        self.was_answered = False
+        """Whether any operation has succeeded so far."""
         self.is_bypassed = False
         """Whether gets, puts and look-ups are answered without asking the store: as misses and dropped puts."""
 
@@ -124,6 +138,44 @@ class OperationRunner:
         self._owner.check(self._name)
         if self.is_closed:
             raise ConnectorClosedError(self._name)
+        counted = partial(
+            self._counted,
+            operation,
+            call,
+            miss=miss,
+            count=count,
+            items=items,
+            deadline_bytes=deadline_bytes,
+            budget_bytes=budget_bytes,
+            moved=moved,
+            attempts=self._settings.retries if retries is None else retries,
+            probe=probe,
+        )
+        if (tracer := current_tracer()) is None:
+            return await counted(None)
+        facts = {"lmcache_connect.connector": self._label, "lmcache_connect.keys": items}
+        with tracer.start_as_current_span(f"lmcache_connect.{operation}", attributes=facts, **_SPANS) as span:
+            try:
+                return await counted(span)
+            except BaseException as error:
+                mark_failed(span, type(error).__name__)
+                raise
+
+    async def _counted(
+        self,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        span: Span | None,
+        *,
+        miss: Callable[[], T] | None,
+        count: Callable[[OperationStatistics, T], int] | None,
+        items: int,
+        deadline_bytes: int,
+        budget_bytes: int,
+        moved: int,
+        attempts: int,
+        probe: bool,
+    ) -> T:
         stats = self.metrics.operation(operation)
         stats.calls += 1
         stats.items += items
@@ -131,7 +183,6 @@ class OperationRunner:
         if self.is_bypassed and miss is not None and operation != "remove":
             stats.misses["bypassed"] += items
             return miss()
-        attempts = self._settings.retries if retries is None else retries
         corrupt: list[str] = []
         token = _corrupt_in_call.set(corrupt)
         try:
@@ -140,11 +191,16 @@ class OperationRunner:
             reason = type(error).__name__
             stats.errors[reason] += 1
             if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
-                event(logging.WARNING, "operation_failed", store=self._store, operation=operation, error=str(error))
+                # The same goes for those who ask it again and again how it is.
+                level = logging.DEBUG if probe and self._probes_fail else logging.WARNING
+                event(level, "operation_failed", store=self._store, operation=operation, error=str(error))
+            self._probes_fail = self._probes_fail or probe
             permanent = isinstance(error, StoreError) and error.permanent
             if self._settings.errors == "raise" or miss is None or permanent:
                 raise
             stats.misses[reason] += items
+            if span is not None:
+                mark_failed(span, reason)
             return miss()
         except ConnectError as error:
             stats.errors[type(error).__name__] += 1
@@ -154,10 +210,16 @@ class OperationRunner:
             for reason in corrupt:
                 stats.misses[f"corrupt:{reason}"] += 1
         stats.bytes += moved
+        absent = 0
         if count is not None:
-            absent = count(stats, result) - len(corrupt)  # those are None as well, and were counted above
-            if absent > 0:
+            before = stats.bytes
+            absent = max(0, count(stats, result) - len(corrupt))  # those are None as well, and were counted above
+            moved = stats.bytes - before
+            if absent:
                 stats.misses["absent"] += absent
+        if span is not None:
+            span.set_attribute("lmcache_connect.bytes", moved)
+            span.set_attribute("lmcache_connect.misses", absent + len(corrupt))
         return result
 
     async def _guarded(
@@ -188,6 +250,8 @@ class OperationRunner:
                     started = time.perf_counter()
                     result = await self._attempt(operation, call, stats, retries, cancellations)
                     verdict = self.breaker.succeeded
+                    self.was_answered = True
+                    self._probes_fail = False
                     return result
             cancellations.raise_lost()
             # Our own scope ended the call: the deadline passed, or finish() cancelled.
@@ -211,8 +275,9 @@ class OperationRunner:
             raise
         finally:
             ended = time.perf_counter()
-            stats.queue_seconds += (ended if started is None else started) - queued
-            stats.wire_seconds += 0.0 if started is None else ended - started
+            stats.queue.observe((ended if started is None else started) - queued)
+            if started is not None:
+                stats.wire.observe(ended - started)
             stats.in_flight -= 1
             before = self.breaker.state
             verdict(admission)

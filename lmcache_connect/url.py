@@ -229,6 +229,11 @@ def redact(text: str) -> str:
     return text[:start] + _redact_url(text[start:])
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether what is called so may be a secret: `password`, `access_key`, and so on."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def _redact_url(url: str) -> str:
     beginning = _BEGINNING.match(url)
     head = beginning.group() if beginning is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from .connector import Flags, RemoteConnector, Slots
+from .connector import Documents, Flags, RemoteConnector, Slots
 from .errors import FrameError
 from .keys import Key
 from .loop import LoopOwner
@@ -30,7 +30,8 @@ class WrappingConnector(RemoteConnector):
     async def around(self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]]) -> T:
         """What `call()` gives, which is one operation of the connector inside, by its method's name, on these keys.
 
-        Not asked for `scan`, which is no single call, and not for `close`. Whoever drops what `call()` gave gives its
+        Not asked for `scan`, which is no single call, for `close`, and for announcements, which are no
+        operations. Whoever drops what `call()` gave gives its
         references back.
         """
         return await call()
@@ -72,6 +73,22 @@ class WrappingConnector(RemoteConnector):
     def support_ping(self) -> bool:
         """Whether the connector inside can ask its store."""
         return self.wrapped.support_ping()
+
+    def support_announcements(self) -> bool:
+        """Whether the connector inside can keep announcements."""
+        return self.wrapped.support_announcements()
+
+    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
+        """As the connector inside does it."""
+        await self.wrapped.announce(worker, document, ttl)
+
+    async def withdraw(self, worker: str) -> None:
+        """As the connector inside does it."""
+        await self.wrapped.withdraw(worker)
+
+    async def announced(self) -> Documents:
+        """As the connector inside does it."""
+        return await self.wrapped.announced()
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """As the connector inside does it."""

@@ -41,7 +41,9 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     ("registry", "plugin_table"),
     ("breaker", "byte_budget", "sync_connector", "operation_runner", "managed"),
+    ("announcement", "announcer", "clearing"),
     ("manager",),
+    ("health", "metrics"),
     ("",),  # lmcache_connect/__init__.py: the public names
     ("compat", "internal_api_server", "testing", "cli", "__main__"),
 )

@@ -23,6 +23,7 @@ from lmcache_connect.connector import Slots
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.transport import Couriers
 
+from .announcements import Announcements
 from .connection import Connection
 from .framed_layout import FramedLayout
 from .layout import Layout
@@ -40,6 +41,7 @@ LARGE_BYTES: Final = 1 << 20
 """A call that moves less uses one connection: it is over before further ones, or a thread, would have begun."""
 
 Names = list[str]
+Documents = list[bytes]
 
 _TIDY_SECONDS: Final = 1.0
 """How long a failed put may take to free what it has left."""
@@ -79,6 +81,7 @@ class RedisConnector(RemoteConnector):
         # Opened when the arena is full: the get that waits for room keeps no connection from those who hold it.
         self._patient = ConnectionPool(options.pool_size, self._connect, store)
         self._patience = Patience(local_cpu_backend, allocate_timeout)
+        self._announcements = Announcements(self._prefix)
         self._couriers = Couriers()
         self._threads_from = threads_from
         # Until one is seen: unknown chunks are large, as a rule.
@@ -182,6 +185,23 @@ class RedisConnector(RemoteConnector):
                     yield name[len(self._prefix) :]
             if cursor == b"0":
                 return
+
+    # -------------------------------------------------------------------------------------------- announcements
+
+    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
+        """Keeps a worker's document on the server, which forgets it after `ttl` seconds."""
+        async with self._lookups.borrow() as connection:
+            await self._announcements.put(connection, worker, document, ttl)
+
+    async def withdraw(self, worker: str) -> None:
+        """Removes a worker's document."""
+        async with self._lookups.borrow() as connection:
+            await self._announcements.remove(connection, worker)
+
+    async def announced(self) -> Documents:
+        """The documents of the workers under this prefix that the server has not forgotten."""
+        async with self._lookups.borrow() as connection:
+            return await self._announcements.read(connection)
 
     # -------------------------------------------------------------------------------------------------- chunks
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 from lmcache_connect import ConnectError, ConnectorConfig, MissingExtraError, __version__
@@ -18,6 +20,7 @@ from .main import EXIT_USAGE, PROGRAM
 from .ping import run_ping
 from .plugins import list_plugins
 from .schemes import list_schemes
+from .serving import Serving
 from .workload import Workload, new_model_name
 
 try:
@@ -132,6 +135,76 @@ def plugins(as_json: AsJSON = False) -> None:
         _print_json(report.plugins_document(found))
     else:
         report.print_plugins(found, Console())
+
+
+@app.command()
+def serve(
+    url: Annotated[
+        list[str],
+        typer.Option(
+            metavar="URL",
+            envvar="LMCACHE_CONNECT_URL",
+            help=f"A store, such as {URL_SHAPE}. May be given several times.",
+        ),
+    ],
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="The address to listen on, 127.0.0.1 by default."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The port; 0, the default, takes a free one.")
+    ] = None,
+    unix_socket: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Listen on this unix socket instead, made with mode 0600.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the token that callers have to send."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Serve /metrics alone on this port as well; 0 takes a free one.")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(metavar="HOST", help="The address of that port.")] = None,
+    metrics_open: Annotated[
+        bool | None, typer.Option("--metrics-open", help="Let that port listen on any address without a token.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout once it listens, and nothing else there.")
+    ] = False,
+) -> None:
+    """Serve the internal API for one or several stores: health, metrics, statistics, switches, and a page at /.
+
+    Settings that are not given come from the environment, LMCACHE_CONNECT_API_<SETTING>. Any address but a loopback
+    address needs a token. Stops gracefully on SIGTERM and SIGINT. Exits with 0 when it was stopped, 2 when it could
+    not start.
+    """
+    if log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise typer.BadParameter(f"{log_level!r}; expected DEBUG, INFO, WARNING or ERROR", param_hint="'--log-level'")
+    given = {
+        "host": host,
+        "port": port,
+        "unix_socket": unix_socket,
+        "token_file": token_file,
+        "metrics_port": metrics_port,
+        "metrics_host": metrics_host,
+        "metrics_open": metrics_open,
+    }
+
+    def started(serving: Serving) -> None:
+        if as_json:
+            _print_json(report.serving_document(serving))
+        else:
+            report.print_serving(serving, Console())
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        from .serve import run_server
+
+        settings = {name: value for name, value in given.items() if value is not None}
+        asyncio.run(run_server(url, settings, started))
+    except (ConnectError, OSError) as error:
+        _fail(error, as_json)
 
 
 # --------------------------------------------------------------------------------------------------- their parts

@@ -12,6 +12,7 @@ from .demo_report import Call, DemoReport, KindReport
 from .ping import PingReport
 from .plugins import PluginReport
 from .schemes import SchemeReport
+from .serving import Serving
 
 try:
     from rich import box
@@ -125,6 +126,22 @@ def ping_document(report: PingReport) -> dict[str, Any]:
         "connect_ms": report.connect_seconds * 1e3,
         "round_trip_ms": report.round_trip_seconds * 1e3,
     }
+
+
+def print_serving(serving: Serving, console: Console) -> None:
+    """Where it listens, and a line per store."""
+    facts: list[tuple[str, str | Text]] = [("serving", Text(serving.address, _GOOD))]
+    if serving.metrics_address is not None:
+        facts.append(("metrics", f"{serving.metrics_address}/metrics"))
+    for store in serving.stores:
+        style = _BAD if store.health == "failing" else ""
+        facts.append((store.connector, Text.assemble(store.store, " ", (store.health, style))))
+    console.print(_grid(facts), soft_wrap=True)
+
+
+def serving_document(serving: Serving) -> dict[str, Any]:
+    """The same for `--json`."""
+    return {"ok": True, **asdict(serving)}
 
 
 def print_schemes(reports: Sequence[SchemeReport], console: Console) -> None:

@@ -243,10 +243,8 @@ def _offer_of(router: object, category: APICategory, source: str | None) -> _Off
         raise InvalidArgumentError("router", f"a {type(router).__qualname__}; expected a fastapi.APIRouter")
     _checked([category])
     if source is None:
-        endpoints = (
-            getattr(context.original_route, "endpoint", None) for context in iter_route_contexts(router.routes)
-        )
-        source = next((endpoint.__module__ for endpoint in endpoints if endpoint is not None), type(router).__module__)
+        endpoints = (context.endpoint for context in iter_route_contexts(router.routes))
+        source = str(next((endpoint.__module__ for endpoint in endpoints if endpoint is not None), "a router"))
     return _Offer(category, source, lambda: router)
 
 
@@ -258,7 +256,10 @@ def _second_router(source: str) -> InvalidArgumentError:
 
 def _category_of(entry: EntryPoint) -> APICategory:
     head = entry.name.partition(".")[0]
-    return next((category for category in CATEGORIES if category == head), "common")
+    for category in CATEGORIES:
+        if category == head:
+            return category
+    return "common"
 
 
 def _loaded(offer: _Offer) -> APIRouter:

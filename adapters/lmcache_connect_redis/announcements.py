@@ -1,0 +1,91 @@
+"""Announcements of workers on a Redis server: who uses it, for as long as they say so."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lmcache_connect import StoreError
+from lmcache_connect.announcement import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS
+
+from .connection import Connection
+from .replies import encode_command
+
+_WORKER_BYTES: Final = 128
+
+_FIELD: Final = b"announcement"
+
+_AT_A_TIME: Final = 64
+
+
+class Announcements:
+    """One hash per worker, which expires by the server's clock, and a set of those that there may be.
+
+    Hashes and a set, so that nothing which lists chunks, all of which are strings, ever comes across one.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._index = f"{prefix}lmcache-connect:workers".encode()
+        self._prefix = f"{prefix}lmcache-connect:worker:".encode()
+
+    async def put(self, connection: Connection, worker: str, document: bytes, ttl: float) -> None:
+        """Stores a document for `ttl` seconds."""
+        key, name = self._prefix + worker.encode(), worker.encode()
+        expiry = b"%d" % max(1, int(ttl * 1000))
+        await connection.send(
+            b"".join(
+                (
+                    encode_command(b"HSET", key, _FIELD, document),
+                    encode_command(b"PEXPIRE", key, expiry),
+                    encode_command(b"SADD", self._index, name),
+                    encode_command(b"PEXPIRE", self._index, expiry),
+                )
+            ),
+            replies=4,
+        )
+        await _read_integers(connection)
+
+    async def remove(self, connection: Connection, worker: str) -> None:
+        """Takes a worker's document back."""
+        await connection.send(
+            encode_command(b"UNLINK", self._prefix + worker.encode())
+            + encode_command(b"SREM", self._index, worker.encode()),
+            replies=2,
+        )
+        await _read_integers(connection)
+
+    async def read(self, connection: Connection) -> list[bytes]:
+        """The documents that have not expired. Workers whose have are dropped from the set."""
+        await connection.send(encode_command(b"SMEMBERS", self._index))
+        names = await connection.read_array(MAX_WORKERS * (16 + _WORKER_BYTES), _WORKER_BYTES)
+        connection.pending -= 1
+        documents: list[bytes] = []
+        gone: list[bytes] = []
+        for start in range(0, min(len(names), MAX_WORKERS), _AT_A_TIME):
+            wanted = names[start : start + _AT_A_TIME]
+            commands = [encode_command(b"HGETALL", self._prefix + name) for name in wanted]
+            await connection.send(b"".join(commands), replies=len(commands))
+            for name in wanted:
+                pairs = await connection.read_array(2 * MAX_ANNOUNCEMENT_BYTES, MAX_ANNOUNCEMENT_BYTES)
+                connection.pending -= 1
+                if not pairs:
+                    gone.append(name)
+                elif pairs[0] == _FIELD and len(pairs) == 2:
+                    documents.append(pairs[1])
+        if gone:
+            await connection.send(encode_command(b"SREM", self._index, *gone))
+            await _read_integers(connection)
+        return documents
+
+
+async def _read_integers(connection: Connection) -> None:
+    """Takes every reply that is outstanding, so that the connection stays usable, and raises the first refusal."""
+    refused: StoreError | None = None
+    while connection.pending:
+        try:
+            await connection.read_integer()
+        except StoreError as error:
+            if not connection.stream.is_open:
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused

@@ -1,0 +1,88 @@
+"""`WorkerAnnouncement`: what a manager tells the others that share its store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+MAX_ANNOUNCEMENT_BYTES: Final = 32 << 10
+"""Of one announcement as it is stored. What a store gives beyond that is not looked at."""
+
+MAX_WORKERS: Final = 4096
+"""Announcements that are read from one store."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Text = Annotated[str, Field(max_length=256)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
+
+
+class _Announced(BaseModel):
+    # From a store that others write to: what is unknown is ignored, so that releases can differ.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class AnnouncedStatistics(_Announced):
+    """Counters of all operations of one kind on one connector. `bytes` are of chunks."""
+
+    calls: Count = 0
+    keys: Count = 0
+    hits: Count = 0
+    misses: Count = 0
+    errors: Count = 0
+    bytes: Count = 0
+
+
+class AnnouncedConnector(_Announced):
+    """One connector of a worker, and what it did: by operation, such as `get` and `batched_put`."""
+
+    name: Text
+    store: Text
+    kind: Text
+    breaker: Text
+    bypass: bool = False
+    in_flight: Count = 0
+    statistics: Annotated[dict[Text, AnnouncedStatistics], Field(max_length=64)] = Field(default_factory=dict)
+
+
+class AnnouncedArena(_Announced):
+    """A worker's memory for chunks, in bytes, and the keys in its hot cache."""
+
+    capacity: Count = 0
+    reserved: Count = 0
+    cached_keys: Count = 0
+    cached_bytes: Count = 0
+
+
+class WorkerAnnouncement(_Announced):
+    """One manager, at `announced` by its own clock. Times are seconds since 1970. Holds no secret and no key."""
+
+    worker: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
+    """Unique for every manager that ever was."""
+    host: Text
+    pid: Count
+    version: Text
+    started: Seconds
+    announced: Seconds
+    api: Text | None = None
+    """Where its internal API listens, if it has one."""
+    connectors: Annotated[tuple[AnnouncedConnector, ...], Field(max_length=64)] = ()
+    arena: AnnouncedArena = AnnouncedArena()
+
+    def encode(self) -> bytes:
+        """As it is stored: JSON, of at most `MAX_ANNOUNCEMENT_BYTES`."""
+        document = self.model_dump_json().encode()
+        if len(document) > MAX_ANNOUNCEMENT_BYTES:
+            bare = tuple(item.model_copy(update={"statistics": {}}) for item in self.connectors)
+            document = self.model_copy(update={"connectors": bare}).model_dump_json().encode()
+        return document
+
+    @classmethod
+    def decode(cls, document: bytes) -> WorkerAnnouncement | None:
+        """What a store gave; None where it is no announcement."""
+        if len(document) > MAX_ANNOUNCEMENT_BYTES:
+            return None
+        try:
+            return cls.model_validate_json(document)
+        except ValidationError:
+            return None

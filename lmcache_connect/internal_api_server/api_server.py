@@ -1,0 +1,288 @@
+"""`InternalAPIServer`: serves the internal API on a loop of the application's, or in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final
+
+import anyio
+from fastapi import APIRouter, FastAPI
+
+from lmcache_connect.errors import InvalidArgumentError, MissingExtraError, ServerStateError
+from lmcache_connect.loop import LoopOwner
+from lmcache_connect.manager import ConnectorManager
+from lmcache_connect.observability import event
+
+from .application import create_app, create_metrics_app
+from .listener import Listener
+from .server_config import APIServerConfig
+from .state import APIState, state_of
+
+try:
+    import uvicorn
+except ImportError as missing:
+    raise MissingExtraError("the internal API server", missing.name or "uvicorn", "api") from missing
+
+_FORCE_GRACE: Final = 1.0
+"""Seconds that connections have to end when the grace period is over."""
+
+_SYNC_TIMEOUT: Final = 60.0
+
+
+class InternalAPIServer:
+    """An HTTP server for one manager. Any number of them live in a process, each on an address of its own.
+
+    `start()` returns once it listens; then `address` says where. Runs on the loop that `start()` is awaited on, or with
+    `config.thread` on one of its own; the manager may live on either. Use it as `async with`, or as `with` from a
+    thread without a loop, which wants `config.thread`. The manager is borrowed: it is not closed here.
+    """
+
+    def __init__(
+        self,
+        manager: ConnectorManager,
+        config: APIServerConfig | None = None,
+        *,
+        routers: Sequence[APIRouter] = (),
+    ) -> None:
+        """Listens on nothing yet. `routers` are served besides those that are found by themselves.
+
+        Raises:
+            InvalidConfigError: the settings would let anybody on the network in.
+            DuplicateRouteError: a router's path is taken.
+        """
+        self._config = config if config is not None else APIServerConfig.load()
+        self._config.check_access()
+        self._manager = manager
+        self._app = create_app(manager, self._config, tuple(routers))
+        self._state = state_of(self._app)
+        self._owner: LoopOwner | None = None
+        self._running: list[_Running] = []
+        self._stopping: asyncio.Task[None] | None = None
+        self._was_started = False
+
+    @property
+    def app(self) -> FastAPI:
+        """The application that is served."""
+        return self._app
+
+    @property
+    def state(self) -> APIState:
+        """What its routes work on."""
+        return self._state
+
+    @property
+    def config(self) -> APIServerConfig:
+        """The settings."""
+        return self._config
+
+    @property
+    def address(self) -> str | None:
+        """Where it listens: `http://127.0.0.1:8000` or `unix:/path`; None where it does not."""
+        return self._running[0].listener.address if self._running else None
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where it serves metrics alone; None without `config.metrics_port`."""
+        return self._running[1].listener.address if len(self._running) > 1 else None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it listens."""
+        return bool(self._running)
+
+    async def start(self) -> None:
+        """Binds, and returns once connections are accepted.
+
+        Raises:
+            ServerBindError: it cannot listen there; nothing is left open.
+            ServerStateError: it was started before, or the application did not start.
+        """
+        if self._was_started:
+            raise ServerStateError("it was started before; make another one")
+        self._was_started = True
+        try:
+            self._owner = LoopOwner.start("lmcache-connect api") if self._config.thread else LoopOwner.adopt()
+            await self._owner.run(self._start)
+        except BaseException:
+            if self._owner is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._owner.close()
+            raise
+
+    def start_sync(self) -> None:
+        """`start()` from a thread without an event loop. Needs `config.thread`.
+
+        Raises:
+            What `start()` raises; InvalidArgumentError without `config.thread`.
+        """
+        if not self._config.thread:
+            raise InvalidArgumentError("config.thread", "it is off, and no loop runs here; set it, or await start()")
+        asyncio.run(self.start())
+
+    async def stop(self) -> None:
+        """Stops listening, lets requests under way finish for `stop_grace` seconds, then drops them. Idempotent.
+
+        Whoever is cancelled here does not stop it.
+        """
+        owner = self._owner
+        if owner is None or owner.is_closed:
+            return
+        try:
+            if owner.is_forked():
+                return
+            await owner.run(self._stop)
+        finally:
+            await owner.close()
+
+    def stop_sync(self) -> None:
+        """`stop()` from a thread without an event loop, for a server that has a thread of its own."""
+        owner = self._owner
+        if owner is None or owner.is_closed:
+            return
+        try:
+            owner.run_sync("InternalAPIServer.stop", _SYNC_TIMEOUT, self._stop)
+        finally:
+            owner.close_sync()
+
+    async def _start(self) -> None:
+        config = self._config
+        parts = [(self._listener(), self._app)]
+        try:
+            if config.metrics_port is not None:
+                metrics = Listener.tcp(config.metrics_host, config.metrics_port)
+                parts.append((metrics, create_metrics_app(self._manager, config)))
+        except BaseException:
+            parts[0][0].close()
+            raise
+        running = [_Running(listener, app, config) for listener, app in parts]
+        try:
+            for part in running:
+                await part.start()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for part in running:
+                    await part.stop(0)
+            raise
+        self._running = running
+        if (announcer := self._manager.announcer) is not None and announcer.api is None:
+            announcer.api = self.address
+        event(logging.INFO, "api_serving", address=self.address, metrics_address=self.metrics_address)
+
+    def _listener(self) -> Listener:
+        if self._config.unix_socket is not None:
+            return Listener.unix(self._config.unix_socket)
+        return Listener.tcp(self._config.host, self._config.port)
+
+    async def _stop(self) -> None:
+        if self._stopping is None:
+            # A task of its own, so that a stopper who is cancelled does not leave half of it open.
+            self._stopping = asyncio.get_running_loop().create_task(self._stop_once())
+        await asyncio.shield(self._stopping)
+
+    async def _stop_once(self) -> None:
+        running, self._running = self._running, []
+        if (announcer := self._manager.announcer) is not None and running:
+            announcer.api = None if announcer.api == running[0].listener.address else announcer.api
+        async with anyio.create_task_group() as group:
+            for part in running:
+                group.start_soon(part.stop, self._config.stop_grace)
+
+    async def __aenter__(self) -> InternalAPIServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def __enter__(self) -> InternalAPIServer:
+        self.start_sync()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_sync()
+
+    def __repr__(self) -> str:
+        return f"<InternalAPIServer {self.address or 'not serving'}>"
+
+
+class _Running:
+    """One listener and what serves it."""
+
+    def __init__(self, listener: Listener, app: FastAPI, config: APIServerConfig) -> None:
+        self.listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,  # logging is the application's
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                lifespan="on",
+                ws="none",
+                timeout_graceful_shutdown=None,
+                limit_concurrency=config.max_connections,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns once connections are accepted."""
+        self._task = asyncio.get_running_loop().create_task(self._server.serve([self.listener.sock]))
+        ready = asyncio.get_running_loop().create_task(self._server.ready.wait())
+        try:
+            await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if self._task.done():
+            raise ServerStateError("the application's start-up failed; the log of uvicorn.error says why")
+
+    async def stop(self, grace: float) -> None:
+        """Ends it within `grace` seconds and a little."""
+        if self._task is not None and not self._task.done():
+            self._server.should_exit = True
+            await asyncio.wait((self._task,), timeout=grace)
+            if not self._task.done():
+                self._server.force_exit = True
+                for connection in list(self._server.server_state.connections):
+                    if (transport := getattr(connection, "transport", None)) is not None:
+                        transport.abort()
+                for task in list(self._server.server_state.tasks):
+                    task.cancel()
+                await asyncio.wait((self._task,), timeout=_FORCE_GRACE)
+            if not self._task.done():
+                self._task.cancel()
+                await asyncio.wait((self._task,))
+        if self._task is not None and not self._task.cancelled():
+            self._task.exception()  # retrieved
+        self.listener.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which are the application's to set, and with a word when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready: Final = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        try:
+            await super().serve(sockets)  # type: ignore[arg-type]
+        except SystemExit as failed:  # how uvicorn says that the application did not start
+            raise ServerStateError("the application's start-up failed") from failed
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            self.ready.set()

@@ -1,0 +1,80 @@
+"""The status page, and the document that it shows."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, Field
+
+from lmcache_connect._version import __version__
+from lmcache_connect.health import Health
+
+from ..state import State
+from ..status_page import StatusPage
+from ..vllm.connectors_api import Connector
+from ..vllm.hot_cache_api import HotCache
+
+router = APIRouter(tags=["common"])
+
+
+class StoreStatus(BaseModel):
+    """One connector and its store. `ping_seconds` and `error` are of the last ping."""
+
+    connector: Connector
+    health: Health
+    ping_seconds: float | None
+    error: str | None
+    detail: str | None
+
+
+class Status(BaseModel):
+    """Everything at a glance. Times are seconds since 1970; counters only grow, rates are their differences."""
+
+    version: str
+    worker: str | None = Field(description="the name under which it announces itself to others")
+    started: float
+    now: float
+    stores: list[StoreStatus]
+    hot_cache: HotCache | None = Field(description="null while the process has no memory for chunks yet")
+
+
+@router.get("/status")
+async def status(state: State) -> Status:
+    """The stores, their health, their counters, and the arena. Pings the stores, twice a second at most."""
+    manager = state.manager
+    health = {found.connector: found for found in await state.health.check(state.config.ready_timeout)}
+    stores = []
+    for connector in manager.known_connectors:
+        found = health.get(connector.name)  # None: made since the last ping
+        stores.append(
+            StoreStatus(
+                connector=Connector.of(connector),
+                health=found.health if found is not None else "unknown",
+                ping_seconds=found.seconds if found is not None else None,
+                error=found.error if found is not None else None,
+                detail=found.detail if found is not None else None,
+            )
+        )
+    return Status(
+        version=__version__,
+        worker=manager.announcer.worker if manager.announcer is not None else None,
+        started=state.started,
+        now=time.time(),
+        stores=stores,
+        hot_cache=HotCache.of(manager.made_backend) if manager.made_backend is not None else None,
+    )
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    """The status page. It holds no data: its script asks for that."""
+    found = _page()
+    return HTMLResponse(found.html, headers={"content-security-policy": found.content_security_policy})
+
+
+@cache
+def _page() -> StatusPage:
+    return StatusPage.load()

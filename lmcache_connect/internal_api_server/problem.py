@@ -1,0 +1,109 @@
+"""`Problem`: the one shape of every answer that is no success."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from lmcache_connect.errors import (
+    ConnectError,
+    ConnectorClosedError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    StoreError,
+    UnknownConnectorError,
+    UnsupportedOperationError,
+)
+from lmcache_connect.observability import event
+
+
+class Problem(BaseModel):
+    """What went wrong, for people in `detail`, and for programs in `problem`."""
+
+    problem: str = Field(description="a word for the kind, such as `not_found` or the class of the error")
+    detail: str = Field(description="what was wrong, what was expected, and what to do")
+
+
+class ProblemError(HTTPException):
+    """Raised by a route to answer with a `Problem`. An application that knows nothing of these answers its detail."""
+
+    def __init__(self, status: int, problem: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.problem = problem
+
+
+_STATUS: Final[tuple[tuple[type[ConnectError], int], ...]] = (
+    (UnknownConnectorError, 404),
+    (InvalidKeyError, 422),
+    (InvalidArgumentError, 422),
+    (ConnectorClosedError, 409),
+    (UnsupportedOperationError, 409),
+    (StoreError, 502),
+)
+
+_WORDS: Final = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route that may answer with these, for its documentation."""
+    return {status: {"model": Problem} for status in statuses}
+
+
+def answer(status: int, problem: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A `Problem` as a response."""
+    return JSONResponse({"problem": problem, "detail": detail}, status, headers=dict(headers or {}))
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Has an application answer the toolkit's errors, and those of its routes, with a `Problem`."""
+
+    @app.exception_handler(ProblemError)
+    async def _problem(_request: Request, error: ProblemError) -> JSONResponse:
+        return answer(error.status_code, error.problem, error.detail, error.headers)
+
+    @app.exception_handler(ConnectError)
+    async def _connect(_request: Request, error: ConnectError) -> JSONResponse:
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+        return answer(status, type(error).__name__, str(error))
+
+
+def answer_problems(app: FastAPI) -> None:
+    """Has an application answer every failure with a `Problem`."""
+    answer_errors(app)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_request: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, _WORDS.get(error.status_code, "http_error"), str(error.detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        # Where and what, never the input: it may hold anything.
+        found = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]]
+        return answer(422, "invalid_request", "; ".join(found))
+
+
+def answer_unexpected(path: str, error: Exception) -> JSONResponse:
+    """The answer to what no route expects, logged with where it came from.
+
+    Without its message, here as there: nobody has looked at what it may hold.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    event(logging.ERROR, "api_route_failed", path=path, error=type(error).__name__, where=where)
+    return answer(500, "internal_error", f"a route failed with {type(error).__name__}; the log says where")

@@ -1,0 +1,72 @@
+"""`APIState`: what the routes of one application work on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+from fastapi import Depends, FastAPI, Request
+
+from lmcache_connect.health import HealthCheck
+from lmcache_connect.manager import ConnectorManager
+from lmcache_connect.metrics import ManagerMetrics
+
+from .problem import ProblemError, answer_errors
+from .server_config import APIServerConfig
+
+_ATTRIBUTE: Final = "lmcache_connect"
+
+
+@dataclass
+class APIState:
+    """The manager that an application shows, the server's settings, and what is kept between requests."""
+
+    manager: ConnectorManager
+    config: APIServerConfig
+    started: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.health = HealthCheck(self.manager)
+        self.metrics = ManagerMetrics(self.manager)
+
+
+def attach(app: FastAPI, manager: ConnectorManager, config: APIServerConfig | None = None) -> APIState:
+    """Gives an application of your own the manager that its internal API works on.
+
+    Only the settings for routes count: `ready_timeout` and `loggers`. The toolkit's errors are
+    answered as problems. Who may reach the application is its own affair; see `InternalAPIServer` for one that is safe
+    by default.
+    """
+    state = APIState(manager, config if config is not None else APIServerConfig.load())
+    setattr(app.state, _ATTRIBUTE, state)
+    answer_errors(app)
+    return state
+
+
+def state_of(app: FastAPI) -> APIState:
+    """What `attach` gave an application.
+
+    Raises:
+        ProblemError: 503, where it was given nothing.
+    """
+    state = getattr(app.state, _ATTRIBUTE, None)
+    if not isinstance(state, APIState):
+        raise ProblemError(503, "no_manager", "this application has no ConnectorManager: give it one with attach()")
+    return state
+
+
+def _state(request: Request) -> APIState:
+    return state_of(request.app)
+
+
+State = Annotated[APIState, Depends(_state)]
+"""What a route takes to work on a manager."""
+
+
+def _manager(state: State) -> ConnectorManager:
+    return state.manager
+
+
+Manager = Annotated[ConnectorManager, Depends(_manager)]
+"""What a route takes that needs the manager alone."""

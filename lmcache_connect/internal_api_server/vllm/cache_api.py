@@ -1,0 +1,88 @@
+"""Clearing caches by prefix."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from lmcache_connect.clearing import clear
+
+from ..problem import ProblemError, problems
+from ..state import Manager
+
+router = APIRouter(prefix="/vllm/cache", tags=["vllm"])
+
+HOT_CACHE: Final = "hot-cache"
+
+MOST_KEYS: Final = 1_000_000
+
+
+class ClearRequest(BaseModel):
+    """What to clear: the keys that start with `prefix`, a dry run unless `dry_run` is false.
+
+    An empty prefix means everything, and needs `everything`.
+    """
+
+    prefix: Annotated[str, Field(max_length=4096)]
+    dry_run: bool = True
+    everything: bool = False
+    locations: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] | None = Field(
+        default=None, description="names of connectors, and `hot-cache`; null: all of them"
+    )
+    limit: Annotated[int, Field(ge=1, le=MOST_KEYS)] = Field(default=100_000, description="keys per connector")
+
+
+class LocationCleared(BaseModel):
+    """What was done in one place. `complete`: false where the limit came first, or a failure."""
+
+    location: str
+    matched: int
+    removed: int
+    failed: int
+    complete: bool
+    error: str | None = None
+
+
+class Cleared(BaseModel):
+    """What was found, and removed unless it was a dry run."""
+
+    dry_run: bool
+    locations: list[LocationCleared]
+
+
+@router.post("/clear", responses=problems(404, 409, 502))
+async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
+    """Removes the keys under a prefix from the stores and the hot cache, or with `dry_run` counts them.
+
+    Ends at the server's `request_timeout` at the latest; call it again for what is left.
+    """
+    if not request.prefix and not request.everything:
+        raise ProblemError(
+            422, "empty_prefix", "an empty prefix would clear everything; set everything=true if that is what you want"
+        )
+    wanted = request.locations
+    if wanted is None:
+        wanted = [*(connector.name for connector in manager.connectors), HOT_CACHE]
+    connectors = [manager.connector(name) for name in dict.fromkeys(wanted) if name != HOT_CACHE]
+    done: list[LocationCleared] = []
+    for connector in connectors:
+        found = await clear(connector, request.prefix, dry_run=request.dry_run, limit=request.limit)
+        done.append(
+            LocationCleared(
+                location=connector.name,
+                matched=found.matched,
+                removed=found.removed,
+                failed=found.failed,
+                complete=found.is_complete and not found.failed,
+                error=found.error,
+            )
+        )
+    if HOT_CACHE in wanted:
+        backend = manager.local_cpu_backend
+        matched = sum(name.startswith(request.prefix) for name in backend.get_keys())
+        removed = 0 if request.dry_run else backend.clear(request.prefix)
+        complete = request.dry_run or removed >= matched
+        done.append(LocationCleared(location=HOT_CACHE, matched=matched, removed=removed, failed=0, complete=complete))
+    return Cleared(dry_run=request.dry_run, locations=done)

@@ -1,0 +1,134 @@
+"""Connectors: what each is doing, and the switches that an operator has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from lmcache_connect.managed import ManagedConnector
+from lmcache_connect.observability import OperationStatistics
+
+from ..problem import problems
+from ..state import Manager
+
+router = APIRouter(prefix="/vllm/connectors", tags=["vllm"])
+
+ConnectorName = Annotated[str, Path(max_length=256, description="such as `redis-1`, as the list gives it")]
+Grace = Annotated[float | None, Field(ge=0, le=60, allow_inf_nan=False)]
+
+
+class Operation(BaseModel):
+    """Counters of one operation since the connector was made. Times are seconds, summed over calls."""
+
+    calls: int
+    keys: int
+    hits: int
+    misses: dict[str, int] = Field(description="by reason: `absent`, `corrupt:<why>`, `bypassed`, or an error's class")
+    errors: dict[str, int] = Field(description="by the error's class")
+    retries: int
+    bytes: int
+    queue_seconds: float
+    wire_seconds: float
+    in_flight: int
+
+    @classmethod
+    def of(cls, counted: OperationStatistics) -> Operation:
+        """The counters as they are."""
+        return cls(
+            calls=counted.calls,
+            keys=counted.items,
+            hits=counted.hits,
+            misses=dict(counted.misses),
+            errors=dict(counted.errors),
+            retries=counted.retries,
+            bytes=counted.bytes,
+            queue_seconds=counted.queue_seconds,
+            wire_seconds=counted.wire_seconds,
+            in_flight=counted.in_flight,
+        )
+
+
+class Connector(BaseModel):
+    """One connector. `store` is its address without credentials."""
+
+    name: str
+    store: str
+    kind: str = Field(description="the connector's class")
+    state: Literal["open", "closed"]
+    breaker: Literal["closed", "open", "half_open"] = Field(description="the circuit breaker; `closed`: calls are made")
+    bypass: bool = Field(description="whether the store is left out: every get a miss, every put dropped")
+    in_flight: int
+    statistics: dict[str, Operation] = Field(description="by operation, such as `get` and `batched_put`")
+
+    @classmethod
+    def of(cls, connector: ManagedConnector) -> Connector:
+        """The connector now."""
+        return cls(
+            name=connector.name,
+            store=connector.store,
+            kind=connector.class_name,
+            state="closed" if connector.is_closed else "open",
+            breaker=connector.breaker_state.value,
+            bypass=connector.bypass,
+            in_flight=connector.in_flight,
+            statistics={name: Operation.of(counted) for name, counted in connector.statistics().items()},
+        )
+
+
+class Connectors(BaseModel):
+    """The connectors of this process's manager, in the order in which they were made."""
+
+    connectors: list[Connector]
+
+
+class Ending(BaseModel):
+    """How calls under way end. `grace`: seconds that they have to finish; null: the setting `close_grace`."""
+
+    grace: Grace = None
+
+
+class Bypass(BaseModel):
+    """Whether the store is to be left out."""
+
+    enabled: bool
+
+
+@router.get("")
+async def connectors(manager: Manager) -> Connectors:
+    """Every connector, and those that were closed and may be recreated."""
+    return Connectors(connectors=[Connector.of(connector) for connector in manager.known_connectors])
+
+
+@router.get("/{name}", responses=problems(404))
+async def connector(name: ConnectorName, manager: Manager) -> Connector:
+    """One connector."""
+    return Connector.of(manager.connector(name))
+
+
+@router.post("/{name}/close", responses=problems(404, 502))
+async def close(name: ConnectorName, manager: Manager, ending: Ending | None = None) -> Connector:
+    """Closes a connector: calls under way may finish, later ones fail until it is recreated. Closing twice is fine."""
+    found = manager.connector(name)
+    await found.close(ending.grace if ending is not None else None)
+    return Connector.of(found)
+
+
+@router.post("/{name}/recreate", responses=problems(404, 409, 502))
+async def recreate(name: ConnectorName, manager: Manager, ending: Ending | None = None) -> Connector:
+    """Makes a connector anew, from the same URL: new connections, the breaker closed. The application notices nothing.
+
+    One that was closed is open again.
+    """
+    found = manager.connector(name)
+    await manager.recreate(found, ending.grace if ending is not None else None)
+    return Connector.of(found)
+
+
+@router.put("/{name}/bypass", responses=problems(404))
+async def bypass(name: ConnectorName, new: Bypass, manager: Manager) -> Connector:
+    """Leaves the store out, or takes it back in: with a bypass every get is a miss and every put is dropped."""
+    found = manager.connector(name)
+    found.bypass = new.enabled
+    return Connector.of(found)

@@ -1,0 +1,73 @@
+"""Look-ups: how much of a prompt's cache a store holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from lmcache_connect.connector import prefix_length
+from lmcache_connect.errors import UnknownConnectorError
+from lmcache_connect.managed import ManagedConnector
+from lmcache_connect.manager import ConnectorManager
+
+from ..problem import ProblemError, problems
+from ..state import Manager
+
+router = APIRouter(prefix="/vllm", tags=["vllm"])
+
+MOST_KEYS: Final = 10_000
+
+Key = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class LookupRequest(BaseModel):
+    """Keys in the order of the prompt. `connector` may be left out where there is only one."""
+
+    keys: Annotated[list[Key], Field(min_length=1, max_length=MOST_KEYS)]
+    connector: Annotated[str, Field(max_length=256)] | None = None
+
+
+class Lookup(BaseModel):
+    """What the store holds. `found` has one answer per key, in order."""
+
+    connector: str
+    keys: int
+    hit_prefix: int = Field(description="how many of the first keys are there without a gap")
+    found: list[bool]
+
+
+@router.get("/lookup", responses=problems(404, 409, 502))
+async def lookup(
+    manager: Manager,
+    key: Annotated[list[Key], Query(min_length=1, max_length=100)],
+    connector: Annotated[str | None, Query(max_length=256)] = None,
+) -> Lookup:
+    """The hit prefix of up to a hundred keys. Asks the store, and changes nothing."""
+    return await _lookup(manager, connector, key)
+
+
+@router.post("/lookup", responses=problems(404, 409, 502))
+async def lookup_many(request: LookupRequest, manager: Manager) -> Lookup:
+    """The hit prefix of many keys. Asks the store, and changes nothing."""
+    return await _lookup(manager, request.connector, request.keys)
+
+
+async def _lookup(manager: ConnectorManager, name: str | None, keys: list[str]) -> Lookup:
+    connector = the_connector(manager, name)
+    found = await connector.batched_exists(keys)
+    return Lookup(connector=connector.name, keys=len(keys), hit_prefix=prefix_length(found), found=found)
+
+
+def the_connector(manager: ConnectorManager, name: str | None) -> ManagedConnector:
+    """The connector of this name; without one, the only one that is open."""
+    if name is not None:
+        return manager.connector(name)
+    live = manager.connectors
+    if len(live) == 1:
+        return live[0]
+    if not live:
+        raise UnknownConnectorError("", ())
+    names = ", ".join(connector.name for connector in live)
+    raise ProblemError(409, "ambiguous_connector", f"there are several connectors: name one of {names}")

@@ -1,0 +1,90 @@
+"""`StoreMetrics`: the counters of one connector, by operation."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .histogram import Histogram
+
+
+@dataclass
+class OperationStatistics:
+    """Counters of one operation on one store since the connector was made. Times are seconds, sizes bytes.
+
+    `queue` has the times that calls waited for the byte budget, `wire` what they took after that; a call that the
+    circuit breaker refused is in neither.
+    """
+
+    calls: int = 0
+    items: int = 0
+    hits: int = 0
+    misses: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    bytes: int = 0
+    queue: Histogram = field(default_factory=Histogram)
+    wire: Histogram = field(default_factory=Histogram)
+    in_flight: int = 0
+
+    @property
+    def queue_seconds(self) -> float:
+        """The sum of the times that calls waited."""
+        return self.queue.sum
+
+    @property
+    def wire_seconds(self) -> float:
+        """The sum of the times that calls took after that."""
+        return self.wire.sum
+
+    def copy(self) -> OperationStatistics:
+        """One that no longer changes."""
+        return OperationStatistics(
+            **{
+                **vars(self),
+                "misses": Counter(self.misses),
+                "errors": Counter(self.errors),
+                "queue": self.queue.copy(),
+                "wire": self.wire.copy(),
+            }
+        )
+
+    def add(self, other: OperationStatistics) -> None:
+        """Adds what another one has counted, but for what it has in flight."""
+        self.calls += other.calls
+        self.items += other.items
+        self.hits += other.hits
+        self.misses.update(other.misses)
+        self.errors.update(other.errors)
+        self.retries += other.retries
+        self.bytes += other.bytes
+        self.queue.add(other.queue)
+        self.wire.add(other.wire)
+
+
+class StoreMetrics:
+    """The counters of one connector, by operation name. Thread-safe for readers."""
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._operations: dict[str, OperationStatistics] = {}
+
+    def operation(self, name: str) -> OperationStatistics:
+        """The live counters of one operation."""
+        found = self._operations.get(name)
+        if found is None:
+            with self._lock:
+                found = self._operations.setdefault(name, OperationStatistics())
+        return found
+
+    def snapshot(self) -> dict[str, OperationStatistics]:
+        """A copy of all counters."""
+        with self._lock:
+            return {name: live.copy() for name, live in self._operations.items()}
+
+    def add(self, other: StoreMetrics) -> None:
+        """Adds what another connector has counted."""
+        for name, counted in other.snapshot().items():
+            self.operation(name).add(counted)
