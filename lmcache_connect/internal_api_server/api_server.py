@@ -32,6 +32,9 @@ _FORCE_GRACE: Final = 1.0
 
 _SYNC_TIMEOUT: Final = 60.0
 
+_MAX_HEAD_BYTES: Final = 256 << 10
+"""Of a request's first line and headers: room for the longest look-up with GET, every character percent-encoded."""
+
 
 class InternalAPIServer:
     """An HTTP server for one manager. Any number of them live in a process, each on an address of its own.
@@ -226,6 +229,8 @@ class _Running:
                 server_header=False,
                 proxy_headers=False,
                 lifespan="on",
+                http="h11",  # strict, and always installed with uvicorn
+                h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
                 ws="none",
                 timeout_graceful_shutdown=None,
                 limit_concurrency=config.max_connections,

@@ -12,7 +12,7 @@ from lmcache_connect.manager import ConnectorManager
 from .api_registry import APIRegistry
 from .common import metrics_api
 from .gate import Gate
-from .problem import answer_problems
+from .problem import Problem, answer_problems
 from .server_config import APIServerConfig
 from .state import attach
 
@@ -70,6 +70,7 @@ def _application(title: str, **settings: Any) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses={"default": {"model": Problem, "description": "what went wrong"}},
         **settings,
     )
     answer_problems(app)

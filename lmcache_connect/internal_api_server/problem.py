@@ -93,9 +93,15 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        # Where and what, never the input: it may hold anything.
-        found = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]]
-        return answer(422, "invalid_request", "; ".join(found))
+        return answer(422, "invalid_request", "; ".join(map(_explained, error.errors()[:5])))
+
+
+def _explained(error: Mapping[str, Any]) -> str:
+    """Where and what, never the input, which may hold anything: its names as well, where they are the caller's."""
+    place = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        return f"{'.'.join(place[:-1])}: a field that is not known here"
+    return f"{'.'.join(place)}: {error['msg']}"
 
 
 def answer_unexpected(path: str, error: Exception) -> JSONResponse:

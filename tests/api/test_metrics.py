@@ -25,8 +25,6 @@ ROOT: Final = Path(__file__).parents[2]
 QUICK: Final = ConnectorConfig.load(
     operation_timeout=2, retries=1, retry_backoff=0.001, breaker_failures=2, breaker_reset=60
 )
-    operation_timeout=2, retries=1, retry_backoff=0.001, breaker_failures=2, breaker_reset=60
-)
 
 
 class Scrape:
@@ -230,7 +228,7 @@ async def test_the_route_gives_text_or_openmetrics_as_it_is_asked(served: Served
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
     modern = await served.client.get("/metrics", headers=accept)
     assert modern.headers["content-type"].startswith("application/openmetrics-text")
-    assert list(openmetrics.text_string_to_metric_families(modern.text))
+    assert list(openmetrics.text_string_to_metric_families(modern.text))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.asyncio

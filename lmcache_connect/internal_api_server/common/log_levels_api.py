@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from lmcache_connect.observability import event
 
+from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import State
 
@@ -32,7 +33,7 @@ class LogLevels(BaseModel):
     loggers: list[LoggerLevel]
 
 
-class NewLevel(BaseModel):
+class NewLevel(Body):
     """What a logger is to have; `NOTSET` takes its own level back."""
 
     level: Level = Field(description="a standard level of Python's logging")

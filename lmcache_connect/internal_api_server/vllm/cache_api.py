@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from lmcache_connect.clearing import clear
 
+from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import Manager
 
@@ -19,7 +20,7 @@ HOT_CACHE: Final = "hot-cache"
 MOST_KEYS: Final = 1_000_000
 
 
-class ClearRequest(BaseModel):
+class ClearRequest(Body):
     """What to clear: the keys that start with `prefix`, a dry run unless `dry_run` is false.
 
     An empty prefix means everything, and needs `everything`.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from lmcache_connect.managed import ManagedConnector
 from lmcache_connect.observability import OperationStatistics
 
+from ..body import Body
 from ..problem import problems
 from ..state import Manager
 
@@ -83,13 +84,13 @@ class Connectors(BaseModel):
     connectors: list[Connector]
 
 
-class Ending(BaseModel):
+class Ending(Body):
     """How calls under way end. `grace`: seconds that they have to finish; null: the setting `close_grace`."""
 
     grace: Grace = None
 
 
-class Bypass(BaseModel):
+class Bypass(Body):
     """Whether the store is to be left out."""
 
     enabled: bool

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from lmcache_connect.memory.local_cpu_backend import LocalCPUBackend
 
+from ..body import Body
 from ..state import Manager
 
 router = APIRouter(prefix="/vllm/hot-cache", tags=["vllm"])
@@ -42,7 +43,7 @@ class HotCache(BaseModel):
         )
 
 
-class Switch(BaseModel):
+class Switch(Body):
     """Whether the hot cache is to take chunks."""
 
     enabled: bool

@@ -12,6 +12,7 @@ from lmcache_connect.errors import UnknownConnectorError
 from lmcache_connect.managed import ManagedConnector
 from lmcache_connect.manager import ConnectorManager
 
+from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import Manager
 
@@ -20,9 +21,10 @@ router = APIRouter(prefix="/vllm", tags=["vllm"])
 MOST_KEYS: Final = 10_000
 
 Key = Annotated[str, Field(min_length=1, max_length=4096)]
+ShortKey = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class LookupRequest(BaseModel):
+class LookupRequest(Body):
     """Keys in the order of the prompt. `connector` may be left out where there is only one."""
 
     keys: Annotated[list[Key], Field(min_length=1, max_length=MOST_KEYS)]
@@ -41,10 +43,10 @@ class Lookup(BaseModel):
 @router.get("/lookup", responses=problems(404, 409, 502))
 async def lookup(
     manager: Manager,
-    key: Annotated[list[Key], Query(min_length=1, max_length=100)],
+    key: Annotated[list[ShortKey], Query(min_length=1, max_length=16)],
     connector: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Lookup:
-    """The hit prefix of up to a hundred keys. Asks the store, and changes nothing."""
+    """The hit prefix of a few keys. Asks the store, and changes nothing."""
     return await _lookup(manager, connector, key)
 
 
