@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
+
+import anyio.to_thread
 
 from .breaker import BreakerState
 from .errors import MissingExtraError
@@ -40,11 +43,20 @@ class ManagerMetrics:
         self.registry: Final = CollectorRegistry(auto_describe=False)
         """For exporters of your own. Holds no reference that would keep the manager alive."""
         self.registry.register(_ManagerCollector(manager))
+        self._made: dict[str, tuple[float, tuple[bytes, str]]] = {}  # by content type: there are a few, all known
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their content type: Prometheus' text format, or OpenMetrics where `accept` asks for it."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+    async def rendered(self, accept: str = "", freshness: float = 0.25) -> tuple[bytes, str]:
+        """`render()` in a thread; what is at most `freshness` seconds old is given as it is, however many ask."""
+        content_type = choose_encoder(accept)[1]
+        made = self._made.get(content_type)
+        if made is None or time.monotonic() - made[0] > freshness:
+            self._made[content_type] = made = (time.monotonic(), await anyio.to_thread.run_sync(self.render, accept))
+        return made[1]
 
 
 class _ManagerCollector(Collector):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from lmcache_connect import ConnectorConfig
+from lmcache_connect import ConnectorConfig, ConnectorManager
+from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect_composition.audit_options import AuditOptions
 from lmcache_connect_composition.fault_adapter import FaultOptions
 from lmcache_connect_composition.mock import MockOptions
@@ -48,18 +49,21 @@ def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "model"),
+    ("page", "heading", "model"),
     [
-        ("## URL options", RedisOptions),
-        ("## Settings", ConnectorConfig),
-        ("### audit", AuditOptions),
-        ("### fault", FaultOptions),
-        ("### mock", MockOptions),
+        ("operating", "## URL options", RedisOptions),
+        ("operating", "## Settings", ConnectorConfig),
+        ("operating", "### audit", AuditOptions),
+        ("operating", "### fault", FaultOptions),
+        ("operating", "### mock", MockOptions),
+        ("internal-api", "## Server settings", APIServerConfig),
     ],
 )
-def test_the_operators_page_lists_every_option_with_its_default(heading: str, model: type[BaseModel]) -> None:
-    section = re.split(r"\n##+ ", (ROOT / "docs/operating.md").read_text().split(f"\n{heading}\n")[1])[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\S*) ?\|", section, flags=re.MULTILINE))
+def test_the_operators_pages_list_every_option_with_its_default(
+    page: str, heading: str, model: type[BaseModel]
+) -> None:
+    section = re.split(r"\n##+ ", (ROOT / f"docs/{page}.md").read_text().split(f"\n{heading}\n")[1])[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`[^`]*`|) ?\|", section, flags=re.MULTILINE))
     expected = {}
     for name, field in model.model_fields.items():
         default = field.default if field.default_factory is None else {}
@@ -74,3 +78,21 @@ PAGES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_programs_on_the_page_of_the_internal_api_run_as_written(number: int) -> None:
+    programs = code_blocks("docs/internal-api.md")
+    assert len(programs) == 3
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", programs[number]], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_the_page_of_the_internal_api_names_every_route() -> None:
+    page = (ROOT / "docs/internal-api.md").read_text()
+    with ConnectorManager("memory://docs") as manager:
+        paths = InternalAPIServer(manager).app.openapi()["paths"]
+    named = {(method, path.partition("?")[0]) for method, path in re.findall(r"`(GET|PUT|POST|DELETE) (/[^`]*)`", page)}
+    assert named == {(method.upper(), path) for path, methods in paths.items() for method in methods} | {("GET", "/")}

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import xxhash
@@ -61,14 +61,16 @@ class AuditConnector(WrappingConnector):
 
         async def call() -> MemoryObj | None:
             reading = self._begin_get(key)
+            obj: MemoryObj | None = None
             try:
                 obj = await self.wrapped.get(key)
-                error = await self._difference(key, reading, obj)
+                if (error := await self._difference(key, reading, obj)) is not None:
+                    raise error
+            except BaseException:
+                release_unclaimed(obj)  # a caller who is gone while it is compared as well
+                raise
             finally:
                 self.checksums.end_get(reading)
-            if error is not None:
-                release_unclaimed(obj)
-                raise error
             return obj
 
         return await self.around("get", (key,), call)
@@ -141,7 +143,7 @@ class AuditConnector(WrappingConnector):
             self._event(logging.WARNING, operation, keys, started, type(error).__name__, nbytes)
             raise
         moved = nbytes if nbytes is not None else _bytes_of(result)
-        self._event(logging.INFO, operation, keys, started, _outcome(result), moved)
+        self._event(logging.INFO, operation, keys, started, _outcome(operation, result), moved)
         return result
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
@@ -149,8 +151,9 @@ class AuditConnector(WrappingConnector):
         started = time.perf_counter()
         count = 0
         outcome = "left"
+        names = super().scan(prefix)
         try:
-            async for name in super().scan(prefix):
+            async for name in names:
                 count += 1
                 yield name
             outcome = f"{count} keys"
@@ -160,6 +163,8 @@ class AuditConnector(WrappingConnector):
             outcome = type(error).__name__
             raise
         finally:
+            if isinstance(names, AsyncGenerator):
+                await names.aclose()
             if self._is_logged("scan"):
                 self._event(logging.INFO, "scan", (), started, outcome, None)
 
@@ -264,10 +269,10 @@ async def _checksum(obj: MemoryObj) -> int:
     return hasher.intdigest()
 
 
-def _outcome(result: object) -> str:
+def _outcome(operation: str, result: object) -> str:
     match result:
         case None:
-            return "done"
+            return "miss" if operation == "get" else "done"
         case bool():
             return "yes" if result else "no"
         case int():

@@ -18,6 +18,7 @@ OPERATIONS: Final = (
     "exists",
     "remove",
     "list",
+    "scan",
     "ping",
     "batched_get",
     "batched_put",

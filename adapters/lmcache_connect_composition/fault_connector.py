@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -29,6 +29,10 @@ class FaultPlan:
     operations: frozenset[str]
 
 
+class InjectedFaultError(StoreUnavailableError):
+    """A failure that `fault+<scheme>://` was asked for. Whoever counts classes can tell it from a real one."""
+
+
 class FaultConnector(WrappingConnector):
     """Fails calls as a store that is lost fails them: retries, the circuit breaker and `errors=miss` see no difference.
 
@@ -47,7 +51,7 @@ class FaultConnector(WrappingConnector):
         """What `call()` gives, unless it is this call's turn.
 
         Raises:
-            StoreUnavailableError: the injected failure.
+            InjectedFaultError: the injected failure.
         """
         plan = self._plan
         if operation not in plan.operations:
@@ -59,7 +63,7 @@ class FaultConnector(WrappingConnector):
             await anyio.sleep(plan.delay)
         if fails < plan.error_rate:
             self.injected["error"] += 1
-            raise StoreUnavailableError(self._store, f"an injected error in {operation}")
+            raise InjectedFaultError(self._store, f"an injected error in {operation}")
         if is_cut >= plan.reset_rate:
             return await call()
         self.injected["reset"] += 1
@@ -67,4 +71,23 @@ class FaultConnector(WrappingConnector):
         with anyio.move_on_after(moment * plan.reset_within):
             release_unclaimed(await call())
         cancellations.raise_lost()
-        raise StoreUnavailableError(self._store, f"an injected reset in {operation}")
+        raise InjectedFaultError(self._store, f"an injected reset in {operation}")
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """As the connector inside does it, with faults before the first name: no names, and no half of them.
+
+        Raises:
+            InjectedFaultError: the injected failure.
+        """
+        await self.around("scan", (), _nothing)
+        names = super().scan(prefix)
+        try:
+            async for name in names:
+                yield name
+        finally:
+            if isinstance(names, AsyncGenerator):
+                await names.aclose()
+
+
+async def _nothing() -> None:
+    pass

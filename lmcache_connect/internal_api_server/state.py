@@ -56,7 +56,8 @@ def state_of(app: FastAPI) -> APIState:
     return state
 
 
-def _state(request: Request) -> APIState:
+# Coroutines, although they wait for nothing: FastAPI hands others to a thread, which costs more than all they do.
+async def _state(request: Request) -> APIState:
     return state_of(request.app)
 
 
@@ -64,7 +65,7 @@ State = Annotated[APIState, Depends(_state)]
 """What a route takes to work on a manager."""
 
 
-def _manager(state: State) -> ConnectorManager:
+async def _manager(state: State) -> ConnectorManager:
     return state.manager
 
 

@@ -76,7 +76,7 @@ async def test_an_audit_tells_of_every_call_what_it_moved_and_how_it_ended(
     assert told == [
         ("put", "k", 5000, "done"),
         ("get", "k", 5000, "hit"),
-        ("get", "absent", None, "done"),
+        ("get", "absent", None, "miss"),
         ("exists", "k", None, "yes"),
     ]
     assert all(each["ms"] >= 0 for each in audits(caplog))

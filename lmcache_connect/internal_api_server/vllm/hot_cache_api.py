@@ -57,13 +57,13 @@ class Cleared(BaseModel):
 
 
 @router.get("")
-def hot_cache(manager: Manager) -> HotCache:
+async def hot_cache(manager: Manager) -> HotCache:
     """What the hot cache holds now."""
     return HotCache.of(manager.local_cpu_backend)
 
 
 @router.put("")
-def switch(new: Switch, manager: Manager) -> HotCache:
+async def switch(new: Switch, manager: Manager) -> HotCache:
     """Switches the hot cache on or off. Off, it takes no further chunk, and serves those it has until they go."""
     manager.local_cpu_backend.hot_cache_enabled = new.enabled
     return HotCache.of(manager.local_cpu_backend)

@@ -1,0 +1,174 @@
+"""The status page in a real browser: it loads, is alive, and shows an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+
+from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
+from lmcache_connect.internal_api_server.status_page import StatusPage
+from lmcache_connect.testing import ValkeyServer
+
+playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET: Final = [
+    "--no-sandbox",  # as root, and for a page of our own
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TOKEN: Final = "0123456789-a-token"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.timeout(120),
+]
+
+
+@pytest_asyncio.fixture
+async def page() -> AsyncIterator[Any]:
+    """A page that fails the test on whatever its browser complains of, and that reaches this machine alone."""
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    def heard(message: Any) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:  # an outage is part of the tests
+            complaints.append(message.text)
+
+    async with playwright.async_playwright() as started:
+        browser = await started.chromium.launch(executable_path=CHROMIUM, headless=True, args=QUIET)
+        made = await browser.new_page(viewport={"width": 1100, "height": 900})
+        made.on("request", lambda request: asked.append(request.url))
+        made.on("pageerror", lambda error: complaints.append(str(error)))
+        made.on("console", heard)
+        yield made
+        await browser.close()
+    assert [url for url in asked if not url.startswith("http://127.0.0.1:")] == []
+    assert complaints == []
+
+
+@pytest.fixture
+def store() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+async def move(connector: ManagedConnector, backend: LocalCPUBackend) -> None:
+    """Puts a chunk and gets it, and one that is not there, until it is cancelled."""
+    while True:
+        chunk = backend.allocate((4 << 20,), "uint8")
+        assert chunk is not None
+        with chunk:
+            await connector.put("a", chunk)
+        for key in ("a", "b"):
+            obj = await connector.get(key)
+            if obj is not None:
+                obj.ref_count_down()
+        await asyncio.sleep(0.02)
+
+
+def fact(page: Any, name: str) -> Any:
+    """What the first store's card says under this name."""
+    return page.locator(".store .facts div", has=page.get_by_text(name, exact=True)).locator("dd").first
+
+
+@pytest.mark.asyncio
+async def test_the_page_shows_a_store_lives_and_shows_an_outage_and_its_end(
+    page: Any, store: ValkeyServer, local_cpu_backend: LocalCPUBackend, tmp_path: Path
+) -> None:
+    expect = playwright.expect
+    config = ConnectorConfig.load(breaker_failures=2, breaker_reset=0.1, retries=0, operation_timeout=2)
+    async with ConnectorManager(store.url(), None, local_cpu_backend, config) as manager:
+        connector = manager.create_connector()
+        async with InternalAPIServer(manager) as server:
+            await page.goto(server.address)
+            card = page.locator("[data-connector=redis-1]")
+            await expect(card).to_have_attribute("data-health", "ok")
+            await expect(page.locator("#overall")).to_have_text("all stores answer")
+            await expect(card).to_contain_text(f"redis://127.0.0.1:{store.port}")
+            await expect(fact(page, "hit rate, in all")).to_have_text("–")
+            await expect(page.locator("#arena-text")).to_contain_text("of 256 MiB in use")
+
+            moving = asyncio.create_task(move(connector, local_cpu_backend))
+            await expect(fact(page, "hit rate, in all")).to_have_text("50.0 %", timeout=15_000)
+            await expect(fact(page, "put")).not_to_have_text("0.0 MB/s", timeout=15_000)
+            points = re.compile(r"(\S+ ){4}\S+")
+            await expect(card.locator("polyline.get")).to_have_attribute("points", points, timeout=15_000)
+            await page.screenshot(path=tmp_path / "alive.png", full_page=True)
+            moving.cancel()
+            await asyncio.wait((moving,))
+
+            store.kill()
+            await expect(card).to_have_attribute("data-health", "failing", timeout=15_000)
+            await expect(page.locator("#overall")).to_have_text("1 of 1 stores failing")
+            await expect(card.locator(".detail")).to_contain_text("StoreUnavailableError")
+            assert (await page.title()).startswith("(1 failing)")
+            await page.screenshot(path=tmp_path / "outage.png", full_page=True)
+
+            store.restart()
+            await expect(card).to_have_attribute("data-health", "ok", timeout=15_000)
+            await expect(card.locator(".detail")).to_have_count(0)
+
+
+@pytest.mark.asyncio
+async def test_the_page_says_when_the_server_itself_is_gone(page: Any, local_cpu_backend: LocalCPUBackend) -> None:
+    async with ConnectorManager("memory://page", None, local_cpu_backend) as manager:
+        manager.create_connector()
+        async with InternalAPIServer(manager) as server:
+            await page.goto(server.address)
+            await playwright.expect(page.locator("#overall")).to_have_text("all stores answer")
+        await playwright.expect(page.locator("#alarm")).to_contain_text("What is shown is old", timeout=15_000)
+        await playwright.expect(page.locator("#overall")).to_have_text("not reached")
+        await playwright.expect(page.locator("[data-connector=memory-1]")).to_be_visible()
+
+
+@pytest.mark.asyncio
+async def test_the_page_asks_for_the_token_where_reading_needs_it(
+    page: Any, local_cpu_backend: LocalCPUBackend
+) -> None:
+    expect = playwright.expect
+    async with ConnectorManager("memory://page", None, local_cpu_backend) as manager:
+        manager.create_connector()
+        async with InternalAPIServer(manager, APIServerConfig.load(token=TOKEN, protect="all")) as server:
+            await page.goto(server.address)
+            await expect(page.locator("#login")).to_be_visible()
+            await page.fill("#token", "a-wrong-token-of-some-length")
+            await page.click("#login button")
+            await expect(page.locator("#alarm")).to_have_text("The token is wrong.", timeout=15_000)
+            await page.fill("#token", TOKEN)
+            await page.click("#login button")
+            await expect(page.locator("[data-connector=memory-1]")).to_be_visible(timeout=15_000)
+            await expect(page.locator("#login")).to_be_hidden()
+            await expect(page.locator("#alarm")).to_be_hidden()
+
+
+@pytest.mark.asyncio
+async def test_names_that_look_like_markup_are_shown_as_text(page: Any, local_cpu_backend: LocalCPUBackend) -> None:
+    async with ConnectorManager(None, None, local_cpu_backend) as manager:
+        manager.create_connector("memory://<img/src=x>")
+        async with InternalAPIServer(manager) as server:
+            await page.goto(server.address)
+            await playwright.expect(page.locator("[data-connector=memory-1]")).to_contain_text("<img")
+            assert await page.locator("#stores img").count() == 0
+
+
+def test_the_page_holds_nothing_from_elsewhere() -> None:
+    page = StatusPage.load()
+    assert "https://" not in page.html
+    assert [line for line in page.html.splitlines() if "http://" in line and "www.w3.org/2000/svg" not in line] == []
+    assert "innerHTML" not in page.html
+    assert page.content_security_policy.startswith("default-src 'none'")
+    assert "unsafe-inline" not in page.content_security_policy
