@@ -61,6 +61,7 @@ OPTIONAL: Final = (
     "lmcache_connect.cli",
     "lmcache_connect.compat",
     "lmcache_connect.internal_api_server",
+    "lmcache_connect.metrics",
     "lmcache_connect.testing",
     "lmcache_connect_redis",
     "lmcache_reference_connectors",
