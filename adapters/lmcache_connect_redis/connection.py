@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from pydantic import SecretStr
 
@@ -19,6 +19,7 @@ from lmcache_connect import (
     StoreUnavailableError,
 )
 from lmcache_connect.transport import ByteStream, StreamClosedError, TLSSettingsError
+from lmcache_connect.transport.pool import ConnectionPool
 
 from .replies import reply_error
 
@@ -211,6 +212,18 @@ class Connection:
     def close(self) -> None:
         """Closes the stream at once."""
         self.stream.close()
+
+
+def lost_connection(store: str, error: StreamClosedError) -> StoreUnavailableError:
+    """The error for a connection that was lost, with what the server said last, if it was for people."""
+    # Only an error reply is for people; anything else may be the rest of a record.
+    said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
+    hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""
+    return StoreUnavailableError(store, f"{error}{hint}")
+
+
+Connections: TypeAlias = ConnectionPool[Connection]
+"""A pool of them."""
 
 
 async def open_connection(

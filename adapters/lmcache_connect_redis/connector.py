@@ -21,15 +21,15 @@ from lmcache_connect import (
 )
 from lmcache_connect.connector import Slots
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
+from lmcache_connect.memory.patience import NoRoomError, Patience
 from lmcache_connect.transport import Couriers
+from lmcache_connect.transport.pool import ConnectionPool
 
 from .announcements import Announcements
-from .connection import Connection
+from .connection import Connection, lost_connection
 from .framed_layout import FramedLayout
 from .layout import Layout
 from .options import RedisOptions
-from .patience import NoRoomError, Patience
-from .pool import ConnectionPool
 from .replies import encode_command
 from .schedule import FetchSchedule
 from .two_key_layout import TwoKeyLayout
@@ -75,11 +75,11 @@ class RedisConnector(RemoteConnector):
         self._options = options
         self._prefix = f"{options.prefix}:" if options.prefix else ""
         self._dial = connect
-        self._transfers = ConnectionPool(options.pool_size, self._connect, store)
+        self._transfers = ConnectionPool(options.pool_size, self._connect, store, lost_connection)
         # Look-ups have a connection of their own: they must not wait behind megabytes.
-        self._lookups = ConnectionPool(1, self._connect, store)
+        self._lookups = ConnectionPool(1, self._connect, store, lost_connection)
         # Opened when the arena is full: the get that waits for room keeps no connection from those who hold it.
-        self._patient = ConnectionPool(options.pool_size, self._connect, store)
+        self._patient = ConnectionPool(options.pool_size, self._connect, store, lost_connection)
         self._patience = Patience(local_cpu_backend, allocate_timeout)
         self._announcements = Announcements(self._prefix)
         self._couriers = Couriers()

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from lmcache_connect import FrameError
+from lmcache_connect.memory.patience import Waiting
 
-from .connection import Connection
-from .patience import Waiting
-from .pool import ConnectionPool
+from .connection import Connection, Connections
 from .records import RecordIO, StripedChunk
 from .replies import encode_command
 from .schedule import FetchSchedule
@@ -26,7 +25,7 @@ class Fetching(FetchSchedule[_Ask]):
     """Whole chunks by their slots, and the parts of those whose head says that they are striped."""
 
     def __init__(
-        self, pool: ConnectionPool, records: RecordIO, workers: int, names: Sequence[str], waiting: Waiting
+        self, pool: Connections, records: RecordIO, workers: int, names: Sequence[str], waiting: Waiting
     ) -> None:
         super().__init__(pool, workers, len(names), waiting)
         self._records = records

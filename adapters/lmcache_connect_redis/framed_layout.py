@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.frame import FIXED_HEADER_BYTES
+from lmcache_connect.memory.patience import Waiting
 from lmcache_connect.stripes import is_part_name
 
-from .connection import Connection
+from .connection import Connection, Connections
 from .fetching import Fetching
 from .layout import Layout
 from .options import RedisOptions
-from .patience import Waiting
-from .pool import ConnectionPool
 from .records import RecordIO
 from .replies import encode_command
 from .storing import Storing
@@ -52,8 +51,8 @@ class FramedLayout(Layout):
     def listed_name(self, key: str) -> str | None:
         return None if is_part_name(key) else key
 
-    def fetching(self, pool: ConnectionPool, workers: int, names: Sequence[str], waiting: Waiting) -> Fetching:
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> Fetching:
         return Fetching(pool, self._records, workers, names, waiting)
 
-    def storing(self, pool: ConnectionPool, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]) -> Storing:
+    def storing(self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]) -> Storing:
         return Storing(pool, self._records, workers, names, objs, self._stripe)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lmcache_connect import MemoryObj
+from lmcache_connect.memory.patience import Waiting
 
-from .connection import Connection
-from .patience import Waiting
-from .pool import ConnectionPool
+from .connection import Connection, Connections
 from .schedule import FetchSchedule, StoreSchedule
 
 
@@ -40,14 +39,12 @@ class Layout(ABC):
         """The name of the chunk that a key in the store stands for, if any. Each chunk has one such key."""
 
     @abstractmethod
-    def fetching(
-        self, pool: ConnectionPool, workers: int, names: Sequence[str], waiting: Waiting
-    ) -> FetchSchedule[Any]:
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> FetchSchedule[Any]:
         """Gets the chunks of one call."""
 
     @abstractmethod
     def storing(
-        self, pool: ConnectionPool, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
+        self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
     ) -> StoreSchedule[Any]:
         """Puts the chunks of one call.
 

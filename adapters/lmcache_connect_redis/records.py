@@ -28,11 +28,11 @@ from lmcache_connect.frame import (
     header_length,
     key_digest,
 )
+from lmcache_connect.memory.patience import Room
 from lmcache_connect.stripes import StripePlan
 
 from .connection import Connection
 from .options import RedisOptions
-from .patience import Room
 from .replies import encode_command, encode_expiry
 
 STAGING_MS: Final = 600_000

@@ -13,11 +13,10 @@ from anyio.abc import TaskGroup
 from lmcache_connect import FrameError
 from lmcache_connect.connector import Slots
 from lmcache_connect.loop import NativeCancellations
+from lmcache_connect.memory.patience import Waiting
 from lmcache_connect.transport import Couriers
 
-from .connection import Connection
-from .patience import Waiting
-from .pool import ConnectionPool
+from .connection import Connection, Connections
 
 Ask = TypeVar("Ask")
 Piece = TypeVar("Piece")
@@ -37,7 +36,7 @@ TURN_BYTES: Final = 32 << 20
 class Schedule(ABC):
     """One call's work, done by as many workers as there is work for. A failure of one cancels the others."""
 
-    def __init__(self, pool: ConnectionPool, workers: int, chunks: int) -> None:
+    def __init__(self, pool: Connections, workers: int, chunks: int) -> None:
         self._pool = pool
         self._limit = workers
         self._left = chunks
@@ -117,7 +116,7 @@ class Schedule(ABC):
 class FetchSchedule(Schedule, Generic[Ask]):
     """After `run()`: `found` has a slot per chunk, and `corrupt` the error of every slot that did not verify."""
 
-    def __init__(self, pool: ConnectionPool, workers: int, chunks: int, waiting: Waiting) -> None:
+    def __init__(self, pool: Connections, workers: int, chunks: int, waiting: Waiting) -> None:
         super().__init__(pool, workers, chunks)
         self.room = waiting.room()
         self.found: Slots = [None] * chunks
@@ -175,7 +174,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
 class StoreSchedule(Schedule, Generic[Piece]):
     """After `run()` every chunk is stored."""
 
-    def __init__(self, pool: ConnectionPool, workers: int, chunks: int) -> None:
+    def __init__(self, pool: Connections, workers: int, chunks: int) -> None:
         super().__init__(pool, workers, chunks)
         self.pieces: deque[Piece] = deque()
 

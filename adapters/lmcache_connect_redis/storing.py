@@ -10,8 +10,7 @@ from secrets import randbits
 from lmcache_connect import MemoryObj, StoreError
 from lmcache_connect.stripes import StripePlan
 
-from .connection import Connection
-from .pool import ConnectionPool
+from .connection import Connection, Connections
 from .records import RecordIO
 from .replies import encode_command
 from .schedule import Awaited, Names, StoreSchedule
@@ -39,7 +38,7 @@ class Storing(StoreSchedule[_Piece]):
 
     def __init__(
         self,
-        pool: ConnectionPool,
+        pool: Connections,
         records: RecordIO,
         workers: int,
         names: Sequence[str],

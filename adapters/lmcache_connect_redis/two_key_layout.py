@@ -8,12 +8,11 @@ from functools import partial
 from typing import ClassVar
 
 from lmcache_connect import FrameError, MemoryObj
+from lmcache_connect.memory.patience import Waiting
 
-from .connection import Connection
+from .connection import Connection, Connections
 from .layout import Layout
 from .options import RedisOptions
-from .patience import Waiting
-from .pool import ConnectionPool
 from .replies import encode_command
 from .schedule import Awaited, FetchSchedule, StoreSchedule
 from .two_key_records import METADATA_SUFFIX, TwoKeyRecords, both_keys
@@ -49,11 +48,11 @@ class TwoKeyLayout(Layout):
     def listed_name(self, key: str) -> str | None:
         return key.removesuffix(METADATA_SUFFIX) if key.endswith(METADATA_SUFFIX) else None
 
-    def fetching(self, pool: ConnectionPool, workers: int, names: Sequence[str], waiting: Waiting) -> TwoKeyFetching:
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> TwoKeyFetching:
         return TwoKeyFetching(pool, self._records, workers, names, waiting)
 
     def storing(
-        self, pool: ConnectionPool, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
+        self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
     ) -> TwoKeyStoring:
         return TwoKeyStoring(pool, self._records, workers, names, objs)
 
@@ -62,7 +61,12 @@ class TwoKeyFetching(FetchSchedule[int]):
     """Chunks by their slots."""
 
     def __init__(
-        self, pool: ConnectionPool, records: TwoKeyRecords, workers: int, names: Sequence[str], waiting: Waiting
+        self,
+        pool: Connections,
+        records: TwoKeyRecords,
+        workers: int,
+        names: Sequence[str],
+        waiting: Waiting,
     ) -> None:
         super().__init__(pool, workers, len(names), waiting)
         self._records = records
@@ -96,7 +100,7 @@ class TwoKeyStoring(StoreSchedule[_Piece]):
 
     def __init__(
         self,
-        pool: ConnectionPool,
+        pool: Connections,
         records: TwoKeyRecords,
         workers: int,
         names: Sequence[str],

@@ -10,6 +10,7 @@ from lmcache_connect import (
     StoreError,
     ValueTooLargeError,
 )
+from lmcache_connect.memory.patience import Room
 from lmcache_connect.remote_metadata import (
     MAX_REMOTE_METADATA_BYTES,
     decode_remote_metadata,
@@ -18,7 +19,6 @@ from lmcache_connect.remote_metadata import (
 
 from .connection import Connection
 from .options import RedisOptions
-from .patience import Room
 from .replies import encode_command, encode_expiry
 
 METADATA_SUFFIX: Final = "metadata"

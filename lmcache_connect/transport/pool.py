@@ -6,22 +6,47 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
-from lmcache_connect import ConnectorClosedError, StoreUnavailableError
-from lmcache_connect.transport import StreamClosedError
-
-from .connection import Connection
+from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
+from .stream import ByteStream, StreamClosedError
 
 
-class Loan:
+class Pooled(Protocol):
+    """A connection as a pool sees it."""
+
+    @property
+    def stream(self) -> ByteStream:
+        """What it speaks over."""
+        ...
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next borrower finds it where a request may start."""
+        ...
+
+    def close(self) -> None:
+        """Closes it at once."""
+        ...
+
+
+C = TypeVar("C", bound=Pooled)
+
+
+def lost_connection(store: str, error: StreamClosedError) -> StoreError:
+    """The error for a connection that was lost."""
+    return StoreUnavailableError(store, str(error))
+
+
+class Loan(Generic[C]):
     """One borrowed connection. A lost connection becomes the store's typed error."""
 
     __slots__ = ("_connection", "_pool")
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool[C]) -> None:
         self._pool = pool
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> C:
         self._connection = await self._pool.acquire()
         return self._connection
 
@@ -32,22 +57,30 @@ class Loan:
         if isinstance(error, StreamClosedError):
             # Without its frames, here and as its cause: whoever keeps the error would keep what they hold.
             del trace
-            raise _lost(self._pool.store, error) from error.with_traceback(None)
+            raise self._pool.lost(self._pool.store, error) from error.with_traceback(None)
 
 
-class ConnectionPool:
+class ConnectionPool(Generic[C]):
     """At most `size` connections to one server; borrowers beyond that wait in order.
 
     The most recently used idle connection is taken first. One that a cancelled, timed-out or failed borrower leaves in
     the middle of a reply is closed, and disturbs nobody else. Belongs to one event loop.
     """
 
-    def __init__(self, size: int, connect: Callable[[], Awaitable[Connection]], store: str) -> None:
+    def __init__(
+        self,
+        size: int,
+        connect: Callable[[], Awaitable[C]],
+        store: str,
+        lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
+    ) -> None:
+        """`lost` makes the error for a borrower whose connection was lost, of the store's name and what happened."""
         self._size = size
         self._connect = connect
         self.store = store
-        self._idle: list[Connection] = []
-        self._borrowed: set[Connection] = set()
+        self.lost = lost
+        self._idle: list[C] = []
+        self._borrowed: set[C] = set()
         self._opening = 0
         self._granted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -63,7 +96,7 @@ class ConnectionPool:
         """Borrowers that wait."""
         return len(self._waiting)
 
-    def borrow(self) -> Loan:
+    def borrow(self) -> Loan[C]:
         """A connection for an `async with` block.
 
         Raises:
@@ -71,7 +104,7 @@ class ConnectionPool:
         """
         return Loan(self)
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: C) -> None:
         """Ends a loan."""
         self._borrowed.discard(connection)
         if self._closed or not connection.is_reusable:
@@ -80,7 +113,7 @@ class ConnectionPool:
             self._idle.append(connection)
         self._grant()
 
-    async def acquire(self) -> Connection:
+    async def acquire(self) -> C:
         """A connection that `give_back` gets again."""
         if self._waiting or self._granted >= self._free:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -114,7 +147,7 @@ class ConnectionPool:
     def _closed_error(self) -> ConnectorClosedError:
         return ConnectorClosedError(f"the connection pool of {self.store}")
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> C | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.stream.is_quiet():
@@ -123,7 +156,7 @@ class ConnectionPool:
             connection.close()  # the server closed it, or said something that nobody asked for
         return None
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> C:
         self._opening += 1
         try:
             connection = await self._connect()
@@ -145,10 +178,3 @@ class ConnectionPool:
             connection.close()
         self._idle.clear()
         self._grant()
-
-
-def _lost(store: str, error: StreamClosedError) -> StoreUnavailableError:
-    # Only an error reply is for people; anything else may be the rest of a record.
-    said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
-    hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""
-    return StoreUnavailableError(store, f"{error}{hint}")

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 
-from lmcache_connect import AllocationTimeoutError, ArenaExhaustedError, LocalCPUBackend, MemoryObj
-from lmcache_connect.metadata import ChunkMetadata
-
-from .connection import Connection
+from ..errors import AllocationTimeoutError, ArenaExhaustedError
+from ..metadata import ChunkMetadata
+from .local_cpu_backend import LocalCPUBackend
+from .memory_obj import MemoryObj
 
 _AT_A_TIME: Final = 16
 """Chunks for which room is made at a time: the allocator then runs in the CPU's cache, from which a chunk drives it."""
+
+
+class Closable(Protocol):
+    """A connection, as far as it matters here."""
+
+    def close(self) -> None:
+        """Closes it at once."""
+        ...
 
 
 class NoRoomError(Exception):
@@ -94,7 +102,7 @@ class Room:
         self._awaited = 0
         self._spare: list[MemoryObj] = []
 
-    async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
+    async def make(self, connection: Closable, metadata: ChunkMetadata) -> MemoryObj:
         """Room for a chunk whose payload is on the wire. Where it raises, there is nowhere to put that: it closes the
         connection.
 
