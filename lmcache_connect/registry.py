@@ -67,6 +67,7 @@ _BUILTIN: Final = {
         AdapterTarget("unix", _REDIS, _DISTRIBUTION, "redis"),
         AdapterTarget("valkey", _REDIS, _DISTRIBUTION, "redis"),
         AdapterTarget("valkeys", _REDIS, _DISTRIBUTION, "redis"),
+        AdapterTarget("s3", "lmcache_connect_s3.adapter:S3ConnectorAdapter", _DISTRIBUTION, "s3"),
         AdapterTarget("external", "lmcache_connect_external.adapter:ExternalConnectorAdapter", _DISTRIBUTION),
         AdapterTarget("audit", _AUDIT, _DISTRIBUTION),
         AdapterTarget(f"audit+{ANY_SCHEME}", _AUDIT, _DISTRIBUTION),

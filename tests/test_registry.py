@@ -37,6 +37,7 @@ BUILT_IN: Final = {
     "mock",
     "redis",
     "rediss",
+    "s3",
     "unix",
     "valkey",
     "valkeys",

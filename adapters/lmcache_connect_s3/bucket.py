@@ -1,0 +1,203 @@
+"""`Bucket`: the requests to a bucket that bring no chunks: look-ups, listings, removals, multipart uploads."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
+from xml.sax.saxutils import escape
+
+import anyio
+
+from lmcache_connect import InvalidArgumentError, StoreError, StoreProtocolError
+from lmcache_connect.transport import StreamClosedError
+
+from .answers import MAX_DOCUMENT_BYTES, DocumentError, Page, error_of, failed_deletions, page_of, text_of
+from .failures import ExpiredCredentialsError, NoSuchBucketError, refusal
+from .http_connection import HTTPConnection, ResponseHead
+from .requests import MAX_ERROR_BYTES, Requests
+from .retries import Retries
+from .storing import Part
+from .transfers import Pool
+
+MAX_DELETED: Final = 1000
+"""Names that one request may delete."""
+
+_STALE_TRIES: Final = 3
+
+T = TypeVar("T")
+
+
+class Bucket:
+    """Small requests, each tried again where that may help. Lives on one event loop."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        requests: Callable[[], Awaitable[Requests]],
+        renew: Callable[[Requests], Awaitable[bool]],
+        retries: Retries,
+    ) -> None:
+        """`requests` gives what to make requests with; `renew` gets other credentials, and says whether there are."""
+        self._pool = pool
+        self._requests = requests
+        self._renew = renew
+        self._retries = retries
+        self._is_known = False
+
+    async def exists(self, name: str) -> bool:
+        """Whether there is an object of this name."""
+        head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 404}))
+        if head.status == 404:
+            await self.check()
+        return head.status == 200
+
+    async def check(self) -> None:
+        """Asks, once, whether the bucket is there: what is not found might be missing with it.
+
+        Raises:
+            NoSuchBucketError: it is not.
+        """
+        if not self._is_known:
+            await self.ping()
+
+    async def ping(self) -> None:
+        """Asks whether the bucket is there.
+
+        Raises:
+            NoSuchBucketError: it is not.
+        """
+        head, _ = await self._ask("HEAD", "", operation="ping", allowed=frozenset({200, 204, 404, 405}))
+        if head.status == 404:
+            store = self._pool.store
+            raise NoSuchBucketError(store, "the bucket does not exist there; create it, or correct its name")
+        self._is_known = True
+
+    async def page(self, prefix: str, token: str | None) -> Page:
+        """A part of the listing of the names that start with `prefix`."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000", "prefix": prefix}
+        if token is not None:
+            query["continuation-token"] = token
+        _, body = await self._ask("GET", "", query=query, operation="listing", limit=MAX_DOCUMENT_BYTES)
+        return self._read(page_of, body, "listing")
+
+    async def remove(self, name: str) -> None:
+        """Removes an object, if it is there."""
+        await self._ask("DELETE", name, operation="removal", allowed=frozenset({200, 204, 404}))
+
+    async def remove_all(self, names: Sequence[str]) -> dict[str, StoreError]:
+        """Removes up to a thousand objects by one request; the errors of those that stay, by name."""
+        if len(names) > MAX_DELETED:
+            raise InvalidArgumentError("names", f"{len(names)} of them; expected at most {MAX_DELETED}")
+        items = "".join(f"<Object><Key>{escape(name)}</Key></Object>" for name in names)
+        body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Quiet>true</Quiet>{items}</Delete>'.encode()
+        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        headers = {"content-md5": base64.b64encode(digest).decode(), "content-type": "application/xml"}
+        _, answer = await self._ask(
+            "POST", "", query={"delete": ""}, headers=headers, body=body, operation="removal", limit=MAX_DOCUMENT_BYTES
+        )
+        failed = self._read(failed_deletions, answer, "removal")
+        store = self._pool.store
+        return {
+            name: refusal(store, 200, code, message, {}, "removal") for name, (code, message) in failed.items() if code
+        }
+
+    # ------------------------------------------------------------------------------------------------- multipart
+
+    async def begin_upload(self, name: str, headers: Mapping[str, str]) -> str:
+        """Begins a multipart upload; its id."""
+        _, body = await self._ask("POST", name, query={"uploads": ""}, headers=headers, operation="multipart put")
+        return self._read(lambda found: text_of(found, "InitiateMultipartUploadResult", "UploadId"), body, "put")
+
+    async def complete_upload(self, name: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
+        """Makes an object of its parts."""
+        tag = f"Checksum{checksum.upper()}"
+        items = "".join(
+            f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
+            + (f"<{tag}>{part.checksum}</{tag}>" if part.checksum else "")
+            + "</Part>"
+            for part in parts
+        )
+        document = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{items}'
+        body = f"{document}</CompleteMultipartUpload>".encode()
+        headers = {"content-type": "application/xml"}
+        _, answer = await self._ask(
+            "POST", name, query={"uploadId": upload}, headers=headers, body=body, operation="multipart put"
+        )
+        self._read(lambda found: text_of(found, "CompleteMultipartUploadResult", "ETag"), answer, "put")
+
+    async def abort_upload(self, name: str, upload: str) -> None:
+        """Frees the parts of an upload that is given up."""
+        await self._ask(
+            "DELETE", name, query={"uploadId": upload}, operation="multipart put", allowed=frozenset({200, 204, 404})
+        )
+
+    # ---------------------------------------------------------------------------------------------------- inside
+
+    async def _ask(
+        self,
+        method: str,
+        name: str,
+        *,
+        operation: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        allowed: frozenset[int] = frozenset({200}),
+        limit: int = MAX_ERROR_BYTES,
+    ) -> tuple[ResponseHead, bytes]:
+        attempts = stale = 0
+        has_renewed = False
+        while True:
+            requests = await self._requests()
+            payload = hashlib.sha256(body).hexdigest()
+            length = len(body) if method in {"POST", "PUT"} else None
+            text = requests.head(method, name, query=query, headers=headers, length=length, payload=payload)
+            attempts += 1
+            was_kept = False
+            try:
+                async with self._pool.borrow() as connection:
+                    was_kept = connection.requests > 0
+                    found = await self._exchange(connection, requests, text + body, method, operation, allowed, limit)
+                self._retries.succeeded()
+                return found
+            except ExpiredCredentialsError:
+                if has_renewed or not await self._renew(requests):
+                    raise
+                has_renewed = True
+                attempts -= 1
+            except StoreError as error:
+                if was_kept and stale < _STALE_TRIES and isinstance(error.__cause__, StreamClosedError):
+                    stale += 1
+                    attempts -= 1
+                    continue
+                pause = self._retries.pause(attempts, error)
+                if pause is None:
+                    raise
+                await anyio.sleep(pause)
+
+    async def _exchange(
+        self,
+        connection: HTTPConnection,
+        requests: Requests,
+        text: bytes,
+        method: str,
+        operation: str,
+        allowed: frozenset[int],
+        limit: int,
+    ) -> tuple[ResponseHead, bytes]:
+        await connection.request(text)
+        head = await connection.read_head(method)
+        if head.status not in allowed:
+            raise await requests.refused(connection, head, operation)
+        body = await connection.read_body(head, limit)
+        if (error := error_of(body)) is not None and (head.status < 300 or error[0] == "NoSuchBucket"):
+            raise refusal(requests.store, head.status, *error, head.headers, operation)
+        return head, body
+
+    def _read(self, read: Callable[[bytes], T], document: bytes, operation: str) -> T:
+        try:
+            return read(document)
+        except DocumentError as error:
+            raise StoreProtocolError(self._pool.store, f"{operation}: the server answers {error}") from None

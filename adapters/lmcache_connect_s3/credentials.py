@@ -1,0 +1,118 @@
+"""`CredentialSource`: botocore's chain of credentials, asked in a thread and kept until they expire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import anyio.to_thread
+import botocore.exceptions
+import botocore.session
+from botocore.credentials import Credentials, ReadOnlyCredentials
+
+from lmcache_connect import AuthenticationError
+
+from .options import S3Options
+
+_CHAIN: Final = "the environment, the profile, the container and the instance"
+
+
+class CredentialSource:
+    """Options first, then botocore's chain: environment, profile (SSO and assumed roles too), container, instance.
+
+    Whatever reads files or asks a server does so in a thread. Temporary credentials are renewed before they expire; as
+    long as those at hand are good for a while, nobody waits for that. Lives on one event loop.
+    """
+
+    def __init__(self, store: str, options: S3Options) -> None:
+        self._store = store
+        self._options = options
+        self._session: Any = None
+        self._found: Any = None
+        self._frozen: ReadOnlyCredentials | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self.region: str | None = None
+        """The region that the environment or the profile names. Known after the first `current()`."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether nothing is signed."""
+        return self._options.anonymous
+
+    async def current(self) -> ReadOnlyCredentials | None:
+        """Credentials that are good now; None where nothing is signed.
+
+        Raises:
+            AuthenticationError: there are none, or they cannot be renewed.
+        """
+        if self._options.anonymous:
+            if self._session is None:
+                await self._renew(None)
+            return None
+        if self._frozen is None or self._has_to_wait():
+            await self._renew(self._frozen)
+        elif self._is_due() and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_quietly())
+        return self._frozen
+
+    async def refresh(self, refused: ReadOnlyCredentials | None) -> bool:
+        """Asks the chain anew, because the store refused these; whether there are others now."""
+        if self._options.access_key is not None or self._options.anonymous:
+            return False
+        if self._frozen is refused:
+            self._found = self._session = None
+            await self._renew(refused)
+        return self._frozen != refused
+
+    def close(self) -> None:
+        """Stops what it does in the background."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+
+    async def _renew_quietly(self) -> None:
+        try:
+            await self._renew(self._frozen)
+        except AuthenticationError:
+            pass  # those at hand are still good; when they are not, whoever needs them is told
+
+    async def _renew(self, _before: ReadOnlyCredentials | None) -> None:
+        try:
+            self._frozen = await anyio.to_thread.run_sync(self._resolve)
+        except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
+            # Its text may hold the answer of a metadata server: its class has to do.
+            raise AuthenticationError(
+                self._store, f"no credentials: asking {_CHAIN} failed with {type(error).__name__}"
+            ) from None
+
+    def _resolve(self) -> ReadOnlyCredentials | None:
+        options = self._options
+        if self._session is None:
+            self._session = botocore.session.Session(profile=options.profile)
+            self.region = self._session.get_config_variable("region")
+        if options.anonymous:
+            return None
+        if options.access_key is not None and options.secret_key is not None:
+            token = options.session_token.get_secret_value() if options.session_token is not None else None
+            given = Credentials(options.access_key, options.secret_key.get_secret_value(), token)
+            frozen: ReadOnlyCredentials = given.get_frozen_credentials()
+            return frozen
+        if self._found is None:
+            self._found = self._session.get_credentials()
+        if self._found is None:
+            raise AuthenticationError(
+                self._store,
+                f"no credentials: {_CHAIN} have none; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ?profile=, "
+                "or ?anonymous=true for a bucket that is open to everybody",
+            )
+        frozen = self._found.get_frozen_credentials()  # renews them where they have to be
+        return frozen
+
+    def _has_to_wait(self) -> bool:
+        return self._asks("_mandatory_refresh_timeout")
+
+    def _is_due(self) -> bool:
+        return self._asks("_advisory_refresh_timeout")
+
+    def _asks(self, timeout: str) -> bool:
+        needed = getattr(self._found, "refresh_needed", None)
+        return needed is not None and bool(needed(getattr(self._found, timeout, None)))

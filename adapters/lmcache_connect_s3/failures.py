@@ -1,0 +1,93 @@
+"""What an S3 server refuses, as typed errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from lmcache_connect import (
+    AuthenticationError,
+    StoreCommandError,
+    StoreError,
+    StoreProtocolError,
+    StoreUnavailableError,
+)
+
+
+class NoSuchBucketError(StoreError):
+    """The bucket does not exist there. Permanent."""
+
+    permanent = True
+
+
+class WrongEndpointError(StoreError):
+    """The server redirects to another address, which is never followed: the signature is not for it. Permanent."""
+
+    permanent = True
+
+
+class ThrottledError(StoreUnavailableError):
+    """The server asks for fewer requests (SlowDown, 503, 429). `retry_after` is seconds, where it says so."""
+
+    def __init__(self, store: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(store, message)
+        self.retry_after = retry_after
+
+
+class ExpiredCredentialsError(AuthenticationError):
+    """Temporary credentials have expired. They are resolved anew, once, before this is raised."""
+
+
+_DENIED: Final = frozenset(
+    {
+        "AccessDenied",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "InvalidAccessKeyId",
+        "InvalidSecurity",
+        "InvalidToken",
+        "NotSignedUp",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+    }
+)
+_EXPIRED: Final = frozenset({"ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException"})
+_BUSY: Final = frozenset({"SlowDown", "ServiceUnavailable", "ThrottlingException", "RequestLimitExceeded"})
+_AGAIN: Final = frozenset({"InternalError", "RequestTimeout", "OperationAborted", "BadDigest", "IncompleteBody"})
+_ELSEWHERE: Final = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+
+_MOST_SECONDS: Final = 30.0
+
+
+def refusal(store: str, status: int, code: str, message: str, headers: Mapping[str, str], operation: str) -> StoreError:
+    """The error for an answer that is no success. `code` and `message` are of its XML document, or empty."""
+    said = f"{operation}: the server answers {status}" + (f" {code}" if code else "")
+    if message:
+        said += f" (it said: {message})"
+    if code == "NoSuchBucket":
+        return NoSuchBucketError(store, f"{said}; create the bucket, or correct its name")
+    if code in _EXPIRED:
+        return ExpiredCredentialsError(store, f"{said}; renew the credentials")
+    if code in _ELSEWHERE or 300 <= status < 400:
+        region = headers.get("x-amz-bucket-region", "")
+        hint = f"the bucket is in {_plain(region)}: set ?region=" if region else "set ?endpoint= and ?region="
+        return WrongEndpointError(store, f"{said}; {hint}")
+    if code in _DENIED or (status in {401, 403} and code not in _BUSY):
+        return AuthenticationError(store, f"{said}; check the credentials and what they may do")
+    if code in _BUSY or status in {429, 503}:
+        return ThrottledError(store, said, _retry_after(headers.get("retry-after")))
+    if code in _AGAIN or status >= 500 or status == 408:
+        return StoreUnavailableError(store, said)
+    if status < 300:
+        return StoreProtocolError(store, said)
+    return StoreCommandError(store, said)
+
+
+def _retry_after(text: str | None) -> float | None:
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 6:
+        return None
+    return min(float(text), _MOST_SECONDS)
+
+
+def _plain(text: str) -> str:
+    return text[:40] if text.isascii() and text.replace("-", "").isalnum() else "another region"

@@ -1,0 +1,138 @@
+"""`S3Options`: what an `s3://` URL may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from lmcache_connect import ConnectorOptions
+from lmcache_connect.config import Bytes, Seconds
+
+MIN_PART_BYTES: Final = 5 << 20
+"""S3 takes no smaller parts of a multipart upload but the last one."""
+
+MIN_RANGE_BYTES: Final = 1 << 20
+
+MAX_PARTS: Final = 10_000
+
+Count = Annotated[int, Field(ge=1, le=256)]
+
+
+class S3Options(ConnectorOptions):
+    """`s3://bucket/prefix?...`."""
+
+    endpoint: str | None = None
+    """`http://host:port` or `https://host` of a store that is not AWS; by default AWS in `region`."""
+
+    region: str | None = None
+    """By default that of the host's name, the environment or the profile, else us-east-1."""
+
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket stands: `path`, in the path; `virtual`, in the host's name; `auto`, virtual for AWS alone."""
+
+    prefix: str | None = None
+    """A namespace in the bucket, such as `tenant/model`; the URL's path says the same."""
+
+    profile: str | None = None
+    """The profile of the AWS configuration files whose credentials are used."""
+
+    access_key: str | None = None
+    """The access key id, instead of those of the environment, the profile, the container or the instance."""
+
+    secret_key: SecretStr | None = None
+    """Its secret. Better kept in the environment or a profile: URLs are passed around."""
+
+    session_token: SecretStr | None = None
+    """The session token of temporary credentials."""
+
+    anonymous: bool = False
+    """Whether requests are not signed at all."""
+
+    sign_payload: Literal["auto", "always", "never"] = "auto"
+    """Whether what is put is hashed for the signature; `auto`: neither over TLS, which protects it, nor on loopback."""
+
+    object_checksum: Literal["none", "crc32", "sha256"] = "none"
+    """A checksum of S3's own (`x-amz-checksum-*`) that is sent with puts and checked on gets, besides the record's."""
+
+    storage_class: str | None = None
+    """Such as `ONEZONE_IA` or `EXPRESS_ONEZONE`."""
+
+    requester_pays: bool = False
+    """Whether whoever asks agrees to pay for it."""
+
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    """Server-side encryption of what is put; by default the bucket's."""
+
+    sse_kms_key_id: str | None = None
+    """The KMS key, for `sse=aws:kms`."""
+
+    tags: str | None = None
+    """Tags for what is put, `name=value` with `&` (as `%26`) between them: for lifecycle rules."""
+
+    pool_size: Count = 8
+    """Connections for chunks. Look-ups and listings have others, as many again."""
+
+    io: Literal["auto", "thread", "loop"] = "auto"
+    """What moves a call's bytes: threads, or the event loop; `auto`: threads from 1 MiB on. TLS stays on the loop."""
+
+    range_size: Annotated[int, Field(ge=0, le=1 << 30)] = 16 << 20
+    """Chunks of more bytes than this are got in ranges of this size, side by side; 0 gets them whole."""
+
+    multipart_threshold: Annotated[int, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 64 << 20
+    """Chunks of more bytes than this are put in parts, side by side."""
+
+    part_size: Annotated[int, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 16 << 20
+    """The size of a part."""
+
+    attempts: Annotated[int, Field(ge=1, le=20)] = 4
+    """How often one request is made inside the deadline, as long as the retry budget lasts."""
+
+    exists_cache: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 0.0
+    """Seconds for which a key that was found counts as there; 0: never. One that was not is never remembered."""
+
+    connect_timeout: Seconds = 5.0
+    """How long connecting and the TLS handshake may take together, in seconds."""
+
+    max_value_bytes: Bytes = 1 << 30
+    """The longest record that is sent or received."""
+
+    checksum: bool = True
+    """Whether records are written with a checksum. One that has a checksum is always verified."""
+
+    ca_file: str | None = None
+    """Certificate authorities to trust instead of the system's (PEM)."""
+
+    verify: bool = True
+    """Whether the server's certificate is verified. `false` is for trials alone."""
+
+    @field_validator("range_size")
+    @classmethod
+    def _large_enough(cls, size: int) -> int:
+        if 0 < size < MIN_RANGE_BYTES:
+            raise ValueError(f"expected 0, or at least {MIN_RANGE_BYTES} bytes")
+        return size
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain_prefix(cls, prefix: str | None) -> str | None:
+        if prefix is not None and any(part in {"", ".", ".."} for part in prefix.strip("/").split("/")):
+            raise ValueError("expected names with '/' between them, none of them empty, '.' or '..'")
+        return prefix
+
+    @field_validator("storage_class", "sse_kms_key_id", "tags", "access_key", "region", "profile")
+    @classmethod
+    def _fits_a_header(cls, text: str | None) -> str | None:
+        if text is not None and (not text or not text.isascii() or not text.isprintable()):
+            raise ValueError("expected printable ASCII, which a header can carry")
+        return text
+
+    @model_validator(mode="after")
+    def _whole_credentials(self) -> Self:
+        if (self.access_key is None) is not (self.secret_key is None):
+            raise ValueError("access_key and secret_key belong together")
+        if self.anonymous and self.access_key is not None:
+            raise ValueError("anonymous excludes access_key")
+        if self.sse_kms_key_id is not None and (self.sse or "") not in {"aws:kms", "aws:kms:dsse"}:
+            raise ValueError("sse_kms_key_id needs sse=aws:kms")
+        return self

@@ -1,0 +1,86 @@
+"""`Requests`: what every request to a bucket needs: its head, and what an answer that is no success means."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Final
+
+from botocore.credentials import ReadOnlyCredentials
+
+from lmcache_connect import StoreError
+
+from .answers import error_of
+from .failures import refusal
+from .http_connection import HTTPConnection, ResponseHead
+from .signer import EMPTY, Signer
+
+MAX_ERROR_BYTES: Final = 64 << 10
+"""Of an error document."""
+
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})")
+
+
+class Requests:
+    """Heads of requests with one set of credentials. Safe in any thread."""
+
+    def __init__(self, store: str, signer: Signer, credentials: ReadOnlyCredentials | None) -> None:
+        self.store = store
+        self.credentials = credentials
+        self._signer = signer
+
+    def head(
+        self,
+        method: str,
+        name: str = "",
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        length: int | None = None,
+        payload: str = EMPTY,
+    ) -> bytes:
+        """See `Signer.head`."""
+        return self._signer.head(
+            self.credentials, method, name, query=query, headers=headers, length=length, payload=payload
+        )
+
+    async def refused(self, connection: HTTPConnection, head: ResponseHead, operation: str) -> StoreError:
+        """The error for an answer that is no success, whose body is read for it."""
+        code = message = ""
+        if head.has_body and (head.length is None or head.length <= MAX_ERROR_BYTES):
+            code, message = error_of(await connection.read_body(head, MAX_ERROR_BYTES)) or ("", "")
+        elif head.has_body:
+            connection.close()
+        return refusal(self.store, head.status, code, message, head.headers, operation)
+
+    def refused_early(self, last_words: bytes, operation: str) -> StoreError | None:
+        """The error for an answer that came while the request was still being sent; None where it is no answer."""
+        status = _STATUS.match(last_words)
+        if status is None or int(status[1]) < 300:
+            return None
+        code, message = error_of(last_words.partition(b"\r\n\r\n")[2]) or ("", "")
+        return refusal(self.store, int(status[1]), code, message, {}, operation)
+
+
+class ObjectChecksum:
+    """S3's own checksum of an object, piece by piece."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.header: Final = f"x-amz-checksum-{algorithm}"
+        self._crc = 0
+        self._sha = hashlib.sha256() if algorithm == "sha256" else None
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """The next piece of the object."""
+        if self._sha is not None:
+            self._sha.update(piece)
+        else:
+            self._crc = zlib.crc32(piece, self._crc)
+
+    def value(self) -> str:
+        """As it stands in the header."""
+        digest = self._sha.digest() if self._sha is not None else self._crc.to_bytes(4, "big")
+        return base64.b64encode(digest).decode()

@@ -1,0 +1,82 @@
+"""`ExpressSessions`: the short-lived credentials that S3 Express buckets want instead of the account's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from botocore.credentials import ReadOnlyCredentials
+
+from lmcache_connect import AuthenticationError, StoreProtocolError
+
+from .answers import DocumentError, parse
+from .credentials import CredentialSource
+from .http_connection import HTTPConnection
+from .requests import MAX_ERROR_BYTES, Requests
+from .signer import Signer
+from .transfers import Pool
+
+_LASTS: Final = 240.0
+"""Seconds for which a session is used. A store gives it for five minutes."""
+
+
+class ExpressSessions:
+    """Made by CreateSession with the account's credentials, and anew before they expire. Lives on one event loop."""
+
+    def __init__(self, store: str, source: CredentialSource, signer: Signer, pool: Pool) -> None:
+        self._store = store
+        self._source = source
+        self._signer = signer
+        self._pool = pool
+        self._session: ReadOnlyCredentials | None = None
+        self._until = 0.0
+        self._making: asyncio.Lock = asyncio.Lock()
+
+    async def current(self) -> ReadOnlyCredentials | None:
+        """A session that is good now.
+
+        Raises:
+            AuthenticationError: the store gives none.
+        """
+        async with self._making:
+            if self._session is None or time.monotonic() >= self._until:
+                self._session = await self._create()
+                self._until = time.monotonic() + _LASTS
+            return self._session
+
+    async def refresh(self, refused: ReadOnlyCredentials | None) -> bool:
+        """Makes another one, because the store refused this one."""
+        if self._session is refused:
+            self._session = None
+        return await self.current() != refused
+
+    def close(self) -> None:
+        """Stops what is done in the background."""
+        self._source.close()
+
+    async def _create(self) -> ReadOnlyCredentials:
+        credentials = await self._source.current()
+        if credentials is None:
+            raise AuthenticationError(self._store, "an S3 Express bucket cannot be used without credentials")
+        requests = Requests(self._store, self._signer, credentials)
+        headers = {"x-amz-create-session-mode": "ReadWrite"}
+        text = requests.head("GET", "", query={"session": ""}, headers=headers)
+        async with self._pool.borrow() as connection:
+            return await self._ask(connection, requests, text)
+
+    async def _ask(self, connection: HTTPConnection, requests: Requests, text: bytes) -> ReadOnlyCredentials:
+        await connection.request(text)
+        head = await connection.read_head("GET")
+        if head.status != 200:
+            raise await requests.refused(connection, head, "CreateSession")
+        document = await connection.read_body(head, MAX_ERROR_BYTES)
+        try:
+            root = parse(document)
+        except DocumentError as error:
+            raise StoreProtocolError(self._store, f"CreateSession: the server answers {error}") from None
+        for found in root.all("Credentials"):
+            parts = [found.find(name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
+            if all(part and part.isascii() and part.isprintable() for part in parts):
+                return ReadOnlyCredentials(*parts)
+        raise StoreProtocolError(self._store, "CreateSession: the server answers without credentials")

@@ -1,0 +1,97 @@
+"""`Signer`: requests as bytes, signed by botocore (SigV4)."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+
+from .location import DEFAULT_REGION, Location
+
+UNSIGNED: Final = "UNSIGNED-PAYLOAD"
+EMPTY: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""SHA-256 of no bytes."""
+
+_AGENT: Final = "lmcache-connect"
+_UNRESERVED: Final = "-_.~"
+
+
+_S3SigV4Auth: Any = S3SigV4Auth  # its stubs leave out what a subclass needs
+
+
+class _Auth(_S3SigV4Auth):  # type: ignore[misc]
+    """botocore's signer, told what the payload's hash is, and without its log, which would hold session tokens."""
+
+    def payload(self, request: Any) -> str:
+        return str(request.context["payload"])
+
+    def add_auth(self, request: Any) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        request.context["timestamp"] = now.strftime(SIGV4_TIMESTAMP)
+        self._modify_request_before_signing(request)
+        canonical = self.canonical_request(request)
+        signature = self.signature(self.string_to_sign(request, canonical), request)
+        self._inject_signature_to_request(request, signature)
+
+
+class _SessionAuth(_Auth):
+    """The same for S3 Express, whose sessions have a header of their own for their token."""
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        super()._modify_request_before_signing(request)
+        token = request.headers["X-Amz-Security-Token"]
+        del request.headers["X-Amz-Security-Token"]
+        request.headers["X-Amz-S3session-Token"] = token
+
+
+class Signer:
+    """Makes the first line and the headers of requests to one bucket. Safe in any thread."""
+
+    def __init__(self, location: Location, region: str | None, requester_pays: bool, *, session: bool = True) -> None:
+        """`session` False: with the account's credentials also where the bucket wants those of a session."""
+        self._location = location
+        self._region = region or DEFAULT_REGION
+        self._service = "s3express" if location.is_express else "s3"
+        self._has_session = location.is_express and session
+        self._always = {"x-amz-request-payer": "requester"} if requester_pays else {}
+
+    def head(
+        self,
+        credentials: ReadOnlyCredentials | None,
+        method: str,
+        name: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        length: int | None = None,
+        payload: str = EMPTY,
+    ) -> bytes:
+        """A request for the object `name`, or for the bucket where that is empty, up to the empty line behind it.
+
+        `length` is the body's, where there is one; `payload` its SHA-256 in hexadecimal, or `UNSIGNED`.
+        """
+        path = self._location.base + quote(name, safe="/" + _UNRESERVED)
+        if query:
+            encoded = ((quote(key, safe=_UNRESERVED), quote(value, safe=_UNRESERVED)) for key, value in query.items())
+            path += "?" + "&".join(f"{key}={value}" for key, value in sorted(encoded))
+        given = {**self._always, **(headers or {})}
+        if credentials is not None:
+            request = AWSRequest(method=method, url=self._location.url + path, headers=given)
+            request.context["payload"] = payload
+            signs = _SessionAuth if self._has_session else _Auth
+            signs(credentials, self._service, self._region).add_auth(request)
+            given = dict(request.headers.items())
+        given.pop("host", None)
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._location.host_header}", f"User-Agent: {_AGENT}"]
+        lines += [f"{key}: {value}" for key, value in given.items()]
+        if length is not None:
+            lines.append(f"Content-Length: {length}")
+        text = "\r\n".join(lines)
+        if "\n" in text.replace("\r\n", ""):
+            raise ValueError("a header holds a line break")
+        return f"{text}\r\n\r\n".encode("ascii")

@@ -1,0 +1,190 @@
+"""`Storing`: the chunks of one put or batched put, from the arena into objects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from lmcache_connect import MemoryObj, StoreError
+from lmcache_connect.frame import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
+from lmcache_connect.transport import StreamClosedError
+
+from .answers import error_of
+from .failures import refusal
+from .http_connection import HTTPConnection, ResponseHead
+from .requests import MAX_ERROR_BYTES, ObjectChecksum, Requests
+from .signer import UNSIGNED
+from .transfers import Job, Transfers
+
+_HASHED_PIECE = 1 << 20
+
+
+class Record:
+    """A chunk as it is stored: header, payload, trailer. The trailer is known when the payload was hashed."""
+
+    def __init__(self, key: str, obj: MemoryObj, checksum: bool) -> None:
+        self.header = encode_header(key, obj.metadata, checksum=checksum)
+        self.obj = obj
+        self.has_checksum = checksum
+        self.trailer: bytes | None = None if checksum else NO_CHECKSUM_TRAILER
+        self.length = len(self.header) + obj.get_size() + TRAILER_BYTES
+
+    def hash_payload(self) -> None:
+        """Makes the trailer. Reads the whole payload: not on an event loop."""
+        if self.trailer is None:
+            hasher = PayloadHasher()
+            with self.obj.byte_array as view:
+                for start in range(0, len(view), _HASHED_PIECE):
+                    hasher.update(view[start : start + _HASHED_PIECE])
+            self.trailer = hasher.trailer()
+
+    def feed(self, update: Callable[[bytes | memoryview], object], start: int, end: int) -> None:
+        """Shows the bytes of a span to a hasher. The trailer is known."""
+        head, payload, tail = self.cut(start, end)
+        update(head)
+        for at in range(0, len(payload), _HASHED_PIECE):
+            update(payload[at : at + _HASHED_PIECE])
+        update(tail)
+
+    def cut(self, start: int, end: int) -> tuple[bytes, memoryview, bytes]:
+        """What a span holds of header, payload and trailer. The trailer is known."""
+        first = len(self.header)
+        last = first + self.obj.get_size()
+        assert self.trailer is not None  # noqa: S101  # who calls has hashed
+        return (
+            self.header[start:end],
+            self.obj.byte_array[max(start - first, 0) : max(min(end, last) - first, 0)],
+            self.trailer[max(start - last, 0) : max(end - last, 0)],
+        )
+
+
+class Storing(Transfers):
+    """After `run()` every job's object is stored."""
+
+    def __init__(
+        self,
+        requests: Callable[[], Requests],
+        headers: Mapping[str, str],
+        *,
+        signs_payload: bool,
+        object_checksum: str,
+        **transfers: object,
+    ) -> None:
+        super().__init__(**transfers)  # type: ignore[arg-type]
+        self.requests = requests
+        self.headers = headers
+        self.signs_payload = signs_payload
+        self.object_checksum = object_checksum
+
+    def store_all(self, names: Sequence[str], records: Sequence[Record]) -> None:
+        """A job for every object."""
+        self._pending.extend(_Put(self, name, record) for name, record in zip(names, records, strict=True))
+
+    def store_parts(self, name: str, record: Record, upload: str, size: int) -> list[Part]:
+        """A job for every part of an object, whose payload has been hashed."""
+        parts = [
+            Part(self, name, record, upload, number, start, min(start + size, record.length))
+            for number, start in enumerate(range(0, record.length, size), 1)
+        ]
+        self._pending.extend(parts)
+        return parts
+
+
+class _Put(Job):
+    """One object."""
+
+    operation = "put"
+
+    def __init__(self, call: Storing, name: str, record: Record) -> None:
+        super().__init__()
+        self._call = call
+        self._name = name
+        self._record = record
+        self._query: dict[str, str] = {}
+        self._span = (0, record.length)
+
+    async def run(self, connection: HTTPConnection) -> None:
+        call, record = self._call, self._record
+        start, end = self._span
+        headers = dict(self._headers())
+        payload = UNSIGNED
+        is_hashed_first = call.signs_payload or call.object_checksum != "none"
+        if is_hashed_first:
+            # Such a put runs in a thread, or on the loop where somebody has asked for that.
+            record.hash_payload()
+            payload = self._hash(headers, start, end)
+        requests = call.requests()
+        head = requests.head("PUT", self._name, query=self._query, headers=headers, length=end - start, payload=payload)
+        connection.begin()
+        try:
+            if is_hashed_first or self._query or not record.has_checksum:
+                first, body, last = record.cut(start, end)
+                await connection.stream.send_framed(head + first, body, None, lambda: last)
+            else:
+                hasher = PayloadHasher()
+                await connection.stream.send_framed(head + record.header, record.obj.byte_array, hasher, hasher.trailer)
+            answer = await connection.read_head("PUT")
+        except StreamClosedError as error:
+            refused = requests.refused_early(error.last_words, self.operation)
+            if refused is None:
+                raise
+            raise refused from error.with_traceback(None)
+        self.was_answered = True
+        await self._check(connection, requests, answer)
+
+    def _headers(self) -> Mapping[str, str]:
+        return self._call.headers
+
+    def _hash(self, headers: dict[str, str], start: int, end: int) -> str:
+        call = self._call
+        checksum = ObjectChecksum(call.object_checksum) if call.object_checksum != "none" else None
+        if checksum is not None:
+            self._record.feed(checksum.update, start, end)
+            headers[checksum.header] = checksum.value()
+        if not call.signs_payload:
+            return UNSIGNED
+        digest = hashlib.sha256()
+        self._record.feed(digest.update, start, end)
+        return digest.hexdigest()
+
+    async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:
+        if answer.status not in {200, 201, 204}:
+            raise await requests.refused(connection, answer, self.operation)
+        body = await connection.read_body(answer, MAX_ERROR_BYTES)
+        if (error := error_of(body)) is not None:
+            raise _failed(requests, answer, error, self.operation)
+
+
+class Part(_Put):
+    """One part of an object. `etag` is there when it is stored."""
+
+    operation = "put of a part"
+
+    def __init__(
+        self, call: Storing, name: str, record: Record, upload: str, number: int, start: int, end: int
+    ) -> None:
+        super().__init__(call, name, record)
+        self.number = number
+        self.etag = ""
+        self.checksum = ""
+        self._query = {"partNumber": str(number), "uploadId": upload}
+        self._span = (start, end)
+
+    def _headers(self) -> Mapping[str, str]:
+        return {}
+
+    def _hash(self, headers: dict[str, str], start: int, end: int) -> str:
+        payload = super()._hash(headers, start, end)
+        self.checksum = headers.get(f"x-amz-checksum-{self._call.object_checksum}", "")
+        return payload
+
+    async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:
+        await super()._check(connection, requests, answer)
+        etag = answer.etag
+        if etag is None:
+            raise connection.broken("a part was stored without an ETag")
+        self.etag = etag
+
+
+def _failed(requests: Requests, answer: ResponseHead, error: tuple[str, str], operation: str) -> StoreError:
+    return refusal(requests.store, answer.status, *error, answer.headers, operation)
