@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -94,6 +95,7 @@ class S3Connector(RemoteConnector):
         self._patience = Patience(local_cpu_backend, allocate_timeout)
         self._couriers = Couriers()
         self._threads_from = threads_from
+        self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
         self._chunk_bytes = metadata.full_chunk_bytes if metadata is not None else LARGE_BYTES
         self._retries = Retries(options.attempts)
         self._bucket = Bucket(self._lookups, self._requests, self._renew, self._retries)
@@ -269,7 +271,7 @@ class S3Connector(RemoteConnector):
 
         return {
             "pool": pool,
-            "workers": self._options.pool_size,
+            "workers": min(self._threads, self._options.pool_size) if is_large else self._options.pool_size,
             "retries": self._retries,
             "couriers": self._couriers if is_large else None,
             "renew": renew,

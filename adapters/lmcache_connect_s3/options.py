@@ -76,6 +76,9 @@ class S3Options(ConnectorOptions):
     io: Literal["auto", "thread", "loop"] = "auto"
     """What moves a call's bytes: threads, or the event loop; `auto`: threads from 1 MiB on. TLS stays on the loop."""
 
+    threads: Count | None = None
+    """How many threads move bytes at a time; by default one more than there are CPUs. More of them get in their way."""
+
     range_size: Annotated[int, Field(ge=0, le=1 << 30)] = 16 << 20
     """Chunks of more bytes than this are got in ranges of this size, side by side; 0 gets them whole."""
 
