@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector, MemoryObj
+from lmcache_connect.memory.memory_obj import release_all
 from lmcache_connect.testing.loop_watch import LoopWatch
 from lmcache_connect.testing.s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, RcloneServer
 from lmcache_connect.testing.servers import unused_port
@@ -151,7 +152,7 @@ class Connect(Client):
             assert obj is not None
             obj.byte_array[:] = payload
             self._objs.append(obj)
-        stack.callback(lambda: [obj.ref_count_down() for obj in self._objs])
+        stack.callback(release_all, list(self._objs))
         self._got: list[MemoryObj] = []
 
     async def put(self) -> None:

@@ -6,11 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
-import anyio
-
-from .connector import BATCH_CONCURRENCY, RemoteConnector
-from .errors import InvalidArgumentError, StoreError, UnsupportedOperationError
-from .loop import NativeCancellations
+from .connector import RemoteConnector
+from .errors import InvalidArgumentError, StoreError
 
 _PAGE: Final = 512
 """Keys that are held at a time."""
@@ -72,25 +69,10 @@ async def clear(
 
 
 async def _remove(connector: RemoteConnector, page: list[str], found: Clearing) -> None:
-    waiting = iter(page)
-    failures: list[UnsupportedOperationError] = []
-
-    async def work() -> None:
-        for name in waiting:
-            try:
-                was_there = await connector.remove(name)  # not inside the sum: others add to it meanwhile
-                found.removed += was_there
-            except StoreError as error:
-                found.failed += 1
-                found.error = found.error or str(error)
-            except UnsupportedOperationError as error:
-                failures.append(error)
-                group.cancel_scope.cancel()
-
-    cancellations = NativeCancellations()
-    async with anyio.create_task_group() as group:
-        for _ in range(min(BATCH_CONCURRENCY, len(page))):
-            group.start_soon(work)
-    cancellations.raise_lost()
-    if failures:
-        raise failures[0]
+    try:
+        gone = sum(await connector.batched_remove(page))
+    except StoreError as error:
+        gone = 0
+        found.error = found.error or str(error)
+    found.removed += gone
+    found.failed += len(page) - gone

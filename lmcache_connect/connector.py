@@ -100,6 +100,15 @@ class RemoteConnector(ABC):
         """Removes the key; whether it was there."""
         raise UnsupportedOperationError(type(self).__name__, "remove")
 
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """Removes keys; for each, whether it is gone now, whether or not it was there."""
+
+        async def gone(key: Key) -> bool:
+            await self.remove(key)
+            return True
+
+        return await _gather([self._thunk(gone, key) for key in keys])
+
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that start with `prefix`, one by one, without holding all of them where the store allows it."""
         for name in await self.list() or ():  # careless connectors answer None for no keys

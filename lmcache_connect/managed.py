@@ -201,6 +201,20 @@ class ManagedConnector(RemoteConnector):
 
         return await self._loops.run(self._runner.run, "remove", call, miss=lambda: False)
 
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """Removes keys; for each, whether it is gone now, whether or not it was there."""
+        wanted = await _checked_keys(keys)
+
+        async def call() -> Flags:
+            found = [bool(item) for item in await self._wrapped.batched_remove(wanted)]
+            if len(found) != len(wanted):
+                raise self._contract("batched_remove", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
+            return found
+
+        return await self._loops.run(
+            self._runner.run, "batched_remove", call, miss=lambda: [False] * len(wanted), items=len(wanted)
+        )
+
     async def list(self) -> list[str]:
         """Every key in the store, in no particular order. `scan` does not hold them all.
 

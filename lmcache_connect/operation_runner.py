@@ -33,6 +33,8 @@ from .observability.tracing import mark_failed
 
 T = TypeVar("T")
 
+_NEVER_DROPPED: Final = frozenset({"remove", "batched_remove"})
+
 CANCEL_GRACE: Final = 1.0
 """Seconds that operations have to end once they were cancelled."""
 
@@ -180,7 +182,7 @@ class OperationRunner:
         stats.calls += 1
         stats.items += items
         # A removal is never dropped: what was to go away would still be there afterwards.
-        if self.is_bypassed and miss is not None and operation != "remove":
+        if self.is_bypassed and miss is not None and operation not in _NEVER_DROPPED:
             stats.misses["bypassed"] += items
             return miss()
         corrupt: list[str] = []

@@ -52,6 +52,10 @@ class WrappingConnector(RemoteConnector):
         """As the connector inside does it."""
         return await self.around("remove", (key,), lambda: self.wrapped.remove(key))
 
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """As the connector inside does it."""
+        return await self.around("batched_remove", keys, lambda: self.wrapped.batched_remove(keys))
+
     async def list(self) -> list[str]:
         """As the connector inside does it."""
         return await self.around("list", (), self.wrapped.list)

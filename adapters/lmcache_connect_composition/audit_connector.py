@@ -20,7 +20,7 @@ from lmcache_connect import (
     WrappingConnector,
     key_string,
 )
-from lmcache_connect.connector import Slots
+from lmcache_connect.connector import Flags, Slots
 from lmcache_connect.loop import release_unclaimed
 from lmcache_connect.observability import event
 
@@ -120,6 +120,14 @@ class AuditConnector(WrappingConnector):
             return await super().remove(key)
         finally:
             self.checksums.forget(key_string(key))
+
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """As the connector inside does it; every checksum is forgotten."""
+        try:
+            return await super().batched_remove(keys)
+        finally:
+            for key in keys:
+                self.checksums.forget(key_string(key))
 
     # ------------------------------------------------------------------------------------------------- logging
 

@@ -48,10 +48,15 @@ class Bucket:
 
     async def exists(self, name: str) -> bool:
         """Whether there is an object of this name."""
-        head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 404}))
+        head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 400, 404}))
+        if head.status == 400:
+            # A HEAD's answer has no body that would say why: credentials may have expired.
+            wanted = {"range": "bytes=0-0"}
+            allowed = frozenset({200, 206, 404, 416})
+            head, _ = await self._ask("GET", name, headers=wanted, operation="look-up", allowed=allowed)
         if head.status == 404:
             await self.check()
-        return head.status == 200
+        return head.status != 404
 
     async def check(self) -> None:
         """Asks, once, whether the bucket is there: what is not found might be missing with it.
@@ -68,7 +73,10 @@ class Bucket:
         Raises:
             NoSuchBucketError: it is not.
         """
-        head, _ = await self._ask("HEAD", "", operation="ping", allowed=frozenset({200, 204, 404, 405}))
+        head, _ = await self._ask("HEAD", "", operation="ping", allowed=frozenset({200, 204, 400, 404, 405}))
+        if head.status == 400:
+            query = {"list-type": "2", "max-keys": "1"}
+            await self._ask("GET", "", query=query, operation="ping", limit=MAX_DOCUMENT_BYTES)
         if head.status == 404:
             store = self._pool.store
             raise NoSuchBucketError(store, "the bucket does not exist there; create it, or correct its name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import anyio.to_thread
 
 from lmcache_connect import (
     CacheMetadata,
+    CertificateError,
     ConnectorClosedError,
     InvalidArgumentError,
     Key,
@@ -30,7 +32,7 @@ from lmcache_connect.connector import Flags, Slots
 from lmcache_connect.keys import key_strings
 from lmcache_connect.loop import NativeCancellations
 from lmcache_connect.memory.patience import NoRoomError, Patience
-from lmcache_connect.transport import Couriers, TLSSettings, open_tcp_stream
+from lmcache_connect.transport import Couriers, StreamClosedError, TLSSettings, open_tcp_stream
 from lmcache_connect.transport.pool import ConnectionPool
 
 from .bucket import MAX_DELETED, Bucket
@@ -118,6 +120,13 @@ class S3Connector(RemoteConnector):
         except TimeoutError:
             seconds = self._options.connect_timeout
             raise StoreUnavailableError(self._store, f"connecting did not finish within {seconds} s") from None
+        except ssl.SSLCertVerificationError as error:
+            authorities = self._options.ca_file or "the system's certificate authorities"
+            raise CertificateError(
+                self._store, f"the certificate of {name} does not verify against {authorities}: {error.verify_message}"
+            ) from error
+        except StreamClosedError as error:
+            raise StoreUnavailableError(self._store, str(error)) from error
         return HTTPConnection(stream, self._store, self._protocol)
 
     async def _requests(self) -> Requests:

@@ -78,6 +78,8 @@ class CredentialSource:
     async def _renew(self, _before: ReadOnlyCredentials | None) -> None:
         try:
             self._frozen = await anyio.to_thread.run_sync(self._resolve)
+        except AuthenticationError:  # an OSError as well
+            raise
         except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
             # Its text may hold the answer of a metadata server: its class has to do.
             raise AuthenticationError(

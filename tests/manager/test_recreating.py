@@ -169,3 +169,18 @@ async def test_a_bypassed_connector_misses_and_drops_without_asking_the_store_an
         connector.bypass = False
         assert not await connector.exists("a")
         assert connector.statistics()["exists"].misses == {"bypassed": 1, "absent": 1}
+
+
+@pytest.mark.asyncio
+async def test_a_batch_of_removals_tells_what_is_gone_and_a_bypass_drops_none(
+    valkey_url: str, local_cpu_backend: LocalCPUBackend
+) -> None:
+    async with ConnectorManager(f"audit+{valkey_url}", None, local_cpu_backend, QUICK) as manager:
+        connector = manager.create_connector()
+        with local_cpu_backend.allocate((16,), "uint8") as chunk:  # type: ignore[union-attr]
+            for key in ("a", "b", "c"):
+                await connector.put(key, chunk)
+        connector.bypass = True
+        assert await connector.batched_remove(["a", "b", "nothing"]) == [True, True, True]
+        assert await connector.list() == ["c"]
+        assert connector.statistics()["batched_remove"].items == 3
