@@ -9,10 +9,10 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-setup package lmcache lock clean
+.PHONY: help setup demo test check format bench bench-s3 bench-setup package lmcache lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## Create .venv from requirements.lock, the project installed editable
 
@@ -46,6 +46,9 @@ format: $(READY) ## Fix what ruff can fix, format, list what is left
 
 bench: $(READY) ## Compare the Redis connector with other clients
 	"$(BIN)/python" -m benchmarks $(ARGS)
+
+bench-s3: $(READY) ## Compare the S3 connector with other clients; needs nginx
+	"$(BIN)/python" -m benchmarks.s3_comparison $(ARGS)
 
 # Not in requirements.lock: only benchmarks want them, and every test and check passes with and without them. Both files
 # name one version of what is in both, so neither target changes what the other installed.

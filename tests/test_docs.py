@@ -16,6 +16,7 @@ from lmcache_connect_composition.audit_options import AuditOptions
 from lmcache_connect_composition.fault_adapter import FaultOptions
 from lmcache_connect_composition.mock import MockOptions
 from lmcache_connect_redis.options import RedisOptions
+from lmcache_connect_s3.options import S3Options
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +58,7 @@ def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
         ("operating", "### fault", FaultOptions),
         ("operating", "### mock", MockOptions),
         ("internal-api", "## Server settings", APIServerConfig),
+        ("s3", "## Options", S3Options),
     ],
 )
 def test_the_operators_pages_list_every_option_with_its_default(

@@ -6,13 +6,17 @@ import asyncio
 from typing import Any, Final
 
 import anyio.to_thread
-import botocore.exceptions
-import botocore.session
-from botocore.credentials import Credentials, ReadOnlyCredentials
 
-from lmcache_connect import AuthenticationError
+from lmcache_connect import AuthenticationError, MissingExtraError
 
 from .options import S3Options
+
+try:
+    import botocore.exceptions
+    import botocore.session
+    from botocore.credentials import Credentials, ReadOnlyCredentials
+except ImportError as missing:
+    raise MissingExtraError("s3://", missing.name or "botocore", "s3") from missing
 
 _CHAIN: Final = "the environment, the profile, the container and the instance"
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser
-
-from lmcache_connect import StoreProtocolError
+from lmcache_connect import MissingExtraError, StoreProtocolError
 from lmcache_connect.transport import ByteStream
+
+try:
+    from aiohttp.base_protocol import BaseProtocol
+    from aiohttp.http_exceptions import HttpProcessingError
+    from aiohttp.http_parser import HttpResponseParser
+except ImportError as missing:
+    raise MissingExtraError("s3://", missing.name or "aiohttp", "s3") from missing
 
 MAX_HEAD_BYTES: Final = 32 << 10
 """Of an answer's status line and headers."""

@@ -9,14 +9,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Final
 
-from botocore.credentials import ReadOnlyCredentials
-
 from lmcache_connect import StoreError
 
 from .answers import error_of
 from .failures import refusal
 from .http_connection import HTTPConnection, ResponseHead
-from .signer import EMPTY, Signer
+from .signer import EMPTY, ReadOnlyCredentials, Signer
 
 MAX_ERROR_BYTES: Final = 64 << 10
 """Of an error document."""

@@ -6,15 +6,13 @@ import asyncio
 import time
 from typing import Final
 
-from botocore.credentials import ReadOnlyCredentials
-
 from lmcache_connect import AuthenticationError, StoreProtocolError
 
 from .answers import DocumentError, parse
 from .credentials import CredentialSource
 from .http_connection import HTTPConnection
 from .requests import MAX_ERROR_BYTES, Requests
-from .signer import Signer
+from .signer import ReadOnlyCredentials, Signer
 from .transfers import Pool
 
 _LASTS: Final = 240.0

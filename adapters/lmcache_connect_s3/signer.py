@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import ReadOnlyCredentials
+from lmcache_connect import MissingExtraError
 
 from .location import DEFAULT_REGION, Location
+
+try:
+    from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import ReadOnlyCredentials as ReadOnlyCredentials  # for those above, which need no driver
+except ImportError as missing:
+    raise MissingExtraError("s3://", missing.name or "botocore", "s3") from missing
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 EMPTY: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
