@@ -14,9 +14,11 @@ from .location import DEFAULT_REGION, Location
 try:
     from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
     from botocore.awsrequest import AWSRequest
-    from botocore.credentials import ReadOnlyCredentials as ReadOnlyCredentials  # for those above, which need no driver
+    from botocore.credentials import ReadOnlyCredentials
 except ImportError as missing:
     raise MissingExtraError("s3://", missing.name or "botocore", "s3") from missing
+
+__all__ = ["EMPTY", "UNSIGNED", "ReadOnlyCredentials", "Signer"]  # the credentials for modules that need no driver
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 EMPTY: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
