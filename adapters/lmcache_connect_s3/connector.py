@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -112,8 +113,8 @@ class S3Connector(RemoteConnector):
         location = self._location
         if self._protocol is None:
             self._protocol = parser_protocol(asyncio.get_running_loop())
-        name = location.host_header.rpartition(":")[0] if ":" in location.host_header else location.host_header
-        self._tls.server_name = name.strip("[]") or location.host
+        name = re.sub(r":\d+$", "", location.host_header) if not location.host_header.endswith("]") else location.host
+        self._tls.server_name = name.strip("[]")
         try:
             with anyio.fail_after(self._options.connect_timeout):
                 stream = await open_tcp_stream(location.host, location.port, self._tls if location.is_tls else None)
@@ -305,6 +306,7 @@ class S3Connector(RemoteConnector):
         if whole:
             storing = await self._storing(sum(record.length for record in whole.values()))
             storing.store_all(list(whole), list(whole.values()))
+            await storing.prepare()
             await storing.run()
         for name, record in records.items():
             if name not in whole:
@@ -314,15 +316,12 @@ class S3Connector(RemoteConnector):
 
     async def _storing(self, nbytes: int) -> Storing:
         requests = _Holder(await self._requests())
-        signs = self._signs_payload()
-        # Hashing for a signature is work for a thread, however little there is to send.
-        is_large = nbytes >= self._threads_from or (signs and not self._location.is_tls)
         return Storing(
             requests,
             self._headers,
-            signs_payload=signs,
+            signs_payload=self._signs_payload(),
             object_checksum=self._options.object_checksum,
-            **self._how(self._transfers, requests, is_large),
+            **self._how(self._transfers, requests, nbytes >= self._threads_from),
         )
 
     def _signs_payload(self) -> bool:
@@ -343,6 +342,7 @@ class S3Connector(RemoteConnector):
         try:
             storing = await self._storing(record.length)
             parts = storing.store_parts(name, record, upload, size)
+            await storing.prepare()
             await storing.run()
             await self._bucket.complete_upload(name, upload, parts, checksum)
         except BaseException:

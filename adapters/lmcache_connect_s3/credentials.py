@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import anyio.to_thread
@@ -35,13 +36,9 @@ class CredentialSource:
         self._found: Any = None
         self._frozen: ReadOnlyCredentials | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
         self.region: str | None = None
         """The region that the environment or the profile names. Known after the first `current()`."""
-
-    @property
-    def is_anonymous(self) -> bool:
-        """Whether nothing is signed."""
-        return self._options.anonymous
 
     async def current(self) -> ReadOnlyCredentials | None:
         """Credentials that are good now; None where nothing is signed.
@@ -51,10 +48,10 @@ class CredentialSource:
         """
         if self._options.anonymous:
             if self._session is None:
-                await self._renew(None)
+                await self._renew(lambda: self._session is None)
             return None
-        if self._frozen is None or self._has_to_wait():
-            await self._renew(self._frozen)
+        if self._has_to_wait():
+            await self._renew(self._has_to_wait)
         elif self._is_due() and (self._renewing is None or self._renewing.done()):
             self._renewing = asyncio.get_running_loop().create_task(self._renew_quietly())
         return self._frozen
@@ -64,8 +61,7 @@ class CredentialSource:
         if self._options.access_key is not None or self._options.anonymous:
             return False
         if self._frozen is refused:
-            self._found = self._session = None
-            await self._renew(refused)
+            await self._renew(lambda: self._frozen is refused, anew=True)
         return self._frozen != refused
 
     def close(self) -> None:
@@ -75,13 +71,18 @@ class CredentialSource:
 
     async def _renew_quietly(self) -> None:
         try:
-            await self._renew(self._frozen)
+            await self._renew(self._is_due)
         except AuthenticationError:
             pass  # those at hand are still good; when they are not, whoever needs them is told
 
-    async def _renew(self, _before: ReadOnlyCredentials | None) -> None:
+    async def _renew(self, is_needed: Callable[[], bool], *, anew: bool = False) -> None:
+        """Asks the chain, unless somebody else has done so meanwhile; `anew`, as if it had never been asked."""
         try:
-            self._frozen = await anyio.to_thread.run_sync(self._resolve)
+            async with self._turn:
+                if is_needed():
+                    if anew:
+                        self._found = self._session = None
+                    self._frozen = await anyio.to_thread.run_sync(self._resolve)
         except AuthenticationError:  # an OSError as well
             raise
         except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
@@ -114,7 +115,7 @@ class CredentialSource:
         return frozen
 
     def _has_to_wait(self) -> bool:
-        return self._asks("_mandatory_refresh_timeout")
+        return self._frozen is None or self._asks("_mandatory_refresh_timeout")
 
     def _is_due(self) -> bool:
         return self._asks("_advisory_refresh_timeout")

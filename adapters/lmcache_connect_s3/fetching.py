@@ -34,6 +34,7 @@ _SKIPPED_BYTES: Final = 256 << 10
 
 _HASHED_PIECE: Final = 1 << 20
 _REPLACED_TRIES: Final = 4
+_RECHECKS: Final = 2
 
 
 class _Counter:
@@ -141,6 +142,7 @@ class _Fetch(Job):
         self._key = key
         self._name = name
         self._replaced = replaced
+        self._rechecks = 0
         self._incoming: _Incoming | None = None
         self._span = (0, 0)
 
@@ -198,7 +200,7 @@ class _Fetch(Job):
             header = await self._header(connection, requests, head, total)
         except FrameError as error:
             await self._skip(connection, head)
-            self._call.corrupt[self._slot] = error
+            self._is_corrupt(connection, error)
             return
         await self._receive(connection, head, header, total)
 
@@ -295,9 +297,21 @@ class _Fetch(Job):
                     raise FrameError("object_checksum", f"its {checksum.header} is not that of its bytes")
         except FrameError as error:
             self._call.drop(incoming)
-            self._call.corrupt[self._slot] = error
+            self._is_corrupt(connection, error)
             return
         self._call.received(self._slot, incoming)
+
+    def _is_corrupt(self, connection: HTTPConnection, error: FrameError) -> None:
+        """An object does not verify: unless what came was the answer to something else, which a server has left on a
+        connection that was used before. Only what a new connection brings, or several others, is held against it."""
+        if connection.requests == 1 or self._rechecks == _RECHECKS:
+            self._call.corrupt[self._slot] = error
+            return
+        connection.close()
+        self._incoming = None
+        self._rechecks += 1
+        self.attempts = 0
+        self._call.add(self)
 
     def _is_replaced(self, incoming: _Incoming) -> None:
         incoming.is_replaced = True

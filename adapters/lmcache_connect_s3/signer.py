@@ -99,6 +99,6 @@ class Signer:
         if length is not None:
             lines.append(f"Content-Length: {length}")
         text = "\r\n".join(lines)
-        if "\n" in text.replace("\r\n", ""):
+        if {"\n", "\r"} & set(text.replace("\r\n", "")):
             raise ValueError("a header holds a line break")
         return f"{text}\r\n\r\n".encode("ascii")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
+import anyio.to_thread
+
 from lmcache_connect import MemoryObj, StoreError
 from lmcache_connect.frame import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
 from lmcache_connect.transport import StreamClosedError
@@ -80,6 +82,16 @@ class Storing(Transfers):
         """A job for every object."""
         self._pending.extend(_Put(self, name, record) for name, record in zip(names, records, strict=True))
 
+    async def prepare(self) -> None:
+        """Hashes in a thread what has to be hashed before it is sent."""
+        if self.signs_payload or self.object_checksum != "none":
+            await anyio.to_thread.run_sync(self._hash_all)
+
+    def _hash_all(self) -> None:
+        for job in self._pending:
+            if isinstance(job, _Put):
+                job.hash()
+
     def store_parts(self, name: str, record: Record, upload: str, size: int) -> list[Part]:
         """A job for every part of an object, whose payload has been hashed."""
         parts = [
@@ -102,22 +114,20 @@ class _Put(Job):
         self._record = record
         self._query: dict[str, str] = {}
         self._span = (0, record.length)
+        self._payload = UNSIGNED
+        self._checksum: dict[str, str] = {}
 
     async def run(self, connection: HTTPConnection) -> None:
         call, record = self._call, self._record
         start, end = self._span
-        headers = dict(self._headers())
-        payload = UNSIGNED
-        is_hashed_first = call.signs_payload or call.object_checksum != "none"
-        if is_hashed_first:
-            # Such a put runs in a thread, or on the loop where somebody has asked for that.
-            record.hash_payload()
-            payload = self._hash(headers, start, end)
+        headers = {**self._headers(), **self._checksum}
         requests = call.requests()
-        head = requests.head("PUT", self._name, query=self._query, headers=headers, length=end - start, payload=payload)
+        head = requests.head(
+            "PUT", self._name, query=self._query, headers=headers, length=end - start, payload=self._payload
+        )
         connection.begin()
         try:
-            if is_hashed_first or self._query or not record.has_checksum:
+            if record.trailer is not None:
                 first, body, last = record.cut(start, end)
                 await connection.stream.send_framed(head + first, body, None, lambda: last)
             else:
@@ -135,17 +145,18 @@ class _Put(Job):
     def _headers(self) -> Mapping[str, str]:
         return self._call.headers
 
-    def _hash(self, headers: dict[str, str], start: int, end: int) -> str:
-        call = self._call
-        checksum = ObjectChecksum(call.object_checksum) if call.object_checksum != "none" else None
-        if checksum is not None:
-            self._record.feed(checksum.update, start, end)
-            headers[checksum.header] = checksum.value()
-        if not call.signs_payload:
-            return UNSIGNED
-        digest = hashlib.sha256()
-        self._record.feed(digest.update, start, end)
-        return digest.hexdigest()
+    def hash(self) -> None:
+        """Makes what the request says of its body beforehand. Reads all of it: not on an event loop."""
+        call, record = self._call, self._record
+        record.hash_payload()
+        if call.object_checksum != "none":
+            checksum = ObjectChecksum(call.object_checksum)
+            record.feed(checksum.update, *self._span)
+            self._checksum = {checksum.header: checksum.value()}
+        if call.signs_payload:
+            digest = hashlib.sha256()
+            record.feed(digest.update, *self._span)
+            self._payload = digest.hexdigest()
 
     async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:
         if answer.status not in {200, 201, 204}:
@@ -166,17 +177,16 @@ class Part(_Put):
         super().__init__(call, name, record)
         self.number = number
         self.etag = ""
-        self.checksum = ""
         self._query = {"partNumber": str(number), "uploadId": upload}
         self._span = (start, end)
 
     def _headers(self) -> Mapping[str, str]:
         return {}
 
-    def _hash(self, headers: dict[str, str], start: int, end: int) -> str:
-        payload = super()._hash(headers, start, end)
-        self.checksum = headers.get(f"x-amz-checksum-{self._call.object_checksum}", "")
-        return payload
+    @property
+    def checksum(self) -> str:
+        """Its checksum of S3's own, where there is one."""
+        return next(iter(self._checksum.values()), "")
 
     async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:
         await super()._check(connection, requests, answer)

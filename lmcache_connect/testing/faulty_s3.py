@@ -161,12 +161,18 @@ class Raw(Fault):
 
 @dataclass
 class Trailing(Fault):
-    """The answer, and bytes behind it that nobody asked for."""
+    """The answer, and bytes behind it that nobody asked for; `later`, when the client has read the answer."""
 
     data: bytes
+    later: bool = False
 
     def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
+        if not self.later:
+            sock.sendall(reply.head() + (reply.body if reply.has_body else b"") + self.data)
+            return True
         super().send(sock, reply, stop)
+        # The next request on this connection gets this answer, and then its own.
+        sock.recv(1, socket.MSG_PEEK)
         sock.sendall(self.data)
         return True
 

@@ -432,6 +432,22 @@ async def test_bytes_behind_an_answer_are_nobodys_answer(server: FaultyS3Server,
         assert not await connector.exists("nothing")
 
 
+@pytest.mark.asyncio
+async def test_an_answer_to_nobody_that_comes_late_is_no_reason_to_remove_an_object(
+    server: FaultyS3Server, connector: ManagedConnector
+) -> None:
+    await put(connector, "k", seed=1)
+    await put(connector, "other", seed=2)
+    record = server.objects["p/other"]
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(record), record)
+    for late in (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", whole):
+        server.plan("GET", Trailing(late, later=True))
+        assert await holds(connector, "k", seed=1)
+        assert await holds(connector, "k", seed=1)
+        assert await holds(connector, "other", seed=2)
+    assert server.asked("DELETE") == []
+
+
 # ---------------------------------------------------------------------------------------------- stalls and black holes
 
 
