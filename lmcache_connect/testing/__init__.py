@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .conformance import Capabilities, ConnectorConformance
     from .fault_proxy import Direction, Fault, FaultKind, FaultProxy
+    from .faulty_s3 import FaultyS3Server
     from .loop_watch import LoopWatch
+    from .s3_servers import MotoServer, RcloneServer
     from .servers import RedisServer, ServerStartError, ValkeyServer
     from .subject import Subject, arena_balance
 
@@ -22,7 +24,10 @@ __all__ = [
     "Fault",
     "FaultKind",
     "FaultProxy",
+    "FaultyS3Server",
     "LoopWatch",
+    "MotoServer",
+    "RcloneServer",
     "RedisServer",
     "ServerStartError",
     "Subject",
@@ -33,7 +38,9 @@ __all__ = [
 _MODULES: Final = {
     "conformance": ("Capabilities", "ConnectorConformance"),
     "fault_proxy": ("Direction", "Fault", "FaultKind", "FaultProxy"),
+    "faulty_s3": ("FaultyS3Server",),
     "loop_watch": ("LoopWatch",),
+    "s3_servers": ("MotoServer", "RcloneServer"),
     "servers": ("RedisServer", "ServerStartError", "ValkeyServer"),
     "subject": ("Subject", "arena_balance"),
 }
