@@ -126,7 +126,7 @@ class Announcer:
         try:
             with anyio.fail_after(_PATIENCE):
                 await connector.wrapped.announce(self.worker, document, 3 * self._interval)
-        except (ConnectError, OSError) as error:  # a TimeoutError is one
+        except Exception as error:  # whatever a connector of others raises, nobody's operation fails by it
             if connector not in self._refused:
                 self._refused.add(connector)
                 event(logging.INFO, "announcement_refused", store=connector.store, error=_reason(error))
@@ -138,7 +138,7 @@ class Announcer:
         try:
             with anyio.move_on_after(_PATIENCE):
                 await connector.wrapped.withdraw(self.worker)
-        except (ConnectError, OSError):
+        except Exception:
             pass  # it expires
 
 
@@ -188,4 +188,6 @@ def _plain(host: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or f"no answer within {_PATIENCE} s"
+    if isinstance(error, TimeoutError) and not isinstance(error, ConnectError):
+        return f"no answer within {_PATIENCE} s"
+    return str(error) if isinstance(error, ConnectError) else type(error).__name__  # others' texts may hold anything

@@ -22,8 +22,9 @@ from .errors import (
     InvalidArgumentError,
 )
 from .keys import Key, key_string, key_strings
+from .leases import Leases
 from .loop import release_unclaimed
-from .memory.memory_obj import MemoryObj, release_all
+from .memory.memory_obj import MemoryObj
 from .observability import OperationStatistics, StoreMetrics, event
 from .operation_runner import CANCEL_GRACE, Drain, OperationRunner, note_corrupt
 from .sync_connector import SyncConnector
@@ -180,7 +181,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> None:
             await self._wrapped.put(key, memory_obj)
 
-        with _Leases((memory_obj,)):
+        with Leases((memory_obj,)):
             nbytes = memory_obj.get_size()
             await self._loops.run(
                 self._runner.run,
@@ -341,7 +342,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> None:
             await self._wrapped.batched_put(wanted, objs)
 
-        with _Leases(objs):
+        with Leases(objs):
             nbytes = sum(obj.get_size() for obj in objs)
             await self._loops.run(
                 self._runner.run,
@@ -514,27 +515,6 @@ class ManagedConnector(RemoteConnector):
                 stats.bytes += (size := item.get_size())
                 self._largest_seen = max(self._largest_seen, size)
         return missing
-
-
-class _Leases:
-    """One reference of the operation's own on every object that it borrows, for as long as it may touch them."""
-
-    def __init__(self, objs: Sequence[MemoryObj]) -> None:
-        self._objs = objs
-
-    def __enter__(self) -> None:
-        taken: list[MemoryObj | None] = []
-        try:
-            for obj in self._objs:
-                obj.ref_count_up()
-                taken.append(obj)
-        except BaseException:
-            release_all(taken)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        for obj in self._objs:
-            obj.ref_count_down()
 
 
 async def _checked_keys(keys: Sequence[Key]) -> list[Key]:

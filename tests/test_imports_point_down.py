@@ -40,7 +40,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
         "wrapping_adapter",
     ),
     ("registry", "plugin_table"),
-    ("breaker", "byte_budget", "sync_connector", "operation_runner", "managed"),
+    ("breaker", "byte_budget", "leases", "sync_connector", "operation_runner", "managed"),
     ("announcement", "announcer", "clearing"),
     ("manager",),
     ("health", "metrics"),
