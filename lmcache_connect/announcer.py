@@ -138,8 +138,8 @@ class Announcer:
         try:
             with anyio.move_on_after(_PATIENCE):
                 await connector.wrapped.withdraw(self.worker)
-        except Exception:
-            pass  # it expires
+        except Exception as error:  # it expires
+            event(logging.DEBUG, "withdrawal_refused", store=connector.store, error=_reason(error))
 
 
 def _later(loop: asyncio.AbstractEventLoop, seconds: float, announcer: weakref.ref[Announcer]) -> None:
