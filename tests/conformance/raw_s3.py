@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import anyio.to_thread
@@ -15,14 +16,18 @@ from lmcache_connect_s3.object_names import ObjectNames
 
 def client_of(server: S3Server) -> Any:
     """A client of botocore."""
+    return _client(server.endpoint)
+
+
+@cache  # each has a model of the service of its own, a million objects that every garbage collection looks at
+def _client(endpoint: str) -> Any:
     return botocore.session.Session().create_client(
         "s3",
         region_name="us-east-1",
-        endpoint_url=server.endpoint,
+        endpoint_url=endpoint,
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-        verify=getattr(server, "ca_file", None) if server.scheme == "https" else None,
     )
 
 
