@@ -218,6 +218,7 @@ class FaultyS3Server:
         """Access keys that are answered with ExpiredToken."""
         self.session_key = "session-key"
         self._uploads: dict[str, dict[int, bytes]] = {}
+        self._begun = 0
         self._plans: dict[str, list[Fault]] = {}
         self._always: dict[str, Fault] = {}
         self._lock = threading.Lock()
@@ -382,7 +383,8 @@ class FaultyS3Server:
 
     def _post(self, request: Request) -> Reply:
         if "uploads" in request.query:
-            upload = f"upload-{len(self._uploads)}"
+            self._begun += 1
+            upload = f"upload-{self._begun}"
             self._uploads[upload] = {}
             self.headers[request.name] = request.headers
             return _document(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from lmcache_connect.memory import LocalCPUBackend
 
+    from .faulty_s3 import FaultyS3Server
     from .loop_watch import LoopWatch
     from .s3_servers import MotoServer, RcloneServer
     from .servers import RedisServer, ValkeyServer
@@ -64,6 +65,15 @@ def moto_server() -> Iterator[MotoServer]:
     if not MotoServer.available():
         pytest.skip("moto_server: moto and its server are not installed; pip install 'moto[s3]' flask flask-cors")
     with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def faulty_s3() -> Iterator[FaultyS3Server]:
+    """An S3 server that answers as the test plans it."""
+    from .faulty_s3 import FaultyS3Server
+
+    with FaultyS3Server() as server:
         yield server
 
 

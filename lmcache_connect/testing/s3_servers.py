@@ -43,12 +43,15 @@ class S3Server:
     """
 
     product = "S3 server"
+    listens = ""
+    """What its log holds once it listens."""
     scheme = "http"
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = Path(tempfile.mkdtemp(prefix="lmcc-s3-"))
         self._port: int | None = None
+        self._pid = os.getpid()
         atexit.register(self._end)
 
     @property
@@ -75,13 +78,16 @@ class S3Server:
         return f"s3://{bucket}{'/' if prefix else ''}{prefix}?{urlencode(settings)}"
 
     def start(self) -> None:
-        """Starts it, and returns when it answers.
+        """Starts it, and returns when it answers. Does nothing where it runs.
 
         Raises:
             ServerStartError: it does not.
             MissingExtraError: it is not installed.
         """
+        if self._process is not None:
+            return
         is_new = self._port is None
+        self._make_directories()
         for left in reversed(range(_TRIES)):
             if is_new:
                 self._port = unused_port()
@@ -121,7 +127,9 @@ class S3Server:
 
     def pause(self) -> None:
         """Stops its clock: connections stay open, and nothing is answered."""
-        self._running("pause()").send_signal(signal.SIGSTOP)
+        process = self._running("pause()")
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # it may have been in the middle of an answer
 
     def resume(self) -> None:
         """Lets it go on."""
@@ -148,8 +156,11 @@ class S3Server:
     def _environment(self) -> Mapping[str, str]:
         return os.environ
 
+    def _make_directories(self) -> None:
+        self._directory.mkdir(exist_ok=True)
+
     def _prepare(self) -> None:
-        """Makes the bucket."""
+        """Makes the bucket, once it answers."""
 
     def _connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
@@ -159,6 +170,9 @@ class S3Server:
         process = self._running("start()")
         while True:
             try:
+                # What it says itself: on the port, another program may answer that was faster.
+                if self.listens not in self._log.read_text("utf-8", "replace"):
+                    raise ConnectionRefusedError("it has not said yet that it listens")
                 connection = self._connection()
                 connection.request("GET", "/")
                 connection.getresponse().read()
@@ -184,6 +198,8 @@ class S3Server:
             self._process = None
 
     def _end(self) -> None:
+        if os.getpid() != self._pid:  # a fork that ends
+            return
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -203,14 +219,13 @@ class RcloneServer(S3Server):
     """
 
     product = "rclone serve s3"
+    listens = "Starting s3 server on"
 
     def __init__(self, *, tls: bool = False) -> None:
         super().__init__()
         self.scheme = "https" if tls else "http"
         shared = Path("/dev/shm")  # noqa: S108  # a directory of our own in it
         self._files = Path(tempfile.mkdtemp(prefix="lmcc-s3-", dir=shared if shared.is_dir() else None))
-        if tls:
-            self._write_certificates()
 
     @staticmethod
     def binary() -> str | None:
@@ -253,8 +268,15 @@ class RcloneServer(S3Server):
             *certificates,
         ]
 
-    def _prepare(self) -> None:
-        (self._files / BUCKET).mkdir(exist_ok=True)
+    def _environment(self) -> Mapping[str, str]:
+        return {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+
+    def _make_directories(self) -> None:
+        super()._make_directories()
+        # Before it starts: it remembers what buckets there are.
+        (self._files / BUCKET).mkdir(parents=True, exist_ok=True)
+        if self.scheme == "https" and not (self._directory / "server.pem").exists():
+            self._write_certificates()
 
     def _connection(self) -> http.client.HTTPConnection:
         if self.scheme == "http":
@@ -274,13 +296,15 @@ class RcloneServer(S3Server):
 
     def _end(self) -> None:
         super()._end()
-        shutil.rmtree(self._files, ignore_errors=True)
+        if os.getpid() == self._pid:
+            shutil.rmtree(self._files, ignore_errors=True)
 
 
 class MotoServer(S3Server):
     """moto's server: S3 as AWS answers it, tags, encryption headers and multipart uploads included; in memory."""
 
     product = "moto"
+    listens = "Running on"
 
     @staticmethod
     def available() -> bool:

@@ -28,6 +28,10 @@ def test_rclone_keeps_objects_as_files_and_comes_back_with_them() -> None:
         assert client.get_object(Bucket=BUCKET, Key="a/b")["Body"].read() == b"content"
         folder = server.file("a/b").parent
     assert not folder.exists()
+    server.start()
+    server.start()
+    assert client.list_objects_v2(Bucket=BUCKET).get("Contents", []) == []
+    server.stop()
     with pytest.raises(ServerNotRunningError):
         server.pause()
 
