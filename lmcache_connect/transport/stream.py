@@ -443,7 +443,9 @@ class ByteStream:
                         self._hi = count - length
                         count = length
                 else:
-                    count = self._sock.recv_into(rest)
+                    # A piece at a time, rather than as much as is there: fewer calls, each of which gives Python's lock
+                    # away and has to get it back.
+                    count = self._sock.recv_into(rest, 0, socket.MSG_WAITALL)
                 if not count:
                     raise StreamClosedError(f"{self.peer} closed the connection in the middle of a value")
                 position += count
