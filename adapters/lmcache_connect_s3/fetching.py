@@ -150,6 +150,7 @@ class _Fetch(Job):
         job = _Fetch(self._call, self._slot, self._key, self._name, self._replaced)
         job._incoming = incoming
         job._span = (start, end)
+        job._rechecks = self._rechecks
         return job
 
     async def run(self, connection: HTTPConnection) -> None:
@@ -206,14 +207,14 @@ class _Fetch(Job):
 
     async def _receive(self, connection: HTTPConnection, head: ResponseHead, header: FrameHeader, total: int) -> None:
         call = self._call
+        end = head.length or 0
+        rest = _spans(end, total, call.range_size)
+        if rest and head.etag is None and not header.has_checksum:
+            raise connection.broken("a part of an object without an ETag, which nothing would tell from another's")
         obj = await call.room.make(connection, header.metadata)
         incoming = self._incoming = _Incoming(header, obj, total, head.etag)
         call.began(incoming)
-        end = head.length or 0
-        rest = _spans(end, total, call.range_size)
         incoming.split(1 + len(rest))
-        if rest and head.etag is None and not header.has_checksum:
-            raise connection.broken("a part of an object without an ETag, which nothing would tell from another's")
         if not rest and call.object_checksum != "none":
             self._expect_checksum(connection, incoming, head)
         connection.stream.take(header.length)

@@ -568,3 +568,40 @@ async def test_a_large_chunk_is_put_in_parts_and_a_failed_upload_is_given_up(
             await put(connector, nbytes=nbytes, seed=3)
         assert server.uploads == 0
         assert await holds(connector, nbytes=nbytes, seed=2)
+
+
+# ---------------------------------------------------------------------------------------------- objects that are wrong
+
+
+@pytest.mark.asyncio
+async def test_a_damaged_chunk_of_several_ranges_is_a_miss_after_a_few_requests(
+    server: FaultyS3Server, local_cpu_backend: LocalCPUBackend, io: str
+) -> None:
+    url = server.url("p", io=io, range_size=1 << 20, pool_size=1, timeout=3)
+    async with ConnectorManager(url, None, local_cpu_backend, CONFIG) as manager:
+        connector = manager.create_connector()
+        await put(connector)
+        assert await holds(connector)  # its connections have been used then
+        record = bytearray(server.objects["p/k"])
+        record[len(record) // 2] ^= 1
+        server.objects["p/k"] = bytes(record)
+        server.requests.clear()
+        assert not await holds(connector)
+        assert len(server.asked("GET")) <= 9
+        assert connector.statistics()["get"].misses == {"corrupt:checksum": 1}
+
+
+@pytest.mark.asyncio
+async def test_ranges_that_nothing_tells_from_anothers_are_an_error_and_nothing_is_allocated(
+    server: FaultyS3Server, local_cpu_backend: LocalCPUBackend, io: str
+) -> None:
+    url = server.url("p", io=io, range_size=1 << 20, checksum="false")
+    async with ConnectorManager(url, None, local_cpu_backend, CONFIG) as manager:
+        connector = manager.create_connector()
+        await put(connector)
+        before = local_cpu_backend.statistics().allocations
+        server.plan("GET", Header("ETag", "W/weak"), times=None)
+        with pytest.raises(StoreProtocolError, match="without an ETag"):
+            await connector.get("k")
+        assert local_cpu_backend.statistics().allocations == before
+        assert {request.headers["range"] for request in server.asked("GET")} == {"bytes=0-1048575"}
