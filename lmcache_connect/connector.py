@@ -107,7 +107,7 @@ class RemoteConnector(ABC):
             await self.remove(key)
             return True
 
-        return await _gather([self._thunk(gone, key) for key in keys])
+        return await gather([self._thunk(gone, key) for key in keys])
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that start with `prefix`, one by one, without holding all of them where the store allows it."""
@@ -133,7 +133,7 @@ class RemoteConnector(ABC):
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """`exists` for every key, in order."""
-        return await _gather([self._thunk(self.exists, key) for key in keys])
+        return await gather([self._thunk(self.exists, key) for key in keys])
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """`get` for every key: one slot per key, None for a miss. When it raises, nothing is held."""
@@ -146,7 +146,7 @@ class RemoteConnector(ABC):
                 await self.discard_corrupt(key, error)
 
         try:
-            await _gather([self._thunk(fetch, index, key) for index, key in enumerate(keys)])
+            await gather([self._thunk(fetch, index, key) for index, key in enumerate(keys)])
         except BaseException:
             release_all(found)
             raise
@@ -156,7 +156,7 @@ class RemoteConnector(ABC):
         """`put` for every pair. When it raises, some of the pairs may have been stored."""
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
-        await _gather([self._thunk(self.put, key, obj) for key, obj in zip(keys, memory_objs, strict=True)])
+        await gather([self._thunk(self.put, key, obj) for key, obj in zip(keys, memory_objs, strict=True)])
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
         """How many of the first keys are there without a gap. `pin` means nothing to a remote store."""
@@ -268,7 +268,7 @@ def hit_prefix(found: Sequence[MemoryObj | None]) -> list[MemoryObj]:
     return [obj for obj in found[:length] if obj is not None]
 
 
-async def _gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+async def gather(calls: Sequence[Callable[[], Awaitable[T]]], at_a_time: int = BATCH_CONCURRENCY) -> list[T]:
     """Every call's result, in order, with a bounded number under way; the first failure cancels the rest."""
     results: list[T | None] = [None] * len(calls)
     failures: list[Exception] = []
@@ -285,7 +285,7 @@ async def _gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
     cancellations = NativeCancellations()
     async with anyio.create_task_group() as group:
-        for _ in range(min(BATCH_CONCURRENCY, len(calls))):
+        for _ in range(min(at_a_time, len(calls))):
             group.start_soon(work)
     cancellations.raise_lost()
     if failures:

@@ -31,8 +31,7 @@ class WrappingConnector(RemoteConnector):
         """What `call()` gives, which is one operation of the connector inside, by its method's name, on these keys.
 
         Not asked for `scan`, which is no single call, for `close`, and for announcements, which are no
-        operations. Whoever drops what `call()` gave gives its
-        references back.
+        operations. Whoever drops what `call()` gave gives its references back.
         """
         return await call()
 

@@ -21,6 +21,7 @@ OPERATIONS: Final = (
     "batched_get",
     "batched_put",
     "batched_exists",
+    "batched_remove",
     "close",
 )
 """What is logged."""

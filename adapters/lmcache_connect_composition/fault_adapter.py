@@ -23,6 +23,7 @@ OPERATIONS: Final = (
     "batched_get",
     "batched_put",
     "batched_exists",
+    "batched_remove",
 )
 """What faults can be put into."""
 

@@ -21,7 +21,7 @@ from lmcache_connect import (
 )
 from lmcache_connect.connector import Slots
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
-from lmcache_connect.memory.patience import NoRoomError, Patience
+from lmcache_connect.memory.patience import Patience, Waiting
 from lmcache_connect.transport import Couriers
 from lmcache_connect.transport.pool import ConnectionPool
 
@@ -236,27 +236,25 @@ class RedisConnector(RemoteConnector):
         return names
 
     async def _fetch(self, names: Sequence[str]) -> FetchSchedule[Any]:
-        pool = self._transfers
         nbytes = len(names) * self._chunk_bytes
-        async with self._patience.waiting() as waiting:
-            while True:
-                fetching = self._layout.fetching(pool, self._workers(nbytes), names, waiting)
-                try:
-                    # Who waits for room in the arena waits on the loop.
-                    if nbytes >= self._threads_from and pool is not self._patient:
-                        await fetching.run_in_thread(self._couriers)
-                    else:
-                        await fetching.run()
-                    self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
-                    return fetching
-                except NoRoomError as full:
-                    fetching.release()
-                    requested = full.requested
-                except BaseException:
-                    fetching.release()
-                    raise
-                await waiting.take_turn(requested)
-                pool = self._patient
+
+        async def attempt(waiting: Waiting) -> FetchSchedule[Any]:
+            pool = self._patient if waiting.has_turn else self._transfers
+            fetching = self._layout.fetching(pool, self._workers(nbytes), names, waiting)
+            try:
+                # Who waits for room in the arena waits on the loop.
+                if nbytes >= self._threads_from and not waiting.has_turn:
+                    await fetching.run_in_thread(self._couriers)
+                else:
+                    await fetching.run()
+            except BaseException:
+                fetching.release()
+                raise
+            return fetching
+
+        fetching = await self._patience.serve(attempt)
+        self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
+        return fetching
 
     def _workers(self, nbytes: int) -> int:
         return self._options.pool_size if nbytes >= LARGE_BYTES else 1

@@ -7,7 +7,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -29,10 +29,9 @@ from lmcache_connect import (
     ValueTooLargeError,
     key_string,
 )
-from lmcache_connect.connector import Flags, Slots
+from lmcache_connect.connector import Flags, Slots, gather
 from lmcache_connect.keys import key_strings
-from lmcache_connect.loop import NativeCancellations
-from lmcache_connect.memory.patience import NoRoomError, Patience
+from lmcache_connect.memory.patience import Patience, Waiting
 from lmcache_connect.transport import Couriers, StreamClosedError, TLSSettings, open_tcp_stream
 from lmcache_connect.transport.pool import ConnectionPool
 
@@ -161,7 +160,8 @@ class S3Connector(RemoteConnector):
         """One request for each key, over all connections for look-ups side by side."""
         names = await self._object_names(keys)
         found = [self._is_remembered(name) for name in names]
-        await self._side_by_side([partial(self._look_up, name, found, at) for at, name in enumerate(names)])
+        calls = [partial(self._look_up, name, found, at) for at, name in enumerate(names)]
+        await gather(calls, self._options.pool_size)
         return found
 
     async def _look_up(self, name: str, found: Flags, at: int) -> None:
@@ -244,33 +244,31 @@ class S3Connector(RemoteConnector):
     async def _fetch(self, keys: Sequence[Key]) -> Fetching:
         names = await self._object_names(keys)
         pairs = list(zip(key_strings(keys), names, strict=True))
-        pool, nbytes = self._transfers, len(keys) * self._chunk_bytes
+        nbytes = len(keys) * self._chunk_bytes
         requests = _Holder(await self._requests())
-        async with self._patience.waiting() as waiting:
-            while True:
-                # Who waits for room in the arena waits on the loop.
-                is_large = nbytes >= self._threads_from and pool is not self._patient
-                fetching = Fetching(
-                    requests,
-                    pairs,
-                    waiting,
-                    limit=self._options.max_value_bytes,
-                    range_size=self._options.range_size,
-                    object_checksum=self._options.object_checksum,
-                    **self._how(pool, requests, is_large),
-                )
-                try:
-                    await fetching.run()
-                    self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
-                    return fetching
-                except NoRoomError as full:
-                    fetching.release()
-                    requested = full.requested
-                except BaseException:
-                    fetching.release()
-                    raise
-                await waiting.take_turn(requested)
-                pool = self._patient
+
+        async def attempt(waiting: Waiting) -> Fetching:
+            # Who waits for room in the arena waits on the loop.
+            is_large = nbytes >= self._threads_from and not waiting.has_turn
+            fetching = Fetching(
+                requests,
+                pairs,
+                waiting,
+                limit=self._options.max_value_bytes,
+                range_size=self._options.range_size,
+                object_checksum=self._options.object_checksum,
+                **self._how(self._patient if waiting.has_turn else self._transfers, requests, is_large),
+            )
+            try:
+                await fetching.run()
+            except BaseException:
+                fetching.release()
+                raise
+            return fetching
+
+        fetching = await self._patience.serve(attempt)
+        self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
+        return fetching
 
     def _how(self, pool: Pool, requests: _Holder, is_large: bool) -> dict[str, Any]:
         async def renew() -> bool:
@@ -373,27 +371,6 @@ class S3Connector(RemoteConnector):
             names += [self._names.name(key) for key in key_strings(keys[start : start + _NAMES_PIECE])]
         return names
 
-    async def _side_by_side(self, calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
-        waiting = iter(calls)
-        failures: Failures = []
-
-        async def work() -> None:
-            try:
-                for call in waiting:
-                    await call()
-            except Exception as failure:
-                # Kept rather than raised into the group, where it would swallow a cancellation of the caller's task.
-                failures.append(failure)
-                group.cancel_scope.cancel()
-
-        cancellations = NativeCancellations()
-        async with anyio.create_task_group() as group:
-            for _ in range(min(self._options.pool_size, len(calls))):
-                group.start_soon(work)
-        cancellations.raise_lost()
-        if failures:
-            raise failures[0]
-
 
 class _Holder:
     """What the jobs of one call make requests with; replaced where the credentials expire meanwhile."""
@@ -403,9 +380,6 @@ class _Holder:
 
     def __call__(self) -> Requests:
         return self.held
-
-
-Failures = list[Exception]
 
 
 def _object_headers(options: S3Options) -> dict[str, str]:

@@ -71,7 +71,7 @@ def locate(url: RemoteURL, options: S3Options, default_region: str | None = None
         if port:
             raise InvalidURLError(url.redacted(), "a port stands behind the name of an AWS host", _SHAPE)
         region = options.region or named["region"]
-        return _made(named["bucket"], prefix, host, 443, True, region, host, "/", bool(named["zone"]))
+        return Location(named["bucket"], prefix, host, 443, True, region, host, "/", bool(named["zone"]))
     if port:
         raise InvalidURLError(url.redacted(), "a port stands behind the bucket's name", "it in ?endpoint=")
     if _BUCKET.fullmatch(host) is None:
@@ -81,8 +81,8 @@ def locate(url: RemoteURL, options: S3Options, default_region: str | None = None
         name = f"s3.{region or DEFAULT_REGION}.amazonaws.com"
         # A certificate for *.s3... is for one label, so a bucket with dots goes into the path.
         if options.addressing == "path" or (options.addressing == "auto" and "." in host):
-            return _made(host, prefix, name, 443, True, region, name, f"/{host}/", False)
-        return _made(host, prefix, f"{host}.{name}", 443, True, region, f"{host}.{name}", "/", False)
+            return Location(host, prefix, name, 443, True, region, name, f"/{host}/", False)
+        return Location(host, prefix, f"{host}.{name}", 443, True, region, f"{host}.{name}", "/", False)
     return _at_endpoint(url, options, host, prefix, region)
 
 
@@ -107,7 +107,7 @@ def _at_endpoint(url: RemoteURL, options: S3Options, bucket: str, prefix: str, r
     if port is not None and port != (443 if is_tls else 80):
         header += f":{port}"
     base = quote(parts.path.rstrip("/"), safe="/-_.~%")
-    return _made(
+    return Location(
         bucket,
         prefix,
         parts.hostname,  # of a virtual host too: who names an endpoint may have no wildcard in the DNS
@@ -118,17 +118,3 @@ def _at_endpoint(url: RemoteURL, options: S3Options, bucket: str, prefix: str, r
         f"{base}/" if is_virtual else f"{base}/{bucket}/",
         False,
     )
-
-
-def _made(
-    bucket: str,
-    prefix: str,
-    host: str,
-    port: int,
-    is_tls: bool,
-    region: str | None,
-    host_header: str,
-    base: str,
-    is_express: bool,
-) -> Location:
-    return Location(bucket, prefix, host, port, is_tls, region, host_header, base, is_express)

@@ -34,9 +34,8 @@ class APIState:
 def attach(app: FastAPI, manager: ConnectorManager, config: APIServerConfig | None = None) -> APIState:
     """Gives an application of your own the manager that its internal API works on.
 
-    Only the settings for routes count: `ready_timeout` and `loggers`. The toolkit's errors are
-    answered as problems. Who may reach the application is its own affair; see `InternalAPIServer` for one that is safe
-    by default.
+    Only the settings for routes count: `ready_timeout` and `loggers`. The toolkit's errors are answered as problems.
+    Who may reach the application is its own affair; see `InternalAPIServer` for one that is safe by default.
     """
     state = APIState(manager, config if config is not None else APIServerConfig.load())
     setattr(app.state, _ATTRIBUTE, state)

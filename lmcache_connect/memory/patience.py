@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeVar
 
 import anyio
 
@@ -12,6 +13,8 @@ from ..errors import AllocationTimeoutError, ArenaExhaustedError
 from ..metadata import ChunkMetadata
 from .local_cpu_backend import LocalCPUBackend
 from .memory_obj import MemoryObj
+
+T = TypeVar("T")
 
 _AT_A_TIME: Final = 16
 """Chunks for which room is made at a time: the allocator then runs in the CPU's cache, from which a chunk drives it."""
@@ -46,9 +49,19 @@ class Patience:
         self._allocate_timeout: Final = allocate_timeout
         self._turn = anyio.Semaphore(1)
 
-    def waiting(self) -> Waiting:
-        """For one get: an `async with` block around all that it does."""
-        return Waiting(self._backend, self._allocate_timeout, self._turn)
+    async def serve(self, attempt: Callable[[Waiting], Awaitable[T]]) -> T:
+        """What `attempt(waiting)` gives: one get, which is called again when it is its turn to wait for room.
+
+        It gives back all that it holds before it raises. Once `waiting.has_turn`, it uses connections that nobody
+        else needs.
+        """
+        async with Waiting(self._backend, self._allocate_timeout, self._turn) as waiting:
+            while True:
+                try:
+                    return await attempt(waiting)
+                except NoRoomError as full:
+                    requested = full.requested
+                await waiting.take_turn(requested)
 
 
 class Waiting:
