@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -15,7 +15,37 @@ Bytes = Annotated[int, Field(gt=0, le=1 << 50)]
 ErrorMode = Literal["raise", "miss"]
 
 
-class ConnectorConfig(BaseSettings):
+class Settings(BaseSettings):
+    """Frozen settings: code beats the environment, which beats the defaults. A subclass adds its prefix and fields."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_parse_none_str="none",
+        env_ignore_empty=True,
+    )
+
+    @classmethod
+    def load(cls, **settings: Any) -> Self:
+        """The settings given, over those of the environment, over the defaults.
+
+        Raises:
+            InvalidConfigError: an unknown setting, or a value of the wrong type or range. No value is shown.
+        """
+        for name in settings:
+            if name not in cls.model_fields:
+                raise InvalidConfigError(name, f"no such setting; expected one of {', '.join(cls.model_fields)}")
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise InvalidConfigError(".".join(map(str, first["loc"])) or "settings", first["msg"]) from None
+        except SettingsError as error:
+            raise InvalidConfigError("environment", str(error)) from None
+
+
+class ConnectorConfig(Settings):
     """Frozen settings for managers and connectors. Code beats the environment, which beats the defaults.
 
     Each setting `name` is read from the environment variable `LMCACHE_CONNECT_NAME`, where an empty one counts as
@@ -25,14 +55,7 @@ class ConnectorConfig(BaseSettings):
         InvalidConfigError: from `load()`, naming the setting and what was expected of it.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="LMCACHE_CONNECT_",
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        env_parse_none_str="none",
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="LMCACHE_CONNECT_")
 
     url: SecretStr | None = None
     """The store, where the manager is given none. A secret, because it may hold a password."""
@@ -106,24 +129,6 @@ class ConnectorConfig(BaseSettings):
             for name, value in self.extra_config.items()
         }
         return values
-
-    @classmethod
-    def load(cls, **settings: Any) -> ConnectorConfig:
-        """The settings given, over those of the environment, over the defaults.
-
-        Raises:
-            InvalidConfigError: an unknown setting, or a value of the wrong type or range. No value is shown.
-        """
-        for name in settings:
-            if name not in cls.model_fields:
-                raise InvalidConfigError(name, f"no such setting; expected one of {', '.join(cls.model_fields)}")
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise InvalidConfigError(".".join(map(str, first["loc"])), first["msg"]) from None
-        except SettingsError as error:
-            raise InvalidConfigError("environment", str(error)) from None
 
 
 def _is_harmless(name: str, value: object) -> bool:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 
 from lmcache_connect import (
     CacheMetadata,
@@ -32,7 +31,7 @@ from lmcache_connect import (
 from lmcache_connect.connector import Flags, Slots, gather
 from lmcache_connect.keys import key_strings
 from lmcache_connect.memory.patience import Patience, Waiting
-from lmcache_connect.transport import Couriers, StreamClosedError, TLSSettings, open_tcp_stream
+from lmcache_connect.transport import Couriers, StreamClosedError, TLSSettings, in_thread, open_tcp_stream
 from lmcache_connect.transport.pool import ConnectionPool
 
 from .bucket import MAX_DELETED, Bucket
@@ -331,7 +330,7 @@ class S3Connector(RemoteConnector):
 
     async def _put_in_parts(self, name: str, record: Record) -> None:
         size = max(self._options.part_size, -(-record.length // MAX_PARTS))
-        await anyio.to_thread.run_sync(record.hash_payload)
+        await in_thread(record.hash_payload)
         headers = dict(self._headers)
         checksum = self._options.object_checksum
         if checksum != "none":

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-import anyio.to_thread
-
 from lmcache_connect import MemoryObj, StoreError
 from lmcache_connect.frame import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
-from lmcache_connect.transport import StreamClosedError
+from lmcache_connect.transport import StreamClosedError, in_thread
 
 from .answers import error_of
 from .failures import refusal
@@ -85,7 +83,7 @@ class Storing(Transfers):
     async def prepare(self) -> None:
         """Hashes in a thread what has to be hashed before it is sent."""
         if self.signs_payload or self.object_checksum != "none":
-            await anyio.to_thread.run_sync(self._hash_all)
+            await in_thread(self._hash_all)
 
     def _hash_all(self) -> None:
         for job in self._pending:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
-from lmcache_connect.config import Seconds
+from lmcache_connect.config import Seconds, Settings
 from lmcache_connect.errors import InvalidConfigError
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
@@ -18,7 +18,7 @@ Protection: TypeAlias = Literal["writes", "all"]
 MIN_TOKEN_LENGTH = 16
 
 
-class APIServerConfig(BaseSettings):
+class APIServerConfig(Settings):
     """Frozen settings of one server. Code beats the environment, which beats the defaults.
 
     Each setting `name` is read from the environment variable `LMCACHE_CONNECT_API_NAME`; lists are JSON there.
@@ -27,14 +27,7 @@ class APIServerConfig(BaseSettings):
         InvalidConfigError: from `load()`, naming the setting and what was expected of it.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="LMCACHE_CONNECT_API_",
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        env_parse_none_str="none",
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="LMCACHE_CONNECT_API_")
 
     host: str = "127.0.0.1"
     """The address to listen on. Any but a loopback address needs a token."""
@@ -104,23 +97,14 @@ class APIServerConfig(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, **settings: Any) -> APIServerConfig:
+    def load(cls, **settings: Any) -> Self:
         """The settings given, over those of the environment, over the defaults; the token file is read.
 
         Raises:
             InvalidConfigError: an unknown setting, a value of the wrong type or range, or an address that anybody may
                 reach without a token. No value is shown.
         """
-        for name in settings:
-            if name not in cls.model_fields:
-                raise InvalidConfigError(name, f"no such setting; expected one of {', '.join(cls.model_fields)}")
-        try:
-            made = cls(**settings)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise InvalidConfigError(".".join(map(str, first["loc"])) or "token", first["msg"]) from None
-        except SettingsError as error:
-            raise InvalidConfigError("environment", str(error)) from None
+        made = super().load(**settings)
         if made.token_file is not None:
             made = made.model_copy(update={"token": _read_token(made.token_file), "token_file": None})
         made.check_access()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .courier import Couriers
+from .courier import Couriers, in_thread
 from .dialing import TLSSettings, TLSSettingsError, open_tcp_stream, open_unix_stream
 from .stream import ByteStream, StreamClosedError
 
@@ -12,6 +12,7 @@ __all__ = [
     "StreamClosedError",
     "TLSSettings",
     "TLSSettingsError",
+    "in_thread",
     "open_tcp_stream",
     "open_unix_stream",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from .stream import ByteStream
 
@@ -96,6 +97,20 @@ class Couriers:
 
     def __del__(self) -> None:
         self.close()
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work()` gives, in a thread. Whoever is cancelled goes on when it has ended, and has let go of its buffers.
+
+    Raises:
+        What `work` raises.
+    """
+    settled = asyncio.ensure_future(anyio.to_thread.run_sync(work))
+    try:
+        return await asyncio.shield(settled)
+    except BaseException:
+        await _wait_for(settled)
+        raise
 
 
 async def _wait_for(settled: asyncio.Future[Any]) -> None:
