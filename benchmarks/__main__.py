@@ -27,7 +27,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from lmcache_connect import __version__
-from lmcache_connect.testing.servers import RedisServer, StoreServer, ValkeyServer
+from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers.redis import RedisServer, StoreServer
 
 from .comparison import BATCHES, Comparison, batches, streaming_gaps
 from .contenders import contenders

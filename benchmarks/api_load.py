@@ -24,7 +24,7 @@ from typing import Final
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
-from lmcache_connect.memory.memory_obj import release_all
+from lmcache_connect.memory import release_all
 from lmcache_connect.testing import ValkeyServer
 from lmcache_connect.testing.loop_watch import LoopWatch
 

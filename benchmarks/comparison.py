@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, Final
 
 from lmcache_connect import LocalCPUBackend
-from lmcache_connect.memory.memory_obj import release_all
+from lmcache_connect.memory import release_all
 from lmcache_connect.testing.loop_watch import LoopWatch
 
 from .contenders.connect import Connect

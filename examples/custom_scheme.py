@@ -2,15 +2,8 @@
 
 import asyncio
 
-from lmcache_connect import (
-    ConnectorAdapter,
-    ConnectorContext,
-    ConnectorManager,
-    Key,
-    MemoryObj,
-    RemoteConnector,
-)
-from lmcache_connect.frame import decode_record, encode_record
+from lmcache_connect import ConnectorAdapter, ConnectorContext, ConnectorManager, Key, MemoryObj, RemoteConnector
+from lmcache_connect.record import decode_record, encode_record
 
 
 class DictConnector(RemoteConnector):

@@ -1,179 +1,78 @@
-"""LMCache Connect: KV caches of LLMs between Python and remote stores. Any store, one `await`."""
+"""LMCache Connect: KV caches of LLMs between Python and remote stores. Any store, one `await`.
+
+These are the names that an application and the author of a connector need. Further exceptions are in
+`lmcache_connect.errors`, and what only some need is in the package that it belongs to.
+"""
 
 from __future__ import annotations
 
 from ._version import __version__
-from .adapter import ConnectorAdapter, ConnectorOptions
 from .config import ConnectorConfig
-from .connector import RemoteConnector, hit_prefix, prefix_length
-from .context import ConnectorContext
-from .dtypes import DType, dtype_of
+from .contract import (
+    ConnectorAdapter,
+    ConnectorContext,
+    ConnectorOptions,
+    RemoteConnector,
+    WrappingAdapter,
+    WrappingConnector,
+    hit_prefix,
+    prefix_length,
+)
+from .dtypes import DType
 from .errors import (
-    AdapterLoadError,
-    AllocationTimeoutError,
-    AmbiguousSchemeError,
-    APIModuleError,
-    APIRegistrationError,
     ArenaExhaustedError,
     AuthenticationError,
-    BackendClosedError,
-    CertificateError,
-    CircuitOpenError,
-    ConnectError,
     ConnectorClosedError,
-    ConnectorContractError,
-    ConnectorFailureError,
-    DuplicateRouteError,
-    DuplicateSchemeError,
-    ForeignObjectError,
-    ForkedProcessError,
-    FrameError,
-    InvalidArgumentError,
-    InvalidConfigError,
-    InvalidKeyError,
-    InvalidOptionError,
-    InvalidShapeError,
+    CorruptRecordError,
     InvalidURLError,
-    LMCacheInstalledError,
-    LoopNotRunningError,
-    MissingExtraError,
+    LMCacheConnectError,
     OperationTimeoutError,
-    PluginClassMissingError,
-    PluginConstructionError,
-    PluginError,
-    PluginImportError,
-    PluginTypeError,
-    ReadOnlyStoreError,
-    ReleasedObjectError,
-    ServerBindError,
-    ServerStateError,
-    StoreCommandError,
     StoreError,
-    StoreFullError,
-    StoreLoadingError,
-    StoreProtocolError,
     StoreUnavailableError,
-    SyncCallOnLoopError,
-    SyncTimeoutError,
-    UnknownConnectorError,
-    UnknownDtypeError,
-    UnknownOptionError,
-    UnknownSchemeError,
     UnsupportedOperationError,
-    ValueTooLargeError,
-    WrongNodeError,
-    WrongTypeError,
 )
-from .foreign_adapter import ForeignAdapter
-from .foreign_connector import ForeignConnector, make_connector
-from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string, parse_key
-from .loop import LoopOwner
+from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string
 from .managed import ManagedConnector
-from .manager import ConnectorManager, CreateConnector, create_connector
-from .memory import ArenaStatistics, LocalCPUBackend, MemoryObj
+from .manager import ConnectorManager, CreateConnector, create_connector, register_adapter
+from .memory import LocalCPUBackend, MemoryObj
 from .metadata import CacheMetadata, ChunkMetadata, MemoryFormat
-from .plugin_class import PluginClass, missing_methods
-from .plugin_table import Plugin, PluginTable
-from .registry import AdapterRegistry, register_adapter
-from .sync_connector import SyncConnector
-from .url import HostPort, RemoteURL, URLOptions
-from .wrapping_adapter import WrappingAdapter
-from .wrapping_connector import WrappingConnector
+from .url import RemoteURL
 
 __all__ = [
-    "APIModuleError",
-    "APIRegistrationError",
-    "AdapterLoadError",
-    "AdapterRegistry",
-    "AllocationTimeoutError",
-    "AmbiguousSchemeError",
     "ArenaExhaustedError",
-    "ArenaStatistics",
     "AuthenticationError",
-    "BackendClosedError",
     "CacheEngineKey",
     "CacheMetadata",
-    "CertificateError",
     "ChunkMetadata",
-    "CircuitOpenError",
-    "ConnectError",
     "ConnectorAdapter",
     "ConnectorClosedError",
     "ConnectorConfig",
     "ConnectorContext",
-    "ConnectorContractError",
-    "ConnectorFailureError",
     "ConnectorManager",
     "ConnectorOptions",
+    "CorruptRecordError",
     "CreateConnector",
     "DType",
-    "DuplicateRouteError",
-    "DuplicateSchemeError",
-    "ForeignAdapter",
-    "ForeignConnector",
-    "ForeignObjectError",
-    "ForkedProcessError",
-    "FrameError",
-    "HostPort",
-    "InvalidArgumentError",
-    "InvalidConfigError",
-    "InvalidKeyError",
-    "InvalidOptionError",
-    "InvalidShapeError",
     "InvalidURLError",
     "Key",
-    "LMCacheInstalledError",
+    "LMCacheConnectError",
     "LayerCacheEngineKey",
     "LocalCPUBackend",
-    "LoopNotRunningError",
-    "LoopOwner",
     "ManagedConnector",
     "MemoryFormat",
     "MemoryObj",
-    "MissingExtraError",
     "OperationTimeoutError",
-    "Plugin",
-    "PluginClass",
-    "PluginClassMissingError",
-    "PluginConstructionError",
-    "PluginError",
-    "PluginImportError",
-    "PluginTable",
-    "PluginTypeError",
-    "ReadOnlyStoreError",
-    "ReleasedObjectError",
     "RemoteConnector",
     "RemoteURL",
-    "ServerBindError",
-    "ServerStateError",
-    "StoreCommandError",
     "StoreError",
-    "StoreFullError",
-    "StoreLoadingError",
-    "StoreProtocolError",
     "StoreUnavailableError",
-    "SyncCallOnLoopError",
-    "SyncConnector",
-    "SyncTimeoutError",
-    "URLOptions",
-    "UnknownConnectorError",
-    "UnknownDtypeError",
-    "UnknownOptionError",
-    "UnknownSchemeError",
     "UnsupportedOperationError",
-    "ValueTooLargeError",
     "WrappingAdapter",
     "WrappingConnector",
-    "WrongNodeError",
-    "WrongTypeError",
     "__version__",
     "create_connector",
-    "dtype_of",
     "hit_prefix",
     "key_string",
-    "make_connector",
-    "missing_methods",
-    "parse_key",
     "prefix_length",
     "register_adapter",
 ]

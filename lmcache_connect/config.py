@@ -8,7 +8,8 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import InvalidConfigError, InvalidURLError
-from .url import RemoteURL, is_secret_name, redact
+from .redaction import is_secret_name, redact
+from .url import RemoteURL
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0, le=1 << 50)]

@@ -15,7 +15,7 @@ def _known(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-class ConnectError(Exception):
+class LMCacheConnectError(Exception):
     """Base of every error raised by this package. It can be pickled, with its fields, and so cross processes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -23,10 +23,10 @@ class ConnectError(Exception):
         return _restored, (type(self), self.args, self.__dict__)
 
 
-def _restored(kind: type[ConnectError], args: tuple[Any, ...], fields: dict[str, Any]) -> ConnectError:
+def _restored(kind: type[LMCacheConnectError], args: tuple[Any, ...], fields: dict[str, Any]) -> LMCacheConnectError:
     # By the layout's own __new__: `kind.__new__` may be that of a sibling, such as MemoryError, which refuses.
     error = (OSError if issubclass(kind, OSError) else Exception).__new__(kind)
-    super(ConnectError, error).__init__(*args)  # the builtin's part: its args and, for an ImportError, its msg
+    super(LMCacheConnectError, error).__init__(*args)  # the builtin's part: its args and, for an ImportError, its msg
     error.__dict__.update(fields)
     return error
 
@@ -34,7 +34,7 @@ def _restored(kind: type[ConnectError], args: tuple[Any, ...], fields: dict[str,
 # --------------------------------------------------------------------------------------------- wrong input
 
 
-class InvalidURLError(ConnectError, ValueError):
+class InvalidURLError(LMCacheConnectError, ValueError):
     """A store URL cannot be understood. `url` is redacted."""
 
     def __init__(self, url: str, reason: str, expected: str) -> None:
@@ -75,7 +75,7 @@ class InvalidOptionError(InvalidURLError):
         super().__init__(url, f"option {option!r} is {value!r}", expected)
 
 
-class InvalidConfigError(ConnectError, ValueError):
+class InvalidConfigError(LMCacheConnectError, ValueError):
     """A setting, from code or from the environment, has a wrong name, type or range."""
 
     def __init__(self, setting: str, reason: str) -> None:
@@ -84,7 +84,7 @@ class InvalidConfigError(ConnectError, ValueError):
         self.reason = reason
 
 
-class InvalidKeyError(ConnectError, ValueError):
+class InvalidKeyError(LMCacheConnectError, ValueError):
     """A key cannot be represented in the stores' key format."""
 
     def __init__(self, key: object, reason: str) -> None:
@@ -93,7 +93,7 @@ class InvalidKeyError(ConnectError, ValueError):
         self.reason = reason
 
 
-class UnknownDtypeError(ConnectError, ValueError):
+class UnknownDtypeError(LMCacheConnectError, ValueError):
     """A dtype name or object has no counterpart here."""
 
     def __init__(self, dtype: object, known: Iterable[str]) -> None:
@@ -102,7 +102,7 @@ class UnknownDtypeError(ConnectError, ValueError):
         super().__init__(f"unknown dtype {_shortened(dtype)}; expected one of {', '.join(self.known)}")
 
 
-class InvalidShapeError(ConnectError, ValueError):
+class InvalidShapeError(LMCacheConnectError, ValueError):
     """Shapes, dtypes or a memory format do not describe a chunk."""
 
     def __init__(self, shape: object, reason: str) -> None:
@@ -111,7 +111,7 @@ class InvalidShapeError(ConnectError, ValueError):
         self.reason = reason
 
 
-class InvalidArgumentError(ConnectError, ValueError):
+class InvalidArgumentError(LMCacheConnectError, ValueError):
     """An argument of a call is wrong in itself or does not fit another one."""
 
     def __init__(self, argument: str, reason: str) -> None:
@@ -123,7 +123,7 @@ class InvalidArgumentError(ConnectError, ValueError):
 # ------------------------------------------------------------------------------------- adapters and plug-ins
 
 
-class AdapterLoadError(ConnectError, ImportError):
+class AdapterLoadError(LMCacheConnectError, ImportError):
     """An adapter is known by name but its module, its class or its driver cannot be imported."""
 
     def __init__(self, scheme: str, target: str, distribution: str, reason: str, extra: str | None = None) -> None:
@@ -139,7 +139,7 @@ class AdapterLoadError(ConnectError, ImportError):
         self.extra = extra
 
 
-class MissingExtraError(ConnectError, ImportError):
+class MissingExtraError(LMCacheConnectError, ImportError):
     """An optional part is used whose packages are not installed."""
 
     def __init__(self, feature: str, module: str, extra: str) -> None:
@@ -152,7 +152,7 @@ class MissingExtraError(ConnectError, ImportError):
         self.extra = extra
 
 
-class LMCacheInstalledError(ConnectError, RuntimeError):
+class LMCacheInstalledError(LMCacheConnectError, RuntimeError):
     """LMCache's import names were asked for, and LMCache itself is installed. `version` is its version, or ""."""
 
     def __init__(self, version: str) -> None:
@@ -164,7 +164,7 @@ class LMCacheInstalledError(ConnectError, RuntimeError):
         self.version = version
 
 
-class PluginError(ConnectError):
+class PluginError(LMCacheConnectError):
     """A class that others wrote, named in a URL or in the configuration, cannot be used.
 
     `distribution` is the installed package that the module belongs to, or "" where none is known. What the plug-in
@@ -196,7 +196,7 @@ class PluginConstructionError(PluginError, RuntimeError):
     """A plug-in's class raised while an instance was made."""
 
 
-class DuplicateSchemeError(ConnectError, ValueError):
+class DuplicateSchemeError(LMCacheConnectError, ValueError):
     """A scheme is registered already and `replace=True` was not given."""
 
     def __init__(self, scheme: str, registered: str, offered: str) -> None:
@@ -209,7 +209,7 @@ class DuplicateSchemeError(ConnectError, ValueError):
         self.offered = offered
 
 
-class AmbiguousSchemeError(ConnectError, ValueError):
+class AmbiguousSchemeError(LMCacheConnectError, ValueError):
     """Installed packages claim one scheme for different adapters. `claims` names each with its distributions."""
 
     def __init__(self, scheme: str, claims: Iterable[str]) -> None:
@@ -221,7 +221,7 @@ class AmbiguousSchemeError(ConnectError, ValueError):
         self.scheme = scheme
 
 
-class UnknownConnectorError(ConnectError, LookupError):
+class UnknownConnectorError(LMCacheConnectError, LookupError):
     """A manager has no connector of this name."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
@@ -230,7 +230,7 @@ class UnknownConnectorError(ConnectError, LookupError):
         self.name = name
 
 
-class UnsupportedOperationError(ConnectError, NotImplementedError):
+class UnsupportedOperationError(LMCacheConnectError, NotImplementedError):
     """A connector's store cannot do what was asked."""
 
     def __init__(self, connector: str, operation: str) -> None:
@@ -239,7 +239,7 @@ class UnsupportedOperationError(ConnectError, NotImplementedError):
         self.operation = operation
 
 
-class ConnectorContractError(ConnectError, TypeError):
+class ConnectorContractError(LMCacheConnectError, TypeError):
     """A connector or an adapter broke its contract: it returned or raised what it must not."""
 
     def __init__(self, connector: str, operation: str, got: str, expected: str) -> None:
@@ -253,7 +253,7 @@ class ConnectorContractError(ConnectError, TypeError):
 # ---------------------------------------------------------------------------------------------------- memory
 
 
-class ReleasedObjectError(ConnectError, RuntimeError):
+class ReleasedObjectError(LMCacheConnectError, RuntimeError):
     """A memory object was used after its last reference had been released."""
 
     def __init__(self, operation: str) -> None:
@@ -261,7 +261,7 @@ class ReleasedObjectError(ConnectError, RuntimeError):
         self.operation = operation
 
 
-class ForeignObjectError(ConnectError, ValueError):
+class ForeignObjectError(LMCacheConnectError, ValueError):
     """A memory object of another backend, or something that is no memory object, was handed in."""
 
     def __init__(self, got: str, expected: str) -> None:
@@ -270,7 +270,7 @@ class ForeignObjectError(ConnectError, ValueError):
         self.expected = expected
 
 
-class ArenaExhaustedError(ConnectError, MemoryError):
+class ArenaExhaustedError(LMCacheConnectError, MemoryError):
     """The arena has no room. Sizes are bytes."""
 
     def __init__(self, requested: int, free: int, capacity: int, detail: str = "") -> None:
@@ -292,7 +292,7 @@ class AllocationTimeoutError(ArenaExhaustedError, TimeoutError):
         self.waited = waited
 
 
-class BackendClosedError(ConnectError, RuntimeError):
+class BackendClosedError(LMCacheConnectError, RuntimeError):
     """The local CPU backend was closed."""
 
     def __init__(self) -> None:
@@ -302,7 +302,7 @@ class BackendClosedError(ConnectError, RuntimeError):
 # ------------------------------------------------------------------------------------------------- the record
 
 
-class FrameError(ConnectError, ValueError):
+class CorruptRecordError(LMCacheConnectError, ValueError):
     """A stored record does not verify. It is treated as a miss and never returned.
 
     `reason` is a short word for counting (`"checksum"`, `"length"`, `"key"`, ...). `removable` says whether the
@@ -316,10 +316,14 @@ class FrameError(ConnectError, ValueError):
         self.removable = removable
 
 
+class FrameError(CorruptRecordError):
+    """The frame around a stored chunk does not verify: its header, its parts or its trailer. See `docs/record.md`."""
+
+
 # ------------------------------------------------------------------------------------------ loops and lifetime
 
 
-class ConnectorClosedError(ConnectError, RuntimeError):
+class ConnectorClosedError(LMCacheConnectError, RuntimeError):
     """A connector, a manager or a loop owner was used after, or was closed during, the call."""
 
     def __init__(self, what: str) -> None:
@@ -327,7 +331,7 @@ class ConnectorClosedError(ConnectError, RuntimeError):
         self.what = what
 
 
-class SyncCallOnLoopError(ConnectError, RuntimeError):
+class SyncCallOnLoopError(LMCacheConnectError, RuntimeError):
     """A synchronous call was made on the owning event loop's own thread, where it could only deadlock."""
 
     def __init__(self, operation: str) -> None:
@@ -338,7 +342,7 @@ class SyncCallOnLoopError(ConnectError, RuntimeError):
         self.operation = operation
 
 
-class LoopNotRunningError(ConnectError, RuntimeError):
+class LoopNotRunningError(LMCacheConnectError, RuntimeError):
     """The owning event loop is not running, or it is closed, so that nothing could ever answer."""
 
     def __init__(self, reason: str) -> None:
@@ -346,7 +350,7 @@ class LoopNotRunningError(ConnectError, RuntimeError):
         self.reason = reason
 
 
-class SyncTimeoutError(ConnectError, TimeoutError):
+class SyncTimeoutError(LMCacheConnectError, TimeoutError):
     """A synchronous call got no answer from the owning loop in time and was cancelled. `seconds` is that time."""
 
     def __init__(self, operation: str, seconds: float) -> None:
@@ -355,7 +359,7 @@ class SyncTimeoutError(ConnectError, TimeoutError):
         self.seconds = seconds
 
 
-class ForkedProcessError(ConnectError, RuntimeError):
+class ForkedProcessError(LMCacheConnectError, RuntimeError):
     """The object belongs to the parent process. Its sockets, loop and memory are not usable here."""
 
     def __init__(self, what: str, owner_pid: int, pid: int) -> None:
@@ -371,7 +375,7 @@ class ForkedProcessError(ConnectError, RuntimeError):
 # ---------------------------------------------------------------------------------------------------- the store
 
 
-class StoreError(ConnectError):
+class StoreError(LMCacheConnectError):
     """An operation on a store failed. With `errors="miss"` it becomes a miss or a dropped put.
 
     `retryable`: the same call may succeed a moment later. `permanent`: no retry and no cache-miss treatment can
@@ -474,49 +478,6 @@ class ValueTooLargeError(StoreError, ValueError):
 
 
 # ------------------------------------------------------------------------------------------- the internal API server
-
-
-class APIModuleError(ConnectError, ImportError):
-    """A module of the internal API cannot be added to an application. `module` is its name, or its router's."""
-
-    def __init__(self, module: str, reason: str) -> None:
-        super().__init__(f"the API module {module} was left out: {reason}")
-        self.module = module
-        self.reason = reason
-
-
-class DuplicateRouteError(APIModuleError):
-    """A route is there already. `route` reads `GET /version`; `registered` is the module that has it."""
-
-    def __init__(self, module: str, route: str, registered: str) -> None:
-        super().__init__(module, f"its route {route} is taken already by {registered}; give it another path")
-        self.route = route
-        self.registered = registered
-
-
-class APIRegistrationError(ConnectError, ImportError):
-    """Modules of the internal API were left out, and `strict` was asked for. `failures` says which, and why."""
-
-    def __init__(self, failures: Iterable[str]) -> None:
-        self.failures = tuple(failures)
-        super().__init__("; ".join(self.failures))
-
-
-class ServerBindError(ConnectError, OSError):
-    """The internal API server cannot listen where it shall. `address` reads `127.0.0.1:8000` or `unix:/path`."""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"cannot listen on {address}: {reason}")
-        self.address = address
-        self.reason = reason
-
-
-class ServerStateError(ConnectError, RuntimeError):
-    """The internal API server was started twice, or its application did not start. `reason` says which."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the internal API server cannot start: {reason}")
-        self.reason = reason
 
 
 def _shortened(value: object, limit: int = 200) -> str:

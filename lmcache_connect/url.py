@@ -12,20 +12,14 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
 from .errors import InvalidOptionError, InvalidURLError, UnknownOptionError
+from .redaction import HIDDEN, HOST_PATTERN, redact_url, redacted_option
 
 MAX_URL_LENGTH: Final = 16_384
 _HOSTS_LIMIT: Final = 256
 _SHAPE: Final = "scheme://[user[:password]@]host[:port][,host:port...][/path][?option=value]"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
-# A URL's beginning: at the start of a text, or behind a space, a quote or a bracket in it.
-_BEGINNING: Final = re.compile(r"(?<![^\s'\"(<\[])[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LOCATION: Final = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)  # RFC 3986, appendix B
-_HOST: Final = re.compile(
-    r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?"
-)
 _CONTROL: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]")
-_SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token|credential|signature|auth|key$", re.IGNORECASE)
-_HIDDEN: Final = "***"
 
 
 class HostPort(BaseModel):
@@ -91,7 +85,7 @@ class RemoteURL(BaseModel):
             return url
         if not isinstance(url, str):
             raise InvalidURLError(type(url).__name__, "it is not a string", _SHAPE)
-        hidden = _redact_url(url)
+        hidden = redact_url(url)
         if len(url) > MAX_URL_LENGTH:
             raise InvalidURLError(hidden[:80] + "...", f"{len(url)} characters", f"at most {MAX_URL_LENGTH}")
         if (found := re.search(r"[\x00-\x20\x7f]", url)) is not None:
@@ -164,7 +158,7 @@ class RemoteURL(BaseModel):
             name = str(first["loc"][0]) if first["loc"] else "?"
             value = self.query[name].get_secret_value() if name in self.query else ""
             expected = first["msg"]
-            shown = _redacted_option(name, value).partition("=")[2] if value else ""
+            shown = redacted_option(name, value).partition("=")[2] if value else ""
             if shown != value:
                 expected = expected.replace(value, shown)  # an adapter's own validator may have put it there
             raise InvalidOptionError(self.redacted(), name, shown, expected) from None
@@ -191,9 +185,9 @@ class RemoteURL(BaseModel):
         """The URL for people and logs, in one line: the password and secret-looking options are `***`."""
         credentials = quote(self.username or "", safe="!$'()*+;=")
         if self.password is not None:
-            credentials += f":{_HIDDEN}"
+            credentials += f":{HIDDEN}"
         credentials += "@" if credentials else ""
-        query = "&".join(_redacted_option(name, value.get_secret_value()) for name, value in self.query.items())
+        query = "&".join(redacted_option(name, value.get_secret_value()) for name, value in self.query.items())
         hosts = ",".join(map(str, self.hosts))
         return _in_one_line(f"{self.scheme}://{credentials}{hosts}{self.path}" + (f"?{query}" if query else ""))
 
@@ -218,67 +212,6 @@ class RemoteURL(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).model_validate, ({**self.__dict__, "query": dict(self.query)},)
-
-
-def redact(text: str) -> str:
-    """A URL, however malformed, or a text with one in it, with everything hidden that may be a secret."""
-    found = _BEGINNING.search(text)
-    start = found.start() if found is not None else 0
-    if re.search(r"@|:\S", text[:start]) is not None:  # rather a password with '://' in it
-        start = 0
-    return text[:start] + _redact_url(text[start:])
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether what is called so may be a secret: `password`, `access_key`, and so on."""
-    return _SECRET_NAME.search(name) is not None
-
-
-def _redact_url(url: str) -> str:
-    beginning = _BEGINNING.match(url)
-    head = beginning.group() if beginning is not None else ""
-    # A raw '/', '?' or '#' in a password is malformed, and then the last '@' still ends the credentials.
-    credentials, at, location = url[len(head) :].rpartition("@")
-    first, sign, others = location.partition("&")
-    if at:
-        if _hidden_field(last := credentials.rpartition("&")[2]) != last:
-            first = _HIDDEN  # the raw '@' stands in a secret option's value
-        user = re.split(r"[:/?#]", credentials, maxsplit=1)[0]
-        credentials = f"{user}:{_HIDDEN}" if user != credentials else user
-    location = f"{first}{sign}{others}"
-    if head:
-        location = _hidden_hosts(location, whole=not at)
-    return head + credentials + at + "&".join(map(_hidden_field, location.split("&")))
-
-
-def _hidden_hosts(location: str, *, whole: bool) -> str:
-    # `user:password` without `@host` reads as a host and its port. With `whole`, what follows may belong to it.
-    authority = re.split(r"[/?#]", location, maxsplit=1)[0]
-    shown = []
-    for item in authority.split(","):
-        if ":" in item and _HOST.fullmatch(item) is None:
-            shown.append(f"{item.partition(':')[0]}:{_HIDDEN}")
-            if whole:
-                return ",".join(shown)
-        else:
-            shown.append(item)
-    return ",".join(shown) + location[len(authority) :]
-
-
-def _hidden_field(field: str) -> str:
-    # To the field's end, all that follows a secret's name may belong to the secret.
-    pieces = re.split(r"([?;#&])", field)
-    for index, piece in enumerate(pieces):
-        name, sign, value = piece.partition("=")
-        if sign and _SECRET_NAME.search(unquote(name)) and (value or pieces[index + 1 :]):
-            return "".join(pieces[:index]) + f"{name}={_HIDDEN}"
-    return field
-
-
-def _redacted_option(name: str, value: str) -> str:
-    if _SECRET_NAME.search(name):
-        return f"{name}={_HIDDEN}"
-    return _hidden_field(f"{name}={value}")
 
 
 def _in_one_line(text: str) -> str:
@@ -312,11 +245,11 @@ def _hosts(hidden: str, authority: str) -> tuple[HostPort, ...]:
 
 
 def _host(hidden: str, item: str) -> HostPort:
-    match = _HOST.fullmatch(item)
+    match = HOST_PATTERN.fullmatch(item)
     port = int(match["port"]) if match is not None and match["port"] else None
     if match is None or (port is not None and port > 65_535):
         # What is not host[:port] is not shown: in `redis://user:password` it is the password.
-        shown = item if match is not None or ":" not in item else f"{item.partition(':')[0]}:{_HIDDEN}"
+        shown = item if match is not None or ":" not in item else f"{item.partition(':')[0]}:{HIDDEN}"
         raise InvalidURLError(hidden, f"{shown!r} is not host[:port] with a port from 0 to 65535", _SHAPE)
     if match["six"] is None:
         host = _decoded(hidden, match["name"])

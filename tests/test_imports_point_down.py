@@ -1,7 +1,8 @@
-"""Imports point down: a module imports from its own layer and from the layers below it, never from above.
+"""Imports point down and go through faces, and no two files import each other.
 
-Read off the source with `ast`, so that an import inside a function counts as well: put off until a call, an
-upward import is still one.
+A package imports from itself and from the packages below it, and of another package only what that package's
+`__init__.py` gives: its face. Read off the source with `ast`, so that an import inside a function counts as well, and
+so does `import_module(CONSTANT)`: put off until a call, an upward import is still one.
 """
 
 from __future__ import annotations
@@ -18,41 +19,39 @@ CORE: Final = "lmcache_connect"
 
 # From the bottom up. A name stands for the module lmcache_connect.<name> or, for a package, everything in it.
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
-    ("errors", "_version"),
-    ("observability",),  # this low, because every layer above reports to it
-    ("dtypes", "url", "keys"),
-    ("metadata",),
+    ("_version", "errors"),
+    ("redaction", "dtypes", "keys"),
+    ("url", "metadata"),
     ("config",),
-    ("stripes",),
-    ("frame", "remote_metadata"),
+    ("observability",),
     ("transport",),
     ("memory",),
+    ("record",),
     ("loop",),
-    ("plugin_class",),
-    (
-        "connector",
-        "adapter",
-        "context",
-        "dialect",
-        "foreign_connector",
-        "foreign_adapter",
-        "wrapping_connector",
-        "wrapping_adapter",
-    ),
-    ("registry", "plugin_table"),
-    ("breaker", "byte_budget", "leases", "sync_connector", "operation_runner", "managed"),
-    ("announcement", "announcer", "clearing"),
+    ("contract",),
+    ("streaming",),
+    ("foreign",),
+    ("managed",),
     ("manager",),
-    ("health", "metrics"),
+    ("oversight",),
     ("",),  # lmcache_connect/__init__.py: the public names
-    ("compat", "internal_api_server", "testing", "cli", "__main__"),
+    ("compat",),
+    ("engines",),
+    ("internal_api_server",),
+    ("testing",),
+    ("cli",),
 )
 
 # Narrower than the layers: this one may import these and itself, and nothing else of ours.
-ONLY: Final[dict[str, frozenset[str]]] = {"transport": frozenset({"errors", "frame"})}
+ONLY: Final[dict[str, frozenset[str]]] = {
+    "observability": frozenset({"_version"}),
+    "transport": frozenset({"errors"}),
+    "record": frozenset({"errors", "dtypes", "metadata"}),
+}
 
-# The one module that may name an adapter package, in strings that are imported on first use.
-NAMES_ADAPTERS: Final = f"{CORE}.registry"
+# The only modules that may name what stands above them, or an adapter package, in strings that are imported on first
+# use: tables of what is built in.
+TABLES: Final = frozenset({f"{CORE}.manager.builtin", f"{CORE}.foreign.dialect"})
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLUG_IN_FOLDERS: Final = ("adapters", "reference_connectors")  # folders on the import path, never packages
@@ -66,6 +65,8 @@ class Import:
     module: str
     name: str | None
     for_types_only: bool
+    is_by_name: bool = False
+    """Whether it is an `import_module(...)`."""
 
 
 # ------------------------------------------------------------------------------------------------- the source
@@ -105,14 +106,51 @@ def absolute(module: str, is_package: bool, level: int, target: str | None) -> s
     return ".".join((*anchor, target) if target else anchor)
 
 
+def text_of(node: ast.expr, constants: dict[str, str]) -> str | None:
+    """What an expression says, where it is a string, the name of a constant, or an f-string of such."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.Name(id=name):
+            return constants.get(name)
+        case ast.JoinedStr(values=parts):
+            texts = [text_of(part.value if isinstance(part, ast.FormattedValue) else part, constants) for part in parts]
+            return None if None in texts else "".join(text or "" for text in texts)
+        case _:
+            return None
+
+
+def constants_of(body: list[ast.stmt]) -> dict[str, str]:
+    """The module's string constants, by name."""
+    found: dict[str, str] = {}
+    for statement in body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                if (text := text_of(value, found)) is not None:
+                    found[name] = text
+            case _:
+                pass
+    return found
+
+
 def imports(
-    module: str, body: list[ast.stmt], *, is_package: bool = False, for_types_only: bool = False
+    module: str,
+    body: list[ast.stmt],
+    constants: dict[str, str],
+    *,
+    is_package: bool = False,
+    for_types_only: bool = False,
 ) -> Iterator[Import]:
-    """Every import in these statements, `import_module("...")` with a literal name included."""
+    """Every import in these statements, `import_module(...)` of a literal or a constant included."""
     for statement in body:
         if isinstance(statement, ast.If) and is_type_checking(statement.test):
-            yield from imports(module, statement.body, is_package=is_package, for_types_only=True)
-            yield from imports(module, statement.orelse, is_package=is_package, for_types_only=for_types_only)
+            yield from imports(module, statement.body, constants, is_package=is_package, for_types_only=True)
+            yield from imports(
+                module, statement.orelse, constants, is_package=is_package, for_types_only=for_types_only
+            )
             continue
         nested: list[ast.stmt] = []
         waiting: list[ast.AST] = [statement]
@@ -127,15 +165,15 @@ def imports(
                         yield Import(node.lineno, source, alias.name, for_types_only)
                 case ast.Call(
                     func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
-                    args=[ast.Constant(value=str(name)), *_],
-                ):
-                    yield Import(node.lineno, name, None, for_types_only)
+                    args=[argument, *_],
+                ) if (name := text_of(argument, constants)) is not None:
+                    yield Import(node.lineno, name, None, for_types_only, is_by_name=True)
                 case _:
                     pass
             for child in ast.iter_child_nodes(node):
                 # Statements go through the loop above, which knows what `if TYPE_CHECKING` means.
                 (nested if isinstance(child, ast.stmt) else waiting).append(child)  # type: ignore[arg-type]
-        yield from imports(module, nested, is_package=is_package, for_types_only=for_types_only)
+        yield from imports(module, nested, constants, is_package=is_package, for_types_only=for_types_only)
 
 
 # -------------------------------------------------------------------------------------------------- the rules
@@ -165,9 +203,23 @@ def target_unit(imported: Import, known: frozenset[str]) -> str:
     return unit(imported.module)
 
 
+def faces(known: frozenset[str]) -> frozenset[str]:
+    """The core's packages. Each has modules of its own, which only it imports."""
+    return frozenset(name for module in known if module.count(".") > 1 and (name := unit(module)))
+
+
+def passes_by_a_face(found: Import, known: frozenset[str]) -> bool:
+    """Whether an import reaches a module inside a package."""
+    package = unit(found.module)
+    if package not in faces(known):
+        return False
+    face = f"{CORE}.{package}"
+    return found.module != face or f"{face}.{found.name}" in known
+
+
 def core_complaints(module: str, found: Import, known: frozenset[str], plug_ins: frozenset[str]) -> Iterator[str]:
-    if top(found.module) in plug_ins and module != NAMES_ADAPTERS:
-        yield f"imports the plug-in package {found.module}; only strings in {NAMES_ADAPTERS} name one"
+    if top(found.module) in plug_ins and module not in TABLES:
+        yield f"imports the plug-in package {found.module}; only strings in {', '.join(sorted(TABLES))} name one"
     if not belongs_to(found.module, CORE):
         return
     here, there = unit(module), target_unit(found, known)
@@ -175,13 +227,15 @@ def core_complaints(module: str, found: Import, known: frozenset[str], plug_ins:
     if own is None or height is None:
         yield f"{here if own is None else there!r} has no place in LAYERS, the table at the top of this test"
     elif not found.for_types_only and here != there:
-        if height > own:
+        if height > own and not (found.is_by_name and module in TABLES):
             yield f"imports {found.module} from above"
         elif here in ONLY and there not in ONLY[here]:
             yield f"imports {found.module}; {here} may import {', '.join(sorted(ONLY[here]))} only"
+        elif not found.is_by_name and passes_by_a_face(found, known):
+            yield f"imports {found.name or 'it'} from inside a package; its face is {CORE}.{there}"
 
 
-def plug_in_complaints(module: str, found: Import, plug_ins: frozenset[str]) -> Iterator[str]:
+def plug_in_complaints(module: str, found: Import, known: frozenset[str], plug_ins: frozenset[str]) -> Iterator[str]:
     package = top(found.module)
     if package in plug_ins and package != top(module):
         yield f"imports the plug-in package {package}; each stands on lmcache_connect alone"
@@ -193,21 +247,64 @@ def plug_in_complaints(module: str, found: Import, plug_ins: frozenset[str]) -> 
         yield f"imports * from {found.module}; name what is used"
     elif any(part.startswith("_") for part in (*found.module.split("."), found.name)):
         yield f"imports {found.name} from {found.module}, which is not public"
+    elif passes_by_a_face(found, known):
+        yield f"imports {found.name} from inside a package; its face is {CORE}.{unit(found.module)}"
 
 
 def complaints(
     module: str, source: str, *, known: frozenset[str], plug_ins: frozenset[str], is_package: bool = False
 ) -> list[str]:
     """Every broken rule in the module's source, one line each."""
+    body = ast.parse(source).body
     return [
         f"{module}, line {found.line}: {complaint}"
-        for found in imports(module, ast.parse(source).body, is_package=is_package)
+        for found in imports(module, body, constants_of(body), is_package=is_package)
         for complaint in (
             core_complaints(module, found, known, plug_ins)
             if belongs_to(module, CORE)
-            else plug_in_complaints(module, found, plug_ins)
+            else plug_in_complaints(module, found, known, plug_ins)
         )
     ]
+
+
+def file_of(found: Import, known: frozenset[str]) -> str | None:
+    """The module whose file an import runs."""
+    if found.name is not None and f"{found.module}.{found.name}" in known:
+        return f"{found.module}.{found.name}"
+    return found.module if found.module in known else None
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import each other, straight or through others: each circle once, sorted."""
+    reached: dict[str, set[str]] = {}
+    for start, targets in arrows.items():
+        waiting, seen = [*targets], set[str]()
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += arrows.get(module, ())
+        reached[start] = seen
+    found = {tuple(sorted(b for b in seen if a in reached.get(b, ()))) for a, seen in reached.items() if a in seen}
+    return [list(circle) for circle in sorted(found)]
+
+
+def arrows() -> dict[str, set[str]]:
+    """For each module the modules that it imports. A face is imported for what is
+    behind it, so inside a package it must not be."""
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        is_package = path.name == "__init__.py"
+        found[module] = {
+            target
+            for item in imports(module, body, constants_of(body), is_package=is_package)
+            if not item.for_types_only
+            and not (item.is_by_name and module in TABLES)
+            and (target := file_of(item, KNOWN))
+            and target != module
+        }
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- the tests
@@ -216,7 +313,9 @@ MODULES: Final = modules()
 KNOWN: Final = frozenset(MODULES)
 PLUG_INS: Final = frozenset(plug_in_packages())
 # For the examples below, whatever is in the tree.
-SAMPLE: Final = frozenset({CORE, f"{CORE}.url", f"{CORE}.manager", f"{CORE}.memory"})
+SAMPLE: Final = frozenset(
+    {CORE, f"{CORE}.url", f"{CORE}.manager", f"{CORE}.manager.manager", f"{CORE}.memory", f"{CORE}.memory.arena"}
+)
 SAMPLE_PLUG_INS: Final = frozenset({"lmcache_connect_redis", "lmcache_reference_connectors"})
 
 
@@ -253,6 +352,14 @@ def test_no_name_stands_in_two_layers() -> None:
     assert len(names) == len(set(names))
 
 
+def test_no_two_files_import_each_other() -> None:
+    assert circles(arrows()) == []
+
+
+def test_a_circle_is_caught() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+
+
 BROKEN: Final = (
     (f"{CORE}.url", f"from {CORE}.manager import ConnectorManager", "from above"),
     (f"{CORE}.url", f"from {CORE} import manager", "from above"),
@@ -264,8 +371,18 @@ BROKEN: Final = (
     (f"{CORE}.url", f"try:\n    pass\nexcept Exception:\n    import {CORE}.manager", "from above"),
     (f"{CORE}.url", f"import importlib\nx = importlib.import_module('{CORE}.manager')", "from above"),
     (f"{CORE}.url", f"if TYPE_CHECKING:\n    pass\nelse:\n    import {CORE}.manager", "from above"),
-    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors, frame only"),
-    (f"{CORE}.surprise", f"from {CORE}.errors import ConnectError", "has no place"),
+    (
+        f"{CORE}.url",
+        f"import importlib\nABOVE: Final = '{CORE}.manager'\nx = importlib.import_module(ABOVE)",
+        "from above",
+    ),
+    (f"{CORE}.url", f"ROOT = '{CORE}'\nABOVE = f'{{ROOT}}.manager'\nx = import_module(ABOVE)", "from above"),
+    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors only"),
+    (f"{CORE}.manager.manager", f"from {CORE}.memory.arena import Arena", "its face is"),
+    (f"{CORE}.manager.manager", "from ..memory.arena import Arena", "its face is"),
+    (f"{CORE}.manager.manager", "from ..memory import arena", "its face is"),
+    ("lmcache_connect_redis.adapter", f"from {CORE}.memory.arena import Arena", "its face is"),
+    (f"{CORE}.surprise", f"from {CORE}.errors import LMCacheConnectError", "has no place"),
     (f"{CORE}.manager", "import lmcache_connect_redis", "plug-in package"),
     (f"{CORE}.cli.demo", "from lmcache_reference_connectors.memory import X", "plug-in package"),
     (f"{CORE}.url", "if TYPE_CHECKING:\n    import lmcache_connect_redis", "plug-in package"),
@@ -290,10 +407,12 @@ SOUND: Final = (
     (f"{CORE}.manager", "from .url import ConnectorURL\nfrom . import url"),
     (f"{CORE}.keys", f"from {CORE}.dtypes import DType"),
     (f"{CORE}.memory.arena", f"from {CORE}.memory.policy import LRU\nfrom .policy import LRU"),
-    (f"{CORE}.transport.stream", f"from {CORE}.errors import ConnectError\nfrom {CORE}.transport import x"),
+    (f"{CORE}.manager.manager", "from ..memory import Arena"),
+    (f"{CORE}.transport.stream", f"from {CORE}.errors import LMCacheConnectError\nfrom {CORE}.transport import x"),
     (f"{CORE}.transport.stream", f"if TYPE_CHECKING:\n    from {CORE}.dtypes import DType"),
     (f"{CORE}.url", f"if typing.TYPE_CHECKING:\n    from {CORE}.manager import ConnectorManager"),
-    (f"{CORE}.registry", "TABLE = {'redis': 'lmcache_connect_redis.adapter:RedisAdapter'}"),
+    (f"{CORE}.manager.builtin", "TABLE = {'redis': 'lmcache_connect_redis.adapter:RedisAdapter'}"),
+    (f"{CORE}.manager.builtin", f"ABOVE = '{CORE}.compat'\nx = import_module(ABOVE)"),
     (f"{CORE}.testing.suite", f"from {CORE} import ConnectorManager\nimport {CORE}.manager"),
     ("lmcache_connect_redis.adapter", f"from {CORE} import ConnectorAdapter\nfrom {CORE}.url import X"),
     ("lmcache_connect_redis.adapter", "from lmcache_connect_redis._pool import Pool\nimport redis"),

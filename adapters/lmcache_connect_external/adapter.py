@@ -9,12 +9,10 @@ from lmcache_connect import (
     ConnectorConfig,
     ConnectorContext,
     InvalidURLError,
-    PluginClass,
     RemoteConnector,
     RemoteURL,
-    make_connector,
 )
-from lmcache_connect.plugin_class import LOOP_PATIENCE
+from lmcache_connect.foreign import LOOP_PATIENCE, PluginClass, make_connector
 
 _SHAPE = "external://host:port/module_path/?connector_name=ClassName"
 

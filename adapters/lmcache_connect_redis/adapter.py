@@ -9,9 +9,9 @@ from typing import Final
 from lmcache_connect import ConnectorAdapter, ConnectorContext, InvalidURLError, RemoteConnector
 from lmcache_connect.transport import TLSSettings, open_tcp_stream, open_unix_stream
 
-from .connection import open_connection
 from .connector import LARGE_BYTES, RedisConnector
 from .options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database, password
+from .protocol.setup import open_connection
 
 _THREADS_FROM: Final = {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.announcement import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS
+from lmcache_connect.contract import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS
 
-from .connection import Connection
-from .replies import encode_command
+from .protocol.connection import Connection
+from .protocol.replies import encode_command
 
 _WORKER_BYTES: Final = 128
 

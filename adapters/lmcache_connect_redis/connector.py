@@ -10,7 +10,6 @@ import anyio
 
 from lmcache_connect import (
     CacheMetadata,
-    InvalidArgumentError,
     Key,
     LocalCPUBackend,
     MemoryObj,
@@ -19,20 +18,20 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.connector import Slots
+from lmcache_connect.contract import Slots
+from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
-from lmcache_connect.memory.patience import Patience, Waiting
-from lmcache_connect.transport import Couriers
-from lmcache_connect.transport.pool import ConnectionPool
+from lmcache_connect.streaming import Patience, Waiting
+from lmcache_connect.transport import ConnectionPool, Couriers
 
 from .announcements import Announcements
-from .connection import Connection, lost_connection
-from .framed_layout import FramedLayout
-from .layout import Layout
+from .layouts.framed.layout import FramedLayout
+from .layouts.layout import Layout
+from .layouts.two_key.layout import TwoKeyLayout
 from .options import RedisOptions
-from .replies import encode_command
+from .protocol.connection import Connection, lost_connection
+from .protocol.replies import encode_command
 from .schedule import FetchSchedule
-from .two_key_layout import TwoKeyLayout
 
 _LOOKUP_PIECE: Final = 250
 """Keys that are encoded before the event loop gets its turn, and the server its work: both go on side by side."""
@@ -209,7 +208,7 @@ class RedisConnector(RemoteConnector):
         """The chunk, received straight into the arena; None where there is none. One round trip, two where striped.
 
         Raises:
-            FrameError: the record does not verify.
+            CorruptRecordError: the record does not verify.
         """
         fetching = await self._fetch([self._name(key)])
         if 0 in fetching.corrupt:

@@ -8,9 +8,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from lmcache_connect import ConnectorOptions, InvalidOptionError, InvalidURLError, RemoteURL
+from lmcache_connect import ConnectorOptions, InvalidURLError, RemoteURL
 from lmcache_connect.config import Bytes, Seconds
-from lmcache_connect.stripes import MIN_STRIPE_BYTES
+from lmcache_connect.errors import InvalidOptionError
+from lmcache_connect.record import MIN_STRIPE_BYTES
 
 DEFAULT_PORT: Final = 6379
 TLS_SCHEMES: Final = frozenset({"rediss", "valkeys"})

@@ -10,13 +10,13 @@ from typing import Final, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from lmcache_connect import FrameError
-from lmcache_connect.connector import Slots
+from lmcache_connect import CorruptRecordError
+from lmcache_connect.contract import Slots
 from lmcache_connect.loop import NativeCancellations
-from lmcache_connect.memory.patience import Waiting
+from lmcache_connect.streaming import Waiting
 from lmcache_connect.transport import Couriers
 
-from .connection import Connection, Connections
+from .protocol.connection import Connection, Connections
 
 Ask = TypeVar("Ask")
 Piece = TypeVar("Piece")
@@ -120,7 +120,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         super().__init__(pool, workers, chunks)
         self.room = waiting.room()
         self.found: Slots = [None] * chunks
-        self.corrupt: dict[int, FrameError] = {}
+        self.corrupt: dict[int, CorruptRecordError] = {}
 
     async def serve(self, connection: Connection) -> None:
         asked: deque[Ask] = deque()

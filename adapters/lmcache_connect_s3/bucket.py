@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 
 import anyio
 
-from lmcache_connect import InvalidArgumentError, StoreError, StoreProtocolError
+from lmcache_connect import StoreError
+from lmcache_connect.errors import InvalidArgumentError, StoreProtocolError
 from lmcache_connect.transport import StreamClosedError
 
 from .answers import MAX_DOCUMENT_BYTES, DocumentError, Page, error_of, failed_deletions, page_of, text_of

@@ -15,9 +15,7 @@ import anyio
 
 from lmcache_connect import (
     CacheMetadata,
-    CertificateError,
     ConnectorClosedError,
-    InvalidArgumentError,
     Key,
     LocalCPUBackend,
     MemoryObj,
@@ -25,14 +23,20 @@ from lmcache_connect import (
     RemoteURL,
     StoreError,
     StoreUnavailableError,
-    ValueTooLargeError,
     key_string,
 )
-from lmcache_connect.connector import Flags, Slots, gather
+from lmcache_connect.contract import Flags, Slots, gather
+from lmcache_connect.errors import CertificateError, InvalidArgumentError, ValueTooLargeError
 from lmcache_connect.keys import key_strings
-from lmcache_connect.memory.patience import Patience, Waiting
-from lmcache_connect.transport import Couriers, StreamClosedError, TLSSettings, in_thread, open_tcp_stream
-from lmcache_connect.transport.pool import ConnectionPool
+from lmcache_connect.streaming import Patience, Waiting
+from lmcache_connect.transport import (
+    ConnectionPool,
+    Couriers,
+    StreamClosedError,
+    TLSSettings,
+    in_thread,
+    open_tcp_stream,
+)
 
 from .bucket import MAX_DELETED, Bucket
 from .credentials import CredentialSource
@@ -222,7 +226,7 @@ class S3Connector(RemoteConnector):
         """The chunk, received straight into the arena; None where there is none.
 
         Raises:
-            FrameError: the object does not verify.
+            CorruptRecordError: the object does not verify.
         """
         fetching = await self._fetch([key])
         if 0 in fetching.corrupt:

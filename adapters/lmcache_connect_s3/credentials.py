@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import anyio.to_thread
 
-from lmcache_connect import AuthenticationError, MissingExtraError
+from lmcache_connect import AuthenticationError
+from lmcache_connect.errors import MissingExtraError
 
 from .options import S3Options
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from lmcache_connect import (
-    AuthenticationError,
-    StoreCommandError,
-    StoreError,
-    StoreProtocolError,
-    StoreUnavailableError,
-)
+from lmcache_connect import AuthenticationError, StoreError, StoreUnavailableError
+from lmcache_connect.errors import StoreCommandError, StoreProtocolError
 
 
 class NoSuchBucketError(StoreError):

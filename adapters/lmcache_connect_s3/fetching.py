@@ -9,9 +9,10 @@ from typing import Final
 
 import anyio.lowlevel
 
-from lmcache_connect import FrameError, MemoryObj, StoreProtocolError, ValueTooLargeError
-from lmcache_connect.connector import Slots
-from lmcache_connect.frame import (
+from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect.contract import Slots
+from lmcache_connect.errors import StoreProtocolError, ValueTooLargeError
+from lmcache_connect.record import (
     MIN_HEADER_BYTES,
     OVERHEAD_BYTES,
     TRAILER_BYTES,
@@ -20,7 +21,7 @@ from lmcache_connect.frame import (
     decode_header,
     header_length,
 )
-from lmcache_connect.memory.patience import Waiting
+from lmcache_connect.streaming import Waiting
 
 from .answers import error_of
 from .failures import NoSuchBucketError, refusal
@@ -103,7 +104,7 @@ class Fetching(Transfers):
         self.object_checksum = object_checksum
         self.room = waiting.room()
         self.found: Slots = [None] * len(names)
-        self.corrupt: dict[int, FrameError] = {}
+        self.corrupt: dict[int, CorruptRecordError] = {}
         self._incoming: set[_Incoming] = set()
         for slot, (key, name) in enumerate(names):
             self._pending.append(_Fetch(self, slot, key, name))
@@ -188,7 +189,7 @@ class _Fetch(Job):
             return  # a miss
         if head.status == 416:  # an empty object has no first byte
             await requests.refused(connection, head, "get")
-            self._call.corrupt[self._slot] = FrameError("short", "a value of 0 bytes is no record")
+            self._call.corrupt[self._slot] = CorruptRecordError("short", "a value of 0 bytes is no record")
             return
         if head.status not in {200, 206}:
             raise await requests.refused(connection, head, "get")
@@ -199,7 +200,7 @@ class _Fetch(Job):
                 raise connection.broken(f"bytes {start} to {end} of {total}; asked for the first {size}")
         try:
             header = await self._header(connection, requests, head, total)
-        except FrameError as error:
+        except CorruptRecordError as error:
             await self._skip(connection, head)
             self._is_corrupt(connection, error)
             return
@@ -295,14 +296,14 @@ class _Fetch(Job):
             if (checksum := incoming.checksum) is not None:
                 checksum.update(bytes(incoming.trailer))
                 if checksum.value() != incoming.expected_checksum:
-                    raise FrameError("object_checksum", f"its {checksum.header} is not that of its bytes")
-        except FrameError as error:
+                    raise CorruptRecordError("object_checksum", f"its {checksum.header} is not that of its bytes")
+        except CorruptRecordError as error:
             self._call.drop(incoming)
             self._is_corrupt(connection, error)
             return
         self._call.received(self._slot, incoming)
 
-    def _is_corrupt(self, connection: HTTPConnection, error: FrameError) -> None:
+    def _is_corrupt(self, connection: HTTPConnection, error: CorruptRecordError) -> None:
         """An object does not verify: unless what came was the answer to something else, which a server has left on a
         connection that was used before. Only what a new connection brings, or several others, is held against it."""
         if connection.requests == 1 or self._rechecks == _RECHECKS:
@@ -326,7 +327,7 @@ class _Fetch(Job):
     def _start_again(self, incoming: _Incoming) -> None:
         self._call.drop(incoming)
         if self._replaced >= _REPLACED_TRIES:
-            self._call.corrupt[self._slot] = FrameError(
+            self._call.corrupt[self._slot] = CorruptRecordError(
                 "replaced", f"it was replaced {_REPLACED_TRIES} times while it was read", removable=False
             )
             return
@@ -365,18 +366,18 @@ class _Fetch(Job):
         if total < MIN_HEADER_BYTES + TRAILER_BYTES:
             document = await connection.read_body(head, MAX_ERROR_BYTES)
             self._check_document(document, requests, head)
-            raise FrameError("short", f"a value of {total} bytes is no record")
+            raise CorruptRecordError("short", f"a value of {total} bytes is no record")
         prefix = bytes(await stream.peek(8))
         if prefix.lstrip()[:1] == b"<" and total <= MAX_ERROR_BYTES:
             document = await connection.read_body(head, MAX_ERROR_BYTES)
             self._check_document(document, requests, head)
-            raise FrameError("magic", "it is a document, not a record")
+            raise CorruptRecordError("magic", "it is a document, not a record")
         length = header_length(prefix)
         if length + TRAILER_BYTES > total or length > (head.length or 0):
-            raise FrameError("short", f"a value of {total} bytes with a header of {length}")
+            raise CorruptRecordError("short", f"a value of {total} bytes with a header of {length}")
         header = decode_header(await stream.peek(length), self._key, total)
         if header.is_striped:
-            raise FrameError("striped", "a chunk of parts, which no object is", removable=False)
+            raise CorruptRecordError("striped", "a chunk of parts, which no object is", removable=False)
         return header
 
     def _check_document(self, document: bytes, requests: Requests, head: ResponseHead) -> None:

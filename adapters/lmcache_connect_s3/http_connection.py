@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lmcache_connect import MissingExtraError, StoreProtocolError
+from lmcache_connect.errors import MissingExtraError, StoreProtocolError
 from lmcache_connect.transport import ByteStream
 
 try:

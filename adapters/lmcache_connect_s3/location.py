@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from lmcache_connect import InvalidOptionError, InvalidURLError, RemoteURL
+from lmcache_connect import InvalidURLError, RemoteURL
+from lmcache_connect.errors import InvalidOptionError
 
 from .options import S3Options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, unquote
 
-from lmcache_connect import InvalidKeyError
+from lmcache_connect.errors import InvalidKeyError
 
 MAX_NAME_BYTES: Final = 1024
 """What S3 allows."""

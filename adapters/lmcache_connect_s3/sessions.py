@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import Final
 
-from lmcache_connect import AuthenticationError, StoreProtocolError
+from lmcache_connect import AuthenticationError
+from lmcache_connect.errors import StoreProtocolError
 
 from .answers import DocumentError, parse
 from .credentials import CredentialSource

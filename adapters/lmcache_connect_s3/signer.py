@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from lmcache_connect import MissingExtraError
+from lmcache_connect.errors import MissingExtraError
 
 from .location import DEFAULT_REGION, Location
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from lmcache_connect import MemoryObj, StoreError
-from lmcache_connect.frame import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
+from lmcache_connect.record import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
 from lmcache_connect.transport import StreamClosedError, in_thread
 
 from .answers import error_of

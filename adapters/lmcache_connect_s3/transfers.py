@@ -14,8 +14,7 @@ from anyio.abc import TaskGroup
 
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.loop import NativeCancellations
-from lmcache_connect.transport import Couriers, StreamClosedError
-from lmcache_connect.transport.pool import ConnectionPool
+from lmcache_connect.transport import ConnectionPool, Couriers, StreamClosedError
 
 from .failures import ExpiredCredentialsError
 from .http_connection import HTTPConnection

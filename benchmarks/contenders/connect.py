@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import ClassVar, Final
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, MemoryObj, RemoteConnector
-from lmcache_connect.memory.memory_obj import release_all
+from lmcache_connect.memory import release_all
 from lmcache_reference_connectors.redis import RedisReferenceConnector
 
 from .contender import Contender

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
-from lmcache_connect import ConnectError, ConnectorConfig, MissingExtraError, __version__
-
+from .._version import __version__
+from ..config import ConnectorConfig
+from ..errors import LMCacheConnectError, MissingExtraError
 from . import report
 from .demo import run_demo
-from .main import EXIT_USAGE, PROGRAM
+from .exits import EXIT_USAGE, PROGRAM
 from .ping import run_ping
 from .plugins import list_plugins
 from .schemes import list_schemes
@@ -82,7 +83,7 @@ def demo(
             found = asyncio.run(
                 run_demo(store_url, workload, keep=keep, server=server, on_progress=on_progress, on_warning=_warn)
             )
-    except (ConnectError, OSError) as error:
+    except (LMCacheConnectError, OSError) as error:
         _fail(error, as_json)
     if as_json:
         _print_json(report.demo_document(found))
@@ -106,7 +107,7 @@ def ping(
     """
     try:
         found = asyncio.run(run_ping(url, timeout))
-    except (ConnectError, OSError) as error:
+    except (LMCacheConnectError, OSError) as error:
         _fail(error, as_json)
     if as_json:
         _print_json(report.ping_document(found))
@@ -129,7 +130,7 @@ def plugins(as_json: AsJSON = False) -> None:
     """List the plug-ins that the environment's configuration names and that are installed, and whether they load."""
     try:
         found = list_plugins(ConnectorConfig.load())
-    except ConnectError as error:
+    except LMCacheConnectError as error:
         _fail(error, as_json)
     if as_json:
         _print_json(report.plugins_document(found))
@@ -203,7 +204,7 @@ def serve(
 
         settings = {name: value for name, value in given.items() if value is not None}
         asyncio.run(run_server(url, settings, started))
-    except (ConnectError, OSError) as error:
+    except (LMCacheConnectError, OSError) as error:
         _fail(error, as_json)
 
 
@@ -218,7 +219,7 @@ def _store(url: str | None, on_progress: Callable[[str, int], None]) -> Iterator
         return
     on_progress("starting a Valkey server", 0)
     try:
-        from lmcache_connect.testing.servers import ValkeyServer
+        from ..testing import ValkeyServer
     except ModuleNotFoundError as error:
         raise MissingExtraError("the demo's own store", error.name or "?", "testing") from error
     # A password, because anybody on the machine can reach a port of the loopback interface.

@@ -11,19 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
-from lmcache_connect import (
-    CacheEngineKey,
-    CircuitOpenError,
-    ConnectError,
-    ConnectorConfig,
-    ConnectorManager,
-    LocalCPUBackend,
-    ManagedConnector,
-    MemoryObj,
-    RemoteURL,
-    UnsupportedOperationError,
-)
-
+from ..config import ConnectorConfig
+from ..errors import CircuitOpenError, LMCacheConnectError, UnsupportedOperationError
+from ..keys import CacheEngineKey
+from ..managed import ManagedConnector
+from ..manager import ConnectorManager
+from ..memory import LocalCPUBackend, MemoryObj
+from ..url import RemoteURL
 from .demo_report import Call, DemoReport, KindReport
 from .workload import ChunkKind, Workload, allocate, scrub
 
@@ -55,7 +49,7 @@ async def run_demo(
     removed also where the run fails or is cancelled, unless `keep` is set; `on_warning` is told where that fails.
 
     Raises:
-        ConnectError: the URL is wrong or the store cannot be used. A store that answers wrongly is reported instead.
+        LMCacheConnectError: the URL is wrong or the store cannot be used. A store that answers wrongly is reported.
     """
     remote_url = RemoteURL.parse(url)
     config = ConnectorConfig.load(errors="raise")  # a failure must not look like a miss here
@@ -353,7 +347,7 @@ class _Demo:
                     if not keys:
                         return
             self._on_warning(f"{len(keys)} keys of the model {self._workload.model_name} may still be in the store")
-        except (ConnectError, TimeoutError):
+        except (LMCacheConnectError, TimeoutError):
             self._on_warning(
                 f"up to {len(keys)} keys of the model {self._workload.model_name} are left in the store, "
                 "which does not answer"

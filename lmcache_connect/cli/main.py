@@ -7,18 +7,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Final, NoReturn
+from typing import NoReturn
 
-from lmcache_connect.errors import MissingExtraError
-from lmcache_connect.url import redact
-
-PROGRAM: Final = "lmcache-connect"
-
-EXIT_USAGE: Final = 2
-"""Wrong usage, a bad URL, or a store that cannot be used."""
-
-EXIT_INTERRUPTED: Final = 130
-EXIT_TERMINATED: Final = 143
+from ..errors import MissingExtraError
+from ..redaction import redact
+from .exits import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, PROGRAM
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -9,7 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, OperationTimeoutError, RemoteURL
+from ..config import ConnectorConfig
+from ..errors import OperationTimeoutError
+from ..manager import ConnectorManager
+from ..memory import LocalCPUBackend
+from ..url import RemoteURL
 
 SAMPLES: Final = 5
 """Round trips that are measured, after the one that connects."""
@@ -37,7 +41,7 @@ async def run_ping(url: str, timeout: float) -> PingReport:
     """Connects to the store at `url` and asks it a few times; changes nothing in it.
 
     Raises:
-        ConnectError: the URL is wrong, or the store refused or did not answer within `timeout` seconds in all.
+        LMCacheConnectError: the URL is wrong, or the store refused or did not answer within `timeout` seconds in all.
     """
     remote_url = RemoteURL.parse(url)
     config = ConnectorConfig.load(errors="raise", operation_timeout=timeout)

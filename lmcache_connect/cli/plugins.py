@@ -6,8 +6,11 @@ import contextlib
 import sys
 from dataclasses import dataclass
 
-from lmcache_connect import AdapterRegistry, ConnectError, ConnectorConfig, PluginTable, RemoteURL
-from lmcache_connect.registry import default_registry
+from ..config import ConnectorConfig
+from ..errors import LMCacheConnectError
+from ..foreign import PluginTable
+from ..manager import AdapterRegistry, default_registry
+from ..url import RemoteURL
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,6 @@ def _installed(registry: AdapterRegistry, scheme: str, target: str, distribution
     error = None
     try:
         registry.find(RemoteURL.parse(f"{scheme}://host"))
-    except ConnectError as failure:
+    except LMCacheConnectError as failure:
         error = str(failure)
     return PluginReport(f"{scheme}://", target, distribution, error)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from lmcache_connect.errors import MissingExtraError
-
+from ..errors import MissingExtraError
 from .demo_report import Call, DemoReport, KindReport
 from .ping import PingReport
 from .plugins import PluginReport

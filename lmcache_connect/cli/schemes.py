@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmcache_connect import AdapterRegistry, ConnectError
-from lmcache_connect.registry import default_registry
+from ..errors import LMCacheConnectError
+from ..manager import AdapterRegistry, default_registry
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def _report(registry: AdapterRegistry, scheme: str) -> SchemeReport:
     try:
         described = registry.describe(scheme) or ""
         adapter = registry.load(scheme)
-    except ConnectError as error:
+    except LMCacheConnectError as error:
         return SchemeReport(scheme, described, str(error))
     model = None if adapter is None else adapter.options
     names = None if model is None else [field.alias or name for name, field in model.model_fields.items()]

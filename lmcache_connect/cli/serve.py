@@ -9,10 +9,9 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from lmcache_connect import ConnectorManager
-from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
-from lmcache_connect.observability import event
-
+from ..internal_api_server import APIServerConfig, InternalAPIServer
+from ..manager import ConnectorManager
+from ..observability import event
 from .serving import ServedStore, Serving
 
 _FIRST_PING: Final = 1.0
@@ -23,7 +22,7 @@ async def run_server(urls: Sequence[str], settings: dict[str, Any], on_start: Ca
     """Serves until SIGTERM or SIGINT, then stops gracefully; the signal's number. A second signal does not wait.
 
     Raises:
-        ConnectError: a URL or a setting is wrong, or it cannot listen.
+        LMCacheConnectError: a URL or a setting is wrong, or it cannot listen.
     """
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     server_config = APIServerConfig.load(**settings)

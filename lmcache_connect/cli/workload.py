@@ -8,14 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from lmcache_connect import (
-    ArenaExhaustedError,
-    CacheEngineKey,
-    CacheMetadata,
-    ChunkMetadata,
-    LocalCPUBackend,
-    MemoryObj,
-)
+from ..errors import ArenaExhaustedError
+from ..keys import CacheEngineKey
+from ..memory import LocalCPUBackend, MemoryObj
+from ..metadata import CacheMetadata, ChunkMetadata
 
 T = TypeVar("T")
 

@@ -8,5 +8,6 @@ Where LMCache is installed nothing needs to be asked for. This package itself im
 from __future__ import annotations
 
 from .import_names import install, installed, is_installed, uninstall
+from .shapes import described
 
-__all__ = ["install", "installed", "is_installed", "uninstall"]
+__all__ = ["described", "install", "installed", "is_installed", "uninstall"]

@@ -6,13 +6,12 @@ import sys
 from types import FunctionType
 from typing import Any, Final
 
-from lmcache_connect.context import ConnectorContext
-from lmcache_connect.dialect import Dialect
-
+from ..contract import ConnectorContext
+from ..foreign import Dialect
 from .import_names import ROOT, is_installed
-from .shim_dialect import ShimDialect
+from .shim.dialect import ShimDialect
 
-_SHIM: Final = f"{__package__}.shim_"
+_SHIM: Final = f"{__package__}.shim."
 
 
 def find_dialect(kind: type[Any], context: ConnectorContext) -> Dialect | None:
@@ -25,7 +24,7 @@ def find_dialect(kind: type[Any], context: ConnectorContext) -> Dialect | None:
     if is_installed():
         return ShimDialect(context)  # a superset of the toolkit's own types: right for every class
     if ROOT in sys.modules and _uses_lmcache(kind):
-        from .real_dialect import RealDialect
+        from .real.dialect import RealDialect
 
         return RealDialect(context)
     return None

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
 
-from lmcache_connect.errors import LMCacheInstalledError
+from ..errors import LMCacheInstalledError
 
 ROOT: Final = "lmcache"
 
@@ -26,13 +26,13 @@ def _all_of(module: str, *names: str) -> dict[str, str]:
     return {name: f"{module}:{name}" for name in names}
 
 
-_CONNECTOR: Final = _all_of(f"{_HERE}.shim_connector", "NotAudit", "RemoteConnector")
-_FUNCTIONS: Final = f"{_HERE}.shim_functions"
+_CONNECTOR: Final = _all_of(f"{_HERE}.shim.connector", "NotAudit", "RemoteConnector")
+_FUNCTIONS: Final = f"{_HERE}.shim.functions"
 
 NAMES: Final[dict[str, dict[str, str]]] = {
     ROOT: {"__version__": f"{_FUNCTIONS}:VERSION"},
     f"{ROOT}.logging": _all_of(_FUNCTIONS, "init_logger"),
-    f"{ROOT}.config": {"LMCacheEngineMetadata": f"{_HERE}.shim_metadata:LMCacheMetadata"},
+    f"{ROOT}.config": {"LMCacheEngineMetadata": f"{_HERE}.shim.metadata:LMCacheMetadata"},
     f"{ROOT}.utils": {
         "CacheEngineKey": f"{_CORE}.keys:CacheEngineKey",
         "LayerCacheEngineKey": f"{_CORE}.keys:LayerCacheEngineKey",
@@ -49,23 +49,23 @@ NAMES: Final[dict[str, dict[str, str]]] = {
             "round_up",
             "thread_safe",
         ),
-        **_all_of(f"{_HERE}.torch_tables", "STR_DTYPE_TO_TORCH_DTYPE", "TORCH_DTYPE_TO_STR_DTYPE"),
+        **_all_of(f"{_HERE}.shim.torch_tables", "STR_DTYPE_TO_TORCH_DTYPE", "TORCH_DTYPE_TO_STR_DTYPE"),
     },
     f"{ROOT}.integration": {},
     f"{ROOT}.integration.vllm": {},
     f"{ROOT}.integration.vllm.utils": _all_of(_FUNCTIONS, "get_size_bytes"),
     f"{ROOT}.v1": {},
-    f"{ROOT}.v1.config": _all_of(f"{_HERE}.shim_config", "LMCacheEngineConfig"),
-    f"{ROOT}.v1.metadata": _all_of(f"{_HERE}.shim_metadata", "LMCacheMetadata"),
+    f"{ROOT}.v1.config": _all_of(f"{_HERE}.shim.config", "LMCacheEngineConfig"),
+    f"{ROOT}.v1.metadata": _all_of(f"{_HERE}.shim.metadata", "LMCacheMetadata"),
     f"{ROOT}.v1.memory_management": {
         "MemoryFormat": f"{_CORE}.metadata:MemoryFormat",
-        "MemoryObj": f"{_CORE}.memory.memory_obj:MemoryObj",
-        **_all_of(f"{_HERE}.shim_memory", "BytesBufferMemoryObj", "MemoryObjMetadata", "TensorMemoryObj"),
-        "MemoryAllocatorInterface": f"{_HERE}.shim_backend:LocalCPUBackend",
+        "MemoryObj": f"{_CORE}.memory:MemoryObj",
+        **_all_of(f"{_HERE}.shim.memory", "BytesBufferMemoryObj", "MemoryObjMetadata", "TensorMemoryObj"),
+        "MemoryAllocatorInterface": f"{_HERE}.shim.backend:LocalCPUBackend",
     },
     f"{ROOT}.v1.protocol": {
         **_all_of(
-            f"{_HERE}.shim_protocol",
+            f"{_HERE}.shim.protocol",
             "ClientCommand",
             "RemoteMetadata",
             "ServerReturnCode",
@@ -74,14 +74,14 @@ NAMES: Final[dict[str, dict[str, str]]] = {
             "pad_shape_to_4d",
             "strip_shape_padding",
         ),
-        **_all_of(f"{_HERE}.torch_tables", "DTYPE_TO_INT", "INT_TO_DTYPE"),
+        **_all_of(f"{_HERE}.shim.torch_tables", "DTYPE_TO_INT", "INT_TO_DTYPE"),
     },
     f"{ROOT}.v1.storage_backend": {},
-    f"{ROOT}.v1.storage_backend.local_cpu_backend": _all_of(f"{_HERE}.shim_backend", "LocalCPUBackend"),
+    f"{ROOT}.v1.storage_backend.local_cpu_backend": _all_of(f"{_HERE}.shim.backend", "LocalCPUBackend"),
     f"{ROOT}.v1.storage_backend.connector": {
         **_CONNECTOR,
         **_all_of(
-            f"{_HERE}.shim_adapter",
+            f"{_HERE}.shim.adapter",
             "ConnectorAdapter",
             "ConnectorContext",
             "ConnectorManager",

@@ -12,14 +12,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from lmcache_connect.errors import (
-    APIModuleError,
-    APIRegistrationError,
-    DuplicateRouteError,
-    InvalidArgumentError,
-    MissingExtraError,
-)
-from lmcache_connect.observability import event
+from ..errors import InvalidArgumentError, MissingExtraError
+from ..observability import event
+from .errors import APIModuleError, APIRegistrationError, DuplicateRouteError
 
 try:
     from fastapi import APIRouter, FastAPI

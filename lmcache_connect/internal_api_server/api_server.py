@@ -12,12 +12,12 @@ from typing import Final
 import anyio
 from fastapi import APIRouter, FastAPI
 
-from lmcache_connect.errors import InvalidArgumentError, MissingExtraError, ServerStateError
-from lmcache_connect.loop import LoopOwner
-from lmcache_connect.manager import ConnectorManager
-from lmcache_connect.observability import event
-
+from ..errors import InvalidArgumentError, MissingExtraError
+from ..loop import LoopOwner
+from ..manager import ConnectorManager
+from ..observability import event
 from .application import create_app, create_metrics_app
+from .errors import ServerStateError
 from .listener import Listener
 from .server_config import APIServerConfig
 from .state import APIState, state_of

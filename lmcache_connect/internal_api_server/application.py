@@ -6,9 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from lmcache_connect._version import __version__
-from lmcache_connect.manager import ConnectorManager
-
+from .._version import __version__
+from ..manager import ConnectorManager
 from .api_registry import APIRegistry
 from .common import metrics_api
 from .gate import Gate

@@ -8,7 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
-from lmcache_connect.errors import ServerBindError
+from .errors import ServerBindError
 
 BACKLOG = 128
 

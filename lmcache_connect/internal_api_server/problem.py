@@ -13,16 +13,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from lmcache_connect.errors import (
-    ConnectError,
+from ..errors import (
     ConnectorClosedError,
     InvalidArgumentError,
     InvalidKeyError,
+    LMCacheConnectError,
     StoreError,
     UnknownConnectorError,
     UnsupportedOperationError,
 )
-from lmcache_connect.observability import event
+from ..observability import event
 
 
 class Problem(BaseModel):
@@ -40,7 +40,7 @@ class ProblemError(HTTPException):
         self.problem = problem
 
 
-_STATUS: Final[tuple[tuple[type[ConnectError], int], ...]] = (
+_STATUS: Final[tuple[tuple[type[LMCacheConnectError], int], ...]] = (
     (UnknownConnectorError, 404),
     (InvalidKeyError, 422),
     (InvalidArgumentError, 422),
@@ -77,8 +77,8 @@ def answer_errors(app: FastAPI) -> None:
     async def _problem(_request: Request, error: ProblemError) -> JSONResponse:
         return answer(error.status_code, error.problem, error.detail, error.headers)
 
-    @app.exception_handler(ConnectError)
-    async def _connect(_request: Request, error: ConnectError) -> JSONResponse:
+    @app.exception_handler(LMCacheConnectError)
+    async def _connect(_request: Request, error: LMCacheConnectError) -> JSONResponse:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         return answer(status, type(error).__name__, str(error))
 

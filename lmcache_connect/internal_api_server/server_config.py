@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from lmcache_connect.config import Seconds, Settings
-from lmcache_connect.errors import InvalidConfigError
+from ..config import Seconds, Settings
+from ..errors import InvalidConfigError
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 Protection: TypeAlias = Literal["writes", "all"]

@@ -8,10 +8,8 @@ from typing import Annotated, Final
 
 from fastapi import Depends, FastAPI, Request
 
-from lmcache_connect.health import HealthCheck
-from lmcache_connect.manager import ConnectorManager
-from lmcache_connect.metrics import ManagerMetrics
-
+from ..manager import ConnectorManager
+from ..oversight import HealthCheck, ManagerMetrics
 from .problem import ProblemError, answer_errors
 from .server_config import APIServerConfig
 

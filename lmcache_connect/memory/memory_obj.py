@@ -266,10 +266,3 @@ class MemoryObj:
         if view is None:
             raise ReleasedObjectError(operation)
         return view
-
-
-def release_all(objs: list[MemoryObj | None]) -> None:
-    """Gives back one reference of every object of a batch that will not be handed out."""
-    for obj in objs:
-        if obj is not None and obj.is_valid():
-            obj.ref_count_down()

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .conformance import Capabilities, ConnectorConformance
-    from .fault_proxy import Direction, Fault, FaultKind, FaultProxy
-    from .faulty_s3 import FaultyS3Server
     from .loop_watch import LoopWatch
-    from .s3_servers import MotoServer, RcloneServer
-    from .servers import RedisServer, ServerStartError, ValkeyServer
-    from .subject import Subject, arena_balance
+    from .servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+    from .servers.faulty_s3 import FaultyS3Server
+    from .servers.redis import RedisServer, ServerStartError, ValkeyServer
+    from .servers.s3 import MotoServer, RcloneServer
+    from .subject import Subject, arena_balance, check_payload, payload
 
 __all__ = [
     "Capabilities",
@@ -33,16 +33,18 @@ __all__ = [
     "Subject",
     "ValkeyServer",
     "arena_balance",
+    "check_payload",
+    "payload",
 ]
 
 _MODULES: Final = {
     "conformance": ("Capabilities", "ConnectorConformance"),
-    "fault_proxy": ("Direction", "Fault", "FaultKind", "FaultProxy"),
-    "faulty_s3": ("FaultyS3Server",),
+    "servers.fault_proxy": ("Direction", "Fault", "FaultKind", "FaultProxy"),
+    "servers.faulty_s3": ("FaultyS3Server",),
     "loop_watch": ("LoopWatch",),
-    "s3_servers": ("MotoServer", "RcloneServer"),
-    "servers": ("RedisServer", "ServerStartError", "ValkeyServer"),
-    "subject": ("Subject", "arena_balance"),
+    "servers.s3": ("MotoServer", "RcloneServer"),
+    "servers.redis": ("RedisServer", "ServerStartError", "ValkeyServer"),
+    "subject": ("Subject", "arena_balance", "check_payload", "payload"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -23,21 +23,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-from lmcache_connect import (
-    CacheMetadata,
-    ConnectorAdapter,
-    ConnectorConfig,
-    ConnectorManager,
-    LocalCPUBackend,
-    ManagedConnector,
-)
-from lmcache_connect.errors import MissingExtraError
-
-from .batch_rules import BatchRules
-from .chunk_rules import ChunkRules
-from .concurrency_rules import ConcurrencyRules
-from .lifetime_rules import LifetimeRules
-from .store_rules import StoreRules
+from ..config import ConnectorConfig
+from ..contract import ConnectorAdapter
+from ..errors import MissingExtraError
+from ..managed import ManagedConnector
+from ..manager import ConnectorManager
+from ..memory import LocalCPUBackend
+from ..metadata import CacheMetadata
+from .rules.batch import BatchRules
+from .rules.chunk import ChunkRules
+from .rules.concurrency import ConcurrencyRules
+from .rules.lifetime import LifetimeRules
+from .rules.store import StoreRules
 from .subject import Capabilities, Subject, arena_balance, within
 
 try:

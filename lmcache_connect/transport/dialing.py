@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import anyio.to_thread
 
-from ..errors import ConnectError
+from ..errors import LMCacheConnectError
 from .stream import ByteStream, StreamClosedError
 
 
-class TLSSettingsError(ConnectError, ValueError):
+class TLSSettingsError(LMCacheConnectError, ValueError):
     """A file of the TLS settings cannot be used."""
 
     def __init__(self, setting: str, path: str, error: OSError) -> None:

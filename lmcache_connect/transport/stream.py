@@ -9,20 +9,9 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import ConnectError
-from .transfer import (
-    BLOCKED,
-    PIECE_BYTES,
-    Filling,
-    Hasher,
-    Operation,
-    Receiving,
-    Sending,
-    Transfer,
-    Turns,
-    turns_of,
-    wants_write,
-)
+from ..errors import LMCacheConnectError
+from .transfer import BLOCKED, PIECE_BYTES, Filling, Hasher, Operation, Receiving, Sending, Transfer, wants_write
+from .turns import Turns, turns_of
 
 SCRATCH_BYTES: Final = 64 << 10
 """Buffered bytes of protocol lines and headers. Payloads do not pass through here but for their first few hundred."""
@@ -37,7 +26,7 @@ _WHOLE: Final = 1 << 62
 _NOTHING: Final = memoryview(b"")
 
 
-class StreamClosedError(ConnectError, ConnectionError):
+class StreamClosedError(LMCacheConnectError, ConnectionError):
     """The peer closed or reset the connection, or this end did. `last_words` is what the peer said before, if any."""
 
     def __init__(self, reason: str, last_words: bytes = b"") -> None:

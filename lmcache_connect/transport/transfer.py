@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
-from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from .stream import ByteStream
@@ -17,12 +16,6 @@ PIECE_BYTES: Final = 256 << 10
 SENT_PIECE_BYTES: Final = 512 << 10
 """The same for sending, where the kernel only reads: measured apart, in `docs/speed.md`."""
 
-LOOP_TURN_BYTES: Final = 1 << 20
-"""What all streams of one event loop together move, about, before the loop's other work gets its turn. The loop calls
-every stream that is ready in each of its turns, so that more of them have to make do with less each."""
-
-MIN_TURN_BYTES: Final = 64 << 10
-"""What one stream may move in a turn at least, however many there are: less would cost more in calls than in bytes."""
 
 BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a system call raises that has to wait for the socket."""
@@ -174,19 +167,3 @@ def wants_write(blocked: BaseException, reading: bool) -> bool:
     if isinstance(blocked, ssl.SSLWantReadError):
         return False
     return isinstance(blocked, ssl.SSLWantWriteError) or not reading
-
-
-class Turns:
-    """The transfers under way on one event loop, which share its turns."""
-
-    __slots__ = ("__weakref__", "transfers")
-
-    def __init__(self) -> None:
-        self.transfers = 0
-
-    def bytes_each(self) -> int:
-        """What each of them may move in one turn."""
-        return max(LOOP_TURN_BYTES // max(self.transfers, 1), MIN_TURN_BYTES)
-
-
-turns_of: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()

@@ -9,12 +9,12 @@ from lmcache_connect import (
     ConnectorContext,
     ConnectorOptions,
     Key,
+    LocalCPUBackend,
     MemoryObj,
     RemoteConnector,
     key_string,
 )
-from lmcache_connect.frame import decode_record, encode_record
-from lmcache_connect.memory import LocalCPUBackend
+from lmcache_connect.record import decode_record, encode_record
 
 _stores: dict[str, dict[str, bytes]] = {}
 

@@ -8,17 +8,16 @@ from lmcache_connect import (
     ConnectorAdapter,
     ConnectorContext,
     ConnectorOptions,
-    FrameError,
+    CorruptRecordError,
     Key,
     LocalCPUBackend,
     MemoryObj,
-    MissingExtraError,
     RemoteConnector,
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.frame import decode_part, encode_record
-from lmcache_connect.stripes import StripePlan, is_part_name
+from lmcache_connect.errors import MissingExtraError
+from lmcache_connect.record import StripePlan, decode_part, encode_record, is_part_name
 
 try:
     import redis.asyncio
@@ -63,7 +62,7 @@ class RedisReferenceConnector(RemoteConnector):
         record = await self._client.get(plan.part_name(name, index))
         header, payload = decode_part(name, record if isinstance(record, bytes) else b"")
         if (header.plan, header.part_index) != (plan, index):
-            raise FrameError("part", f"it is not part {index} of this generation")
+            raise CorruptRecordError("part", f"it is not part {index} of this generation")
         return payload
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:

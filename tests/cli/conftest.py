@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from lmcache_connect.cli.main import main
-from lmcache_connect.testing.fault_proxy import FaultProxy
-from lmcache_connect.testing.servers import ValkeyServer
+from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers.fault_proxy import FaultProxy
 
 CANARY: Final = "canary/p@ss:word"
 

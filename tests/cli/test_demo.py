@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from lmcache_connect.testing.fault_proxy import Direction, Fault, FaultKind, FaultProxy
-from lmcache_connect.testing.servers import ValkeyServer
-from tests.cli.conftest import SMALL, Ran, assert_no_secret, environment, key_count, run, url_of
+from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+
+from .conftest import SMALL, Ran, assert_no_secret, environment, key_count, run, url_of
 
 KINDS = ["full, 256 tokens", "partial, 100 tokens", "two tensor groups", "4 layers", "1 layer, 32 tokens"]
 

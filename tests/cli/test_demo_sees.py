@@ -8,19 +8,13 @@ from typing import Any
 
 import pytest
 
-from lmcache_connect import (
-    ConnectorContext,
-    Key,
-    MemoryFormat,
-    MemoryObj,
-    RemoteConnector,
-    StoreFullError,
-    UnsupportedOperationError,
-)
-from lmcache_connect.connector import Slots
-from lmcache_connect.registry import default_registry
+from lmcache_connect import ConnectorContext, Key, MemoryFormat, MemoryObj, RemoteConnector, UnsupportedOperationError
+from lmcache_connect.contract import Slots
+from lmcache_connect.errors import StoreFullError
+from lmcache_connect.manager import default_registry
 from lmcache_reference_connectors.memory import MemoryConnector, MemoryConnectorAdapter
-from tests.cli.conftest import SMALL, Ran
+
+from .conftest import SMALL, Ran
 
 TINY = 128 << 10
 

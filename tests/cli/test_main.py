@@ -11,7 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from lmcache_connect import __version__
-from tests.cli.conftest import CANARY, Ran, environment
+
+from .conftest import CANARY, Ran, environment
 
 SCRIPT = Path(sys.executable).with_name("lmcache-connect")
 

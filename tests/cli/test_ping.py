@@ -9,9 +9,11 @@ from urllib.parse import quote
 
 import pytest
 
-from lmcache_connect.testing.fault_proxy import Direction, Fault, FaultKind, FaultProxy
-from lmcache_connect.testing.servers import ValkeyServer, unused_port
-from tests.cli.conftest import CANARY, Ran, key_count, run, url_of
+from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing.servers.redis import unused_port
+
+from .conftest import CANARY, Ran, key_count, run, url_of
 
 HIDDEN = quote(CANARY, safe="")
 

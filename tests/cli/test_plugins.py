@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import Ran
+from .conftest import Ran
 
 EXTRA = {
-    "remote_storage_plugin.mini.module_path": "tests.external.strangers.minimal",
+    "remote_storage_plugin.mini.module_path": "tests.foreign.strangers.minimal",
     "remote_storage_plugin.mini.class_name": "MinimalConnector",
-    "remote_storage_plugin.bad.module_path": "tests.external.strangers.raising",
+    "remote_storage_plugin.bad.module_path": "tests.foreign.strangers.raising",
     "remote_storage_plugin.bad.class_name": "Anything",
 }
 
@@ -29,7 +29,7 @@ def test_it_lists_what_was_found_from_where_and_whether_it_loads(invoke: Callabl
     assert ran.code == 0
     mini, bad = json.loads(ran.out)["plugins"][:2]
     assert mini["url"] == "plugin://mini"
-    assert mini["target"] == "tests.external.strangers.minimal:MinimalConnector"
+    assert mini["target"] == "tests.foreign.strangers.minimal:MinimalConnector"
     assert mini["source"] == "configuration"
     assert mini["loads"] is True
     assert bad["loads"] is False

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import lmcache_connect
-from lmcache_connect import ConnectorConfig, ConnectorManager, LMCacheInstalledError, MissingExtraError, compat
+from lmcache_connect import ConnectorConfig, ConnectorManager, compat
 from lmcache_connect.compat.import_names import NAMES, is_lmcache_there
 from lmcache_connect.dtypes import known_dtypes
+from lmcache_connect.errors import LMCacheInstalledError, MissingExtraError
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 NEED_TORCH = ("STR_DTYPE_TO_TORCH_DTYPE", "TORCH_DTYPE_TO_STR_DTYPE", "DTYPE_TO_INT", "INT_TO_DTYPE")
@@ -162,4 +163,4 @@ def test_the_plug_in_for_inside_lmcache_says_what_is_missing() -> None:
     if is_lmcache_there():
         pytest.skip("LMCache is installed")
     with pytest.raises(MissingExtraError, match="running inside LMCache needs the package"):
-        importlib.import_module("lmcache_connect.compat.lmcache_plugin")
+        importlib.import_module("lmcache_connect.engines.lmcache.plugin")

@@ -15,22 +15,21 @@ from lmcache_connect import (
     CacheMetadata,
     ConnectorConfig,
     ConnectorManager,
-    ForeignConnector,
-    InvalidArgumentError,
     Key,
     LayerCacheEngineKey,
-    LMCacheInstalledError,
     LocalCPUBackend,
     ManagedConnector,
     MemoryFormat,
-    PluginConstructionError,
     compat,
 )
-from lmcache_connect.remote_metadata import REMOTE_DTYPES
-from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
-from lmcache_connect.testing.servers import StoreServer
+from lmcache_connect.errors import InvalidArgumentError, LMCacheInstalledError, PluginConstructionError
+from lmcache_connect.foreign.connector import ForeignConnector
+from lmcache_connect.record.lmcache_metadata import REMOTE_DTYPES
+from lmcache_connect.testing import Capabilities, ConnectorConformance
+from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect.testing.subject import Subject, rule
-from tests.redis.chunks import chunk, holds
+
+from ..adapters.lmcache_connect_redis.chunks import chunk, holds
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("lmcache", reason="LMCache is not installed")
@@ -184,7 +183,7 @@ async def test_keys_go_both_ways_and_name_the_same_chunk() -> None:
     from lmcache.utils import CacheEngineKey as TheirKey
     from lmcache.utils import LayerCacheEngineKey as TheirLayerKey
 
-    from lmcache_connect.compat.real_memory import lmcache_key, toolkit_key
+    from lmcache_connect.compat.real.memory import lmcache_key, toolkit_key
 
     for key in KEYS:
         made = lmcache_key(key)
@@ -211,7 +210,7 @@ async def test_keys_of_lmcaches_are_taken_as_they_are(backend: LocalCPUBackend, 
 async def test_a_view_is_lmcaches_own_class_on_the_same_memory_and_counts_for_itself() -> None:
     from lmcache.v1.memory_management import BytesBufferMemoryObj, MemoryFormat, MemoryObj, TensorMemoryObj
 
-    from lmcache_connect.compat.real_memory import view_of
+    from lmcache_connect.compat.real.memory import view_of
 
     with LocalCPUBackend(1 << 20) as backend:
         obj = backend.allocate([(2, 3, 4, 5), (2, 1, 4, 5)], ["bfloat16", "float"])

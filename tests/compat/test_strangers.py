@@ -14,25 +14,28 @@ from lmcache_connect import (
     CacheEngineKey,
     CacheMetadata,
     ConnectorConfig,
-    ConnectorFailureError,
     ConnectorManager,
-    DuplicateSchemeError,
-    ForeignConnector,
-    InvalidArgumentError,
     Key,
     LayerCacheEngineKey,
     LocalCPUBackend,
     ManagedConnector,
     MemoryFormat,
-    PluginConstructionError,
-    UnknownSchemeError,
     UnsupportedOperationError,
     compat,
     register_adapter,
 )
-from lmcache_connect.registry import default_registry
-from lmcache_connect.testing.servers import StoreServer
-from tests.redis.chunks import chunk, holds
+from lmcache_connect.errors import (
+    ConnectorFailureError,
+    DuplicateSchemeError,
+    InvalidArgumentError,
+    PluginConstructionError,
+    UnknownSchemeError,
+)
+from lmcache_connect.foreign.connector import ForeignConnector
+from lmcache_connect.manager import default_registry
+from lmcache_connect.testing.servers.redis import StoreServer
+
+from ..adapters.lmcache_connect_redis.chunks import chunk, holds
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("lmcache_names")]
 
@@ -92,7 +95,7 @@ async def works(connector: ManagedConnector, backend: LocalCPUBackend, keys: lis
 
 
 async def ways(manager: ConnectorManager, address: str, server: StoreServer) -> AsyncIterator[ManagedConnector]:
-    from tests.compat.strangers.redis_store import MyStoreConnectorAdapter
+    from .strangers.redis_store import MyStoreConnectorAdapter
 
     yield await manager.open_connector(f"external://{address}/{STRANGERS}.redis_store/?connector_name=MyStoreConnector")
     server.flush()
@@ -168,7 +171,7 @@ async def test_chunks_of_every_format_keep_their_shapes_dtypes_and_format(
 async def test_an_adapter_answers_for_every_url_that_it_says_it_can_parse(
     backend: LocalCPUBackend, valkey_server: StoreServer
 ) -> None:
-    from tests.compat.strangers.redis_store import MyStoreConnectorAdapter, PluginOnlyAdapter
+    from .strangers.redis_store import MyStoreConnectorAdapter, PluginOnlyAdapter
 
     valkey_server.flush()
     address = valkey_server.url().removeprefix("redis://").partition("/")[0]
@@ -187,7 +190,7 @@ async def test_an_adapter_answers_for_every_url_that_it_says_it_can_parse(
 async def test_an_adapter_can_be_registered_for_the_whole_process(
     backend: LocalCPUBackend, valkey_server: StoreServer
 ) -> None:
-    from tests.compat.strangers.redis_store import MyStoreConnectorAdapter
+    from .strangers.redis_store import MyStoreConnectorAdapter
 
     valkey_server.flush()
     register_adapter(MyStoreConnectorAdapter)

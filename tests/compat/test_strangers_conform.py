@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lmcache_connect import CacheMetadata, ConnectorConfig, compat
-from lmcache_connect.remote_metadata import REMOTE_DTYPES
-from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
-from lmcache_connect.testing.servers import StoreServer
+from lmcache_connect.record.lmcache_metadata import REMOTE_DTYPES
+from lmcache_connect.testing import Capabilities, ConnectorConformance
+from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect.testing.subject import Subject, rule
 
 STRANGERS = "tests.compat.strangers"
@@ -53,7 +53,7 @@ class TestByConfiguration(OnAServer):
 class TestByItsAdapter(OnAServer):
     @pytest.fixture
     def store_url(self) -> str:
-        from tests.compat.strangers.redis_store import MyStoreConnectorAdapter
+        from .strangers.redis_store import MyStoreConnectorAdapter
 
         self.adapters = (MyStoreConnectorAdapter,)
         return f"mystore://{self.address}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples.installed import ROOT, install, run, run_pytest
+from .installed import ROOT, install, run, run_pytest
 
 SOURCE = ROOT / "examples/lmcache-connect-file"
 

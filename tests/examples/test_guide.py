@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 from lmcache_connect.testing import ValkeyServer
-from tests.examples.installed import ROOT, run, run_pytest
+
+from .installed import ROOT, run, run_pytest
 
 PAGE: Final = (ROOT / "docs/writing-a-connector.md").read_text()
 BLOCK: Final = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

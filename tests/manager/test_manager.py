@@ -13,20 +13,13 @@ from pathlib import Path
 import pytest
 
 from lmcache_connect import (
-    AdapterRegistry,
-    CircuitOpenError,
     ConnectorAdapter,
     ConnectorClosedError,
     ConnectorConfig,
     ConnectorContext,
-    ConnectorContractError,
-    ConnectorFailureError,
     ConnectorManager,
+    CorruptRecordError,
     CreateConnector,
-    DuplicateSchemeError,
-    ForeignObjectError,
-    FrameError,
-    InvalidArgumentError,
     InvalidURLError,
     Key,
     LocalCPUBackend,
@@ -34,12 +27,21 @@ from lmcache_connect import (
     OperationTimeoutError,
     RemoteConnector,
     StoreUnavailableError,
-    SyncCallOnLoopError,
-    UnknownSchemeError,
     UnsupportedOperationError,
     create_connector,
 )
-from lmcache_connect.memory.memory_obj import release_all
+from lmcache_connect.errors import (
+    CircuitOpenError,
+    ConnectorContractError,
+    ConnectorFailureError,
+    DuplicateSchemeError,
+    ForeignObjectError,
+    InvalidArgumentError,
+    SyncCallOnLoopError,
+    UnknownSchemeError,
+)
+from lmcache_connect.manager import AdapterRegistry
+from lmcache_connect.memory import release_all
 
 SMALL = ConnectorConfig.load(max_local_cpu_bytes=1 << 20, operation_timeout=1, retries=2, retry_backoff=0.001)
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -275,7 +277,7 @@ async def test_a_ping_beside_the_breakers_probe_does_not_let_another_call_throug
 @pytest.mark.asyncio
 async def test_a_corrupt_record_is_not_absent_as_well_and_no_count_of_misses_is_zero_or_less() -> None:
     manager, store = scripted()
-    error = FrameError("short", "3 bytes are no header")
+    error = CorruptRecordError("short", "3 bytes are no header")
 
     async def report_twice() -> None:
         for _ in range(2):

@@ -12,8 +12,8 @@ from lmcache_connect import (
     ConnectorManager,
     LocalCPUBackend,
     StoreUnavailableError,
-    UnknownConnectorError,
 )
+from lmcache_connect.errors import UnknownConnectorError
 from lmcache_connect.testing import ValkeyServer
 
 QUICK = ConnectorConfig.load(operation_timeout=5, retries=0, breaker_failures=2, breaker_reset=60, close_grace=1)

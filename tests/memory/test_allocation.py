@@ -13,19 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmcache_connect import (
-    ArenaStatistics,
+from lmcache_connect import CacheMetadata, ChunkMetadata, LocalCPUBackend, MemoryFormat, MemoryObj
+from lmcache_connect.errors import (
     BackendClosedError,
-    CacheMetadata,
-    ChunkMetadata,
     InvalidArgumentError,
     InvalidShapeError,
-    LocalCPUBackend,
-    MemoryFormat,
-    MemoryObj,
     MissingExtraError,
     UnknownDtypeError,
 )
+from lmcache_connect.memory import ArenaStatistics
 
 PAGE: Final = 4096
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmcache_connect import InvalidArgumentError
+from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.memory.eviction import eviction_policy
 
 

@@ -7,16 +7,9 @@ from typing import Any, Final
 
 import pytest
 
-from lmcache_connect import (
-    CacheEngineKey,
-    ForeignObjectError,
-    InvalidArgumentError,
-    InvalidKeyError,
-    LocalCPUBackend,
-    MemoryObj,
-    ReleasedObjectError,
-)
-from lmcache_connect.memory.memory_obj import release_all
+from lmcache_connect import CacheEngineKey, LocalCPUBackend, MemoryObj
+from lmcache_connect.errors import ForeignObjectError, InvalidArgumentError, InvalidKeyError, ReleasedObjectError
+from lmcache_connect.memory import release_all
 
 PAGE: Final = 4096
 KEY: Final = CacheEngineKey("m", 1, 0, 0xABC, "half")

@@ -11,17 +11,10 @@ from typing import Any, Final
 
 import pytest
 
-from lmcache_connect import (
-    ChunkMetadata,
-    InvalidShapeError,
-    LocalCPUBackend,
-    MemoryFormat,
-    MemoryObj,
-    MissingExtraError,
-    ReleasedObjectError,
-    dtype_of,
-)
-from lmcache_connect.memory.memory_obj import release_all
+from lmcache_connect import ChunkMetadata, LocalCPUBackend, MemoryFormat, MemoryObj
+from lmcache_connect.dtypes import dtype_of
+from lmcache_connect.errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
+from lmcache_connect.memory import release_all
 
 PAGE: Final = 4096
 

@@ -12,14 +12,8 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from lmcache_connect import (
-    AllocationTimeoutError,
-    ArenaExhaustedError,
-    BackendClosedError,
-    InvalidShapeError,
-    LocalCPUBackend,
-    MemoryObj,
-)
+from lmcache_connect import ArenaExhaustedError, LocalCPUBackend, MemoryObj
+from lmcache_connect.errors import AllocationTimeoutError, BackendClosedError, InvalidShapeError
 
 pytestmark = pytest.mark.asyncio
 

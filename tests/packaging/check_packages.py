@@ -31,7 +31,7 @@ from typing import Final, NoReturn
 DISTRIBUTION: Final = "lmcache-connect"
 PACKAGES: Final = (
     "lmcache_connect",
-    "lmcache_connect_composition",
+    "lmcache_connect_trials",
     "lmcache_connect_external",
     "lmcache_connect_redis",
     "lmcache_connect_s3",
@@ -62,7 +62,7 @@ OPTIONAL: Final = (
     "lmcache_connect.cli",
     "lmcache_connect.compat",
     "lmcache_connect.internal_api_server",
-    "lmcache_connect.metrics",
+    "lmcache_connect.oversight",
     "lmcache_connect.testing",
     "lmcache_connect_redis",
     "lmcache_connect_s3",

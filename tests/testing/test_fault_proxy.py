@@ -20,7 +20,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lmcache_connect.errors import InvalidArgumentError
-from lmcache_connect.testing.fault_proxy import (
+from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers.fault_proxy import (
     BUFFER_BYTES,
     Direction,
     Fault,
@@ -28,7 +29,6 @@ from lmcache_connect.testing.fault_proxy import (
     FaultProxy,
     ProxyNotRunningError,
 )
-from lmcache_connect.testing.servers import ValkeyServer
 
 Connect = Callable[[], tuple[socket.socket, socket.socket]]
 SOME = bytes(range(256)) * 4

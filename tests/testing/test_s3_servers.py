@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 from botocore.exceptions import ClientError
 
-from lmcache_connect.testing import FaultyS3Server, MotoServer, RcloneServer
-from lmcache_connect.testing.faulty_s3 import CutBody, Length, Refuse, Stall
-from lmcache_connect.testing.s3_servers import BUCKET, S3Server
-from lmcache_connect.testing.servers import ServerNotRunningError
-from tests.conformance.raw_s3 import client_of
+from lmcache_connect.testing.servers.faulty_s3 import CutBody, FaultyS3Server, Length, Refuse, Stall
+from lmcache_connect.testing.servers.redis import ServerNotRunningError
+from lmcache_connect.testing.servers.s3 import BUCKET, MotoServer, RcloneServer, S3Server
+
+from .conformance.raw_s3 import client_of
 
 
 def test_rclone_keeps_objects_as_files_and_comes_back_with_them() -> None:

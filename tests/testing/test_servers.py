@@ -15,13 +15,13 @@ import pytest
 import redis
 
 from lmcache_connect.errors import InvalidArgumentError, MissingExtraError
-from lmcache_connect.testing import servers
-from lmcache_connect.testing.servers import (
+from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers import redis as servers
+from lmcache_connect.testing.servers.redis import (
     RedisServer,
     ServerNotRunningError,
     ServerStartError,
     StoreServer,
-    ValkeyServer,
     unused_port,
 )
 
@@ -296,7 +296,7 @@ def run_script(script: str) -> list[str]:
 
 def test_a_server_left_running_is_stopped_when_the_interpreter_exits() -> None:
     pid, path = run_script(
-        "from lmcache_connect.testing.servers import ValkeyServer\n"
+        "from lmcache_connect.testing import ValkeyServer\n"
         "server = ValkeyServer(); server.start(); print(server.pid, server.unix_path)\n"
     )
     assert not process_exists(int(pid))
@@ -306,7 +306,7 @@ def test_a_server_left_running_is_stopped_when_the_interpreter_exits() -> None:
 def test_a_forked_process_that_exits_leaves_its_parents_server_alone() -> None:
     answers = run_script(
         "import os, sys\n"
-        "from lmcache_connect.testing.servers import ValkeyServer\n"
+        "from lmcache_connect.testing import ValkeyServer\n"
         "with ValkeyServer() as server:\n"
         "    child = os.fork()\n"
         "    if not child:\n"

@@ -7,7 +7,8 @@ from typing import Any, Final
 import pytest
 from pydantic import ValidationError
 
-from lmcache_connect import ConnectorConfig, InvalidConfigError
+from lmcache_connect import ConnectorConfig
+from lmcache_connect.errors import InvalidConfigError
 
 CANARY: Final = "hunter2-canary"
 

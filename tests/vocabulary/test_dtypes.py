@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from lmcache_connect import DType, UnknownDtypeError, dtype_of
-from lmcache_connect.dtypes import dtype_from_code, known_dtypes
+from lmcache_connect import DType
+from lmcache_connect.dtypes import dtype_from_code, dtype_of, known_dtypes
+from lmcache_connect.errors import UnknownDtypeError
 
 # LMCache's name, torch's name, bytes, and the code in a stored record: these never change.
 TABLE: Final = (

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lmcache_connect import CacheEngineKey, InvalidKeyError, LayerCacheEngineKey, key_string, parse_key
+from lmcache_connect import CacheEngineKey, LayerCacheEngineKey, key_string
 from lmcache_connect.dtypes import known_dtypes
-from lmcache_connect.keys import MAX_KEY_BYTES, TAG_PREFIX, key_strings
+from lmcache_connect.errors import InvalidKeyError
+from lmcache_connect.keys import MAX_KEY_BYTES, TAG_PREFIX, key_strings, parse_key
 
 MODEL: Final = "meta-llama/Llama-3.1-8B"
 ALICE: Final = {f"{TAG_PREFIX}user": "alice"}

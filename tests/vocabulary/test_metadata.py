@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import pytest
 
-from lmcache_connect import CacheMetadata, ChunkMetadata, InvalidShapeError, MemoryFormat, UnknownDtypeError, dtype_of
+from lmcache_connect import CacheMetadata, ChunkMetadata, MemoryFormat
+from lmcache_connect.dtypes import dtype_of
+from lmcache_connect.errors import InvalidShapeError, UnknownDtypeError
 from lmcache_connect.metadata import MAX_CHUNK_BYTES, MAX_DIMS, MAX_GROUPS
 
 LLAMA_SHAPE: Final = (32, 2, 256, 8, 128)

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final, Literal
 import pytest
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from lmcache_connect import HostPort, InvalidOptionError, InvalidURLError, RemoteURL, UnknownOptionError, URLOptions
+from lmcache_connect import InvalidURLError, RemoteURL
+from lmcache_connect.errors import InvalidOptionError, UnknownOptionError
+from lmcache_connect.url import HostPort, URLOptions
 
 
 def hosts(*pairs: tuple[str, int | None]) -> tuple[HostPort, ...]:

@@ -11,16 +11,11 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from lmcache_connect import (
-    ConnectorManager,
-    InvalidURLError,
-    RemoteURL,
-    UnknownSchemeError,
-    URLOptions,
-    errors,
-)
+from lmcache_connect import ConnectorManager, InvalidURLError, RemoteURL, errors
 from lmcache_connect import url as module_under_test
-from lmcache_connect.url import redact
+from lmcache_connect.errors import UnknownSchemeError
+from lmcache_connect.redaction import redact
+from lmcache_connect.url import URLOptions
 
 CANARY: Final = "hunter2canary"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
+from lmcache_connect.testing import Capabilities, ConnectorConformance
 from lmcache_connect_file.adapter import FileConnectorAdapter
 from lmcache_connect_file.chunk_folder import ChunkFolder
 

@@ -18,19 +18,20 @@ import pytest_asyncio
 from lmcache_connect import (
     AuthenticationError,
     ConnectorManager,
-    InvalidOptionError,
     InvalidURLError,
     LocalCPUBackend,
     ManagedConnector,
-    ReadOnlyStoreError,
     StoreError,
-    StoreFullError,
     StoreUnavailableError,
+)
+from lmcache_connect.errors import (
+    InvalidOptionError,
+    ReadOnlyStoreError,
+    StoreFullError,
     ValueTooLargeError,
     WrongTypeError,
 )
-from lmcache_connect.testing import arena_balance
-from lmcache_connect.testing.subject import check_payload, payload
+from lmcache_connect.testing import arena_balance, check_payload, payload
 from lmcache_connect_file.adapter import FileConnectorAdapter
 from lmcache_connect_file.chunk_folder import STALE, ChunkFolder
 from lmcache_connect_file.failures import translated

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend
-from lmcache_connect.testing.subject import payload
+from lmcache_connect.testing import payload
 from lmcache_connect_file.adapter import FileConnectorAdapter
 
 

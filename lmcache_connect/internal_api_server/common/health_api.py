@@ -7,8 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from lmcache_connect.health import Health, StoreHealth
-
+from ...oversight import Health, StoreHealth
 from ..state import State
 
 router = APIRouter(tags=["common"])

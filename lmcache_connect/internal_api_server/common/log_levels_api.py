@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from lmcache_connect.observability import event
-
+from ...observability import event
 from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import State

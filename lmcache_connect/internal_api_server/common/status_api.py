@@ -9,13 +9,11 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from lmcache_connect._version import __version__
-from lmcache_connect.health import Health
-
+from ..._version import __version__
+from ...oversight import Health
 from ..state import State
 from ..status_page import StatusPage
-from ..vllm.connectors_api import Connector
-from ..vllm.hot_cache_api import HotCache
+from ..views import Connector, HotCache
 
 router = APIRouter(tags=["common"])
 

@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from lmcache_connect._version import __version__
+from ..._version import __version__
 
 router = APIRouter(tags=["common"])
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from lmcache_connect.announcement import AnnouncedConnector
-
+from ...contract import AnnouncedConnector
 from ..state import Manager
 from .workers_api import announcements
 

@@ -7,11 +7,10 @@ import logging
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from lmcache_connect.announcement import WorkerAnnouncement
-from lmcache_connect.errors import ConnectError
-from lmcache_connect.manager import ConnectorManager
-from lmcache_connect.observability import event
-
+from ...contract import WorkerAnnouncement
+from ...errors import LMCacheConnectError
+from ...manager import ConnectorManager
+from ...observability import event
 from ..state import Manager
 
 router = APIRouter(prefix="/controller", tags=["controller"])
@@ -48,7 +47,7 @@ async def announcements(manager: ConnectorManager) -> tuple[list[WorkerAnnouncem
             continue
         try:
             documents = await connector.announced()
-        except ConnectError as error:
+        except LMCacheConnectError as error:
             event(logging.INFO, "announcements_unread", store=connector.store, error=str(error))
             unread.append(connector.name)
             continue

@@ -7,8 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from lmcache_connect.clearing import clear
-
+from ...oversight import clear
 from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import Manager

@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from lmcache_connect.managed import ManagedConnector
-from lmcache_connect.observability import OperationStatistics
-
 from ..body import Body
 from ..problem import problems
 from ..state import Manager
+from ..views import Connector
 
 router = APIRouter(prefix="/vllm/connectors", tags=["vllm"])
 
 ConnectorName = Annotated[str, Path(max_length=256, description="such as `redis-1`, as the list gives it")]
 Grace = Annotated[float | None, Field(ge=0, le=60, allow_inf_nan=False)]
-
-
-class Operation(BaseModel):
-    """Counters of one operation since the connector was made. Times are seconds, summed over calls."""
-
-    calls: int
-    keys: int
-    hits: int
-    misses: dict[str, int] = Field(description="by reason: `absent`, `corrupt:<why>`, `bypassed`, or an error's class")
-    errors: dict[str, int] = Field(description="by the error's class")
-    retries: int
-    bytes: int
-    queue_seconds: float
-    wire_seconds: float
-    in_flight: int
-
-    @classmethod
-    def of(cls, counted: OperationStatistics) -> Operation:
-        """The counters as they are."""
-        return cls(
-            calls=counted.calls,
-            keys=counted.items,
-            hits=counted.hits,
-            misses=dict(counted.misses),
-            errors=dict(counted.errors),
-            retries=counted.retries,
-            bytes=counted.bytes,
-            queue_seconds=counted.queue_seconds,
-            wire_seconds=counted.wire_seconds,
-            in_flight=counted.in_flight,
-        )
-
-
-class Connector(BaseModel):
-    """One connector. `store` is its address without credentials."""
-
-    name: str
-    store: str
-    kind: str = Field(description="the connector's class")
-    state: Literal["open", "closed"]
-    breaker: Literal["closed", "open", "half_open"] = Field(description="the circuit breaker; `closed`: calls are made")
-    bypass: bool = Field(description="whether the store is left out: every get a miss, every put dropped")
-    in_flight: int
-    statistics: dict[str, Operation] = Field(description="by operation, such as `get` and `batched_put`")
-
-    @classmethod
-    def of(cls, connector: ManagedConnector) -> Connector:
-        """The connector now."""
-        return cls(
-            name=connector.name,
-            store=connector.store,
-            kind=connector.class_name,
-            state="closed" if connector.is_closed else "open",
-            breaker=connector.breaker_state.value,
-            bypass=connector.bypass,
-            in_flight=connector.in_flight,
-            statistics={name: Operation.of(counted) for name, counted in connector.statistics().items()},
-        )
 
 
 class Connectors(BaseModel):

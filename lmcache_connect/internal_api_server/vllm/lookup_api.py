@@ -7,11 +7,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from lmcache_connect.connector import prefix_length
-from lmcache_connect.errors import UnknownConnectorError
-from lmcache_connect.managed import ManagedConnector
-from lmcache_connect.manager import ConnectorManager
-
+from ...contract import prefix_length
+from ...errors import UnknownConnectorError
+from ...managed import ManagedConnector
+from ...manager import ConnectorManager
 from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import Manager

@@ -15,8 +15,10 @@ from pathlib import Path
 from threading import Event
 from typing import Final
 
-from lmcache_connect import ChunkMetadata, FrameError, WrongTypeError
-from lmcache_connect.frame import (
+from lmcache_connect import ChunkMetadata, CorruptRecordError
+from lmcache_connect.errors import WrongTypeError
+from lmcache_connect.keys import MAX_KEY_BYTES
+from lmcache_connect.record import (
     MAX_HEADER_BYTES,
     OVERHEAD_BYTES,
     TRAILER_BYTES,
@@ -25,7 +27,6 @@ from lmcache_connect.frame import (
     decode_header,
     encode_header,
 )
-from lmcache_connect.keys import MAX_KEY_BYTES
 
 PIECE: Final = 1 << 18
 """Bytes that are hashed and moved at a time, while the CPU's cache holds them."""
@@ -65,19 +66,19 @@ class ChunkFile:
             return None
 
     def read_header(self, key: str) -> FrameHeader:
-        """The record's header, checked against the key and the file's length. Raises `FrameError`."""
+        """The record's header, checked against the key and the file's length. Raises `CorruptRecordError`."""
         first = _first_line(key)
         start = os.pread(self._file.fileno(), len(first) + MAX_HEADER_BYTES, 0)
         if not start.startswith(first):
-            raise FrameError("key", "the file begins with another key")
+            raise CorruptRecordError("key", "the file begins with another key")
         header = decode_header(memoryview(start)[len(first) :], key, self.facts.st_size - len(first))
         if header.is_striped:
-            raise FrameError("striped", "the chunk is striped over several keys")
+            raise CorruptRecordError("striped", "the chunk is striped over several keys")
         self._file.seek(len(first) + header.length)
         return header
 
     def read_payload(self, header: FrameHeader, payload: memoryview, stop: Event) -> None:
-        """Fills `payload`, and verifies it. Raises `FrameError`, or `StoppedError` soon after `stop` was set."""
+        """Fills `payload`, and verifies it. Raises `CorruptRecordError`; `StoppedError` soon after `stop` was set."""
         hasher = PayloadHasher()
         for start in range(0, len(payload), PIECE):
             if stop.is_set():
@@ -101,7 +102,7 @@ class ChunkFile:
         while done < len(view):
             got = self._file.readinto(view[done:])
             if not got:
-                raise FrameError("length", "the file was cut short while it was read")
+                raise CorruptRecordError("length", "the file was cut short while it was read")
             done += got
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Final, TypeVar
 
-from lmcache_connect import MemoryObj, ValueTooLargeError, WrongTypeError
+from lmcache_connect import MemoryObj
+from lmcache_connect.errors import ValueTooLargeError, WrongTypeError
 
 from .chunk_file import EXTRA_BYTES, ChunkFile, StoppedError, write_chunk
 from .failures import translated

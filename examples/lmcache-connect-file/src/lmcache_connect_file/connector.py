@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import anyio
 
 from lmcache_connect import Key, LocalCPUBackend, MemoryObj, RemoteConnector, key_string
-from lmcache_connect.connector import Flags
-from lmcache_connect.frame import FrameHeader
+from lmcache_connect.contract import Flags
+from lmcache_connect.record import FrameHeader
 
 from .chunk_file import ChunkFile
 from .chunk_folder import ChunkFolder

@@ -7,15 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from lmcache_connect import (
-    AuthenticationError,
-    ConnectError,
-    ReadOnlyStoreError,
-    StoreError,
-    StoreFullError,
-    StoreUnavailableError,
-    WrongTypeError,
-)
+from lmcache_connect import AuthenticationError, LMCacheConnectError, StoreError, StoreUnavailableError
+from lmcache_connect.errors import ReadOnlyStoreError, StoreFullError, WrongTypeError
 
 _KINDS: Final[dict[int | None, type[StoreError]]] = {
     errno.ENOSPC: StoreFullError,
@@ -34,7 +27,7 @@ def translated(store: str) -> Iterator[None]:
     """Raises a `StoreError` from any `OSError` of the block. What is not listed may be better a moment later."""
     try:
         yield
-    except ConnectError:
+    except LMCacheConnectError:
         raise  # some of them are OSErrors as well
     except OSError as error:
         kind = _KINDS.get(error.errno, StoreUnavailableError)

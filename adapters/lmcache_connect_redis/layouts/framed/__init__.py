@@ -1,0 +1,1 @@
+"""`layout=connect`: this toolkit's own records, whole or in parts."""

@@ -1,0 +1,57 @@
+"""`FramedLayout`: a chunk as one record, or as a head and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from lmcache_connect import MemoryObj
+from lmcache_connect.record import FIXED_HEADER_BYTES, is_part_name
+from lmcache_connect.streaming import Waiting
+
+from ...options import RedisOptions
+from ...protocol.connection import Connection, Connections
+from ...protocol.replies import encode_command
+from ..layout import Layout
+from .fetching import Fetching
+from .records import RecordIO
+from .storing import Storing
+
+
+class FramedLayout(Layout):
+    """`layout=connect`: the records of `lmcache_connect.record`."""
+
+    keys_each: ClassVar[int] = 1
+
+    def __init__(self, store: str, options: RedisOptions) -> None:
+        self._records = RecordIO(store, options)
+        self._stripe = options.stripe
+
+    def encode_exists(self, names: Sequence[bytes]) -> bytes:
+        return b"".join([b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(name), name) for name in names])
+
+    async def remove(self, connection: Connection, name: str) -> bool:
+        glance = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
+        await connection.send(glance + encode_command(b"UNLINK", name.encode()), replies=2)
+        plan = await self._records.read_replaced(connection)
+        was_there = await connection.read_integer() > 0
+        if plan is not None:
+            parts = plan.part_names(name)
+            await connection.send(
+                b"".join([encode_command(b"UNLINK", part.encode()) for part in parts]), replies=len(parts)
+            )
+            for _ in parts:
+                await connection.read_integer()
+        return was_there
+
+    def listed_pattern(self, pattern: str) -> str:
+        return pattern
+
+    def listed_name(self, key: str) -> str | None:
+        return None if is_part_name(key) else key
+
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> Fetching:
+        return Fetching(pool, self._records, workers, names, waiting)
+
+    def storing(self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]) -> Storing:
+        return Storing(pool, self._records, workers, names, objs, self._stripe)

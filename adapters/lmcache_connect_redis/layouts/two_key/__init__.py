@@ -1,0 +1,1 @@
+"""`layout=lmcache`: LMCache's two keys for each chunk."""

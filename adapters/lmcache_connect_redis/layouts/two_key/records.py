@@ -1,0 +1,158 @@
+"""LMCache's own records on a connection: two keys a chunk, its metadata and its payload."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lmcache_connect import CorruptRecordError, MemoryObj, StoreError
+from lmcache_connect.errors import ValueTooLargeError
+from lmcache_connect.record import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
+from lmcache_connect.streaming import Room
+
+from ...options import RedisOptions
+from ...protocol.connection import Connection
+from ...protocol.replies import encode_command, encode_expiry
+
+METADATA_SUFFIX: Final = "metadata"
+PAYLOAD_SUFFIX: Final = "kv_bytes"
+
+_MULTI: Final = encode_command(b"MULTI")
+_EXEC: Final = encode_command(b"EXEC")
+_WRITES: Final = 2
+
+
+def both_keys(name: str) -> tuple[bytes, bytes]:
+    """The keys of a chunk's metadata and of its payload."""
+    return (name + METADATA_SUFFIX).encode(), (name + PAYLOAD_SUFFIX).encode()
+
+
+class TwoKeyRecords:
+    """Sends and receives the two-key records of one store. Holds no connection.
+
+    Both keys are read by one command and written by one transaction, so that no reader and no writer of this kind
+    ever sees the halves of two chunks as one. LMCache reads and writes them one after the other.
+    """
+
+    def __init__(self, store: str, options: RedisOptions) -> None:
+        self._store = store
+        self._limit = options.max_value_bytes
+        self._expiry = encode_expiry(options.ttl_ms)
+
+    # ------------------------------------------------------------------------------------------------ sending
+
+    def check(self, obj: MemoryObj) -> None:
+        """Raises where a chunk fits no value, or LMCache has no metadata for it."""
+        if obj.get_size() > self._limit:
+            raise ValueTooLargeError(self._store, obj.get_size(), self._limit)
+        encode_remote_metadata(obj.metadata)
+
+    async def send(self, connection: Connection, name: str, obj: MemoryObj) -> None:
+        """Payload and metadata in LMCache's order. Four replies, for `read_stored`."""
+        metadata_key, payload_key = both_keys(name)
+        head = b"%b%b$%d\r\n" % (_MULTI, self._set(payload_key), obj.get_size())
+        metadata = encode_remote_metadata(obj.metadata)
+        tail = b"\r\n%b%b$%d\r\n%b\r\n%b%b" % (
+            self._expiry,
+            self._set(metadata_key),
+            len(metadata),
+            metadata,
+            self._expiry,
+            _EXEC,
+        )
+        connection.pending += 2 + _WRITES
+        await connection.stream.send_framed(head, obj.byte_array, None, lambda: tail)
+
+    def _set(self, key: bytes) -> bytes:
+        return b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (3 + self._expiry.count(b"$"), len(key), key)
+
+    async def read_stored(self, connection: Connection) -> None:
+        """The replies to `send`. Raises the first error among them, and leaves the connection usable."""
+        failure: StoreError | None = None
+        for _ in range(1 + _WRITES):  # MULTI, and that each SET is queued
+            refused = await _refusal(connection)
+            failure = failure or refused
+        try:
+            count = connection.number(await connection.expect(b"*", "the transaction's replies"))
+        except StoreError as aborted:
+            if failure is None or not connection.stream.is_open:
+                raise
+            raise failure from aborted
+        if count != _WRITES:
+            raise connection.broken(f"a transaction of {count} replies; expected {_WRITES}")
+        connection.pending += count - 1
+        for _ in range(count):
+            refused = await _refusal(connection)
+            failure = failure or refused
+        if failure is not None:
+            raise failure
+
+    # ---------------------------------------------------------------------------------------------- receiving
+
+    async def receive(self, connection: Connection, room: Room) -> MemoryObj | None:
+        """The chunk of the next reply, which is to MGET of `both_keys`; None where a half is missing.
+
+        Raises:
+            CorruptRecordError: the halves do not fit. The stream stands behind them and is usable.
+        """
+        count = connection.number(await connection.expect(b"*", "an array"))
+        if count != 2:
+            raise connection.broken(f"an array of {count} items; expected 2")
+        encoded = await self._receive_metadata(connection)
+        size = await self._receive_size(connection)
+        if encoded is None or size is None:
+            # Evicted, expired, or not written yet: another writer's half is left alone.
+            await self._finish(connection, size)
+            return None
+        try:
+            metadata = decode_remote_metadata(encoded, size)
+        except CorruptRecordError:
+            await self._finish(connection, size)
+            raise
+        obj = await room.make(connection, metadata)
+        try:
+            stream = connection.stream
+            await stream.receive_into(obj.byte_array)
+            if (end := bytes(await stream.peek(2))) != b"\r\n":
+                raise connection.broken(f"a value ends with {end!r}")
+            stream.take(2)
+        except BaseException:
+            obj.ref_count_down()
+            raise
+        connection.pending -= 1
+        return obj
+
+    async def _receive_metadata(self, connection: Connection) -> bytes | None:
+        size = await self._receive_size(connection)
+        if size is None:
+            return None
+        shown = min(size, MAX_REMOTE_METADATA_BYTES + 1)  # of one that is too long, enough to see that
+        encoded = bytes(await connection.stream.peek(shown))
+        await connection.stream.discard(size + 2)
+        return encoded
+
+    async def _receive_size(self, connection: Connection) -> int | None:
+        line = await connection.read_header()
+        if line[:1] != b"$":  # not even an error: inside an array it would leave the rest of that behind
+            raise connection.broken(f"{line[:40]!r} is not a value")
+        size = connection.number(line)
+        if size == -1:
+            return None
+        if not 0 <= size <= self._limit:
+            raise connection.broken(f"a value of {size} bytes; expected at most {self._limit}")
+        return size
+
+    async def _finish(self, connection: Connection, size: int | None) -> None:
+        if size is not None:
+            await connection.stream.discard(size + 2)
+        connection.pending -= 1
+
+
+async def _refusal(connection: Connection) -> StoreError | None:
+    """The error that a status reply was instead, if any."""
+    try:
+        await connection.read_status()
+    except StoreError as refused:
+        if not connection.stream.is_open:
+            raise
+        return refused
+    return None

@@ -1,0 +1,1 @@
+"""RESP over a byte stream: commands, replies, and connections that redis-py sets up."""

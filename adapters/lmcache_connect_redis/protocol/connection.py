@@ -1,0 +1,128 @@
+"""One connection to a Redis server: redis-py sets it up, then its byte stream is ours."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeAlias
+
+from lmcache_connect import StoreError, StoreUnavailableError
+from lmcache_connect.errors import StoreProtocolError
+from lmcache_connect.transport import ByteStream, ConnectionPool, StreamClosedError
+
+from .replies import reply_error
+
+MAX_LINE_BYTES: Final = 4096
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
+
+
+class Connection:
+    """A connection that is ready for commands. `pending` counts replies that were asked for and not yet taken.
+
+    One with pending replies cannot be reused by anybody else: it is closed rather than given back.
+    """
+
+    __slots__ = ("is_suspect", "pending", "store", "stream")
+
+    def __init__(self, stream: ByteStream, store: str) -> None:
+        self.stream = stream
+        self.store = store
+        self.pending = 0
+        self.is_suspect = False
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next user finds the stream where a command may start."""
+        return self.pending == 0 and not self.is_suspect and self.stream.is_open and not self.stream.buffered
+
+    async def send(self, command: bytes, replies: int = 1) -> None:
+        """Sends one or several commands, encoded."""
+        self.pending += replies
+        await self.stream.send(command)
+
+    async def read_header(self) -> bytes:
+        """The next reply's first line, its type byte included; an error reply is returned as well."""
+        line = await self.stream.read_until_crlf(MAX_LINE_BYTES)
+        if not line or line[:1] not in b"+-:$*":
+            self.stream.close()
+            raise StoreProtocolError(self.store, f"a reply cannot start with {line[:20]!r}")
+        return line
+
+    async def read_integer(self) -> int:
+        """An integer reply. Raises the typed error of an error reply."""
+        line = await self.read_header()
+        if line[:1] != b":":
+            raise self.unexpected(line, "an integer")
+        self.pending -= 1
+        return self.number(line)
+
+    async def read_status(self) -> str:
+        """A status reply such as `OK`. Raises the typed error of an error reply."""
+        line = await self.read_header()
+        if line[:1] != b"+":
+            raise self.unexpected(line, "a status")
+        self.pending -= 1
+        return line[1:].decode("utf-8", "replace")
+
+    async def read_array(self, limit: int, item_limit: int) -> list[bytes]:
+        """A flat array of strings of at most `item_limit` bytes each and `limit` bytes in all."""
+        count = self.number(await self.expect(b"*", "an array"))
+        if not 0 <= count <= limit // 16:
+            raise self.broken(f"an array of {count} items; expected at most {limit // 16}")
+        items: list[bytes] = []
+        total = 0
+        for _ in range(count):
+            items.append(await self.read_string(item_limit))
+            total += len(items[-1]) + 16
+            if total > limit:
+                raise self.broken(f"an array of {count} items of more than {limit} bytes in all")
+        return items
+
+    async def read_string(self, limit: int) -> bytes:
+        """A string inside an array, of at most `limit` bytes (`SCRATCH_BYTES` at the most)."""
+        size = self.number(await self.expect(b"$", "a string"))
+        if not 0 <= size <= limit:
+            raise self.broken(f"a string of {size} bytes; expected at most {limit}")
+        text = bytes((await self.stream.peek(size + 2))[:size])
+        self.stream.take(size + 2)
+        return text
+
+    async def expect(self, kind: bytes, name: str) -> bytes:
+        """The next line, which must be of one type."""
+        line = await self.read_header()
+        if line[:1] != kind:
+            raise self.unexpected(line, name)
+        return line
+
+    def number(self, line: bytes) -> int:
+        """The number behind a line's type byte."""
+        if _NUMBER.fullmatch(digits := line[1:]) is None:
+            raise self.broken(f"{line[:40]!r} holds no number")
+        return int(digits)
+
+    def unexpected(self, line: bytes, expected: str) -> StoreError:
+        """The error for a reply of another type: an error reply's own, with which the stream stays usable."""
+        if line[:1] == b"-":
+            self.pending -= 1
+            return reply_error(self.store, line[1:].decode("utf-8", "replace"))
+        return self.broken(f"{line[:40]!r} is not {expected}")
+
+    def broken(self, reason: str) -> StoreProtocolError:
+        """Closes the stream: what follows on it cannot be understood."""
+        self.stream.close()
+        return StoreProtocolError(self.store, f"the server's reply breaks the protocol: {reason}")
+
+    def close(self) -> None:
+        """Closes the stream at once."""
+        self.stream.close()
+
+
+def lost_connection(store: str, error: StreamClosedError) -> StoreUnavailableError:
+    """The error for a connection that was lost, with what the server said last, if it was for people."""
+    # Only an error reply is for people; anything else may be the rest of a record.
+    said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
+    hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""
+    return StoreUnavailableError(store, f"{error}{hint}")
+
+
+Connections: TypeAlias = ConnectionPool[Connection]
+"""A pool of them."""

@@ -1,0 +1,82 @@
+"""RESP, the protocol of Redis: encoding commands, and turning error replies into typed errors.
+
+Source: https://redis.io/docs/latest/develop/reference/protocol-spec/ (RESP2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from lmcache_connect import AuthenticationError, StoreError, StoreUnavailableError
+from lmcache_connect.errors import (
+    ReadOnlyStoreError,
+    StoreCommandError,
+    StoreFullError,
+    StoreLoadingError,
+    WrongNodeError,
+    WrongTypeError,
+)
+
+_ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
+    "OOM": (
+        StoreFullError,
+        "the server's maxmemory is reached; raise it, set a maxmemory-policy that evicts, or a ?ttl=",
+    ),
+    "READONLY": (ReadOnlyStoreError, "this server is a replica; point the URL at the primary"),
+    "LOADING": (StoreLoadingError, "the server is loading its data and answers when that is done"),
+    "BUSY": (StoreUnavailableError, "a script blocks the server; wait, or end it with SCRIPT KILL"),
+    "MASTERDOWN": (StoreUnavailableError, "the replica has lost its primary"),
+    "TRYAGAIN": (StoreUnavailableError, "the cluster is moving this key's slot"),
+    "CLUSTERDOWN": (StoreUnavailableError, "the cluster has lost part of its slots; see CLUSTER INFO"),
+    "NOAUTH": (AuthenticationError, "the server wants a password; give it in the URL or by ?password_file="),
+    "WRONGPASS": (AuthenticationError, "the user or the password is wrong"),
+    "NOPERM": (AuthenticationError, "the user may not do this; see ACL GETUSER on the server"),
+    "DENIED": (
+        AuthenticationError,
+        "the server is in protected mode; set a password or a bind address there",
+    ),
+    "WRONGTYPE": (WrongTypeError, "the key holds another program's value; use a ?prefix= of your own"),
+    "MOVED": (WrongNodeError, "the server is part of a cluster, and the key lives on another node"),
+    "ASK": (WrongNodeError, "the server is part of a cluster, and the key is moving to another node"),
+    "CROSSSLOT": (WrongNodeError, "the keys live in different slots of a cluster"),
+    "MISCONF": (StoreCommandError, "the server cannot save to its disk and refuses writes; see its log"),
+}
+
+
+class SetupError(StoreCommandError):
+    """The server refuses what the URL asks of every connection, such as a database that does not exist."""
+
+    permanent = True
+
+
+def reply_error(store: str, line: str) -> StoreError:
+    """The typed error for an error reply, given without its leading '-'."""
+    code = line.partition(" ")[0]
+    shown = line[:300]
+    if (known := _ADVICE.get(code)) is not None:
+        kind, advice = known
+        return kind(store, f"{advice} (the server said: {shown})")
+    lowered = line.lower()
+    if "auth" in lowered and ("password" in lowered or "unknown command" in lowered):
+        return AuthenticationError(store, f"the server refuses the credentials (it said: {shown})")
+    if "max number of clients" in lowered:
+        return StoreUnavailableError(store, f"too many clients; raise maxclients on the server (it said: {shown})")
+    if "db index is out of range" in lowered or "invalid db index" in lowered:
+        return SetupError(store, f"the server has no such database (it said: {shown})")
+    return StoreCommandError(store, f"the server refused the command (it said: {shown})")
+
+
+def encode_command(*args: bytes) -> bytes:
+    """A command as RESP."""
+    parts = [b"*%d\r\n" % len(args)]
+    parts += [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
+    return b"".join(parts)
+
+
+def encode_expiry(milliseconds: int | None) -> bytes:
+    """The options of a SET whose key expires after so long; none for None."""
+    if milliseconds is None:
+        return b""
+    digits = b"%d" % milliseconds
+    return b"$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(digits), digits)

@@ -1,0 +1,295 @@
+"""`AuditConnector`: says what every call did, and compares what is got with what was put."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import xxhash
+
+from lmcache_connect import CorruptRecordError, Key, MemoryObj, RemoteConnector, WrappingConnector, key_string
+from lmcache_connect.contract import Flags, Slots
+from lmcache_connect.errors import InvalidArgumentError
+from lmcache_connect.memory import release_unclaimed
+from lmcache_connect.observability import event
+
+from .audit_options import AuditSettings
+from .remembered_checksums import Reading, RememberedChecksums, Version
+
+T = TypeVar("T")
+
+_PIECE: Final = 4 << 20
+"""Bytes that are hashed before the event loop gets its turn: well under a millisecond."""
+
+
+class AuditConnector(WrappingConnector):
+    """Logs the event `audit` for every call, and the event `audit_chunk` (debug) for every chunk of a batch.
+
+    With `verify`, a get that brings other bytes than were put through this connector is a miss: counted as
+    `corrupt:audit`, logged as the error `audit_mismatch`, and left in the store, since another writer may have put it.
+    `verdicts` counts chunks that were compared (`verified`), that differed (`mismatch`), and of whose keys nothing is
+    known here (`unknown`).
+    """
+
+    def __init__(self, wrapped: RemoteConnector, store: str, settings: AuditSettings) -> None:
+        super().__init__(wrapped)
+        self._store = store
+        self._settings = settings
+        self.checksums: Final = RememberedChecksums(settings.remembered)
+        """What was put."""
+        self.verdicts: Final[Counter[str]] = Counter()
+
+    # -------------------------------------------------------------------------------------------------- chunks
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        """The chunk; None where the store has none.
+
+        Raises:
+            CorruptRecordError: it is not what was put.
+        """
+
+        async def call() -> MemoryObj | None:
+            reading = self._begin_get(key)
+            obj: MemoryObj | None = None
+            try:
+                obj = await self.wrapped.get(key)
+                if (error := await self._difference(key, reading, obj)) is not None:
+                    raise error
+            except BaseException:
+                release_unclaimed(obj)  # a caller who is gone while it is compared as well
+                raise
+            finally:
+                self.checksums.end_get(reading)
+            return obj
+
+        return await self.around("get", (key,), call)
+
+    async def batched_get(self, keys: Sequence[Key]) -> Slots:
+        """One slot per key; None for a miss, and for a chunk that is not what was put."""
+
+        async def call() -> Slots:
+            readings = [self._begin_get(key) for key in keys]
+            try:
+                found = await self.wrapped.batched_get(keys)
+                if isinstance(found, list) and len(found) == len(keys):
+                    return await self._verified(keys, readings, found)
+            finally:
+                for reading in readings:
+                    self.checksums.end_get(reading)
+            # Nobody knows which keys these are of: they are asked for one by one.
+            release_unclaimed(found)
+            return await RemoteConnector.batched_get(self, keys)
+
+        return await self.around("batched_get", keys, call)
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        """As the connector inside does it; its checksum is remembered."""
+
+        async def call() -> None:
+            await self._remembering((key,), (memory_obj,), lambda: self.wrapped.put(key, memory_obj))
+
+        await self.around("put", (key,), call, memory_obj.get_size())
+
+    async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
+        """As the connector inside does it; every checksum is remembered."""
+        if len(keys) != len(memory_objs):
+            raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
+
+        async def call() -> None:
+            await self._remembering(keys, memory_objs, lambda: self.wrapped.batched_put(keys, memory_objs))
+            if self._is_logged("batched_put"):
+                for key, obj in zip(keys, memory_objs, strict=True):
+                    self._chunk_event("batched_put", key, obj.get_size(), "stored")
+
+        await self.around("batched_put", keys, call, sum(obj.get_size() for obj in memory_objs))
+
+    async def remove(self, key: Key) -> bool:
+        """As the connector inside does it; its checksum is forgotten."""
+        try:
+            return await super().remove(key)
+        finally:
+            self.checksums.forget(key_string(key))
+
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """As the connector inside does it; every checksum is forgotten."""
+        try:
+            return await super().batched_remove(keys)
+        finally:
+            for key in keys:
+                self.checksums.forget(key_string(key))
+
+    # ------------------------------------------------------------------------------------------------- logging
+
+    async def around(
+        self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]], nbytes: int | None = None
+    ) -> T:
+        """What `call()` gives, and the event. `nbytes` are the bytes that it puts."""
+        if not self._is_logged(operation):
+            return await call()
+        started = time.perf_counter()
+        try:
+            result = await call()
+        except asyncio.CancelledError:
+            self._event(logging.INFO, operation, keys, started, "cancelled", nbytes)
+            raise
+        except CorruptRecordError as error:
+            self._event(logging.WARNING, operation, keys, started, f"corrupt:{error.reason}", nbytes)
+            raise
+        except BaseException as error:
+            # Its text is the manager's to tell, which also knows whether it is tried again.
+            self._event(logging.WARNING, operation, keys, started, type(error).__name__, nbytes)
+            raise
+        moved = nbytes if nbytes is not None else _bytes_of(result)
+        self._event(logging.INFO, operation, keys, started, _outcome(operation, result), moved)
+        return result
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """As the connector inside does it; one event at the end."""
+        started = time.perf_counter()
+        count = 0
+        outcome = "left"
+        names = super().scan(prefix)
+        try:
+            async for name in names:
+                count += 1
+                yield name
+            outcome = f"{count} keys"
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            if isinstance(names, AsyncGenerator):
+                await names.aclose()
+            if self._is_logged("scan"):
+                self._event(logging.INFO, "scan", (), started, outcome, None)
+
+    async def close(self) -> None:
+        """Closes the connector inside."""
+        await self.around("close", (), super().close)
+
+    def _is_logged(self, operation: str) -> bool:
+        return operation not in self._settings.exclude
+
+    def _event(
+        self, level: int, operation: str, keys: Sequence[Key], started: float, outcome: str, nbytes: int | None
+    ) -> None:
+        facts: dict[str, Any] = {"store": self._store, "operation": operation}
+        if operation.startswith("batched"):
+            facts["keys"] = len(keys)
+        elif keys:
+            facts["key"] = key_string(keys[0])
+        if nbytes is not None:
+            facts["bytes"] = nbytes
+        event(level, "audit", **facts, ms=round((time.perf_counter() - started) * 1000, 3), outcome=outcome)
+
+    def _chunk_event(self, operation: str, key: Key, nbytes: int, outcome: str) -> None:
+        event(
+            logging.DEBUG,
+            "audit_chunk",
+            store=self._store,
+            operation=operation,
+            key=key_string(key),
+            bytes=nbytes,
+            outcome=outcome,
+        )
+
+    # ----------------------------------------------------------------------------------------------- verifying
+
+    def _begin_get(self, key: Key) -> Reading:
+        return self.checksums.begin_get(key_string(key))
+
+    async def _verified(self, keys: Sequence[Key], readings: Sequence[Reading], found: Slots) -> Slots:
+        slots = list(found)
+        try:
+            for index, (key, reading) in enumerate(zip(keys, readings, strict=True)):
+                error = await self._difference(key, reading, slots[index])
+                if self._is_logged("batched_get"):
+                    obj = slots[index]
+                    outcome = "miss" if obj is None else "hit" if error is None else f"corrupt:{error.reason}"
+                    self._chunk_event("batched_get", key, 0 if obj is None else obj.get_size(), outcome)
+                if error is not None:
+                    release_unclaimed(slots[index])
+                    slots[index] = None
+                    await self.discard_corrupt(key, error)
+        except BaseException:
+            release_unclaimed(slots)
+            raise
+        return slots
+
+    async def _difference(self, key: Key, reading: Reading, obj: MemoryObj | None) -> CorruptRecordError | None:
+        """What is wrong with a chunk that a get has brought. When it raises, the chunk is still the caller's."""
+        if obj is None or not self._settings.verify or not isinstance(obj, MemoryObj) or not obj.is_valid():
+            return None
+        if self.checksums.check(reading, 0) is None:
+            self.verdicts["unknown"] += 1
+            return None
+        checksum = await _checksum(obj)
+        is_right = self.checksums.check(reading, checksum)
+        self.verdicts["unknown" if is_right is None else "verified" if is_right else "mismatch"] += 1
+        if is_right is not False:
+            return None
+        name = key_string(key)
+        nbytes = obj.get_size()
+        event(logging.ERROR, "audit_mismatch", store=self._store, key=name, bytes=nbytes, checksum=f"{checksum:016x}")
+        detail = f"{nbytes} bytes with the checksum {checksum:016x} are not what was put through this connector"
+        return CorruptRecordError("audit", detail, removable=False)
+
+    async def _remembering(
+        self, keys: Sequence[Key], objs: Sequence[MemoryObj], call: Callable[[], Awaitable[None]]
+    ) -> None:
+        if not self._settings.verify:
+            await call()
+            return
+        names = [key_string(key) for key in keys]
+        checksums = [await _checksum(obj) for obj in objs]
+        versions: list[Version] = [
+            self.checksums.begin_put(name, checksum) for name, checksum in zip(names, checksums, strict=True)
+        ]
+        succeeded = False
+        try:
+            await call()
+            succeeded = True
+        finally:
+            for name, version in zip(names, versions, strict=True):
+                self.checksums.end_put(name, version, succeeded)
+
+
+async def _checksum(obj: MemoryObj) -> int:
+    hasher = xxhash.xxh3_64()
+    with obj.byte_array as view:
+        for start in range(0, len(view), _PIECE):
+            if start:
+                await asyncio.sleep(0)
+            hasher.update(view[start : start + _PIECE])
+    return hasher.intdigest()
+
+
+def _outcome(operation: str, result: object) -> str:
+    match result:
+        case None:
+            return "miss" if operation == "get" else "done"
+        case bool():
+            return "yes" if result else "no"
+        case int():
+            return str(result)
+        case MemoryObj():
+            return "hit"
+        case [*items] if all(isinstance(item, str) for item in items) and items:
+            return f"{len(items)} keys"
+        case [*items]:
+            hits = sum(item is not None and item is not False for item in items)
+            return f"{hits} of {len(items)}"
+        case _:
+            return type(result).__name__
+
+
+def _bytes_of(result: object) -> int | None:
+    items = result if isinstance(result, list) else [result]
+    sizes = [item.get_size() for item in items if isinstance(item, MemoryObj) and item.is_valid()]
+    return sum(sizes) if sizes else None

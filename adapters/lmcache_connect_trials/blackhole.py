@@ -1,0 +1,65 @@
+"""`blackhole://`: a store that keeps nothing. What an engine costs without a hit, and what putting costs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from lmcache_connect import ConnectorAdapter, ConnectorContext, ConnectorOptions, Key, MemoryObj, RemoteConnector
+from lmcache_connect.contract import Flags, Slots
+from lmcache_connect.errors import InvalidArgumentError
+
+
+class BlackholeConnector(RemoteConnector):
+    """Takes every chunk and forgets it: `get` is a miss, `exists` and `remove` are False, there are no keys."""
+
+    async def exists(self, key: Key) -> bool:
+        """False."""
+        return False
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        """None."""
+        return None
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        """Nothing."""
+
+    async def remove(self, key: Key) -> bool:
+        """False."""
+        return False
+
+    async def list(self) -> list[str]:
+        """No keys."""
+        return []
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """No keys."""
+        names: tuple[str, ...] = ()
+        for name in names:
+            yield name
+
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
+        """False for each."""
+        return [False] * len(keys)
+
+    async def batched_get(self, keys: Sequence[Key]) -> Slots:
+        """None for each."""
+        return [None] * len(keys)
+
+    async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
+        """Nothing."""
+        if len(keys) != len(memory_objs):
+            raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
+class BlackholeConnectorAdapter(ConnectorAdapter):
+    """`blackhole://`; a host means nothing."""
+
+    schema = "blackhole://"
+    options = ConnectorOptions
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        """A store that keeps nothing."""
+        return BlackholeConnector(context.config, context.metadata)

@@ -1,0 +1,94 @@
+"""`FaultConnector`: puts errors, delays and resets into the calls of another connector."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import anyio
+
+from lmcache_connect import Key, RemoteConnector, StoreUnavailableError, WrappingConnector
+from lmcache_connect.loop import NativeCancellations
+from lmcache_connect.memory import release_unclaimed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """How often what happens. Rates are of calls, times are seconds; `operations` are those it happens to."""
+
+    error_rate: float
+    reset_rate: float
+    reset_within: float
+    delay_rate: float
+    delay: float
+    seed: int
+    operations: frozenset[str]
+
+
+class InjectedFaultError(StoreUnavailableError):
+    """A failure that `fault+<scheme>://` was asked for. Whoever counts classes can tell it from a real one."""
+
+
+class FaultConnector(WrappingConnector):
+    """Fails calls as a store that is lost fails them: retries, the circuit breaker and `errors=miss` see no difference.
+
+    A reset cancels the call inside at a random moment, so that a connector on a network really drops its connection in
+    the middle of a value; a call that had ended by then is lost as well. `injected` counts what was done, by kind.
+    """
+
+    def __init__(self, wrapped: RemoteConnector, store: str, plan: FaultPlan) -> None:
+        super().__init__(wrapped)
+        self._store = store
+        self._plan = plan
+        self._random = random.Random(plan.seed)
+        self.injected: Final[Counter[str]] = Counter()
+
+    async def around(self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]]) -> T:
+        """What `call()` gives, unless it is this call's turn.
+
+        Raises:
+            InjectedFaultError: the injected failure.
+        """
+        plan = self._plan
+        if operation not in plan.operations:
+            return await call()
+        # As many draws for every call, so that what happens to one does not depend on what happened to others.
+        is_late, fails, is_cut, moment = (self._random.random() for _ in range(4))
+        if is_late < plan.delay_rate:
+            self.injected["delay"] += 1
+            await anyio.sleep(plan.delay)
+        if fails < plan.error_rate:
+            self.injected["error"] += 1
+            raise InjectedFaultError(self._store, f"an injected error in {operation}")
+        if is_cut >= plan.reset_rate:
+            return await call()
+        self.injected["reset"] += 1
+        cancellations = NativeCancellations()
+        with anyio.move_on_after(moment * plan.reset_within):
+            release_unclaimed(await call())
+        cancellations.raise_lost()
+        raise InjectedFaultError(self._store, f"an injected reset in {operation}")
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """As the connector inside does it, with faults before the first name: no names, and no half of them.
+
+        Raises:
+            InjectedFaultError: the injected failure.
+        """
+        await self.around("scan", (), _nothing)
+        names = super().scan(prefix)
+        try:
+            async for name in names:
+                yield name
+        finally:
+            if isinstance(names, AsyncGenerator):
+                await names.aclose()
+
+
+async def _nothing() -> None:
+    pass

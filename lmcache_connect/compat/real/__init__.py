@@ -1,0 +1,1 @@
+"""Connectors that were written for LMCache, with LMCache installed. Imported only then."""

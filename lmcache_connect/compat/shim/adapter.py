@@ -1,0 +1,159 @@
+"""LMCache's adapters, their context, and its way from a URL to a connector."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from ...errors import InvalidURLError
+from ...managed import ManagedConnector
+from ...manager import create_connector
+from .backend import toolkit_backend
+from .config import toolkit_config
+from .memory import TensorMemoryObj
+from .metadata import toolkit_metadata
+
+
+@dataclass
+class ParsedRemoteURL:
+    """The parts of a URL as LMCache names them. `password` is a plain string: do not log it."""
+
+    host: str
+    port: int
+    path: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    query_params: dict[str, list[str]] = field(default_factory=dict)
+
+
+def parse_remote_url(url: str) -> ParsedRemoteURL:
+    """The parts of a URL. Raises `InvalidURLError`, a `ValueError`, where host or port are missing."""
+    parsed = urlsplit(url)
+    try:
+        host, port = parsed.hostname, parsed.port
+    except ValueError:
+        host, port = parsed.hostname, None
+    if host is None or port is None:
+        where = f"{parsed.scheme}://{parsed.hostname or ''}..."
+        raise InvalidURLError(where, "host or port is missing", "<scheme>://<host>:<port>[/path][?query]")
+    query = parse_qs(parsed.query) if parsed.query else {}
+    return ParsedRemoteURL(host, port, parsed.path, parsed.username, parsed.password, query)
+
+
+def extract_plugin_type(plugin_name: str) -> str:
+    """The type of a plug-in's name, `type` or `type.instance`."""
+    return plugin_name.partition(".")[0]
+
+
+class ConnectorContext:
+    """What an adapter makes a connector of; everything that is not here is the toolkit's own context's, `toolkit`."""
+
+    def __init__(
+        self,
+        url: str,
+        loop: asyncio.AbstractEventLoop,
+        local_cpu_backend: Any,
+        config: Any,
+        metadata: Any,
+        plugin_name: str | None = None,
+        toolkit: Any = None,
+    ) -> None:
+        self.url = url
+        self.loop = loop
+        self.local_cpu_backend = local_cpu_backend
+        self.config = config
+        self.metadata = metadata
+        self.plugin_name = plugin_name
+        self.toolkit = toolkit
+
+    def get_full_chunk_size_bytes(self) -> int:
+        """Bytes of a full chunk. Raises `InvalidArgumentError` where the model is not known."""
+        return int(self.local_cpu_backend.get_full_chunk_size_bytes())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or (toolkit := vars(self).get("toolkit")) is None:
+            raise AttributeError(f"the context has no {name}")
+        return getattr(toolkit, name)
+
+
+class ConnectorAdapter(ABC):
+    """Makes connectors for the URLs that begin with its `schema`."""
+
+    def __init__(self, schema: str = "") -> None:
+        self.schema = schema
+
+    def can_parse(self, url: str) -> bool:
+        """Whether the URL begins with the schema."""
+        return self.schema != "" and url.startswith(self.schema)
+
+    @abstractmethod
+    def create_connector(self, context: Any) -> Any:
+        """A new connector for `context.url`."""
+
+
+class InnerConnector:
+    """A connector of this toolkit for one that wraps it; everything that is not here is that of `managed`."""
+
+    def __init__(self, managed: ManagedConnector) -> None:
+        self.managed = managed
+
+    async def put(self, key: Any, memory_obj: Any) -> None:
+        """As `ManagedConnector.put`."""
+        await self.managed.put(key, _toolkit_object(memory_obj))
+
+    async def batched_put(self, keys: Any, memory_objs: Any) -> None:
+        """As `ManagedConnector.batched_put`."""
+        await self.managed.batched_put(keys, [_toolkit_object(obj) for obj in memory_objs])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.managed, name)
+
+    def __repr__(self) -> str:
+        return f"<InnerConnector of {self.managed!r}>"
+
+
+def _toolkit_object(obj: Any) -> Any:
+    return obj.settled() if isinstance(obj, TensorMemoryObj) else obj
+
+
+class ConnectorManager:
+    """LMCache's manager: one URL, one connector."""
+
+    def __init__(
+        self,
+        url: str,
+        loop: asyncio.AbstractEventLoop,
+        local_cpu_backend: Any,
+        config: Any = None,
+        metadata: Any = None,
+        plugin_name: str | None = None,
+    ) -> None:
+        self._arguments = (url, loop, local_cpu_backend, config, metadata, plugin_name)
+
+    def create_connector(self) -> InnerConnector:
+        """As `CreateConnector`."""
+        return CreateConnector(*self._arguments)
+
+
+def CreateConnector(
+    url: str,
+    loop: asyncio.AbstractEventLoop,
+    local_cpu_backend: Any,
+    config: Any = None,
+    metadata: Any = None,
+    plugin_name: str | None = None,
+) -> InnerConnector:
+    """A connector of this toolkit for the URL, with LMCache's signature and types. Whoever makes it closes it."""
+    return InnerConnector(
+        create_connector(
+            url,
+            loop,
+            toolkit_backend(local_cpu_backend),
+            toolkit_config(config),
+            toolkit_metadata(metadata),
+            plugin_name,
+        )
+    )

@@ -1,0 +1,45 @@
+"""What authors write against: the connector, the adapter, the context, wrappers, and workers' announcements.
+
+Every adapter package and every package above imports it.
+"""
+
+from __future__ import annotations
+
+from .adapter import ANY_SCHEME, ConnectorAdapter, ConnectorOptions, scheme_names
+from .announcement import (
+    MAX_ANNOUNCEMENT_BYTES,
+    MAX_WORKERS,
+    AnnouncedArena,
+    AnnouncedConnector,
+    AnnouncedStatistics,
+    WorkerAnnouncement,
+)
+from .batches import gather, hit_prefix, prefix_length
+from .connector import Documents, Flags, Hits, RemoteConnector, Slots
+from .context import ConnectorContext
+from .wrapping_adapter import WrappingAdapter
+from .wrapping_connector import WrappingConnector
+
+__all__ = [
+    "ANY_SCHEME",
+    "MAX_ANNOUNCEMENT_BYTES",
+    "MAX_WORKERS",
+    "AnnouncedArena",
+    "AnnouncedConnector",
+    "AnnouncedStatistics",
+    "ConnectorAdapter",
+    "ConnectorContext",
+    "ConnectorOptions",
+    "Documents",
+    "Flags",
+    "Hits",
+    "RemoteConnector",
+    "Slots",
+    "WorkerAnnouncement",
+    "WrappingAdapter",
+    "WrappingConnector",
+    "gather",
+    "hit_prefix",
+    "prefix_length",
+    "scheme_names",
+]

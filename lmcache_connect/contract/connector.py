@@ -1,0 +1,249 @@
+"""`RemoteConnector`: what an author of a connector writes."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+from ..errors import (
+    CorruptRecordError,
+    InvalidArgumentError,
+    InvalidShapeError,
+    LoopNotRunningError,
+    StoreError,
+    UnsupportedOperationError,
+)
+from ..keys import Key, key_string
+from ..loop import LoopOwner
+from ..memory import MemoryObj, release_all
+from ..observability import event
+from .batches import gather, hit_prefix, prefix_length
+
+T = TypeVar("T")
+
+# Named, because inside a class with a method `list` the builtin cannot be.
+Flags: TypeAlias = list[bool]
+"""One answer per key, in order."""
+Slots: TypeAlias = list[MemoryObj | None]
+"""One slot per key, in order: the chunk with a reference for the caller, or None for a miss."""
+Hits: TypeAlias = list[MemoryObj]
+"""Chunks without a gap, each with a reference for the caller."""
+Documents: TypeAlias = list[bytes]
+
+
+class RemoteConnector(ABC):
+    """Puts chunks into one store and gets them back. Runs on one event loop: the one it was made for.
+
+    An author writes `exists`, `get`, `put`, `list` and `close`; everything else works and may be overridden where the
+    store can do better. The rules, which `lmcache_connect.testing` checks:
+
+    * `get` of a missing key is None. The caller owns the one reference of what it gets.
+    * `put` borrows: the caller keeps its reference, and when `put` returns, raises or is cancelled, nothing of the
+      connector touches the buffer any more.
+    * A record that does not verify is never returned: it raises `CorruptRecordError`, or goes to `discard_corrupt`.
+    * Batches are positional: one slot per key, always.
+    * No call blocks the event loop. A failure is an error of `lmcache_connect.errors`, raised `from` the driver's.
+    """
+
+    # Class attributes, so that a subclass which never calls super().__init__() works as well.
+    _owner: LoopOwner | None = None
+    _on_corrupt: Callable[[str, CorruptRecordError], None] | None = None
+    config: Any = None
+    metadata: Any = None
+
+    def __init__(self, config: Any = None, metadata: Any = None) -> None:
+        self.config = config
+        self.metadata = metadata
+
+    # ---------------------------------------------------------------------------------------- an author's part
+
+    @abstractmethod
+    async def exists(self, key: Key) -> bool:
+        """Whether the store holds the key."""
+
+    @abstractmethod
+    async def get(self, key: Key) -> MemoryObj | None:
+        """The chunk, with one reference for the caller, or None where the store does not hold it."""
+
+    @abstractmethod
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        """Stores the chunk's bytes, replacing what was there. Borrows `memory_obj`."""
+
+    @abstractmethod
+    async def list(self) -> list[str]:
+        """Every key in the store, in no particular order."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Lets go of the store. Idempotent."""
+
+    # --------------------------------------------------------------------------------------- working defaults
+
+    def post_init(self) -> None:  # noqa: B027 - an optional hook
+        """Called once, after the connector was made and before its first operation."""
+
+    async def ping(self) -> int:
+        """0 when the store answers; a failure raises."""
+        raise UnsupportedOperationError(type(self).__name__, "ping")
+
+    def support_ping(self) -> bool:
+        """Whether `ping` asks the store."""
+        return type(self).ping is not RemoteConnector.ping
+
+    async def remove(self, key: Key) -> bool:
+        """Removes the key; whether it was there."""
+        raise UnsupportedOperationError(type(self).__name__, "remove")
+
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """Removes keys; for each, whether it is gone now, whether or not it was there."""
+
+        async def gone(key: Key) -> bool:
+            await self.remove(key)
+            return True
+
+        return await gather([self._thunk(gone, key) for key in keys])
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """Keys that start with `prefix`, one by one, without holding all of them where the store allows it."""
+        for name in await self.list() or ():  # careless connectors answer None for no keys
+            if name.startswith(prefix):
+                yield name
+
+    def support_announcements(self) -> bool:
+        """Whether the store can say which workers use it: `announce`, `withdraw` and `announced`."""
+        return type(self).announce is not RemoteConnector.announce
+
+    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
+        """Keeps a worker's document in the store for `ttl` seconds, away from the chunks."""
+        raise UnsupportedOperationError(type(self).__name__, "announce")
+
+    async def withdraw(self, worker: str) -> None:
+        """Takes a worker's document back."""
+        raise UnsupportedOperationError(type(self).__name__, "withdraw")
+
+    async def announced(self) -> Documents:
+        """The documents of the workers whose time has not run out. Any writer of the store may have made them."""
+        raise UnsupportedOperationError(type(self).__name__, "announced")
+
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
+        """`exists` for every key, in order."""
+        return await gather([self._thunk(self.exists, key) for key in keys])
+
+    async def batched_get(self, keys: Sequence[Key]) -> Slots:
+        """`get` for every key: one slot per key, None for a miss. When it raises, nothing is held."""
+        found: Slots = [None] * len(keys)
+
+        async def fetch(index: int, key: Key) -> None:
+            try:
+                found[index] = await self.get(key)
+            except CorruptRecordError as error:
+                await self.discard_corrupt(key, error)
+
+        try:
+            await gather([self._thunk(fetch, index, key) for index, key in enumerate(keys)])
+        except BaseException:
+            release_all(found)
+            raise
+        return found
+
+    async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
+        """`put` for every pair. When it raises, some of the pairs may have been stored."""
+        if len(keys) != len(memory_objs):
+            raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
+        await gather([self._thunk(self.put, key, obj) for key, obj in zip(keys, memory_objs, strict=True)])
+
+    async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
+        """How many of the first keys are there without a gap. `pin` means nothing to a remote store."""
+        return prefix_length(await self.batched_exists(keys))
+
+    async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
+        """The chunks up to the first miss, without holes. What lies behind it is released."""
+        return hit_prefix(await self.batched_get(keys))
+
+    def exists_sync(self, key: Key) -> bool:
+        """`exists` for a thread without an event loop."""
+        return self._bound("exists_sync").run_sync("exists_sync", _SYNC_TIMEOUT, self.exists, key)
+
+    def remove_sync(self, key: Key) -> bool:
+        """`remove` for a thread without an event loop."""
+        return self._bound("remove_sync").run_sync("remove_sync", _SYNC_TIMEOUT, self.remove, key)
+
+    def batched_contains(self, keys: Sequence[Key]) -> int:
+        """`batched_async_contains` for a thread without an event loop."""
+        return self._bound("batched_contains").run_sync(
+            "batched_contains", _SYNC_TIMEOUT, self.batched_async_contains, "", keys
+        )
+
+    def support_batched_get(self) -> bool:
+        """Whether `batched_get` may be called: always."""
+        return True
+
+    def support_batched_put(self) -> bool:
+        """Whether `batched_put` may be called: always."""
+        return True
+
+    def support_batched_async_contains(self) -> bool:
+        """Whether `batched_async_contains` may be called: always."""
+        return True
+
+    def support_batched_get_non_blocking(self) -> bool:
+        """Whether `batched_get_non_blocking` may be called: always."""
+        return True
+
+    def support_batched_contains(self) -> bool:
+        """Whether `batched_contains` may be called: always."""
+        return True
+
+    def reshape_partial_chunk(self, memory_obj: MemoryObj, bytes_read: int) -> MemoryObj:
+        """Makes a full-sized object, of which `bytes_read` bytes were filled, a chunk of as many tokens.
+
+        Raises:
+            InvalidShapeError: `bytes_read` is not a whole number of tokens from 1 to all.
+        """
+        full = memory_obj.metadata
+        per_token = full.nbytes // full.num_tokens
+        if not 0 < bytes_read <= full.nbytes or bytes_read % per_token:
+            raise InvalidShapeError(
+                bytes_read, f"not a multiple of {per_token} bytes, one token's, between 1 and {full.nbytes}"
+            )
+        if bytes_read < full.nbytes:
+            memory_obj.shrink(full.with_tokens(bytes_read // per_token))
+        return memory_obj
+
+    async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
+        """Counts a record that does not verify and removes it, so that the next writer's is found.
+
+        A record of a newer release (`error.removable` is False) stays. For `get` the manager calls this on every
+        `CorruptRecordError`; a connector with batches of its own calls it per key.
+        """
+        name = key_string(key)
+        if self._on_corrupt is not None:
+            self._on_corrupt(name, error)
+        if error.removable:
+            try:
+                await self.remove(key)
+            except UnsupportedOperationError:
+                pass  # the next put replaces it
+            except StoreError as refused:  # a replica, or a user who may not: it is a miss all the same
+                event(logging.WARNING, "corrupt_record_stays", key=name, error=str(refused))
+
+    # -------------------------------------------------------------------------------------------------- inside
+
+    def _attach(self, owner: LoopOwner, on_corrupt: Callable[[str, CorruptRecordError], None]) -> None:
+        """Called once by what manages this connector: whose loop it runs on, and who is told of corrupt records."""
+        self._owner = owner
+        self._on_corrupt = on_corrupt
+
+    def _bound(self, operation: str) -> LoopOwner:
+        if self._owner is None:
+            raise LoopNotRunningError(f"{operation}() needs a connector that a ConnectorManager made")
+        return self._owner
+
+    @staticmethod
+    def _thunk(func: Callable[..., Awaitable[T]], *args: Any) -> Callable[[], Awaitable[T]]:
+        return lambda: func(*args)
+
+
+_SYNC_TIMEOUT: Final = 60.0

@@ -1,0 +1,70 @@
+"""`ConnectorContext`: everything that a connector is made from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import ConnectorConfig
+from ..errors import InvalidURLError
+from ..loop import LoopOwner
+from ..memory import LocalCPUBackend
+from ..metadata import CacheMetadata
+from ..url import OptionsT, RemoteURL
+from .connector import RemoteConnector
+
+
+@dataclass(frozen=True)
+class ConnectorContext:
+    """Handed to `ConnectorAdapter.create_connector`.
+
+    Attributes:
+        url: the store's URL as it was given, secrets included: never log it; `remote_url` is the safe one.
+        loop: the owning event loop. Everything the connector awaits runs there.
+        local_cpu_backend: memory for what the connector receives. Borrowed: do not close it.
+        config: the configuration as the manager was given it, or `settings`.
+        metadata: the model's cache geometry, where it is known.
+        plugin_name: `name` or `name.instance` in plug-in mode.
+        remote_url: the parsed URL.
+        owner: the loop's owner, for calls from other threads.
+        settings: the toolkit's own settings for this connector, with the URL's options applied.
+        wrapped: makes the connector that this one wraps; None where the adapter names none (`wrapped_url`).
+    """
+
+    url: str = field(repr=False)
+    loop: asyncio.AbstractEventLoop
+    local_cpu_backend: LocalCPUBackend
+    config: Any
+    metadata: CacheMetadata | None
+    plugin_name: str | None
+    remote_url: RemoteURL
+    owner: LoopOwner
+    settings: ConnectorConfig
+    wrapped: Callable[[], RemoteConnector] | None = field(default=None, repr=False)
+
+    def get_full_chunk_size_bytes(self) -> int:
+        """Bytes of a full chunk of the model.
+
+        Raises:
+            InvalidArgumentError: neither the manager nor the backend was given the model's metadata.
+        """
+        if self.metadata is not None:
+            return self.metadata.full_chunk_bytes
+        return self.local_cpu_backend.get_full_chunk_size_bytes()
+
+    def make_wrapped(self) -> RemoteConnector:
+        """The connector that this one wraps, made by the same manager. Whoever asks for it closes it.
+
+        Raises:
+            InvalidURLError: the adapter names none.
+            What making it raises.
+        """
+        if self.wrapped is None:
+            raise InvalidURLError(self.remote_url.redacted(), "it wraps no other URL", "<name>+<scheme>://...")
+        return self.wrapped()
+
+    def options(self, model: type[OptionsT]) -> OptionsT:
+        """The URL's query as the adapter's typed options; raises as `RemoteURL.options` does."""
+        return self.remote_url.options(model)

@@ -1,0 +1,50 @@
+"""`WrappingAdapter`: makes connectors around those of any other scheme."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from ..url import RemoteURL
+from .adapter import ANY_SCHEME, ConnectorAdapter, ConnectorOptions
+from .connector import RemoteConnector
+from .context import ConnectorContext
+
+
+class WrappingAdapter(ConnectorAdapter):
+    """Answers for `prefix+<scheme>://...`: `fault+redis://host?ttl=60&fault_seed=7`, where the prefix is `fault`.
+
+    Options whose names begin with `prefix_` are its own, and are those of its `options`. Everything else of the URL is
+    the other connector's, which the manager makes, with the same event loop, memory and configuration. Wrappers of
+    different kinds may stand around each other: `fault+audit+redis://...`.
+    """
+
+    prefix: ClassVar[str]
+
+    def known_schemes(self) -> tuple[str, ...]:
+        """`prefix+<scheme>`, and what else the adapter names."""
+        return (f"{self.prefix}+{ANY_SCHEME}", *super().known_schemes())
+
+    def is_wrapping(self, url: RemoteURL) -> bool:
+        """Whether the URL is `prefix+<scheme>://...`."""
+        return url.scheme.startswith(f"{self.prefix}+")
+
+    def own_url(self, url: RemoteURL) -> RemoteURL:
+        """The URL with this adapter's own options alone."""
+        return url.with_options_of(self.prefix) if self.is_wrapping(url) else url
+
+    def parse_options(self, url: RemoteURL) -> ConnectorOptions | None:
+        """This adapter's own options, checked."""
+        return super().parse_options(self.own_url(url))
+
+    def wrapped_url(self, url: RemoteURL, config: Any) -> RemoteURL | None:
+        """What stands behind the prefix, without this adapter's own options."""
+        return url.unwrapped(self.prefix) if self.is_wrapping(url) else None
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        """The other connector, wrapped."""
+        return self.wrap(context.make_wrapped(), context)
+
+    @abstractmethod
+    def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
+        """A connector around `connector`, which it closes. `own_url(context.remote_url)` has its options."""

@@ -1,0 +1,211 @@
+"""This toolkit inside LMCache: an adapter for LMCache's own plug-in framework.
+
+    remote_storage_plugins: ["connect"]
+    extra_config:
+      remote_storage_plugin.connect.module_path: lmcache_connect.engines.lmcache.plugin
+      remote_storage_plugin.connect.class_name: ConnectAdapter
+      remote_storage_plugin.connect.url: redis://store:6379?ttl=86400
+
+Chunks are received straight into LMCache's own memory, pinned or not, and sent from it. Written for LMCache 0.5.6.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ...config import ConnectorConfig
+from ...errors import InvalidConfigError, LMCacheConnectError
+from ...foreign import settings_of
+from ...managed import ManagedConnector
+from ...manager import ConnectorManager
+from ...metadata import CacheMetadata
+from ...observability import event
+
+# First, since it says what is missing where LMCache is not installed.
+from .memory import InsideMemory, InsideObj
+
+# ruff: isort: split
+from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext
+from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
+
+PLUGIN_TYPE: Final = "connect"
+
+_SCHEME: Final = "plugin://"
+_PLACES: Final = frozenset({"module_path", "class_name", "url"})
+_PING_FAILED: Final = 1
+
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    # A cache must never be worse than no cache: the engine computes what it does not get.
+    "errors": "miss",
+    # LMCache tells nobody when memory becomes free, so that waiting long for it is seldom worth it.
+    "allocate_timeout": 0.5,
+    # The thread that asks is the engine's.
+    "sync_timeout": 10.0,
+}
+
+
+class ConnectAdapter(ConnectorAdapter):  # type: ignore[misc]
+    """Makes connectors for `plugin://connect` and `plugin://connect.<instance>`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{_SCHEME}{PLUGIN_TYPE}")
+
+    def can_parse(self, url: str) -> bool:
+        """Whether the plug-in is of this type: `connect`, or an instance of it."""
+        return url.startswith(_SCHEME) and url[len(_SCHEME) :].partition(".")[0] == PLUGIN_TYPE
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        """A connector for the URL that LMCache's `extra_config` gives. It connects on first use.
+
+        Raises:
+            InvalidConfigError: there is no URL, or a setting is none of `ConnectorConfig`'s.
+            InvalidURLError, AdapterLoadError and what else making a connector raises.
+        """
+        name = context.plugin_name or context.url.removeprefix(_SCHEME)
+        own = settings_of(name, getattr(context.config, "extra_config", None) or {})
+        settings = ConnectorConfig.load(
+            **{**_DEFAULTS, **{key: value for key, value in own.items() if key not in _PLACES}}
+        )
+        url = own.get("url") or (settings.url.get_secret_value() if settings.url is not None else None)
+        if not url:
+            raise InvalidConfigError(
+                f"remote_storage_plugin.{name}.url", "it is missing from extra_config: expected the store's URL"
+            )
+        return InsideConnector(context, str(url), settings)
+
+
+class InsideConnector(RemoteConnector):  # type: ignore[misc]
+    """LMCache's connector contract, kept by a connector of this toolkit.
+
+    Deadlines, retries, the circuit breaker and the byte budget are the managed connector's. Failures are misses and
+    dropped puts. Batches have one slot per key, so that LMCache puts no chunk in another's place.
+    """
+
+    def __init__(self, context: ConnectorContext, url: str, settings: ConnectorConfig) -> None:
+        if context.metadata is not None:
+            super().__init__(context.config, context.metadata)
+        metadata = _toolkit_metadata(context.metadata)
+        capacity = int(float(getattr(context.config, "max_local_cpu_size", 0) or 0) * (1 << 30))
+        self.memory: Final = InsideMemory(context.local_cpu_backend, capacity, metadata)
+        """What the connector receives into: LMCache's."""
+        self.manager: Final = ConnectorManager(url, context.loop, self.memory, settings, metadata)
+        """What made the connector."""
+        self.connector: Final[ManagedConnector] = self.manager.create_connector()
+        """The connector of this toolkit."""
+
+    # ------------------------------------------------------------------------------------------------ one chunk
+
+    async def exists(self, key: Any) -> bool:
+        """Whether the store holds the chunk."""
+        return await self.connector.exists(key.to_string())
+
+    def exists_sync(self, key: Any) -> bool:
+        """`exists` for a thread without an event loop."""
+        return self.connector.exists_sync(key.to_string())
+
+    async def get(self, key: Any) -> Any:
+        """LMCache's object with a reference for the caller, or None."""
+        return _handed_over(await self.connector.get(key.to_string()))
+
+    async def put(self, key: Any, memory_obj: Any) -> None:
+        """Stores the chunk. Its reference is the caller's to give back, as LMCache 0.5.6 does."""
+        await self.batched_put([key], [memory_obj])
+
+    def remove_sync(self, key: Any) -> bool:
+        """Removes the chunk; for a thread without an event loop."""
+        return self.connector.remove_sync(key.to_string())
+
+    # -------------------------------------------------------------------------------------------------- batches
+
+    def support_batched_get(self) -> bool:
+        """Yes."""
+        return True
+
+    async def batched_get(self, keys: Sequence[Any]) -> list[Any]:
+        """One slot per key, in order: LMCache's object with a reference for the caller, or None."""
+        return [_handed_over(obj) for obj in await self.connector.batched_get(_names(keys))]
+
+    def support_batched_put(self) -> bool:
+        """Yes."""
+        return True
+
+    async def batched_put(self, keys: Sequence[Any], memory_objs: Sequence[Any]) -> None:
+        """Stores every chunk. Nothing touches their memory any more when this returns or raises."""
+        borrowed: list[InsideObj] = []
+        try:
+            borrowed.extend(self.memory.borrowed(theirs) for theirs in memory_objs)
+            await self.connector.batched_put(_names(keys), borrowed)
+        finally:
+            for obj in borrowed:
+                obj.ref_count_down()
+
+    def support_batched_contains(self) -> bool:
+        """Yes."""
+        return True
+
+    def batched_contains(self, keys: Sequence[Any]) -> int:
+        """How many of the first keys are there without a gap; for a thread without an event loop."""
+        return self.connector.batched_contains(_names(keys))
+
+    async def batched_async_contains(self, lookup_id: str, keys: Sequence[Any], pin: bool = False) -> int:
+        """How many of the first keys are there without a gap."""
+        return await self.connector.batched_async_contains(lookup_id, _names(keys), pin)
+
+    async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Any]) -> list[Any]:
+        """The chunks up to the first miss, without holes."""
+        found = await self.connector.batched_get_non_blocking(lookup_id, _names(keys))
+        return [_handed_over(obj) for obj in found]
+
+    # ------------------------------------------------------------------------------------------------- the store
+
+    async def list(self) -> list[str]:
+        """Every key in the store."""
+        return await self.connector.list()
+
+    def support_ping(self) -> bool:
+        """Whether the store can be asked for its health."""
+        return self.connector.support_ping()
+
+    async def ping(self) -> int:
+        """0 when the store answers, and otherwise not."""
+        try:
+            return await self.connector.ping()
+        except LMCacheConnectError as error:
+            event(logging.WARNING, "ping_failed", error=str(error))
+            return _PING_FAILED
+
+    async def close(self) -> None:
+        """Ends the connector in bounded time. Idempotent."""
+        await self.manager.close()
+        self.memory.close()
+
+    def __repr__(self) -> str:
+        return f"InsideConnector({self.connector!r})"
+
+
+def _names(keys: Sequence[Any]) -> list[str]:
+    return [key.to_string() for key in keys]
+
+
+def _handed_over(obj: Any) -> Any:
+    return None if obj is None else obj.handed_over()
+
+
+def _toolkit_metadata(theirs: Any) -> CacheMetadata | None:
+    if theirs is None:
+        return None
+    try:
+        return CacheMetadata(
+            theirs.model_name,
+            theirs.world_size,
+            theirs.worker_id,
+            theirs.kv_dtype,
+            tuple(theirs.kv_shape),
+            use_mla=theirs.use_mla,
+            chunk_size=theirs.chunk_size,
+        )
+    except (LMCacheConnectError, TypeError) as error:  # it is used for deadlines and budgets alone
+        event(logging.WARNING, "unknown_model", error=str(error))
+        return None

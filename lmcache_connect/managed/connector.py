@@ -1,0 +1,527 @@
+"""`ManagedConnector`: what the application holds. It gives every connector what every connector needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from ..contract import ConnectorContext, Documents, Flags, Hits, RemoteConnector, Slots, hit_prefix, prefix_length
+from ..errors import ConnectorContractError, CorruptRecordError, ForeignObjectError, InvalidArgumentError
+from ..keys import Key, key_string, key_strings
+from ..memory import MemoryObj, release_unclaimed
+from ..observability import OperationStatistics, StoreMetrics, event
+from .breaker import BreakerState
+from .drain import Drain
+from .leases import Leases
+from .operation_runner import CANCEL_GRACE, OperationRunner, note_corrupt
+from .sync_connector import SyncConnector
+
+T = TypeVar("T")
+
+_ASSUMED_CHUNK_BYTES: Final = 64 << 20
+"""The chunk size that deadlines reckon with where the model is not known: the largest usual one."""
+
+_SCAN_PAGE: Final = 1000
+"""Keys of a scan that are fetched under one deadline."""
+
+
+class ManagedConnector(RemoteConnector):
+    """A connector with a deadline, retries, a circuit breaker, a byte budget, leases and counters around it.
+
+    May be awaited from any event loop, and through `sync` from threads without one. Every operation ends by its
+    deadline, and `close()` by its grace period. `wrapped` is the author's object.
+    """
+
+    def __init__(self, wrapped: RemoteConnector, context: ConnectorContext, name: str | None = None) -> None:
+        super().__init__(context.config, context.metadata)
+        self._wrapped = wrapped
+        self._context = context
+        self._settings = context.settings
+        self._owner = context.owner
+        self._loops = context.owner
+        self._store = context.remote_url.label()
+        # The author's class, not what holds it to the rules.
+        self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
+        self.name: Final = name or f"{context.remote_url.scheme}-1"
+        """What an operator calls it: its scheme and a number, unique within its manager."""
+        self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner, self.name)
+        self._closing: asyncio.Task[None] | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+        self._batches_are_positional = True
+        self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
+        self._largest_seen = 1 << 20
+        wrapped._attach(context.owner, partial(note_corrupt, self._store))  # no reference back to this object
+        self._after_close: Callable[[], Awaitable[None]] | None = None
+        self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
+        """The same operations for threads without an event loop."""
+
+    @property
+    def wrapped(self) -> RemoteConnector:
+        """The connector that the adapter made."""
+        return self._wrapped
+
+    @property
+    def context(self) -> ConnectorContext:
+        """What the connector was made from."""
+        return self._context
+
+    @property
+    def class_name(self) -> str:
+        """The name of the author's class."""
+        return self._class_name
+
+    @property
+    def store(self) -> str:
+        """The store's address, without credentials and options."""
+        return self._store
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """The circuit breaker's state."""
+        return self._runner.breaker.state
+
+    @property
+    def in_flight(self) -> int:
+        """Operations under way."""
+        return self._runner.in_flight
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._runner.is_closed
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether any operation has succeeded so far."""
+        return self._runner.was_answered
+
+    @property
+    def bypass(self) -> bool:
+        """Whether the store is left out: gets and look-ups are misses, puts are dropped, counted as `bypassed`.
+
+        Removals, listings and pings still reach it. May be set from any thread; holds until it is unset.
+        """
+        return self._runner.is_bypassed
+
+    @bypass.setter
+    def bypass(self, on: bool) -> None:
+        if on != self._runner.is_bypassed:
+            self._runner.is_bypassed = on
+            event(logging.WARNING, "bypass", store=self._store, connector=self.name, on=on)
+
+    @property
+    def metrics(self) -> StoreMetrics:
+        """The live counters. `statistics()` is a copy."""
+        return self._runner.metrics
+
+    def statistics(self) -> dict[str, OperationStatistics]:
+        """A copy of the counters, by operation name."""
+        return self._runner.metrics.snapshot()
+
+    # --------------------------------------------------------------------------------------------- operations
+
+    async def exists(self, key: Key) -> bool:
+        """Whether the store holds the key."""
+        key_string(key)
+
+        async def call() -> bool:
+            return bool(await self._wrapped.exists(key))
+
+        return await self._loops.run(self._runner.run, "exists", call, miss=lambda: False, count=_count_flags)
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        """The chunk, with one reference for the caller; None on a miss or for a record that does not verify.
+
+        Raises:
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+        """
+        key_string(key)
+
+        async def call() -> MemoryObj | None:
+            try:
+                found = await self._wrapped.get(key)
+            except CorruptRecordError as error:
+                await self._wrapped.discard_corrupt(key, error)
+                return None
+            return self._checked("get", found)
+
+        return await self._loops.run(
+            self._runner.run,
+            "get",
+            call,
+            miss=lambda: None,
+            count=self._count_chunks,
+            deadline_bytes=self._chunk_bytes or _ASSUMED_CHUNK_BYTES,
+            budget_bytes=self._chunk_bytes or self._largest_seen,
+        )
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        """Stores the chunk. Borrows `memory_obj`: nothing touches it any more when this returns or raises.
+
+        Raises:
+            InvalidKeyError, ReleasedObjectError, ForeignObjectError, ConnectorClosedError, StoreError and its
+            subclasses.
+        """
+        key_string(key)
+        self._check_borrowed(memory_obj)
+
+        async def call() -> None:
+            await self._wrapped.put(key, memory_obj)
+
+        with Leases((memory_obj,)):
+            nbytes = memory_obj.get_size()
+            await self._loops.run(
+                self._runner.run,
+                "put",
+                call,
+                miss=lambda: None,
+                deadline_bytes=nbytes,
+                budget_bytes=nbytes,
+                moved=nbytes,
+            )
+
+    async def remove(self, key: Key) -> bool:
+        """Removes the key; whether it was there."""
+        key_string(key)
+
+        async def call() -> bool:
+            return bool(await self._wrapped.remove(key))
+
+        return await self._loops.run(self._runner.run, "remove", call, miss=lambda: False)
+
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """Removes keys; for each, whether it is gone now, whether or not it was there."""
+        wanted = await _checked_keys(keys)
+
+        async def call() -> Flags:
+            found = [bool(item) for item in await self._wrapped.batched_remove(wanted)]
+            if len(found) != len(wanted):
+                raise self._contract("batched_remove", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
+            return found
+
+        return await self._loops.run(
+            self._runner.run, "batched_remove", call, miss=lambda: [False] * len(wanted), items=len(wanted)
+        )
+
+    async def list(self) -> list[str]:
+        """Every key in the store, in no particular order. `scan` does not hold them all.
+
+        A failure raises in both error modes: half a listing must not look like a whole one.
+        """
+
+        async def call() -> list[str]:
+            # Third-party connectors are known to answer None for "no keys".
+            return list(await self._wrapped.list() or ())
+
+        return await self._loops.run(self._runner.run, "list", call)
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """Keys that start with `prefix`. Keys written or removed meanwhile may or may not appear; none twice."""
+        names = self._wrapped.scan(prefix)
+        seen: set[str] = set()
+
+        async def page() -> tuple[list[str], bool]:
+            found: list[str] = []
+            async for name in names:
+                found.append(name)
+                if len(found) == _SCAN_PAGE:
+                    return found, False
+            return found, True
+
+        async def end() -> None:
+            if isinstance(names, AsyncGenerator):
+                await names.aclose()
+
+        try:
+            done = False
+            while not done:
+                # A page is not repeated: a generator that raised is finished.
+                found, done = await self._loops.run(self._runner.run, "scan", page, retries=0)
+                for name in found:
+                    if name not in seen:
+                        seen.add(name)
+                        yield name
+        finally:
+            if not self.is_closed:
+                await self._loops.run(end)
+
+    def support_ping(self) -> bool:
+        """Whether `ping` asks the store."""
+        return self._wrapped.support_ping()
+
+    async def ping(self) -> int:
+        """0 when the store answers; a failure raises. Asks the store also while the circuit breaker is open."""
+
+        async def call() -> int:
+            return int(await self._wrapped.ping())
+
+        return await self._loops.run(self._runner.run, "ping", call, probe=True)
+
+    def support_announcements(self) -> bool:
+        """Whether the store can say which workers use it."""
+        return self._wrapped.support_announcements()
+
+    async def announced(self) -> Documents:
+        """The documents of the workers that use the store, for `WorkerAnnouncement.decode`."""
+
+        async def call() -> Documents:
+            return await self._wrapped.announced()
+
+        return await self._loops.run(self._runner.run, "announced", call)
+
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
+        """`exists` for every key, in order."""
+        wanted = await _checked_keys(keys)
+
+        async def call() -> Flags:
+            found = [bool(item) for item in await self._wrapped.batched_exists(wanted)]
+            if len(found) != len(wanted):
+                raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
+            return found
+
+        return await self._loops.run(
+            self._runner.run,
+            "batched_exists",
+            call,
+            miss=lambda: [False] * len(wanted),
+            count=_count_flags,
+            items=len(wanted),
+        )
+
+    async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
+        """How many of the first keys are there without a gap."""
+        return prefix_length(await self.batched_exists(keys))
+
+    async def batched_get(self, keys: Sequence[Key]) -> Slots:
+        """One slot per key, in order: the chunk with one reference for the caller, or None for a miss."""
+        wanted = await _checked_keys(keys)
+
+        async def call() -> Slots:
+            return await self._fetch_positional(wanted)
+
+        def nothing() -> Slots:
+            return [None] * len(wanted)
+
+        return await self._loops.run(
+            self._runner.run,
+            "batched_get",
+            call,
+            miss=nothing,
+            count=self._count_chunks,
+            items=len(wanted),
+            deadline_bytes=len(wanted) * (self._chunk_bytes or _ASSUMED_CHUNK_BYTES),
+            budget_bytes=len(wanted) * (self._chunk_bytes or self._largest_seen),
+        )
+
+    async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
+        """The chunks up to the first miss, without holes. What lies behind it is released."""
+        return hit_prefix(await self.batched_get(keys))
+
+    async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
+        """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
+        wanted = await _checked_keys(keys)
+        objs = list(memory_objs)
+        if len(wanted) != len(objs):
+            raise InvalidArgumentError("memory_objs", f"{len(objs)} objects for {len(wanted)} keys")
+        for obj in objs:
+            self._check_borrowed(obj)
+
+        async def call() -> None:
+            await self._wrapped.batched_put(wanted, objs)
+
+        with Leases(objs):
+            nbytes = sum(obj.get_size() for obj in objs)
+            await self._loops.run(
+                self._runner.run,
+                "batched_put",
+                call,
+                miss=lambda: None,
+                items=len(wanted),
+                deadline_bytes=nbytes,
+                budget_bytes=nbytes,
+                moved=nbytes,
+            )
+
+    def exists_sync(self, key: Key) -> bool:
+        """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
+        return self.sync.exists(key)
+
+    def remove_sync(self, key: Key) -> bool:
+        """`remove` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
+        return self.sync.remove(key)
+
+    def batched_contains(self, keys: Sequence[Key]) -> int:
+        """`batched_async_contains` for a thread without an event loop."""
+        return self.sync.contains(keys)
+
+    def reshape_partial_chunk(self, memory_obj: MemoryObj, bytes_read: int) -> MemoryObj:
+        """As the wrapped connector does it."""
+        return self._wrapped.reshape_partial_chunk(memory_obj, bytes_read)
+
+    # ------------------------------------------------------------------------------------------------- closing
+
+    async def close(self, grace: float | None = None) -> None:
+        """Stops new work, lets operations in flight finish for `grace` seconds, cancels the rest. Idempotent.
+
+        Operations that are cancelled raise `ConnectorClosedError`, and so does every later one. Concurrent calls wait
+        for the same end. In a fork only this object is marked closed; the parent's sockets are left alone.
+        """
+        if self._loops.is_forked():
+            self._runner.refuse()
+            return
+        await self._loops.run(self._close, self._settings.close_grace if grace is None else grace)
+        after, self._after_close = self._after_close, None
+        if after is not None:
+            await after()
+
+    def closes_also(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Awaits `close` after the connector's own end: for a connector that owns what it was made with."""
+        self._after_close = close
+
+    async def _close(self, grace: float) -> None:
+        if self._closing is None:
+            self._runner.refuse()
+            # A task of its own, so that a closer who is cancelled does not leave the store half closed.
+            self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self, grace: float) -> None:
+        await self._end(self._wrapped, self._runner.drain(), grace)
+        if self._endings:
+            await asyncio.wait(self._endings)
+
+    async def remake(
+        self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float | None = None
+    ) -> None:
+        """Takes a new connector from `make` in place of the one inside, which is then closed as `close()` does it.
+
+        Calls from now on go to the new one, with the circuit breaker closed; a connector that was closed is open again.
+        Calls under way finish with the old one. Whoever is cancelled here does not stop that. For the manager, whose
+        `recreate` says what to make.
+
+        Raises:
+            What `make` raises; nothing has changed then.
+        """
+        await self._loops.run(self._remake, make, self._settings.close_grace if grace is None else grace)
+
+    async def _remake(self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float) -> None:
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        made, context = make()
+        before, was_closed = self._wrapped, self.is_closed
+        self._wrapped, self._context = made, context
+        made._attach(context.owner, partial(note_corrupt, self._store))
+        self._batches_are_positional = True
+        self._closing = None
+        ending = None
+        if not was_closed:  # the calls under way now are the old one's
+            ending = asyncio.get_running_loop().create_task(self._end(before, self._runner.drain(), grace))
+        self._runner.readmit()
+        event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
+        if ending is not None:
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
+
+    async def _end(self, wrapped: RemoteConnector, drain: Drain, grace: float) -> None:
+        await self._runner.finish(drain, grace)
+        with anyio.move_on_after(max(grace, CANCEL_GRACE)) as scope:
+            await wrapped.close()
+        if scope.cancelled_caught:
+            event(logging.WARNING, "close_timed_out", store=self._store, connector=self._class_name)
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        runner = getattr(self, "_runner", None)
+        if runner is None or runner.is_closed or self._loops.is_forked():
+            return
+        _warn(
+            f"{self!r} was never closed: await its close(), or close its manager",
+            ResourceWarning,
+            stacklevel=1,
+        )
+        wrapped, loop = self._wrapped, self._loops.loop
+        if loop.is_running():
+            loop.call_soon_threadsafe(lambda: loop.create_task(wrapped.close()))
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else self.breaker_state.value
+        return f"<ManagedConnector {self._store} ({self._class_name}), {state}>"
+
+    # ------------------------------------------------------------------------------------------------- inside
+
+    async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
+        if self._batches_are_positional:
+            found = await self._wrapped.batched_get(keys)
+            if isinstance(found, list) and len(found) == len(keys):
+                try:
+                    return [self._checked("batched_get", item) for item in found]
+                except BaseException:
+                    release_unclaimed(found)
+                    raise
+            # Some connectors drop the holes, and nobody can tell which keys are left. Ask for each by itself.
+            release_unclaimed(found)
+            self._batches_are_positional = False
+            event(
+                logging.WARNING,
+                "batched_get_not_positional",
+                store=self._store,
+                connector=self._class_name,
+                keys=len(keys),
+                answers=len(found) if isinstance(found, list) else type(found).__name__,
+            )
+        return await RemoteConnector.batched_get(self._wrapped, keys)
+
+    def _checked(self, operation: str, found: object) -> MemoryObj | None:
+        if found is None:
+            return None
+        if not isinstance(found, MemoryObj):
+            raise self._contract(operation, f"returned a {type(found).__qualname__}", "a MemoryObj, or None for a miss")
+        if not found.is_valid():
+            raise self._contract(operation, "returned a released MemoryObj", "one with a reference for the caller")
+        return found
+
+    def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
+        return ConnectorContractError(self._class_name, operation, got, expected)
+
+    def _check_borrowed(self, obj: MemoryObj) -> None:
+        if not isinstance(obj, MemoryObj):
+            raise ForeignObjectError(f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate()")
+        obj.get_size()  # raises for a released one
+        if not self._context.local_cpu_backend.owns(obj):
+            raise ForeignObjectError(
+                "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
+            )
+
+    def _count_chunks(self, stats: OperationStatistics, found: Any) -> int:
+        missing = 0
+        for item in found if isinstance(found, list) else (found,):
+            if item is None:
+                missing += 1
+            else:
+                stats.hits += 1
+                stats.bytes += (size := item.get_size())
+                self._largest_seen = max(self._largest_seen, size)
+        return missing
+
+
+async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
+    wanted = list(keys)
+    for start in range(0, len(wanted), _SCAN_PAGE):
+        if start:
+            await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
+        key_strings(wanted[start : start + _SCAN_PAGE])
+    return wanted
+
+
+def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> int:
+    flags = found if isinstance(found, list) else [found]
+    hits = sum(flags)
+    stats.hits += hits
+    return len(flags) - hits

@@ -1,0 +1,81 @@
+"""`SyncConnector`: a connector's operations for threads without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..contract import prefix_length
+from ..keys import Key
+from ..loop import LoopOwner
+from ..memory import MemoryObj
+
+if TYPE_CHECKING:
+    from .connector import ManagedConnector
+
+T = TypeVar("T")
+
+
+class SyncConnector:
+    """Each call blocks its thread until the owning loop answers, `timeout` seconds at most.
+
+    Every method takes `timeout` in seconds (None: the setting `sync_timeout`) and raises, besides what its asynchronous
+    twin raises, `SyncTimeoutError`, and `SyncCallOnLoopError` on the owning loop's own thread.
+    """
+
+    def __init__(self, connector: ManagedConnector, owner: LoopOwner, timeout: float) -> None:
+        self._connector = connector
+        self._owner = owner
+        self._timeout = timeout
+
+    def exists(self, key: Key, timeout: float | None = None) -> bool:
+        """See `ManagedConnector.exists`."""
+        return self._call("exists", timeout, self._connector.exists, key)
+
+    def get(self, key: Key, timeout: float | None = None) -> MemoryObj | None:
+        """See `ManagedConnector.get`."""
+        return self._call("get", timeout, self._connector.get, key)
+
+    def put(self, key: Key, memory_obj: MemoryObj, timeout: float | None = None) -> None:
+        """See `ManagedConnector.put`."""
+        self._call("put", timeout, self._connector.put, key, memory_obj)
+
+    def remove(self, key: Key, timeout: float | None = None) -> bool:
+        """See `ManagedConnector.remove`."""
+        return self._call("remove", timeout, self._connector.remove, key)
+
+    def list(self, timeout: float | None = None) -> list[str]:
+        """See `ManagedConnector.list`."""
+        return self._call("list", timeout, self._connector.list)
+
+    def ping(self, timeout: float | None = None) -> int:
+        """See `ManagedConnector.ping`."""
+        return self._call("ping", timeout, self._connector.ping)
+
+    def contains(self, keys: Sequence[Key], timeout: float | None = None) -> int:
+        """How many of the first keys are there without a gap."""
+        return prefix_length(self.batched_exists(keys, timeout))
+
+    def batched_exists(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[bool]:
+        """See `ManagedConnector.batched_exists`."""
+        return self._call("batched_exists", timeout, self._connector.batched_exists, keys)
+
+    def batched_get(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[MemoryObj | None]:
+        """See `ManagedConnector.batched_get`."""
+        return self._call("batched_get", timeout, self._connector.batched_get, keys)
+
+    def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj], timeout: float | None = None) -> None:
+        """See `ManagedConnector.batched_put`."""
+        self._call("batched_put", timeout, self._connector.batched_put, keys, memory_objs)
+
+    def close(self, timeout: float | None = None) -> None:
+        """See `ManagedConnector.close`."""
+        if self._connector.is_closed and self._owner.is_closed:
+            return
+        self._call("close", timeout, self._connector.close)
+        self._owner.join()  # where the connector owned its loop, the loop's thread ends with it
+
+    def _call(
+        self, operation: str, timeout: float | None, func: Callable[..., Coroutine[Any, Any, T]], *args: Any
+    ) -> T:
+        return self._owner.run_sync(operation, self._timeout if timeout is None else timeout, func, *args)

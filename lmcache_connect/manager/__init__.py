@@ -1,0 +1,18 @@
+"""From a URL to a plan, from a plan to live connectors: the manager, the registry of schemes, the announcer.
+
+Imported by what applications use and by `oversight`, `engines`, the API server and the command line.
+"""
+
+from __future__ import annotations
+
+from .manager import ConnectorManager, CreateConnector, create_connector
+from .registry import AdapterRegistry, default_registry, register_adapter
+
+__all__ = [
+    "AdapterRegistry",
+    "ConnectorManager",
+    "CreateConnector",
+    "create_connector",
+    "default_registry",
+    "register_adapter",
+]

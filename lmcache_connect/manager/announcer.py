@@ -1,0 +1,194 @@
+"""`Announcer`: keeps a manager's announcement alive in the stores that it uses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import socket
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import anyio
+
+from .._version import __version__
+from ..contract import AnnouncedArena, AnnouncedConnector, AnnouncedStatistics, WorkerAnnouncement
+from ..errors import LMCacheConnectError
+from ..managed import BreakerState, ManagedConnector
+from ..memory import LocalCPUBackend
+from ..observability import OperationStatistics, event
+
+FIRST_AFTER: Final = 1.0
+"""Seconds between a connector's making and the first look at whether it was used."""
+
+_PATIENCE: Final = 2.0
+"""Seconds that a store has to take an announcement."""
+
+_MOST_CONNECTORS: Final = 64
+"""What an announcement has room for."""
+
+
+class Announcer:
+    """Tells every store that can keep announcements, and that the manager has used, that this manager is there.
+
+    Repeated every `interval` seconds, and kept by the store for three times as long: one that died disappears. A store
+    that is down, or refuses, is tried again the next time; no operation ever waits for that or fails by it. Lives on
+    the connectors' event loop, in timers that end with this object.
+    """
+
+    def __init__(
+        self,
+        interval: float,
+        connectors: Callable[[], Iterable[ManagedConnector]],
+        backend: Callable[[], LocalCPUBackend | None],
+    ) -> None:
+        self.worker: Final = f"{_plain(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
+        """Unique for every manager that ever was."""
+        self.api: str | None = None
+        """Where this manager's internal API listens."""
+        self._interval = interval
+        self._connectors = connectors
+        self._backend = backend
+        self._started = time.time()
+        self._ticking = False
+        self._told: weakref.WeakSet[ManagedConnector] = weakref.WeakSet()
+        self._refused: weakref.WeakSet[ManagedConnector] = weakref.WeakSet()
+        self._round: asyncio.Task[None] | None = None
+        self._ended = False
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the timers, from any thread. Once."""
+        if not self._ticking:
+            self._ticking = True
+            this: weakref.ref[Announcer] = weakref.ref(self)
+            loop.call_soon_threadsafe(_later, loop, FIRST_AFTER, this)
+
+    def tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One round, and the timer for the next one."""
+        if self._ended:
+            return
+        if self._round is None or self._round.done():
+            self._round = loop.create_task(self.announce())
+        # Nobody has used a store yet: looked at again soon, so that whoever has is seen soon.
+        _later(loop, self._interval if self._told else min(FIRST_AFTER, self._interval), weakref.ref(self))
+
+    async def announce(self) -> None:
+        """Tells every store that was used and is believed to be up. Never raises."""
+        used = [connector for connector in self._connectors() if _is_used(connector)]
+        if not used:
+            return
+        document = self.describe().encode()
+        async with anyio.create_task_group() as group:
+            for connector in used:
+                group.start_soon(self._tell, connector, document)
+
+    def describe(self) -> WorkerAnnouncement:
+        """The manager now."""
+        backend = self._backend()
+        arena = AnnouncedArena()
+        if backend is not None:
+            now = backend.statistics()
+            arena = AnnouncedArena(
+                capacity=now.capacity,
+                reserved=now.reserved,
+                cached_keys=now.cached_objects,
+                cached_bytes=now.cached_bytes,
+            )
+        return WorkerAnnouncement(
+            worker=self.worker,
+            host=socket.gethostname()[:256],
+            pid=os.getpid(),
+            version=__version__,
+            started=self._started,
+            announced=time.time(),
+            api=self.api,
+            connectors=tuple(_described(connector) for connector in [*self._connectors()][:_MOST_CONNECTORS]),
+            arena=arena,
+        )
+
+    async def end(self) -> None:
+        """Stops, and takes the announcements back where the store is up. Bounded; never raises."""
+        self._ended = True
+        if self._round is not None:
+            self._round.cancel()
+            await asyncio.wait((self._round,))
+        told = [connector for connector in self._told if _is_up(connector)]
+        async with anyio.create_task_group() as group:
+            for connector in told:
+                group.start_soon(self._withdraw, connector)
+
+    async def _tell(self, connector: ManagedConnector, document: bytes) -> None:
+        try:
+            with anyio.fail_after(_PATIENCE):
+                await connector.wrapped.announce(self.worker, document, 3 * self._interval)
+        except Exception as error:  # whatever a connector of others raises, nobody's operation fails by it
+            if connector not in self._refused:
+                self._refused.add(connector)
+                event(logging.INFO, "announcement_refused", store=connector.store, error=_reason(error))
+        else:
+            self._told.add(connector)
+            self._refused.discard(connector)
+
+    async def _withdraw(self, connector: ManagedConnector) -> None:
+        try:
+            with anyio.move_on_after(_PATIENCE):
+                await connector.wrapped.withdraw(self.worker)
+        except Exception as error:  # it expires
+            event(logging.DEBUG, "withdrawal_refused", store=connector.store, error=_reason(error))
+
+
+def _later(loop: asyncio.AbstractEventLoop, seconds: float, announcer: weakref.ref[Announcer]) -> None:
+    def fire() -> None:
+        alive = announcer()
+        if alive is not None:
+            alive.tick(loop)
+
+    loop.call_later(seconds, fire)
+
+
+def _is_up(connector: ManagedConnector) -> bool:
+    return not connector.is_closed and connector.breaker_state is BreakerState.CLOSED
+
+
+def _is_used(connector: ManagedConnector) -> bool:
+    # Connecting is the application's first call to make, and a store that is down is the breaker's to probe.
+    return _is_up(connector) and connector.wrapped.support_announcements() and connector.was_answered
+
+
+def _described(connector: ManagedConnector) -> AnnouncedConnector:
+    return AnnouncedConnector(
+        name=connector.name[:256],
+        store=connector.store[:256],
+        kind=connector.class_name[:256],
+        breaker=connector.breaker_state.value,
+        bypass=connector.bypass,
+        in_flight=connector.in_flight,
+        statistics={name: _summary(counted) for name, counted in connector.statistics().items()},
+    )
+
+
+def _summary(counted: OperationStatistics) -> AnnouncedStatistics:
+    return AnnouncedStatistics(
+        calls=counted.calls,
+        keys=counted.items,
+        hits=counted.hits,
+        misses=sum(counted.misses.values()),
+        errors=sum(counted.errors.values()),
+        bytes=counted.bytes,
+    )
+
+
+def _plain(host: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", host)[:64]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError) and not isinstance(error, LMCacheConnectError):
+        return f"no answer within {_PATIENCE} s"
+    return (
+        str(error) if isinstance(error, LMCacheConnectError) else type(error).__name__
+    )  # others' texts may hold anything

@@ -1,0 +1,455 @@
+"""`ConnectorManager`: from a URL to a live connector, and back to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, TypeAlias
+
+import anyio.to_thread
+
+from ..config import ConnectorConfig
+from ..contract import ConnectorAdapter, ConnectorContext, ConnectorOptions, RemoteConnector
+from ..errors import (
+    AdapterLoadError,
+    ConnectorClosedError,
+    ConnectorContractError,
+    InvalidArgumentError,
+    InvalidConfigError,
+    InvalidURLError,
+    PluginError,
+    UnknownConnectorError,
+    UnknownSchemeError,
+)
+from ..foreign import LOOP_PATIENCE, Plugin, PluginTable, adopt_connector, install_lmcache_names
+from ..loop import LoopOwner
+from ..managed import ManagedConnector
+from ..memory import LocalCPUBackend
+from ..metadata import CacheMetadata
+from ..observability import StoreMetrics
+from ..url import RemoteURL
+from .announcer import Announcer
+from .registry import AdapterRegistry, default_registry
+
+Recipe: TypeAlias = Callable[[], tuple[RemoteConnector, ConnectorContext]]
+"""Makes a connector."""
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One URL of those that stand around each other, and what answers for it."""
+
+    url: RemoteURL
+    adapter: ConnectorAdapter
+    plugin_name: str | None
+
+
+class ConnectorManager:
+    """Makes connectors from URLs and owns them, their event loop and, where it was given none, their memory.
+
+    Use it as `async with`, as `with` from a thread without a loop, or call `open()` and `close()`. Who opens closes:
+    the manager closes its connectors in reverse order, then the backend and the loop that it made itself.
+    """
+
+    def __init__(
+        self,
+        url: str | RemoteURL | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        local_cpu_backend: LocalCPUBackend | None = None,
+        config: Any = None,
+        metadata: CacheMetadata | None = None,
+        plugin_name: str | None = None,
+    ) -> None:
+        """Connects to nothing yet.
+
+        `url` is the default for `create_connector`; None takes `config.url`. `loop` is the event loop that shall own
+        the connectors; None adopts the running one, or starts one in a thread where none runs. Without
+        `local_cpu_backend` the manager makes one of `config.max_local_cpu_bytes`. `config` is a `ConnectorConfig`; any
+        other object is handed through to connectors, which then run with the settings of the environment.
+
+        Raises:
+            InvalidURLError, InvalidConfigError.
+            LMCacheInstalledError: the setting `lmcache_names` is on, and LMCache itself is installed.
+        """
+        self._settings = config if isinstance(config, ConnectorConfig) else ConnectorConfig.load()
+        if self._settings.lmcache_names:
+            install_lmcache_names()
+        self._config = self._settings if config is None else config
+        if url is None and self._settings.url is not None:
+            url = self._settings.url.get_secret_value()
+        self._url = RemoteURL.parse(url) if url is not None else None
+        self._metadata = metadata
+        self._plugin_name = plugin_name
+        self._registry = AdapterRegistry(default_registry)
+        self._plugins = PluginTable(self._config, self._settings)
+        self._owner = LoopOwner.of(loop) if loop is not None else None
+        self._backend = local_cpu_backend
+        self._owns_backend = local_cpu_backend is None
+        self._connectors: list[ManagedConnector] = []
+        self._recipes: weakref.WeakKeyDictionary[ManagedConnector, Recipe] = weakref.WeakKeyDictionary()
+        self._known: tuple[weakref.ref[ManagedConnector], ...] = ()  # replaced as a whole: other threads read it
+        self._made: Counter[str] = Counter()
+        self.gone: Final = StoreMetrics("")
+        """What connectors have counted that nobody holds any more."""
+        self.announcer: Announcer | None = None
+        """Tells the stores that this manager is there; None where the setting `announce_interval` is 0."""
+        if self._settings.announce_interval:
+            # By weak reference: it must not keep a manager alive that nobody closes.
+            this = weakref.ref(self)
+            self.announcer = Announcer(
+                self._settings.announce_interval,
+                lambda: manager.connectors if (manager := this()) is not None else (),
+                lambda: manager._backend if (manager := this()) is not None else None,
+            )
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------------- making
+
+    @property
+    def settings(self) -> ConnectorConfig:
+        """The toolkit's settings for this manager. A URL's options may change some for its connector."""
+        return self._settings
+
+    @property
+    def registry(self) -> AdapterRegistry:
+        """The schemes that this manager knows."""
+        return self._registry
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """The plug-ins that the configuration names, in its order, and whether they have loaded."""
+        return self._plugins.plugins
+
+    @property
+    def owner(self) -> LoopOwner:
+        """The owner of the connectors' event loop, found or started on first use."""
+        if self._owner is None:
+            try:
+                self._owner = LoopOwner.adopt()
+            except RuntimeError:
+                self._owner = LoopOwner.start()
+        return self._owner
+
+    @property
+    def local_cpu_backend(self) -> LocalCPUBackend:
+        """The memory that connectors receive into; made on first use where the manager was given none."""
+        if self._backend is None:
+            self._check_open()
+            self._backend = LocalCPUBackend(self._settings.max_local_cpu_bytes, metadata=self._metadata)
+        return self._backend
+
+    @property
+    def made_backend(self) -> LocalCPUBackend | None:
+        """The memory that connectors receive into, if there is any yet."""
+        return self._backend
+
+    @property
+    def connectors(self) -> tuple[ManagedConnector, ...]:
+        """The live connectors, in the order in which they were made."""
+        return tuple(connector for connector in self._connectors if not connector.is_closed)
+
+    def register(self, adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
+        """Adds an adapter for this manager alone; see `AdapterRegistry.register`."""
+        self._registry.register(adapter, replace=replace)
+
+    def create_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
+        """A new connector for `url`, by default the manager's. It connects on first use. The manager closes it.
+
+        An adapter that is used for the first time is imported here; `open()` and `async with` do that in advance, off
+        the event loop, for the manager's own URL.
+
+        Raises:
+            InvalidURLError and its subclasses, AdapterLoadError, ConnectorContractError, ConnectorClosedError.
+        """
+        self._check_open()
+        remote_url = RemoteURL.parse(url) if url is not None else self._url
+        if remote_url is None:
+            raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
+        owner = self.owner
+        # What `open()` or `open_connector()` has not loaded is loaded now, for which the event loop cannot wait long.
+        links = self._links(remote_url, LOOP_PATIENCE if owner.is_current() else None)
+        settings = self._settings
+        for link in reversed(links):  # what stands further out says it more plainly
+            if (options := link.adapter.parse_options(link.url)) is not None:
+                settings = _with_options(settings, options)
+        owner.check("the manager's event loop")
+        recipe = partial(self._make, links, settings, owner)
+        made = recipe()
+        self._made[remote_url.scheme] += 1
+        managed = ManagedConnector(*made, f"{remote_url.scheme}-{self._made[remote_url.scheme]}")
+        self._recipes[managed] = recipe
+        self._known = (*(known for known in self._known if known() is not None), weakref.ref(managed))
+        weakref.finalize(managed, self.gone.add, managed.metrics).atexit = False
+        self._connectors = [*self.connectors, managed]
+        if self.announcer is not None and managed.support_announcements():
+            self.announcer.begin(owner.loop)
+        return managed
+
+    @property
+    def known_connectors(self) -> tuple[ManagedConnector, ...]:
+        """The live connectors, and closed ones that somebody still holds, in the order in which they were made."""
+        return tuple(connector for known in self._known if (connector := known()) is not None)
+
+    def connector(self, name: str) -> ManagedConnector:
+        """The connector, live or closed, that has this name.
+
+        Raises:
+            UnknownConnectorError: there is none.
+        """
+        known = self.known_connectors
+        for connector in known:
+            if connector.name == name:
+                return connector
+        raise UnknownConnectorError(name, (connector.name for connector in known))
+
+    async def recreate(self, connector: ManagedConnector, grace: float | None = None) -> None:
+        """Makes the connector inside one of `known_connectors` anew, from the same URL and settings.
+
+        Whoever holds it keeps it: calls from now on reach the new one, and the old one is closed when the calls under
+        way have finished, within `grace` seconds. One that was closed is open again. See `ManagedConnector.remake`.
+
+        Raises:
+            UnknownConnectorError: it is another manager's.
+            ConnectorClosedError: this manager is closed.
+            What making it raises; nothing has changed then.
+        """
+        self._check_open()
+        recipe = self._recipes.get(connector)
+        if recipe is None:
+            raise UnknownConnectorError(connector.name, (known.name for known in self.known_connectors))
+
+        def make() -> tuple[RemoteConnector, ConnectorContext]:
+            self._check_open()  # closing a connector that was closed may have taken a while
+            made = recipe()
+            if connector not in self._connectors:
+                self._connectors = [*self.connectors, connector]
+            return made
+
+        await connector.remake(make, grace)
+
+    async def open_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
+        """`create_connector`, with everything that has to be imported for it imported off the event loop.
+
+        Raises:
+            What `create_connector` raises.
+        """
+        self._check_open()
+        remote_url = RemoteURL.parse(url) if url is not None else self._url
+        if remote_url is not None:
+            await anyio.to_thread.run_sync(self._prepare, remote_url)
+        return self.create_connector(remote_url)
+
+    def _prepare(self, url: RemoteURL) -> None:
+        for link in self._links(url):
+            link.adapter.prepare(link.url, self._settings)
+
+    def _links(self, url: RemoteURL, patience: float | None = None) -> list[_Link]:
+        """What answers for a URL, for the one that it wraps, and so on. Plug-ins have `patience` seconds to load."""
+        links: list[_Link] = []
+        end = math.inf if patience is None else time.monotonic() + patience
+        following: RemoteURL | None = url
+        while following is not None:
+            if patience is None:
+                self._plugins.load()
+            else:
+                self._plugins.load_briefly(following, max(end - time.monotonic(), 0))
+            link = _Link(following, *self._find(following))
+            following = link.adapter.wrapped_url(link.url, self._config)
+            if following is not None and any(type(link.adapter) is type(other.adapter) for other in links):
+                raise InvalidURLError(
+                    url.redacted(), f"{link.url.scheme}:// stands around one of its kind", "each kind of wrapper once"
+                )
+            links.append(link)
+        return links
+
+    def _make(
+        self, links: Sequence[_Link], settings: ConnectorConfig, owner: LoopOwner
+    ) -> tuple[RemoteConnector, ConnectorContext]:
+        link, *inner = links
+        context = ConnectorContext(
+            url=link.url.raw.get_secret_value(),
+            loop=owner.loop,
+            local_cpu_backend=self.local_cpu_backend,
+            config=self._config,
+            metadata=self._metadata,
+            plugin_name=link.plugin_name,
+            remote_url=link.url,
+            owner=owner,
+            settings=settings,
+            wrapped=(lambda: self._make(inner, settings, owner)[0]) if inner else None,
+        )
+        connector = adopt_connector(link.adapter.create_connector(context), context)
+        if isinstance(connector, str):
+            raise ConnectorContractError(type(link.adapter).__qualname__, "create_connector", connector, "a connector")
+        connector.post_init()
+        return connector, context
+
+    def _find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str | None]:
+        return self._plugins.find(url) or (self._registry.find(url), self._plugin_name)
+
+    # ----------------------------------------------------------------------------------------------- lifetime
+
+    async def open(self) -> ConnectorManager:
+        """Adopts the running loop where none was given, and imports the adapter of the manager's URL off the loop."""
+        self._check_open()
+        _ = self.owner
+        if self._url is None:
+            await anyio.to_thread.run_sync(self._plugins.load)
+        else:
+            try:
+                await anyio.to_thread.run_sync(self._prepare, self._url)
+            except (UnknownSchemeError, AdapterLoadError, PluginError, InvalidConfigError):
+                pass  # it may still be registered; create_connector() tells otherwise
+        return self
+
+    async def close(self, grace: float | None = None) -> None:
+        """Closes everything that the manager made, connectors first. Idempotent; see `ManagedConnector.close`.
+
+        Whoever is cancelled while closing does not stop it; a further call waits for the same end.
+
+        Raises:
+            ExceptionGroup: what went wrong while closing, after everything was tried.
+        """
+        owner = self._owner
+        if owner is None or owner.is_closed or owner.is_forked() or not self._connectors:
+            await anyio.to_thread.run_sync(self.discard)
+            return
+        self._closed = True
+        try:
+            await owner.run(self._close_on_loop, grace)
+        finally:
+            if self._closing is None or self._closing.done():
+                await owner.close()
+
+    def close_sync(self, grace: float | None = None) -> None:
+        """`close()` for a thread without an event loop."""
+        owner = self._owner
+        if owner is None or owner.is_closed or owner.is_forked() or not self._connectors:
+            self.discard()
+            return
+        self._closed = True
+        try:
+            owner.run_sync("ConnectorManager.close", self._settings.sync_timeout, self._close_on_loop, grace)
+        finally:
+            owner.close_sync()
+
+    def discard(self) -> None:
+        """Closes a manager that has no connector to wait for."""
+        self._closed = True
+        if self._owns_backend and self._backend is not None:
+            self._backend.close()
+        if self._owner is not None:
+            self._owner.close_sync()
+
+    async def _close_on_loop(self, grace: float | None) -> None:
+        if self._closing is None:
+            # A task of its own, so that a closer who is cancelled does not leave half of the connectors open.
+            self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self, grace: float | None) -> None:
+        failures: list[Exception] = []
+        if self.announcer is not None:
+            await self.announcer.end()
+        for connector in reversed(self._connectors):
+            try:
+                await connector.close(grace)
+            except Exception as error:
+                failures.append(error)
+        if self._owns_backend and self._backend is not None:
+            self._backend.close()
+        if failures:
+            raise ExceptionGroup("closing the manager's connectors failed", failures)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectorClosedError("the connector manager")
+        if self._owner is not None and self._owner.is_forked():
+            self._owner.check("the connector manager")
+
+    async def __aenter__(self) -> ConnectorManager:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> ConnectorManager:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_sync()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_closed", True) or not self._connectors:
+            return
+        if self.connectors and not (self._owner is not None and self._owner.is_forked()):
+            _warn(
+                f"{self!r} was never closed: use 'async with', or await close()",
+                ResourceWarning,
+                stacklevel=1,
+            )
+
+    def __repr__(self) -> str:
+        where = self._url.redacted() if self._url is not None else "no URL"
+        return f"<ConnectorManager {where}, {len(self.connectors)} connectors{', closed' if self._closed else ''}>"
+
+
+def create_connector(
+    url: str | RemoteURL,
+    loop: asyncio.AbstractEventLoop | None = None,
+    local_cpu_backend: LocalCPUBackend | None = None,
+    config: Any = None,
+    metadata: CacheMetadata | None = None,
+    plugin_name: str | None = None,
+) -> ManagedConnector:
+    """One connector with a manager of its own, for programs that need no more. Arguments as `ConnectorManager`'s.
+
+    Closing the connector closes the manager, with the backend and the loop that it made.
+    """
+    manager = ConnectorManager(url, loop, local_cpu_backend, config, metadata, plugin_name)
+    try:
+        connector = manager.create_connector()
+    except BaseException:
+        manager.discard()
+        raise
+    connector.closes_also(manager.close)
+    return connector
+
+
+def CreateConnector(
+    url: str,
+    loop: asyncio.AbstractEventLoop,
+    local_cpu_backend: LocalCPUBackend | None,
+    config: Any = None,
+    metadata: CacheMetadata | None = None,
+    plugin_name: str | None = None,
+) -> ManagedConnector:
+    """`create_connector` with LMCache's name and signature."""
+    return create_connector(url, loop, local_cpu_backend, config, metadata, plugin_name)
+
+
+def _with_options(settings: ConnectorConfig, options: ConnectorOptions) -> ConnectorConfig:
+    given = {
+        name: value
+        for name, value in (
+            ("operation_timeout", options.timeout),
+            ("errors", options.errors),
+            ("retries", options.retries),
+        )
+        if value is not None
+    }
+    return settings.model_copy(update=given)

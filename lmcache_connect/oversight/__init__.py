@@ -1,0 +1,12 @@
+"""Looking after live connectors: health, metrics, clearing a store.
+
+Imported by the API server and the command line.
+"""
+
+from __future__ import annotations
+
+from .clearing import clear
+from .health import Health, HealthCheck, StoreHealth
+from .metrics import ManagerMetrics
+
+__all__ = ["Health", "HealthCheck", "ManagerMetrics", "StoreHealth", "clear"]

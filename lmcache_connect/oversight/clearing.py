@@ -1,0 +1,78 @@
+"""Clearing a store by prefix, a bounded number of keys at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Final
+
+from ..contract import RemoteConnector
+from ..errors import InvalidArgumentError, StoreError
+
+_PAGE: Final = 512
+"""Keys that are held at a time."""
+
+CLEAR_LIMIT: Final = 100_000
+"""Keys that one call looks at unless it is told otherwise."""
+
+
+@dataclass
+class Clearing:
+    """What was found under a prefix and done about it. `is_complete`: no key that was there at the start is left out.
+
+    `failed` keys could not be removed; `error` is the first failure's message.
+    """
+
+    matched: int = 0
+    removed: int = 0
+    failed: int = 0
+    is_complete: bool = False
+    error: str | None = None
+
+
+async def clear(
+    connector: RemoteConnector, prefix: str, *, dry_run: bool = False, limit: int = CLEAR_LIMIT
+) -> Clearing:
+    """Removes the keys that start with `prefix`, or with `dry_run` only counts them; `limit` keys at most.
+
+    Keys that are written meanwhile may stay. A removal that fails is counted, and the others go on; a listing that
+    fails ends the call. Cancelling it leaves the rest in place.
+
+    Raises:
+        InvalidArgumentError: the limit is below 1.
+        StoreError, UnsupportedOperationError: the store cannot be listed, or cannot remove keys.
+    """
+    if limit < 1:
+        raise InvalidArgumentError("limit", f"{limit} is below 1")
+    found = Clearing()
+    names = connector.scan(prefix)
+    try:
+        page: list[str] = []
+        async for name in names:
+            if not name.startswith(prefix):  # a careless connector: what was not asked for stays
+                continue
+            if found.matched == limit:
+                break
+            found.matched += 1
+            page.append(name)
+            if len(page) == _PAGE and not dry_run:
+                await _remove(connector, page, found)
+                page = []
+        else:
+            found.is_complete = True
+        if page and not dry_run:
+            await _remove(connector, page, found)
+    finally:
+        if isinstance(names, AsyncGenerator):
+            await names.aclose()
+    return found
+
+
+async def _remove(connector: RemoteConnector, page: list[str], found: Clearing) -> None:
+    try:
+        gone = sum(await connector.batched_remove(page))
+    except StoreError as error:
+        gone = 0
+        found.error = found.error or str(error)
+    found.removed += gone
+    found.failed += len(page) - gone

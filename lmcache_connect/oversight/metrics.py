@@ -1,0 +1,186 @@
+"""`ManagerMetrics`: a manager's counters for Prometheus, read when they are asked for."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import anyio.to_thread
+
+from ..errors import MissingExtraError
+from ..managed import BreakerState
+from ..manager import ConnectorManager
+from ..observability import Histogram, OperationStatistics
+
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+except ImportError as missing:
+    raise MissingExtraError("ManagerMetrics", missing.name or "prometheus_client", "api") from missing
+
+GONE: Final = "gone"
+"""The connector label of everything that connectors counted which nobody holds any more."""
+
+_MOST_REASONS: Final = 64
+"""Reasons of misses, or classes of errors, of one operation that have a series of their own; the rest are `other`."""
+
+_PREFIX: Final = "lmcache_connect"
+
+
+class ManagerMetrics:
+    """Metrics of one manager in a registry of its own, labelled with connectors' names. No URL, host or key is a label.
+
+    Nothing is counted here: counters are the connectors', and read when they are asked for, from any thread. What a
+    connector has counted that nobody holds any more goes on under the name `gone`, so that sums never fall.
+    """
+
+    def __init__(self, manager: ConnectorManager) -> None:
+        self.registry: Final = CollectorRegistry(auto_describe=False)
+        """For exporters of your own. Holds no reference that would keep the manager alive."""
+        self.registry.register(_ManagerCollector(manager))
+        self._made: dict[str, tuple[float, tuple[bytes, str]]] = {}  # by content type: there are a few, all known
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their content type: Prometheus' text format, or OpenMetrics where `accept` asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    async def rendered(self, accept: str = "", freshness: float = 0.25) -> tuple[bytes, str]:
+        """`render()` in a thread; what is at most `freshness` seconds old is given as it is, however many ask."""
+        content_type = choose_encoder(accept)[1]
+        made = self._made.get(content_type)
+        if made is None or time.monotonic() - made[0] > freshness:
+            self._made[content_type] = made = (time.monotonic(), await anyio.to_thread.run_sync(self.render, accept))
+        return made[1]
+
+
+class _ManagerCollector(Collector):
+    def __init__(self, manager: ConnectorManager) -> None:
+        self._manager = weakref.ref(manager)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # so that registering does not collect
+
+    def collect(self) -> Iterator[Metric]:
+        manager = self._manager()
+        if manager is None:
+            return
+        yield from _connector_metrics(manager)
+        yield from _operation_metrics(manager)
+        yield from _arena_metrics(manager)
+
+
+def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
+    labels = ["connector"]
+    info = GaugeMetricFamily(
+        f"{_PREFIX}_connector_info", "1, with the connector's scheme and class", labels=[*labels, "scheme", "kind"]
+    )
+    state = GaugeMetricFamily(
+        f"{_PREFIX}_breaker_state", "1 for the state that the circuit breaker is in", labels=[*labels, "state"]
+    )
+    is_open = GaugeMetricFamily(f"{_PREFIX}_connector_open", "1 while the connector is not closed", labels=labels)
+    bypass = GaugeMetricFamily(
+        f"{_PREFIX}_connector_bypassed", "1 while an operator leaves the store out", labels=labels
+    )
+    for connector in manager.known_connectors:
+        name = connector.name
+        info.add_metric([name, connector.context.remote_url.scheme, connector.class_name[:100]], 1)
+        is_open.add_metric([name], not connector.is_closed)
+        bypass.add_metric([name], connector.bypass)
+        now = connector.breaker_state
+        for one in BreakerState:
+            state.add_metric([name, one.value], one is now)
+    yield from (info, is_open, bypass, state)
+
+
+def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
+    labels = ["connector", "operation"]
+    calls = CounterMetricFamily(f"{_PREFIX}_operations", "Calls", labels=labels)
+    keys = CounterMetricFamily(f"{_PREFIX}_keys", "Keys in calls", labels=labels)
+    hits = CounterMetricFamily(f"{_PREFIX}_hits", "Keys that were there", labels=labels)
+    misses = CounterMetricFamily(f"{_PREFIX}_misses", "Keys that were not, by reason", labels=[*labels, "reason"])
+    errors = CounterMetricFamily(f"{_PREFIX}_errors", "Calls that failed, by class of error", labels=[*labels, "error"])
+    retries = CounterMetricFamily(f"{_PREFIX}_retries", "Attempts after the first", labels=labels)
+    moved = CounterMetricFamily(f"{_PREFIX}_bytes", "Bytes of chunks that were moved", labels=labels)
+    in_flight = GaugeMetricFamily(f"{_PREFIX}_operations_in_flight", "Calls under way", labels=labels)
+    queue = HistogramMetricFamily(
+        f"{_PREFIX}_operation_queue_seconds", "Time that calls waited for the byte budget", labels=labels
+    )
+    wire = HistogramMetricFamily(
+        f"{_PREFIX}_operation_wire_seconds", "Time that calls took after that, retries included", labels=labels
+    )
+    for name, operations in _counted(manager):
+        for operation, counted in operations.items():
+            at = [name, operation]
+            calls.add_metric(at, counted.calls)
+            keys.add_metric(at, counted.items)
+            hits.add_metric(at, counted.hits)
+            retries.add_metric(at, counted.retries)
+            moved.add_metric(at, counted.bytes)
+            in_flight.add_metric(at, counted.in_flight)
+            for reason, count in _bounded(counted.misses).items():
+                misses.add_metric([*at, reason], count)
+            for error, count in _bounded(counted.errors).items():
+                errors.add_metric([*at, error], count)
+            queue.add_metric(at, *_buckets(counted.queue))
+            wire.add_metric(at, *_buckets(counted.wire))
+    yield from (calls, keys, hits, misses, errors, retries, moved, in_flight, queue, wire)
+
+
+def _counted(manager: ConnectorManager) -> Iterator[tuple[str, Mapping[str, OperationStatistics]]]:
+    # In this order, a connector that goes away meanwhile is missing once rather than counted twice.
+    gone = manager.gone.snapshot()
+    for connector in manager.known_connectors:
+        yield connector.name, connector.statistics()
+    if gone:
+        yield GONE, gone
+
+
+def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
+    backend = manager.made_backend
+    if backend is None:
+        return
+    now = backend.statistics()
+    gauges: tuple[tuple[str, str, Any], ...] = (
+        ("arena_capacity_bytes", "Bytes of the arena", now.capacity),
+        ("arena_reserved_bytes", "Bytes of the arena that chunks lie in, cached or held", now.reserved),
+        ("arena_free_bytes", "Bytes of the arena that are free", now.free),
+        ("arena_largest_free_bytes", "The largest chunk that there is room for", now.largest_free),
+        ("arena_objects", "Chunks that somebody holds or that are cached", now.live_objects),
+        ("arena_waiters", "Operations that wait for room", now.waiters),
+        ("hot_cache_chunks", "Chunks in the hot cache", now.cached_objects),
+        ("hot_cache_bytes", "Bytes in the hot cache", now.cached_bytes),
+        ("hot_cache_enabled", "1 while the hot cache takes chunks", backend.hot_cache_enabled),
+    )
+    for name, text, value in gauges:
+        yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)
+    counters: tuple[tuple[str, str, int], ...] = (
+        ("arena_allocations", "Chunks that found room", now.allocations),
+        ("arena_refusals", "Allocations that found no room", now.refusals),
+        ("hot_cache_evictions", "Cached chunks that made room for others", now.evictions),
+        ("arena_leaks", "Chunks that were forgotten rather than released", now.leaked_objects),
+    )
+    for name, text, value in counters:
+        yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=value)
+
+
+def _bounded(counts: Counter[str]) -> dict[str, int]:
+    if len(counts) <= _MOST_REASONS:
+        return dict(counts)
+    most = dict(counts.most_common(_MOST_REASONS))
+    most["other"] = counts.total() - sum(most.values())
+    return most
+
+
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == float("inf") else repr(bound), total))
+    return buckets, histogram.sum

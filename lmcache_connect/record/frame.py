@@ -1,0 +1,295 @@
+"""The stored record: one key, one value, one frame of header, payload and trailer. Little-endian throughout.
+
+    offset  size  field
+         0     4  magic "KVCF"
+         4     1  version, 1
+         5     1  flags: bit 0, the trailer holds a checksum; bit 1, the payload is striped over parts
+         6     2  header length in bytes, its CRC included
+         8     8  payload length in bytes
+        16    16  BLAKE2b-128 of the key under which the record is stored, in UTF-8
+        32     8  generation: which writing of a striped chunk this belongs to; 0 for a whole one
+        40     4  stripe size in bytes; 0 for a whole one
+        44     4  part index: 0 for a whole chunk and for the head of a striped one, which has no payload
+        48     1  memory format
+        49     1  number of tensor groups
+        50     2  reserved, 0
+        52     -  per group: dtype code (1), number of dimensions (1), reserved (2), dimensions (8 each)
+         -     4  CRC-32 (zlib) of the header up to here
+         -     -  payload
+         -     8  XXH3-64 of the payload, or 0 where flag bit 0 is clear
+
+The checksum stands behind the payload so that a sender and a receiver hash each piece while it is still in the
+CPU's cache. Decoding never allocates from an unchecked number and raises nothing but `FrameError`.
+XXH3: https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md. BLAKE2b: RFC 7693.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import xxhash
+
+from ..dtypes import DType, dtype_from_code
+from ..errors import FrameError, InvalidShapeError
+from ..metadata import MAX_DIMS, MAX_GROUPS, ChunkMetadata, MemoryFormat, Shape
+from .stripes import StripePlan, checked_plan
+
+if TYPE_CHECKING:
+    from ..memory import MemoryObj
+
+MAGIC: Final = b"KVCF"
+VERSION: Final = 1
+FLAG_CHECKSUM: Final = 1
+FLAG_STRIPED: Final = 2
+_KNOWN_FLAGS: Final = FLAG_CHECKSUM | FLAG_STRIPED
+
+_FIXED: Final = struct.Struct("<4sBBHQ16sQIIBBH")
+_GROUP: Final = struct.Struct("<BBH")
+_CRC: Final = struct.Struct("<I")
+_TRAILER: Final = struct.Struct("<Q")
+
+TRAILER_BYTES: Final = _TRAILER.size
+FIXED_HEADER_BYTES: Final = _FIXED.size
+MIN_HEADER_BYTES: Final = _FIXED.size + _GROUP.size + 8 + _CRC.size
+MAX_HEADER_BYTES: Final = _FIXED.size + MAX_GROUPS * (_GROUP.size + 8 * MAX_DIMS) + _CRC.size
+DIGEST: Final = slice(16, 32)
+"""Where the key's digest is in a header."""
+
+CRC_BYTES: Final = _CRC.size
+"""The end of a header."""
+
+OVERHEAD_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
+"""A record is never longer than its payload and this."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """A header that was checked. Lengths are bytes; `payload_length` is what this record itself holds."""
+
+    metadata: ChunkMetadata
+    length: int
+    payload_length: int
+    has_checksum: bool
+    plan: StripePlan | None = None
+    part_index: int = 0
+
+    @property
+    def is_striped(self) -> bool:
+        """Whether the payload is striped over parts."""
+        return self.plan is not None
+
+
+class PayloadHasher:
+    """XXH3-64 of a payload that is given piece by piece, in order."""
+
+    __slots__ = ("_hash", "update")
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_64()
+        self.update = self._hash.update
+
+    def trailer(self) -> bytes:
+        """The trailer for what was given so far."""
+        return _TRAILER.pack(self._hash.intdigest())
+
+    def verify(self, trailer: bytes | memoryview) -> None:
+        """Raises `FrameError` unless `trailer` is that of what was given so far."""
+        (stored,) = _TRAILER.unpack(trailer)
+        computed = self._hash.intdigest()
+        if stored != computed:
+            raise FrameError("checksum", f"the trailer says {stored:016x}, the payload gives {computed:016x}")
+
+
+NO_CHECKSUM_TRAILER: Final = bytes(TRAILER_BYTES)
+
+
+def key_digest(key: str) -> bytes:
+    """16 bytes that stand for a key in the header."""
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+def encode_header(
+    key: str,
+    metadata: ChunkMetadata,
+    *,
+    checksum: bool = True,
+    plan: StripePlan | None = None,
+    part_index: int = 0,
+) -> bytes:
+    """The header of the record of the chunk `key`: whole, or by its stripe plan the head (index 0) or a part."""
+    groups = _encode_groups(metadata)
+    fixed = _FIXED.pack(
+        MAGIC,
+        VERSION,
+        (FLAG_CHECKSUM if checksum else 0) | (FLAG_STRIPED if plan is not None else 0),
+        _FIXED.size + len(groups) + _CRC.size,
+        metadata.nbytes,
+        key_digest(key),
+        0 if plan is None else plan.generation,
+        0 if plan is None else plan.stripe_size,
+        part_index,
+        metadata.fmt,
+        len(metadata.shapes),
+        0,
+    )
+    header = fixed + groups
+    return header + _CRC.pack(zlib.crc32(header))
+
+
+def header_length(prefix: bytes | bytearray | memoryview) -> int:
+    """The header's length, from at least its first 8 bytes.
+
+    Raises:
+        FrameError: this is no record, or one of another version, or its length cannot be.
+    """
+    if len(prefix) < 8:
+        raise FrameError("short", f"{len(prefix)} bytes are no header")
+    magic, version, _, length = struct.unpack_from("<4sBBH", prefix)
+    if magic != MAGIC:
+        raise FrameError("magic", f"it starts with {bytes(magic)!r}, not {MAGIC!r}")
+    if version != VERSION:
+        # Another version's record is good data of somebody else's: a miss for us, but it stays.
+        raise FrameError("version", f"version {version}; this release reads {VERSION}", removable=False)
+    if not MIN_HEADER_BYTES <= length <= MAX_HEADER_BYTES:
+        raise FrameError("header", f"a header of {length} bytes; expected {MIN_HEADER_BYTES} to {MAX_HEADER_BYTES}")
+    return int(length)
+
+
+def decode_header(header: bytes | bytearray | memoryview, key: str, record_length: int) -> FrameHeader:
+    """The facts of a complete header, checked against the key asked for and the record's length in bytes.
+
+    Raises:
+        FrameError: the first thing that does not verify.
+    """
+    length = header_length(header)
+    if len(header) < length:
+        raise FrameError("short", f"{len(header)} of {length} header bytes")
+    crc = zlib.crc32(memoryview(header)[: length - _CRC.size])
+    (stored_crc,) = _CRC.unpack_from(header, length - _CRC.size)
+    if crc != stored_crc:
+        raise FrameError("header", f"its CRC is {stored_crc:08x}, its bytes give {crc:08x}")
+    (_, _, flags, _, payload, digest, generation, stripe_size, part_index, fmt, groups, _) = _FIXED.unpack_from(header)
+    if flags & ~_KNOWN_FLAGS:
+        raise FrameError("version", f"flags {flags:#x} are of a newer release", removable=False)
+    if digest != key_digest(key):
+        raise FrameError("key", "it was written under another key")
+    metadata = _decode_groups(bytes(header[_FIXED.size : length - _CRC.size]), groups, fmt)
+    if payload != metadata.nbytes:
+        raise FrameError("length", f"a payload of {payload} bytes for shapes of {metadata.nbytes}")
+    plan = None
+    held = payload
+    if flags & FLAG_STRIPED:
+        plan = checked_plan(payload, stripe_size, generation)
+        if part_index > plan.parts:
+            raise FrameError("header", f"part {part_index} of {plan.parts}")
+        start, end = plan.bounds(part_index) if part_index else (0, 0)
+        held = end - start
+    elif stripe_size or part_index or generation:
+        raise FrameError("header", f"stripe size {stripe_size} with flags {flags:#x}")
+    if record_length != length + held + TRAILER_BYTES:
+        raise FrameError(
+            "length", f"the record has {record_length} bytes, its header says {length + held + TRAILER_BYTES}"
+        )
+    return FrameHeader(
+        metadata=metadata,
+        length=length,
+        payload_length=held,
+        has_checksum=bool(flags & FLAG_CHECKSUM),
+        plan=plan,
+        part_index=part_index,
+    )
+
+
+def glance_plan(prefix: bytes | memoryview) -> StripePlan | None:
+    """The stripe plan in a header's first `FIXED_HEADER_BYTES` bytes, unverified: for finding parts to delete."""
+    magic, version, flags, _, payload, _, generation, stripe_size, part_index, *_ = _FIXED.unpack_from(prefix)
+    if magic != MAGIC or version != VERSION or not flags & FLAG_STRIPED or part_index:
+        return None
+    try:
+        return checked_plan(payload, stripe_size, generation)
+    except FrameError:
+        return None
+
+
+def encode_record(key: str, obj: MemoryObj, *, checksum: bool = True) -> bytes:
+    """A whole record in one copy of the payload: for connectors that are to be simple rather than fast."""
+    payload = obj.byte_array
+    hasher = PayloadHasher()
+    if checksum:
+        hasher.update(payload)
+    trailer = hasher.trailer() if checksum else NO_CHECKSUM_TRAILER
+    return b"".join((encode_header(key, obj.metadata, checksum=checksum), payload, trailer))
+
+
+def decode_record(key: str, record: bytes | memoryview) -> tuple[ChunkMetadata, memoryview]:
+    """Metadata and payload of a whole record that verifies; the payload is a view of `record`.
+
+    Raises:
+        FrameError: it does not verify. That is a miss.
+    """
+    header, payload = decode_part(key, record)
+    if header.is_striped:
+        raise FrameError("striped", "the chunk is striped over several keys", removable=False)
+    return header.metadata, payload
+
+
+def decode_part(key: str, record: bytes | memoryview) -> tuple[FrameHeader, memoryview]:
+    """Header and payload of a whole record, a head or a part that verifies; the payload is a view of `record`.
+
+    Raises:
+        FrameError: it does not verify.
+    """
+    view = memoryview(record)
+    header = decode_header(view[:MAX_HEADER_BYTES], key, len(view))
+    payload = view[header.length : header.length + header.payload_length]
+    if header.has_checksum:
+        hasher = PayloadHasher()
+        hasher.update(payload)
+        hasher.verify(view[header.length + header.payload_length :])
+    return header, payload
+
+
+@lru_cache(maxsize=1024)
+def _encode_groups(metadata: ChunkMetadata) -> bytes:
+    return b"".join(
+        _GROUP.pack(dtype.code, len(shape), 0) + struct.pack(f"<{len(shape)}Q", *shape)
+        for shape, dtype in zip(metadata.shapes, metadata.dtypes, strict=True)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _decode_groups(encoded: bytes, groups: int, fmt: int) -> ChunkMetadata:
+    # Cached, because the chunks of one model differ in nothing that stands here; errors are never cached.
+    if not 1 <= groups <= MAX_GROUPS:
+        raise FrameError("header", f"{groups} tensor groups; expected 1 to {MAX_GROUPS}")
+    shapes: list[Shape] = []
+    dtypes: list[DType] = []
+    offset = 0
+    for _ in range(groups):
+        if offset + _GROUP.size > len(encoded):
+            raise FrameError("header", "it ends inside a tensor group")
+        code, ndim, _ = _GROUP.unpack_from(encoded, offset)
+        offset += _GROUP.size
+        dtype = dtype_from_code(code)
+        if dtype is None:
+            raise FrameError("version", f"dtype code {code} is of a newer release", removable=False)
+        if not 1 <= ndim <= MAX_DIMS or offset + 8 * ndim > len(encoded):
+            raise FrameError("header", f"a tensor group of {ndim} dimensions; expected 1 to {MAX_DIMS}")
+        shapes.append(struct.unpack_from(f"<{ndim}Q", encoded, offset))
+        dtypes.append(dtype)
+        offset += 8 * ndim
+    if offset != len(encoded):
+        raise FrameError("header", f"{len(encoded) - offset} bytes behind the tensor groups")
+    try:
+        known = MemoryFormat(fmt)
+    except ValueError:
+        raise FrameError("version", f"memory format {fmt} is of a newer release", removable=False) from None
+    try:
+        return ChunkMetadata.of(shapes, dtypes, known)
+    except InvalidShapeError as error:
+        raise FrameError("header", error.reason) from None

@@ -1,0 +1,147 @@
+"""Batches of any size: many keys, and more bytes than the arena holds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from lmcache_connect import ArenaExhaustedError, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect.memory import release_all
+
+from .chunks import chunk, holds
+
+pytestmark = pytest.mark.asyncio
+
+KIB = 1 << 10
+MIB = 1 << 20
+# Long beside what a test takes: one that waited for its end, rather than being served or refused, would fail.
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def backend() -> Iterator[LocalCPUBackend]:
+    with LocalCPUBackend(8 * MIB) as made:
+        yield made
+        gc.collect()
+        assert made.statistics().reserved == 0, made.statistics()
+
+
+@pytest_asyncio.fixture(params=["stripe=0", "stripe=262144", "stripe=0&io=loop", "stripe=262144&io=loop"])
+async def manager(
+    request: pytest.FixtureRequest, valkey_url: str, backend: LocalCPUBackend
+) -> AsyncIterator[ConnectorManager]:
+    config = ConnectorConfig.load(operation_timeout=30, retries=0, allocate_timeout=30)
+    async with ConnectorManager(f"{valkey_url}?{request.param}", local_cpu_backend=backend, config=config) as made:
+        yield made
+
+
+@pytest.fixture
+def connector(manager: ConnectorManager) -> ManagedConnector:
+    return manager.create_connector()
+
+
+async def fill(connector: ManagedConnector, backend: LocalCPUBackend, count: int, nbytes: int = MIB) -> list[str]:
+    keys = [f"k{index}" for index in range(count)]
+    for key in keys:
+        with chunk(backend, key, nbytes) as obj:
+            await connector.put(key, obj)
+    return keys
+
+
+async def test_a_batch_that_the_arena_cannot_hold_is_refused_at_once(
+    connector: ManagedConnector, backend: LocalCPUBackend
+) -> None:
+    keys = await fill(connector, backend, 12)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ArenaExhaustedError, match="ask for fewer keys at a time"):
+            await connector.batched_get(keys)
+    found = await connector.batched_get(keys[:6])
+    assert all(holds(obj, key) for key, obj in zip(keys, found, strict=False))
+
+
+async def test_batches_that_do_not_fit_together_are_served_one_after_the_other(
+    connector: ManagedConnector, backend: LocalCPUBackend
+) -> None:
+    keys = await fill(connector, backend, 6)
+
+    async def get() -> None:
+        found = await connector.batched_get(keys)
+        await asyncio.sleep(0)
+        # `holds` releases.
+        assert all(holds(obj, key) for key, obj in zip(keys, found, strict=True))
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(get() for _ in range(8)))
+
+
+async def test_a_batch_is_served_as_room_appears(connector: ManagedConnector, backend: LocalCPUBackend) -> None:
+    keys = await fill(connector, backend, 6)
+    kept = backend.batched_allocate((MIB,), "uint8", 4)
+    assert kept is not None
+    async with asyncio.timeout(PATIENCE):
+        getting = asyncio.create_task(connector.batched_get(keys))
+        for obj in kept[:3]:
+            while not backend.statistics().waiters:
+                assert not getting.done()
+                await asyncio.sleep(0)
+            obj.ref_count_down()
+        found = await getting
+    assert all(holds(obj, key) for key, obj in zip(keys, found, strict=True))
+    kept[3].ref_count_down()
+
+
+async def test_a_get_that_waits_for_room_can_be_cancelled_and_leaves_its_turn(
+    connector: ManagedConnector, backend: LocalCPUBackend
+) -> None:
+    keys = await fill(connector, backend, 6)
+    kept = backend.batched_allocate((MIB,), "uint8", 4)
+    assert kept is not None
+    async with asyncio.timeout(PATIENCE):
+        getting = asyncio.create_task(connector.batched_get(keys))
+        while not backend.statistics().waiters:
+            await asyncio.sleep(0)
+        second = asyncio.create_task(connector.batched_get(keys))
+        getting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await getting
+        release_all(list(kept))
+        found = await second
+    assert all(holds(obj, key) for key, obj in zip(keys, found, strict=True))
+
+
+async def test_a_batch_beyond_the_arena_is_a_counted_miss_where_errors_are_misses(
+    valkey_url: str, backend: LocalCPUBackend
+) -> None:
+    config = ConnectorConfig.load(errors="miss", retries=0, allocate_timeout=30)
+    async with ConnectorManager(valkey_url, local_cpu_backend=backend, config=config) as manager:
+        connector = manager.create_connector()
+        keys = await fill(connector, backend, 12)
+        async with asyncio.timeout(PATIENCE):
+            assert await connector.batched_get(keys) == [None] * 12
+        assert connector.statistics()["batched_get"].misses == {"ArenaExhaustedError": 12}
+
+
+async def test_ten_thousand_keys_are_put_looked_up_and_got_in_one_call_each(
+    valkey_url: str,
+) -> None:
+    count = 10_000
+    keys = [f"model@1@0@{index:x}@uint8" for index in range(count)]
+    with LocalCPUBackend(2 * count * 4096) as backend:
+        async with ConnectorManager(valkey_url, local_cpu_backend=backend) as manager:
+            connector = manager.create_connector()
+            objs = backend.batched_allocate((8,), "uint8", count)
+            assert objs is not None
+            for index, obj in enumerate(objs):
+                obj.byte_array[:] = index.to_bytes(8, "little")
+            await connector.batched_put(keys[::2], objs[::2])
+            assert await connector.batched_exists(keys) == [index % 2 == 0 for index in range(count)]
+            found = await connector.batched_get(keys)
+            assert [None if obj is None else int.from_bytes(obj.byte_array, "little") for obj in found] == [
+                index if index % 2 == 0 else None for index in range(count)
+            ]
+            release_all([*objs, *found])
+        assert backend.statistics().reserved == 0

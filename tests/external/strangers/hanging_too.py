@@ -1,5 +1,0 @@
-"""The same as `hanging`, for another test: a module is imported once."""
-
-from tests.external.gate import OPEN
-
-OPEN.wait(60)

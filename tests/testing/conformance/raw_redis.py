@@ -1,0 +1,43 @@
+"""How the suite reaches the records of a server past the connector."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+import pytest
+
+from lmcache_connect.testing import Capabilities, ConnectorConformance
+from lmcache_connect.testing.servers.redis import StoreServer
+
+
+class RedisConformance(ConnectorConformance):
+    """A suite on a server of the session, emptied before each test. A subclass sets `server` in a fixture."""
+
+    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, raw=True, shared=True)
+    prefix: ClassVar[str] = ""
+    server: StoreServer
+
+    @pytest.fixture(autouse=True)
+    def _on_valkey(self, valkey_server: StoreServer) -> None:
+        self._use(valkey_server)
+
+    def _use(self, server: StoreServer) -> None:
+        server.flush()
+        self.server = server
+
+    async def read_raw(self, key: str) -> bytes | None:
+        return await asyncio.to_thread(self._read, self.prefix + key)
+
+    async def write_raw(self, key: str, data: bytes) -> None:
+        await asyncio.to_thread(self._write, self.prefix + key, data)
+
+    def _read(self, name: str) -> bytes | None:
+        with self.server.client() as client:
+            value = client.get(name)
+            assert value is None or isinstance(value, bytes)
+            return value
+
+    def _write(self, name: str, data: bytes) -> None:
+        with self.server.client() as client:
+            client.set(name, data)

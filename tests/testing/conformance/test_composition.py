@@ -1,0 +1,41 @@
+"""Connectors around others keep every rule that the one inside keeps; the ones that replace a store keep theirs."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcache_connect.testing import Capabilities, ConnectorConformance
+
+from .raw_redis import RedisConformance
+
+
+class TestAudit(RedisConformance):
+    @pytest.fixture
+    def store_url(self) -> str:
+        return f"audit+{self.server.url()}"
+
+
+class TestFaultsThatNeverCome(RedisConformance):
+    @pytest.fixture
+    def store_url(self) -> str:
+        return f"fault+{self.server.url()}"
+
+
+class TestDelays(RedisConformance):
+    """A store that answers late now and then keeps every rule."""
+
+    @pytest.fixture
+    def store_url(self) -> str:
+        return f"fault+{self.server.url()}?fault_delay_rate=0.2&fault_delay=0.01&fault_seed=7"
+
+
+class TestFaultsAroundAnAudit(ConnectorConformance):
+    url = "fault+audit+memory://composition"
+    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True)
+
+
+class TestMock(ConnectorConformance):
+    """Each connector has chunks of its own, so that none is shared; and no records, so that none is raw."""
+
+    url = "mock://1/?peeking_latency=0&read_throughput=1000&write_throughput=1000"
+    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True)
