@@ -15,6 +15,7 @@ from .announcement import (
     WorkerAnnouncement,
 )
 from .batches import gather, hit_prefix, prefix_length
+from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
 from .wrapping_adapter import WrappingAdapter
@@ -27,6 +28,7 @@ __all__ = [
     "AnnouncedArena",
     "AnnouncedConnector",
     "AnnouncedStatistics",
+    "ChunkSize",
     "ConnectorAdapter",
     "ConnectorContext",
     "ConnectorOptions",

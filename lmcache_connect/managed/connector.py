@@ -12,7 +12,17 @@ from typing import Any, Final, TypeVar
 import anyio
 import anyio.lowlevel
 
-from ..contract import ConnectorContext, Documents, Flags, Hits, RemoteConnector, Slots, hit_prefix, prefix_length
+from ..contract import (
+    ChunkSize,
+    ConnectorContext,
+    Documents,
+    Flags,
+    Hits,
+    RemoteConnector,
+    Slots,
+    hit_prefix,
+    prefix_length,
+)
 from ..errors import ConnectorContractError, CorruptRecordError, ForeignObjectError, InvalidArgumentError
 from ..keys import Key, key_string, key_strings
 from ..memory import MemoryObj, release_unclaimed
@@ -24,9 +34,6 @@ from .operation_runner import CANCEL_GRACE, OperationRunner, note_corrupt
 from .sync_connector import SyncConnector
 
 T = TypeVar("T")
-
-_ASSUMED_CHUNK_BYTES: Final = 64 << 20
-"""The chunk size that deadlines reckon with where the model is not known: the largest usual one."""
 
 _SCAN_PAGE: Final = 1000
 """Keys of a scan that are fetched under one deadline."""
@@ -55,8 +62,7 @@ class ManagedConnector(RemoteConnector):
         self._closing: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._batches_are_positional = True
-        self._chunk_bytes = context.metadata.full_chunk_bytes if context.metadata is not None else None
-        self._largest_seen = 1 << 20
+        self._chunk_size = ChunkSize(context.metadata)
         wrapped._attach(context.owner, partial(note_corrupt, self._store))  # no reference back to this object
         self._after_close: Callable[[], Awaitable[None]] | None = None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
@@ -158,8 +164,8 @@ class ManagedConnector(RemoteConnector):
             call,
             miss=lambda: None,
             count=self._count_chunks,
-            deadline_bytes=self._chunk_bytes or _ASSUMED_CHUNK_BYTES,
-            budget_bytes=self._chunk_bytes or self._largest_seen,
+            deadline_bytes=self._chunk_size.for_deadline,
+            budget_bytes=self._chunk_size.for_budget,
         )
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -316,8 +322,8 @@ class ManagedConnector(RemoteConnector):
             miss=nothing,
             count=self._count_chunks,
             items=len(wanted),
-            deadline_bytes=len(wanted) * (self._chunk_bytes or _ASSUMED_CHUNK_BYTES),
-            budget_bytes=len(wanted) * (self._chunk_bytes or self._largest_seen),
+            deadline_bytes=len(wanted) * self._chunk_size.for_deadline,
+            budget_bytes=len(wanted) * self._chunk_size.for_budget,
         )
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
@@ -507,7 +513,7 @@ class ManagedConnector(RemoteConnector):
             else:
                 stats.hits += 1
                 stats.bytes += (size := item.get_size())
-                self._largest_seen = max(self._largest_seen, size)
+                self._chunk_size.observe(size)
         return missing
 
 

@@ -233,7 +233,8 @@ def test_a_fork_gets_a_named_error_and_leaves_the_parents_connection_alone(valke
     done = run_script(
         f"""
         import os
-        from lmcache_connect import ConnectorManager, ForkedProcessError
+        from lmcache_connect import ConnectorManager
+        from lmcache_connect.errors import ForkedProcessError
         with ConnectorManager({valkey_url!r}) as manager:
             connector = manager.create_connector()
             with manager.local_cpu_backend.allocate((4096,), "uint8") as chunk:
