@@ -108,7 +108,7 @@ class RedisConnector(RemoteConnector):
 
     async def ping(self) -> int:
         """0 when the server answers."""
-        async with self._lookups.borrow() as connection:
+        async with self._lookups.acquired() as connection:
             await connection.send(encode_command(b"PING"))
             await connection.read_status()
         return 0
@@ -123,7 +123,7 @@ class RedisConnector(RemoteConnector):
             return []
         found: list[bool] = []
         there = self._layout.keys_each
-        async with self._lookups.borrow() as connection:
+        async with self._lookups.acquired() as connection:
             for start in range(0, len(keys), _LOOKUP_PIECE):
                 if start:
                     await asyncio.sleep(0)
@@ -147,7 +147,7 @@ class RedisConnector(RemoteConnector):
 
     async def remove(self, key: Key) -> bool:
         """Unlinks what the key stands for; the server frees its memory in the background."""
-        async with self._lookups.borrow() as connection:
+        async with self._lookups.acquired() as connection:
             return await self._layout.remove(connection, self._name(key))
 
     async def list(self) -> list[str]:
@@ -159,7 +159,7 @@ class RedisConnector(RemoteConnector):
         pattern = self._layout.listed_pattern(_escaped(self._prefix + prefix) + "*")
         cursor = b"0"
         while True:
-            async with self._lookups.borrow() as connection:
+            async with self._lookups.acquired() as connection:
                 await connection.send(
                     encode_command(
                         b"SCAN",
@@ -189,17 +189,17 @@ class RedisConnector(RemoteConnector):
 
     async def announce(self, worker: str, document: bytes, ttl: float) -> None:
         """Keeps a worker's document on the server, which forgets it after `ttl` seconds."""
-        async with self._lookups.borrow() as connection:
+        async with self._lookups.acquired() as connection:
             await self._announcements.put(connection, worker, document, ttl)
 
     async def withdraw(self, worker: str) -> None:
         """Removes a worker's document."""
-        async with self._lookups.borrow() as connection:
+        async with self._lookups.acquired() as connection:
             await self._announcements.remove(connection, worker)
 
     async def announced(self) -> Documents:
         """The documents of the workers under this prefix that the server has not forgotten."""
-        async with self._lookups.borrow() as connection:
+        async with self._lookups.acquired() as connection:
             return await self._announcements.read(connection)
 
     # -------------------------------------------------------------------------------------------------- chunks
@@ -284,7 +284,7 @@ class RedisConnector(RemoteConnector):
             return
         try:
             with anyio.move_on_after(_TIDY_SECONDS):
-                async with self._lookups.borrow() as connection:
+                async with self._lookups.acquired() as connection:
                     commands = [encode_command(b"UNLINK", name.encode()) for name in names]
                     await connection.send(b"".join(commands), replies=len(commands))
                     while connection.pending:

@@ -48,7 +48,7 @@ class Schedule(ABC):
         """Does everything. The first failure is raised."""
         if self._limit == 1:
             while self.waiting():
-                async with self._pool.borrow() as connection:
+                async with self._pool.acquired() as connection:
                     await self.serve(connection)
             return
         cancellations = NativeCancellations()
@@ -77,15 +77,15 @@ class Schedule(ABC):
         """Does everything over one connection, whose bytes a thread moves. The first failure is raised."""
         try:
             while self.waiting():
-                async with self._pool.borrow() as connection:
-                    await couriers.run(connection.stream, self.serve(connection))
+                async with self._pool.acquired() as connection:
+                    await couriers.run(connection, self.serve(connection))
         finally:
             self.end_thread()
 
     async def _work(self) -> None:
         try:
             while self.waiting():
-                async with self._pool.borrow() as connection:
+                async with self._pool.acquired() as connection:
                     await self.serve(connection)
         except Exception as failure:
             # Kept rather than raised into the group, where it would swallow a cancellation of the caller's task.

@@ -166,7 +166,7 @@ class Bucket:
             attempts += 1
             was_kept = False
             try:
-                async with self._pool.borrow() as connection:
+                async with self._pool.acquired() as connection:
                     was_kept = connection.requests > 0
                     found = await self._exchange(connection, requests, text + body, method, operation, allowed, limit)
                 self._retries.succeeded()

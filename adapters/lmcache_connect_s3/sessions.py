@@ -61,7 +61,7 @@ class ExpressSessions:
         requests = Requests(self._store, self._signer, credentials)
         headers = {"x-amz-create-session-mode": "ReadWrite"}
         text = requests.head("GET", "", query={"session": ""}, headers=headers)
-        async with self._pool.borrow() as connection:
+        async with self._pool.acquired() as connection:
             return await self._ask(connection, requests, text)
 
     async def _ask(self, connection: HTTPConnection, requests: Requests, text: bytes) -> ReadOnlyCredentials:

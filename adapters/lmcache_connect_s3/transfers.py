@@ -114,11 +114,11 @@ class Transfers:
     async def _work(self) -> None:
         try:
             while self._pending and self._failure is None and not self._lacks_workers:
-                async with self._pool.borrow() as connection:
+                async with self._pool.acquired() as connection:
                     if self._couriers is None:
                         await self._serve(connection)
                     else:
-                        await self._couriers.run(connection.stream, self._serve(connection))
+                        await self._couriers.run(connection, self._serve(connection))
         except Exception as failure:
             # Kept rather than raised into the group, where it would swallow a cancellation of the caller's task.
             self._end(failure)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -14,6 +14,12 @@ import anyio.to_thread
 from .stream import ByteStream
 
 T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """What has a stream that a thread may take over."""
+
+    stream: ByteStream
 
 
 class _Errand(NamedTuple):
@@ -43,8 +49,8 @@ class Couriers:
         """Threads that live: those on an errand, and those that wait for one."""
         return len(self._idle) + self._out
 
-    async def run(self, stream: ByteStream, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` in a thread, with `stream` lent to it, and returns its result.
+    async def run(self, connection: Connection, work: Coroutine[Any, Any, T]) -> T:
+        """Runs `work` in a thread, with the connection's stream lent to it, and returns its result.
 
         A caller that is cancelled ends the stream, and goes on when the thread has let go of every buffer: at once,
         but for the piece in hand.
@@ -53,6 +59,7 @@ class Couriers:
             What `work` raises.
             RuntimeError: `work` waits for something else than the stream, or no thread could be started.
         """
+        stream = connection.stream
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[T] = loop.create_future()
         errands = self._take(work)

@@ -1,4 +1,4 @@
-"""A bounded pool of connections. Nobody but the borrower touches a borrowed one."""
+"""`ConnectionPool`: a bounded number of connections to one server, each used by one caller at a time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Pooled(Protocol):
 
     @property
     def stream(self) -> ByteStream:
-        """What it speaks over."""
+        """The stream that the connection reads and writes."""
         ...
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the next borrower finds it where a request may start."""
+        """Whether the stream stands where the next caller may send a request."""
         ...
 
     def close(self) -> None:
-        """Closes it at once."""
+        """Closes the connection at once."""
         ...
 
 
@@ -34,37 +34,15 @@ C = TypeVar("C", bound=Pooled)
 
 
 def lost_connection(store: str, error: StreamClosedError) -> StoreError:
-    """The error for a connection that was lost."""
+    """Returns the error that a caller gets whose connection was lost."""
     return StoreUnavailableError(store, str(error))
 
 
-class Loan(Generic[C]):
-    """One borrowed connection. A lost connection becomes the store's typed error."""
-
-    __slots__ = ("_connection", "_pool")
-
-    def __init__(self, pool: ConnectionPool[C]) -> None:
-        self._pool = pool
-
-    async def __aenter__(self) -> C:
-        self._connection = await self._pool.acquire()
-        return self._connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.give_back(self._connection)
-        if isinstance(error, StreamClosedError):
-            # Without its frames, here and as its cause: whoever keeps the error would keep what they hold.
-            del trace
-            raise self._pool.lost(self._pool.store, error) from error.with_traceback(None)
-
-
 class ConnectionPool(Generic[C]):
-    """At most `size` connections to one server; borrowers beyond that wait in order.
+    """At most `size` connections to one server. Callers beyond that wait in order.
 
-    The most recently used idle connection is taken first. One that a cancelled, timed-out or failed borrower leaves in
-    the middle of a reply is closed, and disturbs nobody else. Belongs to one event loop.
+    The most recently used idle connection is taken first. A connection that is released in the middle of a reply,
+    because its caller was cancelled or failed, is closed and never handed out again. Belongs to one event loop.
     """
 
     def __init__(
@@ -74,13 +52,13 @@ class ConnectionPool(Generic[C]):
         store: str,
         lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
     ) -> None:
-        """`lost` makes the error for a borrower whose connection was lost, of the store's name and what happened."""
+        """`lost` translates the loss of a connection: it gets the store's name and the stream's error."""
         self._size = size
         self._connect = connect
         self.store = store
         self.lost = lost
         self._idle: list[C] = []
-        self._borrowed: set[C] = set()
+        self._acquired: set[C] = set()
         self._opening = 0
         self._granted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -88,43 +66,37 @@ class ConnectionPool(Generic[C]):
 
     @property
     def open_connections(self) -> int:
-        """Connections that exist or are being opened."""
-        return len(self._idle) + len(self._borrowed) + self._opening
+        """The number of connections that exist or are being opened."""
+        return len(self._idle) + len(self._acquired) + self._opening
 
     @property
     def waiting(self) -> int:
-        """Borrowers that wait."""
+        """The number of callers that wait for a connection."""
         return len(self._waiting)
 
-    def borrow(self) -> Loan[C]:
-        """A connection for an `async with` block.
+    def acquired(self) -> _Acquired[C]:
+        """Returns an async context manager: the block has a connection, which is released at its end.
 
-        Raises:
-            StoreUnavailableError and what else connecting raises; ConnectorClosedError.
+        Raises, on entry:
+            ConnectorClosedError: the pool is closed.
+            StoreUnavailableError, and what else connecting raises.
+        Raises, on exit:
+            The store's error (`lost`), in place of a `StreamClosedError` of the block.
         """
-        return Loan(self)
-
-    def give_back(self, connection: C) -> None:
-        """Ends a loan."""
-        self._borrowed.discard(connection)
-        if self._closed or not connection.is_reusable:
-            connection.close()
-        else:
-            self._idle.append(connection)
-        self._grant()
+        return _Acquired(self)
 
     async def acquire(self) -> C:
-        """A connection that `give_back` gets again."""
+        """Returns a connection, which the caller passes to `release` later. Raises what `acquired` raises on entry."""
         if self._waiting or self._granted >= self._free:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            grant: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(grant)
             try:
-                await turn
+                await grant
             except BaseException:
-                if turn.done() and not turn.cancelled():
-                    self._granted -= 1  # the turn had come: somebody else takes it
-                elif turn in self._waiting:
-                    self._waiting.remove(turn)
+                if grant.done() and not grant.cancelled():
+                    self._granted -= 1  # it was granted already: the next caller takes it
+                elif grant in self._waiting:
+                    self._waiting.remove(grant)
                 self._grant()
                 raise
             self._granted -= 1
@@ -132,16 +104,25 @@ class ConnectionPool(Generic[C]):
             raise self._closed_error()
         return self._take_idle() or await self._open()
 
+    def release(self, connection: C) -> None:
+        """Takes back a connection that `acquire` returned. Closes it where it cannot be used again."""
+        self._acquired.discard(connection)
+        if self._closed or not connection.is_reusable:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        self._grant()
+
     @property
     def _free(self) -> int:
-        return self._size - len(self._borrowed) - self._opening
+        return self._size - len(self._acquired) - self._opening
 
     def _grant(self) -> None:
-        # A turn that was granted keeps its place until its waiter runs: nobody who comes meanwhile may take it.
+        # A grant keeps its place until its waiter runs: a caller that comes in between must not take it.
         while self._waiting and (self._closed or self._granted < self._free):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            grant = self._waiting.popleft()
+            if not grant.done():
+                grant.set_result(None)
                 self._granted += 1
 
     def _closed_error(self) -> ConnectorClosedError:
@@ -151,9 +132,9 @@ class ConnectionPool(Generic[C]):
         while self._idle:
             connection = self._idle.pop()
             if connection.stream.is_quiet():
-                self._borrowed.add(connection)
+                self._acquired.add(connection)
                 return connection
-            connection.close()  # the server closed it, or said something that nobody asked for
+            connection.close()  # the server closed it, or sent something without being asked
         return None
 
     async def _open(self) -> C:
@@ -168,13 +149,35 @@ class ConnectionPool(Generic[C]):
         if self._closed:
             connection.close()
             raise self._closed_error()
-        self._borrowed.add(connection)
+        self._acquired.add(connection)
         return connection
 
     def close(self) -> None:
-        """Closes every connection; borrowers find theirs closed. Idempotent."""
+        """Closes every connection, also those in use. Waiting callers get `ConnectorClosedError`. Idempotent."""
         self._closed = True
-        for connection in (*self._idle, *self._borrowed):
+        for connection in (*self._idle, *self._acquired):
             connection.close()
         self._idle.clear()
         self._grant()
+
+
+class _Acquired(Generic[C]):
+    """`ConnectionPool.acquired()`. A class, because `@asynccontextmanager` costs microseconds a call."""
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: ConnectionPool[C]) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> C:
+        self._connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.release(self._connection)
+        if isinstance(error, StreamClosedError):
+            # Without its frames, here and as its cause: they hold views of buffers, and a caller may keep the error.
+            del trace
+            raise self._pool.lost(self._pool.store, error) from error.with_traceback(None)

@@ -8,6 +8,7 @@ import socket
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -21,6 +22,11 @@ from lmcache_connect.transport import ByteStream, Couriers, StreamClosedError, i
 pytestmark = pytest.mark.asyncio
 
 
+@dataclass
+class Connection:
+    stream: ByteStream
+
+
 @pytest.fixture
 def couriers() -> Iterator[Couriers]:
     made = Couriers()
@@ -29,38 +35,42 @@ def couriers() -> Iterator[Couriers]:
 
 
 @pytest_asyncio.fixture
-async def ends() -> AsyncIterator[tuple[ByteStream, socket.socket]]:
+async def ends() -> AsyncIterator[tuple[Connection, socket.socket]]:
     here, there = socket.socketpair()
     here.setblocking(False)
     stream = ByteStream(here, asyncio.get_running_loop(), "the peer")
-    yield stream, there
+    yield Connection(stream), there
     stream.close()
     there.close()
 
 
-async def receive(stream: ByteStream, dest: bytearray) -> int:
+async def receive(connection: Connection, dest: bytearray) -> int:
     with memoryview(dest) as view:
-        await stream.receive_into(view)
+        await connection.stream.receive_into(view)
     return threading.get_ident()
 
 
+async def read_line(connection: Connection) -> bytes:
+    return await connection.stream.read_until_crlf()
+
+
 async def test_the_work_runs_in_another_thread_and_its_result_comes_back(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, peer = ends
+    connection, peer = ends
     dest = bytearray(5)
     peer.sendall(b"hello")
-    assert await couriers.run(stream, receive(stream, dest)) != threading.get_ident()
+    assert await couriers.run(connection, receive(connection, dest)) != threading.get_ident()
     assert dest == b"hello"
-    assert stream.is_open
+    assert connection.stream.is_open
 
 
 async def test_the_event_loop_turns_while_a_thread_waits_for_its_peer(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, peer = ends
+    connection, peer = ends
     dest = bytearray(5)
-    running = asyncio.ensure_future(couriers.run(stream, receive(stream, dest)))
+    running = asyncio.ensure_future(couriers.run(connection, receive(connection, dest)))
     for _ in range(100):
         await asyncio.sleep(0)
     assert not running.done()
@@ -70,13 +80,13 @@ async def test_the_event_loop_turns_while_a_thread_waits_for_its_peer(
 
 
 async def test_a_thread_is_used_again_and_ends_when_closed(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, peer = ends
+    connection, peer = ends
     threads = set()
     for _ in range(3):
         peer.sendall(b"hello")
-        threads.add(await couriers.run(stream, receive(stream, bytearray(5))))
+        threads.add(await couriers.run(connection, receive(connection, bytearray(5))))
     assert len(threads) == couriers.threads == 1
     alive = [thread for thread in threading.enumerate() if thread.ident in threads]
     couriers.close()
@@ -87,28 +97,28 @@ async def test_a_thread_is_used_again_and_ends_when_closed(
 
 
 async def test_what_the_work_raises_is_raised_without_the_frames_that_hold_buffers(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, peer = ends
+    connection, peer = ends
     dest = bytearray(5)
     peer.sendall(b"he")
     peer.close()
     with pytest.raises(StreamClosedError, match="closed the connection in the middle") as caught:
-        await couriers.run(stream, receive(stream, dest))
+        await couriers.run(connection, receive(connection, dest))
     dest.extend(b"!")  # a view that somebody still held would make this a BufferError
     assert caught.value.__traceback__ is not None
-    assert not stream.is_open
+    assert not connection.stream.is_open
 
 
 @pytest.mark.parametrize("way", ["native", "anyio"])
 async def test_a_cancelled_caller_goes_on_when_the_thread_has_let_go_of_the_buffer(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket], way: str
+    couriers: Couriers, ends: tuple[Connection, socket.socket], way: str
 ) -> None:
-    stream, peer = ends
+    connection, peer = ends
     dest = bytearray(1 << 20)
     peer.sendall(b"half")
     if way == "native":
-        running = asyncio.ensure_future(couriers.run(stream, receive(stream, dest)))
+        running = asyncio.ensure_future(couriers.run(connection, receive(connection, dest)))
         await asyncio.sleep(0.01)
         running.cancel()
         running.cancel()
@@ -116,49 +126,49 @@ async def test_a_cancelled_caller_goes_on_when_the_thread_has_let_go_of_the_buff
             await running
     else:
         with anyio.move_on_after(0.01) as scope:
-            await couriers.run(stream, receive(stream, dest))
+            await couriers.run(connection, receive(connection, dest))
         assert scope.cancelled_caught
     dest.extend(b"!")  # nobody holds a view
-    assert not stream.is_open
+    assert not connection.stream.is_open
     assert couriers.threads == 1  # and the thread is ready for the next
 
 
 async def test_a_stream_that_is_closed_meanwhile_ends_the_work(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, _ = ends
-    running = asyncio.ensure_future(couriers.run(stream, receive(stream, bytearray(5))))
+    connection, _ = ends
+    running = asyncio.ensure_future(couriers.run(connection, receive(connection, bytearray(5))))
     await asyncio.sleep(0)
-    stream.close()
+    connection.stream.close()
     with pytest.raises(StreamClosedError):
         await running
-    assert not stream.is_open
+    assert not connection.stream.is_open
 
 
 async def test_work_that_waits_for_something_else_is_refused(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, _ = ends
+    connection, _ = ends
 
     async def sleep() -> None:
         await asyncio.sleep(0)
 
     with pytest.raises(RuntimeError, match="waited for something that is not its stream"):
-        await couriers.run(stream, sleep())
+        await couriers.run(connection, sleep())
 
 
-async def test_a_closed_stream_cannot_be_lent(couriers: Couriers, ends: tuple[ByteStream, socket.socket]) -> None:
-    stream, _ = ends
-    stream.close()
+async def test_a_closed_stream_cannot_be_lent(couriers: Couriers, ends: tuple[Connection, socket.socket]) -> None:
+    connection, _ = ends
+    connection.stream.close()
     with pytest.raises(StreamClosedError, match="is closed"):
-        await couriers.run(stream, receive(stream, bytearray(5)))
+        await couriers.run(connection, receive(connection, bytearray(5)))
 
 
-async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[ByteStream, socket.socket]) -> None:
-    stream, peer = ends
+async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[Connection, socket.socket]) -> None:
+    connection, peer = ends
     couriers = Couriers()
     peer.sendall(b"hello")
-    ident = await couriers.run(stream, receive(stream, bytearray(5)))
+    ident = await couriers.run(connection, receive(connection, bytearray(5)))
     (thread,) = (thread for thread in threading.enumerate() if thread.ident == ident)
     gone = weakref.ref(couriers)
     del couriers
@@ -169,15 +179,15 @@ async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[ByteStrea
 
 
 async def test_a_stream_that_comes_back_is_used_on_the_loop_as_before(
-    couriers: Couriers, ends: tuple[ByteStream, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
-    stream, peer = ends
+    connection, peer = ends
     peer.sendall(b"hello\r\nagain")
-    assert await couriers.run(stream, stream.read_until_crlf()) == b"hello"
+    assert await couriers.run(connection, read_line(connection)) == b"hello"
     dest = bytearray(5)
-    await receive(stream, dest)
+    await receive(connection, dest)
     assert dest == b"again"
-    await stream.send(b"thanks")
+    await connection.stream.send(b"thanks")
     assert await asyncio.to_thread(peer.recv, 6) == b"thanks"
 
 
@@ -217,7 +227,7 @@ async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int
             await asyncio.sleep(0)
 
     try:
-        running = asyncio.ensure_future(couriers.run(stream, take()))
+        running = asyncio.ensure_future(couriers.run(Connection(stream), take()))
         await send()
         assert await running == values
         assert stream.buffered == 0
