@@ -27,6 +27,6 @@ class AuditConnectorAdapter(WrappingAdapter):
 
     def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
         """The audit around a connector. Raises InvalidConfigError."""
-        options = self.own_url(context.remote_url).options(AuditOptions)
+        options = context.options(AuditOptions)
         settings = AuditSettings.of(options, context.config)
         return AuditConnector(connector, context.remote_url.label(), settings)

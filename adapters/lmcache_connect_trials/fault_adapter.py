@@ -81,5 +81,5 @@ class FaultConnectorAdapter(WrappingAdapter):
 
     def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
         """The faults around a connector."""
-        options = self.own_url(context.remote_url).options(FaultOptions)
+        options = context.options(FaultOptions)
         return FaultConnector(connector, context.remote_url.label(), options.plan())

@@ -12,7 +12,7 @@ from ..errors import InvalidURLError
 from ..loop import LoopOwner
 from ..memory import LocalCPUBackend
 from ..metadata import CacheMetadata
-from ..url import OptionsT, RemoteURL
+from ..url import OptionsT, RemoteURL, URLOptions
 from .connector import RemoteConnector
 
 
@@ -30,6 +30,8 @@ class ConnectorContext:
         remote_url: the parsed URL.
         owner: the loop's owner, for calls from other threads.
         settings: the toolkit's own settings for this connector, with the URL's options applied.
+        parsed_options: the URL's options, which the manager parsed and validated once; `options()` returns them. None
+            where the adapter declares no model.
         wrapped: makes the connector that this one wraps; None where the adapter names none (`wrapped_url`).
     """
 
@@ -42,6 +44,7 @@ class ConnectorContext:
     remote_url: RemoteURL
     owner: LoopOwner
     settings: ConnectorConfig
+    parsed_options: URLOptions | None = field(default=None, repr=False)
     wrapped: Callable[[], RemoteConnector] | None = field(default=None, repr=False)
 
     def get_full_chunk_size_bytes(self) -> int:
@@ -66,5 +69,14 @@ class ConnectorContext:
         return self.wrapped()
 
     def options(self, model: type[OptionsT]) -> OptionsT:
-        """The URL's query as the adapter's typed options; raises as `RemoteURL.options` does."""
-        return self.remote_url.options(model)
+        """The URL's options as an instance of `model`.
+
+        For the model that the adapter declares (`ConnectorAdapter.options`) these are the ones that the manager has
+        validated already: the same object for every connector that is made from one plan. For any other model the
+        URL's query is parsed here.
+
+        Raises:
+            UnknownOptionError, InvalidOptionError: the query does not fit another model.
+        """
+        parsed = self.parsed_options
+        return parsed if isinstance(parsed, model) else self.remote_url.options(model)

@@ -47,4 +47,4 @@ class WrappingAdapter(ConnectorAdapter):
 
     @abstractmethod
     def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
-        """A connector around `connector`, which it closes. `own_url(context.remote_url)` has its options."""
+        """A connector around `connector`, which it closes. `context.options(model)` are its options."""

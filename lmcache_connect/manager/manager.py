@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeAlias
@@ -50,6 +50,7 @@ class _Link:
     url: RemoteURL
     adapter: ConnectorAdapter
     plugin_name: str | None
+    options: ConnectorOptions | None
 
 
 class ConnectorManager:
@@ -178,9 +179,13 @@ class ConnectorManager:
         # What `open()` or `open_connector()` has not loaded is loaded now, for which the event loop cannot wait long.
         links = self._links(remote_url, LOOP_PATIENCE if owner.is_current() else None)
         settings = self._settings
+        parsed: list[_Link] = []
         for link in reversed(links):  # what stands further out says it more plainly
-            if (options := link.adapter.parse_options(link.url)) is not None:
+            options = link.adapter.parse_options(link.url)
+            parsed.insert(0, replace(link, options=options))
+            if options is not None:
                 settings = _with_options(settings, options)
+        links = parsed
         owner.check("the manager's event loop")
         recipe = partial(self._make, links, settings, owner)
         made = recipe()
@@ -262,7 +267,7 @@ class ConnectorManager:
                 self._plugins.load()
             else:
                 self._plugins.load_briefly(following, max(end - time.monotonic(), 0))
-            link = _Link(following, *self._find(following))
+            link = _Link(following, *self._find(following), None)
             following = link.adapter.wrapped_url(link.url, self._config)
             if following is not None and any(type(link.adapter) is type(other.adapter) for other in links):
                 raise InvalidURLError(
@@ -285,6 +290,7 @@ class ConnectorManager:
             remote_url=link.url,
             owner=owner,
             settings=settings,
+            parsed_options=link.options,
             wrapped=(lambda: self._make(inner, settings, owner)[0]) if inner else None,
         )
         connector = adopt_connector(link.adapter.create_connector(context), context)
