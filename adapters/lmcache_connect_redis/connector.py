@@ -21,7 +21,7 @@ from lmcache_connect import (
 from lmcache_connect.contract import Slots
 from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
-from lmcache_connect.streaming import Patience, Waiting
+from lmcache_connect.streaming import PlaceInLine, RoomLine
 from lmcache_connect.transport import ConnectionPool, Couriers
 
 from .announcements import Announcements
@@ -78,8 +78,8 @@ class RedisConnector(RemoteConnector):
         # Look-ups have a connection of their own: they must not wait behind megabytes.
         self._lookups = ConnectionPool(1, self._connect, store, lost_connection)
         # Opened when the arena is full: the get that waits for room keeps no connection from those who hold it.
-        self._patient = ConnectionPool(options.pool_size, self._connect, store, lost_connection)
-        self._patience = Patience(local_cpu_backend, allocate_timeout)
+        self._when_first = ConnectionPool(options.pool_size, self._connect, store, lost_connection)
+        self._line = RoomLine(local_cpu_backend, allocate_timeout)
         self._announcements = Announcements(self._prefix)
         self._couriers = Couriers()
         self._threads_from = threads_from
@@ -237,12 +237,12 @@ class RedisConnector(RemoteConnector):
     async def _fetch(self, names: Sequence[str]) -> FetchSchedule[Any]:
         nbytes = len(names) * self._chunk_bytes
 
-        async def attempt(waiting: Waiting) -> FetchSchedule[Any]:
-            pool = self._patient if waiting.has_turn else self._transfers
-            fetching = self._layout.fetching(pool, self._workers(nbytes), names, waiting)
+        async def attempt(place: PlaceInLine) -> FetchSchedule[Any]:
+            pool = self._when_first if place.is_first else self._transfers
+            fetching = self._layout.fetching(pool, self._workers(nbytes), names, place)
             try:
                 # Who waits for room in the arena waits on the loop.
-                if nbytes >= self._threads_from and not waiting.has_turn:
+                if nbytes >= self._threads_from and not place.is_first:
                     await fetching.run_in_thread(self._couriers)
                 else:
                     await fetching.run()
@@ -251,7 +251,7 @@ class RedisConnector(RemoteConnector):
                 raise
             return fetching
 
-        fetching = await self._patience.serve(attempt)
+        fetching = await self._line.serve(attempt)
         self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
         return fetching
 
@@ -296,7 +296,7 @@ class RedisConnector(RemoteConnector):
         """Closes every connection."""
         self._couriers.close()
         self._transfers.close()
-        self._patient.close()
+        self._when_first.close()
         self._lookups.close()
 
 

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from lmcache_connect import CorruptRecordError
 from lmcache_connect.contract import Slots
 from lmcache_connect.loop import NativeCancellations
-from lmcache_connect.streaming import Waiting
+from lmcache_connect.streaming import PlaceInLine
 from lmcache_connect.transport import Couriers
 
 from .protocol.connection import Connection, Connections
@@ -116,9 +116,9 @@ class Schedule(ABC):
 class FetchSchedule(Schedule, Generic[Ask]):
     """After `run()`: `found` has a slot per chunk, and `corrupt` the error of every slot that did not verify."""
 
-    def __init__(self, pool: Connections, workers: int, chunks: int, waiting: Waiting) -> None:
+    def __init__(self, pool: Connections, workers: int, chunks: int, place: PlaceInLine) -> None:
         super().__init__(pool, workers, chunks)
-        self.room = waiting.room()
+        self.room = place.room()
         self.found: Slots = [None] * chunks
         self.corrupt: dict[int, CorruptRecordError] = {}
 
@@ -162,7 +162,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         """Takes the reply for `ask`; how many bytes it brought."""
 
     def end_thread(self) -> None:
-        self.room.give_back_spare()
+        self.room.release_spare()
 
     def release(self) -> None:
         """Gives back everything: the call failed or was cancelled."""

@@ -28,7 +28,7 @@ from lmcache_connect import (
 from lmcache_connect.contract import Flags, Slots, gather
 from lmcache_connect.errors import CertificateError, InvalidArgumentError, ValueTooLargeError
 from lmcache_connect.keys import key_strings
-from lmcache_connect.streaming import Patience, Waiting
+from lmcache_connect.streaming import PlaceInLine, RoomLine
 from lmcache_connect.transport import (
     ConnectionPool,
     Couriers,
@@ -96,8 +96,8 @@ class S3Connector(RemoteConnector):
         self._transfers = self._pool(options.pool_size)
         # Look-ups must not wait behind megabytes, and the get that waits for room keeps no connection from others.
         self._lookups = self._pool(options.pool_size)
-        self._patient = self._pool(options.pool_size)
-        self._patience = Patience(local_cpu_backend, allocate_timeout)
+        self._when_first = self._pool(options.pool_size)
+        self._line = RoomLine(local_cpu_backend, allocate_timeout)
         self._couriers = Couriers()
         self._threads_from = threads_from
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
@@ -250,17 +250,17 @@ class S3Connector(RemoteConnector):
         nbytes = len(keys) * self._chunk_bytes
         requests = _Holder(await self._requests())
 
-        async def attempt(waiting: Waiting) -> Fetching:
+        async def attempt(place: PlaceInLine) -> Fetching:
             # Who waits for room in the arena waits on the loop.
-            is_large = nbytes >= self._threads_from and not waiting.has_turn
+            is_large = nbytes >= self._threads_from and not place.is_first
             fetching = Fetching(
                 requests,
                 pairs,
-                waiting,
+                place,
                 limit=self._options.max_value_bytes,
                 range_size=self._options.range_size,
                 object_checksum=self._options.object_checksum,
-                **self._how(self._patient if waiting.has_turn else self._transfers, requests, is_large),
+                **self._how(self._when_first if place.is_first else self._transfers, requests, is_large),
             )
             try:
                 await fetching.run()
@@ -269,7 +269,7 @@ class S3Connector(RemoteConnector):
                 raise
             return fetching
 
-        fetching = await self._patience.serve(attempt)
+        fetching = await self._line.serve(attempt)
         self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
         return fetching
 
@@ -358,7 +358,7 @@ class S3Connector(RemoteConnector):
         """Closes every connection."""
         self._couriers.close()
         self._credentials.close()
-        for pool in (self._transfers, self._lookups, self._patient):
+        for pool in (self._transfers, self._lookups, self._when_first):
             pool.close()
 
     # -------------------------------------------------------------------------------------------------- inside

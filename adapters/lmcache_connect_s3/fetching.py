@@ -21,7 +21,7 @@ from lmcache_connect.record import (
     decode_header,
     header_length,
 )
-from lmcache_connect.streaming import Waiting
+from lmcache_connect.streaming import PlaceInLine
 
 from .answers import error_of
 from .failures import NoSuchBucketError, refusal
@@ -89,7 +89,7 @@ class Fetching(Transfers):
         self,
         requests: Callable[[], Requests],
         names: Sequence[tuple[str, str]],
-        waiting: Waiting,
+        place: PlaceInLine,
         *,
         limit: int,
         range_size: int,
@@ -102,7 +102,7 @@ class Fetching(Transfers):
         self.limit = limit + OVERHEAD_BYTES
         self.range_size = range_size
         self.object_checksum = object_checksum
-        self.room = waiting.room()
+        self.room = place.room()
         self.found: Slots = [None] * len(names)
         self.corrupt: dict[int, CorruptRecordError] = {}
         self._incoming: set[_Incoming] = set()
@@ -125,7 +125,7 @@ class Fetching(Transfers):
 
     def release(self) -> None:
         """Gives back everything: the call failed or was cancelled, and every worker has ended."""
-        self.room.give_back_spare()
+        self.room.release_spare()
         for obj in self.found:
             if obj is not None:
                 obj.ref_count_down()

@@ -5,6 +5,6 @@ Imported by the adapters of network stores. A new store adds its protocol and no
 
 from __future__ import annotations
 
-from .room import Patience, Room, Waiting
+from .room import PlaceInLine, Room, RoomLine
 
-__all__ = ["Patience", "Room", "Waiting"]
+__all__ = ["PlaceInLine", "Room", "RoomLine"]

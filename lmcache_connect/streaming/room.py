@@ -1,4 +1,20 @@
-"""Which batched get may wait for room in the arena while it holds some of it."""
+"""Room in the arena for chunks that a get receives, and the line in which gets wait for it.
+
+Room is free memory in the arena. A get needs room for every chunk, and it learns a chunk's size only when the chunk is
+on the wire. So it may find the arena full while it already holds room for other chunks and a connection.
+
+The deadlock that this module prevents. Two batched gets do not fit into the arena together. Each has received half of
+its chunks and waits for room that only the other can release. In the same way a get that waits for room on a
+connection can keep that connection from the get that would finish, and release room, if it had the connection.
+
+The rule. A get that waits for room must hold nothing that another get needs. Each connector has one line (`RoomLine`).
+Only the get that is first in line may wait for room and hold room meanwhile, and it uses connections that no other get
+uses. Any other get that finds no room releases all its chunks and connections, takes a place in the line, and is
+attempted again from the start when it is first.
+
+The consequence. Batches that do not fit into the arena together are served one after the other, as room appears. What
+a get had received before it stood in line is received a second time. A batch that can never fit is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +31,13 @@ from ..metadata import ChunkMetadata
 
 T = TypeVar("T")
 
-_AT_A_TIME: Final = 16
-"""Chunks for which room is made at a time: the allocator then runs in the CPU's cache, from which a chunk drives it."""
+_AHEAD: Final = 16
+"""Chunks that room is made for at a time. The allocator's data then stay in the CPU's cache, which each chunk that is
+received pushes them out of."""
 
 
 class Closable(Protocol):
-    """A connection, as far as it matters here."""
+    """The part of a connection that this module needs."""
 
     def close(self) -> None:
         """Closes it at once."""
@@ -28,107 +45,112 @@ class Closable(Protocol):
 
 
 class NoRoomError(Exception):
-    """There is no room now, and the call has no turn to wait for it: it gives everything back, and takes one."""
+    """The arena is full, and the get is not first in line: it must release what it holds before it waits."""
 
     def __init__(self, requested: int) -> None:
         super().__init__(requested)
         self.requested: Final = requested
 
 
-class Patience:
-    """At most one get of a connector waits for room, on connections that nobody else needs.
-
-    The others give back what they hold, which may be what the first one waits for, and begin anew when it is their
-    turn. So batches that do not fit into the arena together are served one after the other, as room appears, and
-    nobody who holds room ever waits for a connection on which somebody waits for room.
-    """
+class RoomLine:
+    """The gets of one connector that found the arena full. The first of them waits for room, the others wait for it."""
 
     def __init__(self, backend: LocalCPUBackend, allocate_timeout: float) -> None:
+        """`allocate_timeout`: seconds that a get waits to be first in line, and for room for each chunk after that."""
         self._backend: Final = backend
         self._allocate_timeout: Final = allocate_timeout
-        self._turn = anyio.Semaphore(1)
+        self._first: Final = anyio.Semaphore(1)
 
-    async def serve(self, attempt: Callable[[Waiting], Awaitable[T]]) -> T:
-        """What `attempt(waiting)` gives: one get, which is called again when it is its turn to wait for room.
+    async def serve(self, attempt: Callable[[PlaceInLine], Awaitable[T]]) -> T:
+        """Returns what `attempt(place)` returns. Calls it a second time if it found no room, when it is first in line.
 
-        It gives back all that it holds before it raises. Once `waiting.has_turn`, it uses connections that nobody
-        else needs.
-        """
-        async with Waiting(self._backend, self._allocate_timeout, self._turn) as waiting:
-            while True:
-                try:
-                    return await attempt(waiting)
-                except NoRoomError as full:
-                    requested = full.requested
-                await waiting.take_turn(requested)
-
-
-class Waiting:
-    """One get's part in it."""
-
-    def __init__(self, backend: LocalCPUBackend, allocate_timeout: float, turn: anyio.Semaphore) -> None:
-        self._backend: Final = backend
-        self._allocate_timeout: Final = allocate_timeout
-        self._turn = turn
-        self.has_turn = False
-
-    async def __aenter__(self) -> Waiting:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self.has_turn:
-            self._turn.release()
-
-    async def take_turn(self, requested: int) -> None:
-        """Waits until no other get waits for room.
+        `attempt` is one try at a get. It takes its memory from `place.room()` and releases all of it before it raises.
+        When `place.is_first`, it must use connections that no other get uses.
 
         Raises:
-            AllocationTimeoutError: others waited for as long as one may.
+            AllocationTimeoutError: others were first in line for `allocate_timeout` seconds.
+            What `attempt` raises, except `NoRoomError`.
         """
-        if self.has_turn:
+        place = PlaceInLine(self._backend, self._allocate_timeout, self._first)
+        try:
+            while True:
+                try:
+                    return await attempt(place)
+                except NoRoomError as full:
+                    requested = full.requested
+                # Outside the handler, so that the failed attempt's frames hold nothing while this get waits.
+                await place.wait_until_first(requested)
+        finally:
+            place.leave()
+
+
+class PlaceInLine:
+    """Where one get stands: not in the line, waiting in it, or first in it."""
+
+    def __init__(self, backend: LocalCPUBackend, allocate_timeout: float, first: anyio.Semaphore) -> None:
+        self._backend: Final = backend
+        self._allocate_timeout: Final = allocate_timeout
+        self._first: Final = first
+        self.is_first = False
+        """Whether this get may wait for room."""
+
+    async def wait_until_first(self, requested: int) -> None:
+        """Waits until this get is first in line. `requested`: the bytes that it found no room for.
+
+        Raises:
+            AllocationTimeoutError: others were first for `allocate_timeout` seconds.
+        """
+        if self.is_first:
             return
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._allocate_timeout):
-                await self._turn.acquire()
+                await self._first.acquire()
         except TimeoutError:
-            statistics = self._backend.statistics()
-            raise AllocationTimeoutError(
-                requested, statistics.capacity - statistics.reserved, statistics.capacity, time.monotonic() - started
-            ) from None
-        self.has_turn = True
+            now = self._backend.statistics()
+            waited = time.monotonic() - started
+            raise AllocationTimeoutError(requested, now.capacity - now.reserved, now.capacity, waited) from None
+        self.is_first = True
+
+    def leave(self) -> None:
+        """Leaves the line, so that the next get is first. Idempotent."""
+        if self.is_first:
+            self.is_first = False
+            self._first.release()
 
     def room(self) -> Room:
-        """For one attempt, which gives back all that it holds when it fails."""
+        """Returns an empty `Room` for one attempt."""
         return Room(self, self._backend, self._allocate_timeout)
 
 
 class Room:
-    """Memory for the chunks of one attempt at a get, as soon as there is some."""
+    """Memory for the chunks of one attempt at a get."""
 
-    def __init__(self, waiting: Waiting, backend: LocalCPUBackend, allocate_timeout: float) -> None:
-        self._waiting = waiting
+    def __init__(self, place: PlaceInLine, backend: LocalCPUBackend, allocate_timeout: float) -> None:
+        self._place = place
         self._backend = backend
         self._allocate_timeout = allocate_timeout
-        self._made: list[MemoryObj] = []  # those being received and those that did not verify as well
+        self._made: list[MemoryObj] = []  # chunks that are being received or did not verify are among them
         self._awaited = 0
         self._spare: list[MemoryObj] = []
 
     async def make(self, connection: Closable, metadata: ChunkMetadata) -> MemoryObj:
-        """Room for a chunk whose payload is on the wire. Where it raises, there is nowhere to put that: it closes the
-        connection.
+        """Returns memory for a chunk whose payload is on the wire. The caller owns the one reference.
+
+        If this raises, there is no place for the payload, and `connection` has been closed.
 
         Raises:
-            NoRoomError: somebody else may have to release some, and the call has no turn to wait for that.
-            ArenaExhaustedError: waiting is no use.
-            AllocationTimeoutError: nobody made room in time.
+            NoRoomError: there is no room now, and the get is not first in line.
+            ArenaExhaustedError: the batch does not fit into the arena, so waiting would not help.
+            AllocationTimeoutError: nobody released enough room within `allocate_timeout` seconds.
         """
         obj = self._backend.allocate_chunk(metadata)
         if obj is None and self._spare:
-            self.give_back_spare()
+            self.release_spare()
             obj = self._backend.allocate_chunk(metadata)
         if obj is None:
             try:
+                self._check_that_waiting_helps(metadata.nbytes)
                 obj = await self._wait(metadata)
             except Exception:
                 connection.close()
@@ -136,11 +158,15 @@ class Room:
         self._made.append(obj)
         return obj
 
-    def make_likely(self, metadata: ChunkMetadata, more: int) -> MemoryObj | None:
-        """Room for a chunk, out of a few that are made at a time; None where there is none for now."""
+    def make_ahead(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
+        """Returns memory for a chunk, or None if there is none now. Never waits.
+
+        Makes room for several chunks at a time. `expected`: how many chunks of this metadata will come, this one
+        included. The same metadata object must be passed for each of them.
+        """
         if not self._spare or self._spare[-1].metadata is not metadata:
-            self.give_back_spare()
-            for _ in range(min(more + 1, _AT_A_TIME)):
+            self.release_spare()
+            for _ in range(min(expected, _AHEAD)):
                 obj = self._backend.allocate_chunk(metadata, eviction=not self._spare)
                 if obj is None:
                     break
@@ -151,26 +177,28 @@ class Room:
         self._made.append(obj)
         return obj
 
-    def give_back_spare(self) -> None:
-        """Gives back what nothing came for."""
+    def release_spare(self) -> None:
+        """Releases memory that `make_ahead` made for chunks that did not come."""
         while self._spare:
             self._spare.pop().ref_count_down()
 
-    async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
+    def _check_that_waiting_helps(self, nbytes: int) -> None:
         held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
-        statistics = self._backend.statistics()
-        # What this attempt's other workers wait for is as good as held: it stays until the attempt has ended. So the
-        # last one to ask for more than there can be is refused, rather than all of them waiting for one another.
-        is_alone = held and statistics.reserved <= held
-        if is_alone or metadata.nbytes > statistics.capacity - held - self._awaited:
+        now = self._backend.statistics()
+        # What other workers of this attempt wait for counts as held: it stays until the attempt has ended. So the last
+        # worker that asks for more than there can be is refused. Otherwise all of them would wait for one another.
+        is_alone = held and now.reserved <= held
+        if is_alone or nbytes > now.capacity - held - self._awaited:
             raise ArenaExhaustedError(
-                metadata.nbytes,
-                statistics.capacity - statistics.reserved,
-                statistics.capacity,
+                nbytes,
+                now.capacity - now.reserved,
+                now.capacity,
                 "the batch itself holds all the rest, so ask for fewer keys at a time" if held or self._awaited else "",
             )
-        if not self._waiting.has_turn:
-            raise NoRoomError(metadata.nbytes)
+        if not self._place.is_first:
+            raise NoRoomError(nbytes)
+
+    async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
         self._awaited += metadata.nbytes
         try:
             return await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lmcache_connect import MemoryObj
-from lmcache_connect.streaming import Waiting
+from lmcache_connect.streaming import PlaceInLine
 
 from ..protocol.connection import Connection, Connections
 from ..schedule import FetchSchedule, StoreSchedule
@@ -39,7 +39,7 @@ class Layout(ABC):
         """The name of the chunk that a key in the store stands for, if any. Each chunk has one such key."""
 
     @abstractmethod
-    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> FetchSchedule[Any]:
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], place: PlaceInLine) -> FetchSchedule[Any]:
         """Gets the chunks of one call."""
 
     @abstractmethod

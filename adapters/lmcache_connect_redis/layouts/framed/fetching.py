@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from lmcache_connect import CorruptRecordError
-from lmcache_connect.streaming import Waiting
+from lmcache_connect.streaming import PlaceInLine
 
 from ...protocol.connection import Connection, Connections
 from ...protocol.replies import encode_command
@@ -25,9 +25,9 @@ class Fetching(FetchSchedule[_Ask]):
     """Whole chunks by their slots, and the parts of those whose head says that they are striped."""
 
     def __init__(
-        self, pool: Connections, records: RecordIO, workers: int, names: Sequence[str], waiting: Waiting
+        self, pool: Connections, records: RecordIO, workers: int, names: Sequence[str], place: PlaceInLine
     ) -> None:
-        super().__init__(pool, workers, len(names), waiting)
+        super().__init__(pool, workers, len(names), place)
         self._records = records
         self._names = names
         self._slots = deque(range(len(names)))

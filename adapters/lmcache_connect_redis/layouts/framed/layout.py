@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.record import FIXED_HEADER_BYTES, is_part_name
-from lmcache_connect.streaming import Waiting
+from lmcache_connect.streaming import PlaceInLine
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection, Connections
@@ -50,8 +50,8 @@ class FramedLayout(Layout):
     def listed_name(self, key: str) -> str | None:
         return None if is_part_name(key) else key
 
-    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> Fetching:
-        return Fetching(pool, self._records, workers, names, waiting)
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], place: PlaceInLine) -> Fetching:
+        return Fetching(pool, self._records, workers, names, place)
 
     def storing(self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]) -> Storing:
         return Storing(pool, self._records, workers, names, objs, self._stripe)

@@ -208,7 +208,7 @@ class RecordIO:
         head = bytes(stream.buffered_view()[:nbytes])
         if not likely.matches(head, name):
             return None
-        obj = room.make_likely(likely.header.metadata, more)
+        obj = room.make_ahead(likely.header.metadata, more + 1)
         if obj is None:
             return None
         try:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 from lmcache_connect import CorruptRecordError, MemoryObj
-from lmcache_connect.streaming import Waiting
+from lmcache_connect.streaming import PlaceInLine
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection, Connections
@@ -48,8 +48,8 @@ class TwoKeyLayout(Layout):
     def listed_name(self, key: str) -> str | None:
         return key.removesuffix(METADATA_SUFFIX) if key.endswith(METADATA_SUFFIX) else None
 
-    def fetching(self, pool: Connections, workers: int, names: Sequence[str], waiting: Waiting) -> TwoKeyFetching:
-        return TwoKeyFetching(pool, self._records, workers, names, waiting)
+    def fetching(self, pool: Connections, workers: int, names: Sequence[str], place: PlaceInLine) -> TwoKeyFetching:
+        return TwoKeyFetching(pool, self._records, workers, names, place)
 
     def storing(
         self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
@@ -66,9 +66,9 @@ class TwoKeyFetching(FetchSchedule[int]):
         records: TwoKeyRecords,
         workers: int,
         names: Sequence[str],
-        waiting: Waiting,
+        place: PlaceInLine,
     ) -> None:
-        super().__init__(pool, workers, len(names), waiting)
+        super().__init__(pool, workers, len(names), place)
         self._records = records
         self._names = names
         self._slots = deque(range(len(names)))

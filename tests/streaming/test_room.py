@@ -1,0 +1,232 @@
+"""Who may wait for room in the arena, and who releases what it holds instead. No server and no connection is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from lmcache_connect import ArenaExhaustedError, LocalCPUBackend, MemoryObj
+from lmcache_connect.errors import AllocationTimeoutError
+from lmcache_connect.memory import release_all
+from lmcache_connect.metadata import ChunkMetadata
+from lmcache_connect.streaming import PlaceInLine, RoomLine
+
+pytestmark = pytest.mark.asyncio
+
+MIB = 1 << 20
+# Long beside what a test takes: one that waited for its end would fail.
+LONG = 20.0
+
+
+class FakeConnection:
+    """Knows whether it was closed."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def backend() -> Iterator[LocalCPUBackend]:
+    with LocalCPUBackend(4 * MIB) as made:
+        yield made
+        gc.collect()
+        assert made.statistics().reserved == 0, made.statistics()
+        assert made.statistics().leaked_objects == 0
+
+
+@pytest.fixture
+def mebibyte(backend: LocalCPUBackend) -> ChunkMetadata:
+    with taken(backend, 1)[0] as obj:
+        return obj.metadata
+
+
+def taken(backend: LocalCPUBackend, count: int) -> list[MemoryObj]:
+    objs = backend.batched_allocate((MIB,), "uint8", count)
+    assert objs is not None
+    return objs
+
+
+class Get:
+    """A get of `count` chunks, which keeps them, as the adapters do it."""
+
+    def __init__(self, line: RoomLine, metadata: ChunkMetadata, count: int) -> None:
+        self.connection = FakeConnection()
+        self.attempts = 0
+        self.was_first = False
+        self._line = line
+        self._metadata = metadata
+        self._count = count
+
+    async def run(self) -> list[MemoryObj]:
+        return await self._line.serve(self._attempt)
+
+    async def _attempt(self, place: PlaceInLine) -> list[MemoryObj]:
+        self.attempts += 1
+        self.was_first = place.is_first
+        self.connection = FakeConnection()
+        room = place.room()
+        found: list[MemoryObj] = []
+        try:
+            for _ in range(self._count):
+                found.append(await room.make(self.connection, self._metadata))
+                await asyncio.sleep(0)
+        except BaseException:
+            release_all(list(found))
+            raise
+        return found
+
+
+async def wait_for_a_waiter(backend: LocalCPUBackend) -> None:
+    async with asyncio.timeout(LONG):
+        while not backend.statistics().waiters:
+            await asyncio.sleep(0)
+
+
+async def test_a_get_that_finds_room_is_attempted_once_and_stands_in_no_line(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    get = Get(RoomLine(backend, LONG), mebibyte, 4)
+    found = await get.run()
+    assert (get.attempts, get.was_first, get.connection.is_closed) == (1, False, False)
+    release_all(list(found))
+
+
+async def test_a_get_that_finds_no_room_closes_its_connection_and_is_attempted_again_as_first_in_line(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    get = Get(RoomLine(backend, LONG), mebibyte, 3)
+    kept = taken(backend, 2)
+    getting = asyncio.create_task(get.run())
+    await asyncio.sleep(0)
+    before = get.connection
+    await wait_for_a_waiter(backend)
+    assert before.is_closed
+    assert (get.attempts, get.was_first, get.connection.is_closed) == (2, True, False)
+    release_all(list(kept))
+    found = await getting
+    assert get.attempts == 2
+    release_all(list(found))
+
+
+async def test_gets_that_wait_in_line_hold_no_room(backend: LocalCPUBackend, mebibyte: ChunkMetadata) -> None:
+    line = RoomLine(backend, LONG)
+    kept = taken(backend, 2)
+
+    async def get() -> None:
+        release_all(list(await Get(line, mebibyte, 3).run()))
+
+    async with asyncio.timeout(LONG), asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(get())
+        await wait_for_a_waiter(backend)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert backend.statistics().live_objects == 2 + 2  # the kept ones, and those of the first in line
+        release_all(list(kept))  # now they are served one after the other
+
+
+async def test_a_batch_that_can_never_fit_is_refused_at_once_and_leaves_the_line(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    line = RoomLine(backend, LONG)
+    get = Get(line, mebibyte, 5)
+    async with asyncio.timeout(LONG / 2):
+        with pytest.raises(ArenaExhaustedError, match="ask for fewer keys at a time"):
+            await get.run()
+        assert get.connection.is_closed
+        release_all(list(await Get(line, mebibyte, 4).run()))
+
+
+async def test_the_last_of_several_workers_that_wait_for_more_than_there_can_be_is_refused(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    line = RoomLine(backend, LONG)
+    kept = taken(backend, 2)
+
+    async def attempt(place: PlaceInLine) -> None:
+        await place.wait_until_first(MIB)
+        room = place.room()
+        held = [await room.make(FakeConnection(), mebibyte) for _ in range(2)]
+        waiting = [asyncio.create_task(room.make(FakeConnection(), mebibyte)) for _ in range(2)]
+        await wait_for_a_waiter(backend)
+        try:
+            with pytest.raises(ArenaExhaustedError):
+                await room.make(FakeConnection(), mebibyte)
+        finally:
+            release_all([*kept])
+            release_all([*held, *[await task for task in waiting]])
+
+    await line.serve(attempt)
+
+
+async def test_a_cancelled_get_leaves_its_place_to_the_next(backend: LocalCPUBackend, mebibyte: ChunkMetadata) -> None:
+    line = RoomLine(backend, LONG)
+    kept = taken(backend, 2)
+    first, second = (asyncio.create_task(Get(line, mebibyte, 3).run()) for _ in range(2))
+    await wait_for_a_waiter(backend)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    release_all(list(kept))
+    async with asyncio.timeout(LONG):
+        release_all(list(await second))
+
+
+async def test_a_get_waits_in_line_for_as_long_as_the_settings_say(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    kept = taken(backend, 4)
+    first = asyncio.create_task(Get(RoomLine(backend, 0.05), mebibyte, 1).run())
+    with pytest.raises(AllocationTimeoutError):  # first in line: nobody releases room
+        await first
+
+    line = RoomLine(backend, 0.05)
+
+    async def never_leaves(place: PlaceInLine) -> None:
+        await place.wait_until_first(MIB)
+        await asyncio.sleep(LONG)
+
+    standing = asyncio.create_task(line.serve(never_leaves))
+    await asyncio.sleep(0)
+    with pytest.raises(AllocationTimeoutError):  # not first in line
+        await Get(line, mebibyte, 1).run()
+    standing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await standing
+    release_all(list(kept))
+
+
+async def test_room_that_was_made_ahead_serves_a_chunk_of_another_kind_when_the_arena_is_full(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    async def attempt(place: PlaceInLine) -> list[MemoryObj]:
+        room = place.room()
+        first = room.make_ahead(mebibyte, 4)
+        assert first is not None
+        assert backend.statistics().live_objects == 4
+        second = await room.make(FakeConnection(), mebibyte)
+        assert backend.statistics().live_objects == 2
+        third = room.make_ahead(mebibyte, 9)
+        assert third is not None
+        assert backend.statistics().live_objects == 4
+        room.release_spare()
+        assert backend.statistics().live_objects == 3
+        return [first, second, third]
+
+    release_all(list(await RoomLine(backend, LONG).serve(attempt)))
+
+
+async def test_room_that_is_made_ahead_never_waits(backend: LocalCPUBackend, mebibyte: ChunkMetadata) -> None:
+    kept = taken(backend, 4)
+
+    async def attempt(place: PlaceInLine) -> MemoryObj | None:
+        return place.room().make_ahead(mebibyte, 2)
+
+    assert await RoomLine(backend, LONG).serve(attempt) is None
+    release_all(list(kept))
