@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -47,6 +49,20 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> Ran:
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, env=environment(env))
     assert_no_secret(done.stdout, done.stderr)
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets SIGINT end the processes that are started in the block.
+
+    A process inherits it when its parent ignores SIGINT, as every process of `nohup make test &` does. It does not
+    inherit a handler, and begins with the default action instead.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

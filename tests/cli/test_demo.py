@@ -16,7 +16,7 @@ import pytest
 from lmcache_connect.testing import ValkeyServer
 from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
 
-from .conftest import SMALL, Ran, assert_no_secret, environment, key_count, run, url_of
+from .conftest import SMALL, Ran, assert_no_secret, environment, interruptible, key_count, run, url_of
 
 KINDS = ["full, 256 tokens", "partial, 100 tokens", "two tensor groups", "4 layers", "1 layer, 32 tokens"]
 
@@ -145,13 +145,14 @@ def test_a_full_store_is_cleaned_up(invoke: Callable[..., Ran]) -> None:
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lmcache_connect.cli.main", "demo", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment({"TMPDIR": str(tmp_path)}),
-    )
+    with interruptible():
+        return subprocess.Popen(
+            [sys.executable, "-m", "lmcache_connect.cli.main", "demo", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment({"TMPDIR": str(tmp_path)}),
+        )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -171,6 +172,17 @@ def ports(folder: Path) -> Iterator[int]:
         for line in conf.read_text(encoding="utf-8").splitlines():
             if line.startswith("port "):
                 yield int(line.removeprefix("port "))
+
+
+def test_the_tests_of_interrupts_hold_where_the_shell_around_them_ignores_interrupts() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            process = subprocess.Popen(["sleep", "20"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == -signal.SIGINT
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
