@@ -1,4 +1,4 @@
-"""Which dialect a class of another making speaks."""
+"""`find_dialect`: whether a class is a guest, and which dialect it speaks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any, Final
 
 from ..contract import ConnectorContext
 from ..foreign import Dialect
-from .import_names import ROOT, is_installed
+from .import_names import is_installed
 from .shim.dialect import ShimDialect
+from .shim.names import ROOT
 
 _SHIM: Final = f"{__package__}.shim."
 
 
 def find_dialect(kind: type[Any], context: ConnectorContext) -> Dialect | None:
-    """LMCache's, where a class was written for it: its own or the one in its place. None for any other class.
+    """The dialect of a guest, a class written for LMCache; None for any other class.
 
-    A class counts as written for LMCache when it derives from one of LMCache's, or its module uses one.
+    A class is a guest where it derives from a class of LMCache's, or where its module uses one. With the names of
+    `compat.shim` installed every class counts as a guest: their types also have everything that Connect's own have.
     """
     if any(base.__module__.startswith(_SHIM) for base in kind.__mro__):
         return ShimDialect(context)  # also after uninstall()
     if is_installed():
-        return ShimDialect(context)  # a superset of the toolkit's own types: right for every class
+        return ShimDialect(context)
     if ROOT in sys.modules and _uses_lmcache(kind):
         from .real.dialect import RealDialect
 

@@ -1,4 +1,4 @@
-"""LMCache's import names, on request: which there are, where each is found, and their coming and going."""
+"""`install()` and `uninstall()`: LMCache's import names, where LMCache is not installed."""
 
 from __future__ import annotations
 
@@ -15,89 +15,13 @@ from types import ModuleType
 from typing import Any, Final
 
 from ..errors import LMCacheInstalledError
-
-ROOT: Final = "lmcache"
+from .shim.names import NAMES, ROOT
 
 _HERE: Final = "lmcache_connect.compat"
-_CORE: Final = "lmcache_connect"
-
-
-def _all_of(module: str, *names: str) -> dict[str, str]:
-    return {name: f"{module}:{name}" for name in names}
-
-
-_CONNECTOR: Final = _all_of(f"{_HERE}.shim.connector", "NotAudit", "RemoteConnector")
-_FUNCTIONS: Final = f"{_HERE}.shim.functions"
-
-NAMES: Final[dict[str, dict[str, str]]] = {
-    ROOT: {"__version__": f"{_FUNCTIONS}:VERSION"},
-    f"{ROOT}.logging": _all_of(_FUNCTIONS, "init_logger"),
-    f"{ROOT}.config": {"LMCacheEngineMetadata": f"{_HERE}.shim.metadata:LMCacheMetadata"},
-    f"{ROOT}.utils": {
-        "CacheEngineKey": f"{_CORE}.keys:CacheEngineKey",
-        "LayerCacheEngineKey": f"{_CORE}.keys:LayerCacheEngineKey",
-        "parse_cache_key": f"{_CORE}.keys:parse_key",
-        **_all_of(
-            _FUNCTIONS,
-            "VERSION",
-            "_lmcache_nvtx_annotate",
-            "cdiv",
-            "get_size_bytes",
-            "get_version",
-            "lmcache_deprecate",
-            "round_down",
-            "round_up",
-            "thread_safe",
-        ),
-        **_all_of(f"{_HERE}.shim.torch_tables", "STR_DTYPE_TO_TORCH_DTYPE", "TORCH_DTYPE_TO_STR_DTYPE"),
-    },
-    f"{ROOT}.integration": {},
-    f"{ROOT}.integration.vllm": {},
-    f"{ROOT}.integration.vllm.utils": _all_of(_FUNCTIONS, "get_size_bytes"),
-    f"{ROOT}.v1": {},
-    f"{ROOT}.v1.config": _all_of(f"{_HERE}.shim.config", "LMCacheEngineConfig"),
-    f"{ROOT}.v1.metadata": _all_of(f"{_HERE}.shim.metadata", "LMCacheMetadata"),
-    f"{ROOT}.v1.memory_management": {
-        "MemoryFormat": f"{_CORE}.metadata:MemoryFormat",
-        "MemoryObj": f"{_CORE}.memory:MemoryObj",
-        **_all_of(f"{_HERE}.shim.memory", "BytesBufferMemoryObj", "MemoryObjMetadata", "TensorMemoryObj"),
-        "MemoryAllocatorInterface": f"{_HERE}.shim.backend:LocalCPUBackend",
-    },
-    f"{ROOT}.v1.protocol": {
-        **_all_of(
-            f"{_HERE}.shim.protocol",
-            "ClientCommand",
-            "RemoteMetadata",
-            "ServerReturnCode",
-            "get_remote_metadata_bytes",
-            "init_remote_metadata_info",
-            "pad_shape_to_4d",
-            "strip_shape_padding",
-        ),
-        **_all_of(f"{_HERE}.shim.torch_tables", "DTYPE_TO_INT", "INT_TO_DTYPE"),
-    },
-    f"{ROOT}.v1.storage_backend": {},
-    f"{ROOT}.v1.storage_backend.local_cpu_backend": _all_of(f"{_HERE}.shim.backend", "LocalCPUBackend"),
-    f"{ROOT}.v1.storage_backend.connector": {
-        **_CONNECTOR,
-        **_all_of(
-            f"{_HERE}.shim.adapter",
-            "ConnectorAdapter",
-            "ConnectorContext",
-            "ConnectorManager",
-            "CreateConnector",
-            "ParsedRemoteURL",
-            "extract_plugin_type",
-            "parse_remote_url",
-        ),
-    },
-    f"{ROOT}.v1.storage_backend.connector.base_connector": _CONNECTOR,
-}
-"""For each module its names, and where each comes from when it is asked for, as `module:name`."""
 
 
 class _Loader(Loader):
-    """Makes a module whose names are resolved when they are asked for: only some of them need torch."""
+    """Makes a module whose names are imported on first use, since only some of them need torch."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -115,16 +39,13 @@ class _Loader(Loader):
             return value
 
         module.__doc__ = f"What lmcache_connect.compat provides in the place of {module.__name__}."
-        # What has a leading underscore is imported by its name alone, as from LMCache itself.
-        vars(module).update(__getattr__=get, __dir__=lambda: sorted(names), __all__=_starred(names))
-
-
-def _starred(names: dict[str, str]) -> list[str]:
-    return [name for name in names if not name.startswith("_")]
+        # `import *` brings no name with a leading underscore, as with LMCache itself.
+        starred = [name for name in names if not name.startswith("_")]
+        vars(module).update(__getattr__=get, __dir__=lambda: sorted(names), __all__=starred)
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of `NAMES`, and says of any other of LMCache's that it is not provided."""
+    """Finds the modules of `NAMES`. Raises `ModuleNotFoundError` for any other module of LMCache's."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -145,7 +66,7 @@ _finder: Final = _Finder()
 
 
 def install() -> None:
-    """From now on `import lmcache...` gives this toolkit's types, in the whole process. Idempotent.
+    """Makes `import lmcache...` give the classes in `compat.shim`, in the whole process. Idempotent.
 
     Raises:
         LMCacheInstalledError: LMCache itself is installed; it is never shadowed.
@@ -153,14 +74,14 @@ def install() -> None:
     with _lock:
         if _finder in sys.meta_path:
             return
-        if is_lmcache_there():
+        if has_real_lmcache():
             raise LMCacheInstalledError(_installed_version())
         sys.meta_path.insert(0, _finder)
         importlib.invalidate_caches()
 
 
 def uninstall() -> None:
-    """Takes the names away again; classes that were imported meanwhile go on working. Idempotent."""
+    """Undoes `install()`. Classes that were imported meanwhile go on working. Idempotent."""
     with _lock:
         if _finder not in sys.meta_path:
             return
@@ -176,7 +97,7 @@ def is_installed() -> bool:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """`install()` for a `with` block, and `uninstall()` behind it unless the names were there before.
+    """`install()` for a `with` block, then `uninstall()`, unless the names were installed before.
 
     Raises:
         LMCacheInstalledError: as `install()` does.
@@ -190,17 +111,17 @@ def installed() -> Iterator[None]:
             uninstall()
 
 
-def is_lmcache_there() -> bool:
-    """Whether LMCache itself is installed, or has been imported. Imports nothing."""
+def has_real_lmcache() -> bool:
+    """Whether LMCache itself is installed or has been imported. Imports nothing."""
     if is_installed():
         return False
     if ROOT in sys.modules:
         return True
     try:
         spec = importlib.util.find_spec(ROOT)
-    except (ImportError, ValueError):  # another finder's trouble is no LMCache
+    except (ImportError, ValueError):  # another finder failed, which says nothing of LMCache
         return False
-    return spec is not None and spec.origin is not None  # a folder of that name has none
+    return spec is not None and spec.origin is not None  # a folder of that name has no origin
 
 
 def _installed_version() -> str:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from lmcache_connect import compat
-from lmcache_connect.compat.import_names import is_lmcache_there
+from lmcache_connect.compat.import_names import has_real_lmcache
 
 
 @pytest.fixture
 def lmcache_names() -> Iterator[None]:
     """LMCache's import names, of either kind."""
-    if is_lmcache_there():
+    if has_real_lmcache():
         pytest.importorskip("torch", reason="LMCache is installed and torch is not")
         yield
     else:
@@ -24,7 +24,7 @@ def lmcache_names() -> Iterator[None]:
 @pytest.fixture
 def names_in_its_place() -> Iterator[None]:
     """What this toolkit provides; skips where LMCache itself is installed, which is never shadowed."""
-    if is_lmcache_there():
+    if has_real_lmcache():
         pytest.skip("LMCache itself is installed: its names are its own")
     with compat.installed():
         yield

@@ -15,7 +15,8 @@ import pytest
 
 import lmcache_connect
 from lmcache_connect import ConnectorConfig, ConnectorManager, compat
-from lmcache_connect.compat.import_names import NAMES, is_lmcache_there
+from lmcache_connect.compat.import_names import has_real_lmcache
+from lmcache_connect.compat.shim.names import NAMES
 from lmcache_connect.dtypes import known_dtypes
 from lmcache_connect.errors import LMCacheInstalledError, MissingExtraError
 
@@ -25,7 +26,7 @@ NEED_TORCH = ("STR_DTYPE_TO_TORCH_DTYPE", "TORCH_DTYPE_TO_STR_DTYPE", "DTYPE_TO_
 
 @pytest.fixture
 def no_names() -> Iterator[None]:
-    if is_lmcache_there():
+    if has_real_lmcache():
         pytest.skip("LMCache itself is installed: its names are its own")
     compat.uninstall()
     yield
@@ -160,7 +161,7 @@ def test_the_page_lists_every_name() -> None:
 
 
 def test_the_plug_in_for_inside_lmcache_says_what_is_missing() -> None:
-    if is_lmcache_there():
+    if has_real_lmcache():
         pytest.skip("LMCache is installed")
     with pytest.raises(MissingExtraError, match="running inside LMCache needs the package"):
         importlib.import_module("lmcache_connect.engines.lmcache.plugin")

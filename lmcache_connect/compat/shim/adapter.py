@@ -1,4 +1,4 @@
-"""LMCache's adapters, their context, and its way from a URL to a connector."""
+"""LMCache's adapters, their context and its functions that make a connector, in their place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 from ...errors import InvalidURLError
 from ...managed import ManagedConnector
 from ...manager import create_connector
-from .backend import toolkit_backend
-from .config import toolkit_config
+from .backend import LocalCPUBackend
+from .config import LMCacheEngineConfig
 from .memory import TensorMemoryObj
-from .metadata import toolkit_metadata
+from .metadata import LMCacheMetadata
 
 
 @dataclass
@@ -49,7 +49,10 @@ def extract_plugin_type(plugin_name: str) -> str:
 
 
 class ConnectorContext:
-    """What an adapter makes a connector of; everything that is not here is the toolkit's own context's, `toolkit`."""
+    """What an adapter makes a connector from. Everything that is not defined here is read from `original`.
+
+    `original` is Connect's own context, or None where a guest made this one.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class ConnectorContext:
         config: Any,
         metadata: Any,
         plugin_name: str | None = None,
-        toolkit: Any = None,
+        original: Any = None,
     ) -> None:
         self.url = url
         self.loop = loop
@@ -67,16 +70,16 @@ class ConnectorContext:
         self.config = config
         self.metadata = metadata
         self.plugin_name = plugin_name
-        self.toolkit = toolkit
+        self.original = original
 
     def get_full_chunk_size_bytes(self) -> int:
         """Bytes of a full chunk. Raises `InvalidArgumentError` where the model is not known."""
         return int(self.local_cpu_backend.get_full_chunk_size_bytes())
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or (toolkit := vars(self).get("toolkit")) is None:
+        if name.startswith("__") or (original := vars(self).get("original")) is None:
             raise AttributeError(f"the context has no {name}")
-        return getattr(toolkit, name)
+        return getattr(original, name)
 
 
 class ConnectorAdapter(ABC):
@@ -95,18 +98,18 @@ class ConnectorAdapter(ABC):
 
 
 class InnerConnector:
-    """A connector of this toolkit for one that wraps it; everything that is not here is that of `managed`."""
+    """A managed connector that a guest wraps. Everything that is not defined here is read from `managed`."""
 
     def __init__(self, managed: ManagedConnector) -> None:
         self.managed = managed
 
     async def put(self, key: Any, memory_obj: Any) -> None:
         """As `ManagedConnector.put`."""
-        await self.managed.put(key, _toolkit_object(memory_obj))
+        await self.managed.put(key, _chunk_of(memory_obj))
 
     async def batched_put(self, keys: Any, memory_objs: Any) -> None:
         """As `ManagedConnector.batched_put`."""
-        await self.managed.batched_put(keys, [_toolkit_object(obj) for obj in memory_objs])
+        await self.managed.batched_put(keys, [_chunk_of(obj) for obj in memory_objs])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.managed, name)
@@ -115,8 +118,15 @@ class InnerConnector:
         return f"<InnerConnector of {self.managed!r}>"
 
 
-def _toolkit_object(obj: Any) -> Any:
-    return obj.settled() if isinstance(obj, TensorMemoryObj) else obj
+def _chunk_of(obj: Any) -> Any:
+    return obj.cut_original() if isinstance(obj, TensorMemoryObj) else obj
+
+
+def _original_of(given: Any) -> Any:
+    """What a class in LMCache's place was made from. Anything else is returned as it is."""
+    if isinstance(given, LocalCPUBackend | LMCacheEngineConfig | LMCacheMetadata) and given.original is not None:
+        return given.original
+    return given
 
 
 class ConnectorManager:
@@ -146,14 +156,18 @@ def CreateConnector(
     metadata: Any = None,
     plugin_name: str | None = None,
 ) -> InnerConnector:
-    """A connector of this toolkit for the URL, with LMCache's signature and types. Whoever makes it closes it."""
+    """A connector for the URL, with LMCache's signature and types. The caller closes it.
+
+    Raises:
+        As `lmcache_connect.create_connector`.
+    """
     return InnerConnector(
         create_connector(
             url,
             loop,
-            toolkit_backend(local_cpu_backend),
-            toolkit_config(config),
-            toolkit_metadata(metadata),
+            _original_of(local_cpu_backend),
+            _original_of(config),
+            _original_of(metadata),
             plugin_name,
         )
     )

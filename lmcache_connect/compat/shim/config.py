@@ -1,4 +1,4 @@
-"""LMCache's engine configuration, made of this toolkit's."""
+"""LMCache's engine configuration, in its place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ...config import ConnectorConfig
-from ...contract import ConnectorContext
 from ...errors import InvalidConfigError
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -37,48 +35,42 @@ _DEFAULTS: Final[dict[str, Any]] = {
 
 
 class LMCacheEngineConfig:
-    """What connectors ask of LMCache's configuration. `toolkit` is the configuration that it was made of, or None.
+    """The settings that guests read. `original` is the configuration that it was made from, or None.
 
-    A name that is not LMCache's is looked for in `toolkit`.
+    A name that is not defined here is read from `original`.
     """
 
     def __init__(self, **settings: Any) -> None:
-        """Raises `InvalidConfigError` for a setting that is not among these."""
+        """Raises `InvalidConfigError` for a setting that is not known here."""
         for name in settings:
             if name not in _DEFAULTS:
                 raise InvalidConfigError(name, f"no such setting here; expected one of {', '.join(_DEFAULTS)}")
         vars(self).update(_DEFAULTS, **settings)
-        self.toolkit: Any = None
+        self.original: Any = None
         self.lmcache_instance_id: str = settings.get("lmcache_instance_id") or f"lmcache_connect_{uuid.uuid4().hex}"
 
     @classmethod
-    def of(cls, context: ConnectorContext) -> LMCacheEngineConfig:
-        """What a context's configuration says, in LMCache's terms."""
-        settings: ConnectorConfig = context.settings
-        made = cls(
-            chunk_size=settings.chunk_size if context.metadata is None else context.metadata.chunk_size,
-            max_local_cpu_size=settings.max_local_cpu_bytes / (1 << 30),
-            remote_url=context.url,
-            remote_storage_plugins=list(settings.remote_storage_plugins) or None,
-            blocking_timeout_secs=max(1, round(settings.operation_timeout)),
-            extra_config=dict(settings.extra_config),
-        )
-        made.toolkit = context.config
+    def of(cls, original: Any, **settings: Any) -> LMCacheEngineConfig:
+        """The defaults and these settings, made from the configuration `original`."""
+        made = cls(**settings)
+        made.original = original
         return made
 
     @classmethod
     def from_defaults(cls, **settings: Any) -> LMCacheEngineConfig:
-        """The defaults, and these settings over them."""
+        """These settings, and the defaults for all others."""
         return cls(**settings)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> LMCacheEngineConfig:
-        """The defaults, and those of these settings that are known here over them."""
+        """These settings, and the defaults for all others. Unknown names are left out."""
         return cls(**{name: value for name, value in settings.items() if name in _DEFAULTS})
 
     @classmethod
     def from_env(cls) -> LMCacheEngineConfig:
-        """The defaults, and `LMCACHE_...` of the environment over them; anything but a string as JSON.
+        """Settings from the environment variables `LMCACHE_<NAME>`, and the defaults for all others.
+
+        A value that is not a string is written as JSON.
 
         Raises:
             InvalidConfigError: a variable holds something else.
@@ -98,9 +90,9 @@ class LMCacheEngineConfig:
         return {name: getattr(self, name) for name in _DEFAULTS}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or (toolkit := vars(self).get("toolkit")) is None:
+        if name.startswith("__") or (original := vars(self).get("original")) is None:
             raise AttributeError(f"LMCacheEngineConfig has no {name} here; it has {', '.join(_DEFAULTS)}")
-        return getattr(toolkit, name)
+        return getattr(original, name)
 
     def __repr__(self) -> str:
         return f"<LMCacheEngineConfig chunk_size={self.chunk_size}>"  # the URL and extra_config may hold passwords
@@ -110,10 +102,4 @@ def _parsed(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise InvalidConfigError(f"LMCACHE_{name.upper()}", "it is no JSON") from None
-
-
-def toolkit_config(config: Any) -> Any:
-    """The configuration that LMCache's was made of; anything else as it is."""
-    made_of = config.toolkit if isinstance(config, LMCacheEngineConfig) else None
-    return config if made_of is None else made_of
+        raise InvalidConfigError(f"LMCACHE_{name.upper()}", "it is not JSON") from None

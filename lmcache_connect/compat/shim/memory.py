@@ -1,4 +1,4 @@
-"""LMCache's memory objects: views of this toolkit's, with the names that LMCache has for everything."""
+"""LMCache's memory objects: views of chunks in the arena, under LMCache's names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MissingExtraError
-from ...memory import MemoryObj, ObjectOwner
+from ...memory import MemoryObj
 from ...metadata import ChunkMetadata, MemoryFormat
 from ...observability import event
-from ..shapes import Size, dtype_as_seen, narrowed
+from ..chunk_view import ChunkView
+from ..shapes import Size, dtype_as_seen
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MemoryObjMetadata:
-    """Shapes, dtypes and format of a chunk as LMCache keeps them; `address` is that of its first byte."""
+    """Shapes, dtypes and format of a chunk as LMCache keeps them. `address` is the address of its first byte."""
 
     shape: Any
     dtype: Any
@@ -38,85 +39,37 @@ class MemoryObjMetadata:
         ).nbytes
 
 
-class _Lender:
-    """Owns the view that a `put` is lent: its references are nobody else's."""
+class _Owner:
+    """Gives back the reference that a view holds, together with the view's own last one."""
+
+    def __init__(self, held: MemoryObj | None) -> None:
+        self._held = held
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
-        pass
+        if self._held is not None and self._held.is_valid():
+            self._held.ref_count_down()
 
     def object_let_go(self, obj: MemoryObj) -> None:
         pass
 
 
-class _Holder:
-    """Owns the view of an object that a connector allocated, and gives that back with it."""
+class TensorMemoryObj(MemoryObj, ChunkView):
+    """A guest's view of a chunk. It belongs to the same backend as `original`."""
 
-    def __init__(self, original: MemoryObj) -> None:
-        self._original = original
-
-    def object_released(self, obj: MemoryObj, leaked: bool) -> None:
-        if self._original.is_valid():
-            self._original.ref_count_down()
-
-    def object_let_go(self, obj: MemoryObj) -> None:
-        pass
-
-
-class TensorMemoryObj(MemoryObj):
-    """A view of a memory object for a connector that was written for LMCache. Counts references of its own.
-
-    `original` is the object whose memory it shares; a chunk that a connector hands on belongs to the same backend.
-    """
-
-    def __init__(self, original: MemoryObj, owner: ObjectOwner, *, is_lent: bool) -> None:
-        super().__init__(original.byte_array, original.metadata, owner)
-        self.original = original
-        self.is_lent = is_lent
+    def __init__(self, original: MemoryObj, *, is_borrowed: bool) -> None:
+        super().__init__(original.byte_array, original.metadata, _Owner(None if is_borrowed else original))
+        self.original: MemoryObj | None = original
+        self.is_borrowed = is_borrowed
         self._meta: MemoryObjMetadata | None = None
 
-    @classmethod
-    def lent(cls, original: MemoryObj) -> TensorMemoryObj:
-        """A view whose references have nothing to do with the original's."""
-        return cls(original, _Lender(), is_lent=True)
-
-    @classmethod
-    def holding(cls, original: MemoryObj) -> TensorMemoryObj:
-        """A view that has taken over the caller's reference, and gives it back with its own last one."""
-        return cls(original, _Holder(original), is_lent=False)
-
-    def settled(self) -> MemoryObj:
-        """The original, cut to what the connector made of it.
-
-        Raises:
-            InvalidShapeError: that is no chunk.
-        """
-        original = self.original
-        metadata = narrowed(self._metadata, self.meta.shape, self._nbytes)
-        if metadata != original.metadata:
-            original.shrink(metadata)
-        return original
-
-    def claimed(self) -> MemoryObj:
-        """The original with a reference for the caller, for the one reference that this view gives up.
-
-        Raises:
-            InvalidShapeError: the connector cut it to something that is no chunk.
-        """
-        if not self.is_valid():
-            return self  # which everybody can see
-        original = self.original
-        original.ref_count_up()
-        try:
-            self.settled()
-        except BaseException:
-            original.ref_count_down()
-            raise
-        self.ref_count_down()
-        return original
+    @property
+    def chunk_metadata(self) -> ChunkMetadata:  # type: ignore[override]
+        """What the view was made for, or was shrunk to."""
+        return self._metadata
 
     @property
     def metadata(self) -> Any:
-        """Shapes, dtypes, format and the rest, as LMCache keeps them. One object; its `shape` may be set."""
+        """Shapes, dtypes and format as LMCache keeps them. Always the same object, and its `shape` may be set."""
         self._live("metadata")
         if self._meta is None:
             shapes = [Size(shape) for shape in self._metadata.shapes]
@@ -159,7 +112,11 @@ class TensorMemoryObj(MemoryObj):
 
     @property
     def raw_data(self) -> torch.Tensor:
-        """All bytes as a flat tensor of uint8. Set to a shorter one, the chunk has as many bytes."""
+        """All bytes as a flat tensor of uint8. Setting it to a shorter tensor cuts the chunk to that many bytes.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+        """
         view = self._live("raw_data")
         try:
             import torch
@@ -177,7 +134,7 @@ class TensorMemoryObj(MemoryObj):
         return self.raw_data
 
     def set_used_size(self, n: int) -> None:
-        """Makes this an object of its first `n` bytes. Raises `ValueError` where it has fewer."""
+        """Cuts the object to its first `n` bytes. Raises `ValueError` where it has fewer."""
         if not 0 <= n <= self._nbytes:
             raise ValueError(f"{n} bytes of an object of {self._nbytes}")
         self._view = self._live("set_used_size")[:n]
@@ -189,14 +146,14 @@ class TensorMemoryObj(MemoryObj):
         self._meta = None
 
     def belongs_to(self, owner: object) -> bool:
-        """Whether the original is of this backend."""
-        return self.original.belongs_to(owner)
+        """Whether the original belongs to this backend."""
+        return self.original is not None and self.original.belongs_to(owner)
 
     def parent(self) -> None:
-        """No allocator of LMCache's."""
+        """None: the memory was not allocated by LMCache."""
 
     def __del__(self, *_: Any) -> None:
-        # As LMCache's own: what a connector forgot, in an error say, is given back, and told of.
+        # As LMCache does: what a guest forgot to give back is given back here and logged.
         if getattr(self, "_view", None) is not None:
             self._view = None
             self._owner.object_released(self, leaked=True)
@@ -204,21 +161,21 @@ class TensorMemoryObj(MemoryObj):
 
 
 class BytesBufferMemoryObj(MemoryObj):
-    """Bytes that a connector has in a buffer of its own. Its references count nothing; it lives as long as it is used.
+    """Bytes in a buffer of the guest's own. References are not counted: it lives as long as it is used.
 
-    What `get` returns as such is copied into the arena, which it is not part of.
+    What `get` returns as such is copied into the arena.
     """
 
     def __init__(self, raw_bytes: Any, metadata: MemoryObjMetadata | None = None) -> None:
         self.raw_data = raw_bytes
         chunk = ChunkMetadata.of((len(raw_bytes),), "uint8", MemoryFormat.BINARY_BUFFER)
-        super().__init__(memoryview(raw_bytes), chunk, _Lender())
+        super().__init__(memoryview(raw_bytes), chunk, _Owner(None))
 
     def ref_count_up(self) -> None:
-        """Counts nothing."""
+        """Does nothing."""
 
     def ref_count_down(self) -> None:
-        """Counts nothing."""
+        """Does nothing."""
 
     def __del__(self, *_: Any) -> None:
         self._view = None
