@@ -14,7 +14,7 @@ from lmcache_connect import StoreError
 from lmcache_connect.errors import InvalidArgumentError, StoreProtocolError
 from lmcache_connect.transport import StreamClosedError
 
-from .answers import MAX_DOCUMENT_BYTES, DocumentError, Page, error_of, failed_deletions, page_of, text_of
+from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, error_of, failed_deletions, page_of, text_of
 from .failures import ExpiredCredentialsError, NoSuchBucketError, refusal
 from .http_connection import HTTPConnection, ResponseHead
 from .requests import MAX_ERROR_BYTES, Requests

@@ -25,7 +25,7 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.contract import Flags, Slots, gather
+from lmcache_connect.contract import ChunkSize, Flags, Slots, gather
 from lmcache_connect.errors import CertificateError, InvalidArgumentError, ValueTooLargeError
 from lmcache_connect.keys import key_strings
 from lmcache_connect.streaming import PlaceInLine, RoomLine
@@ -101,7 +101,7 @@ class S3Connector(RemoteConnector):
         self._couriers = Couriers()
         self._threads_from = threads_from
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
-        self._chunk_bytes = metadata.full_chunk_bytes if metadata is not None else LARGE_BYTES
+        self._chunk_size = ChunkSize(metadata)
         self._retries = Retries(options.attempts)
         self._bucket = Bucket(self._lookups, self._requests, self._renew, self._retries)
         self._headers = _object_headers(options)
@@ -231,7 +231,7 @@ class S3Connector(RemoteConnector):
         fetching = await self._fetch([key])
         if 0 in fetching.corrupt:
             raise fetching.corrupt[0]
-        return fetching.found[0]
+        return fetching.chunks[0]
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """One slot per key, over all connections side by side."""
@@ -242,12 +242,12 @@ class S3Connector(RemoteConnector):
         except BaseException:
             fetching.release()
             raise
-        return fetching.found
+        return fetching.chunks
 
     async def _fetch(self, keys: Sequence[Key]) -> Fetching:
         names = await self._object_names(keys)
         pairs = list(zip(key_strings(keys), names, strict=True))
-        nbytes = len(keys) * self._chunk_bytes
+        nbytes = len(keys) * self._chunk_size.expected
         requests = _Holder(await self._requests())
 
         async def attempt(place: PlaceInLine) -> Fetching:
@@ -256,10 +256,8 @@ class S3Connector(RemoteConnector):
             fetching = Fetching(
                 requests,
                 pairs,
-                place,
-                limit=self._options.max_value_bytes,
-                range_size=self._options.range_size,
-                object_checksum=self._options.object_checksum,
+                place.room(),
+                self._options,
                 **self._how(self._when_first if place.is_first else self._transfers, requests, is_large),
             )
             try:
@@ -270,7 +268,10 @@ class S3Connector(RemoteConnector):
             return fetching
 
         fetching = await self._line.serve(attempt)
-        self._chunk_bytes = next((obj.get_size() for obj in fetching.found if obj), self._chunk_bytes)
+        for chunk in fetching.chunks:
+            if chunk is not None:
+                self._chunk_size.observe(chunk.get_size())
+                break
         return fetching
 
     def _how(self, pool: Pool, requests: _Holder, is_large: bool) -> dict[str, Any]:

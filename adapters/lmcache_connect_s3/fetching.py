@@ -1,424 +1,177 @@
-"""`Fetching`: the chunks of one get or batched get, from objects into the arena."""
+"""`Fetching`: the chunks of one get or batched get, from objects into the arena.
+
+Each object goes through the states of `object_fetch.py`, which shows them in a picture:
+
+1. `GetJob` asks for the object, or for its first range where the connector reads in ranges.
+2. `read_answer` checks status, lengths and range of the answer (`object_answer.py`).
+3. `read_record_header` checks that a record follows (`record_header.py`).
+4. `Receiving` receives the payload into the arena and verifies it (`receiving.py`). The ranges that are left become
+   jobs of their own, for other connections.
+5. A job whose connection breaks is run again and asks for what is left of its span.
+"""
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Callable, Sequence
-from typing import Final
 
-import anyio.lowlevel
-
-from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect import CorruptRecordError
 from lmcache_connect.contract import Slots
-from lmcache_connect.errors import StoreProtocolError, ValueTooLargeError
-from lmcache_connect.record import (
-    MIN_HEADER_BYTES,
-    OVERHEAD_BYTES,
-    TRAILER_BYTES,
-    FrameHeader,
-    PayloadHasher,
-    decode_header,
-    header_length,
-)
-from lmcache_connect.streaming import PlaceInLine
+from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
+from lmcache_connect.streaming import Room
 
-from .answers import error_of
-from .failures import NoSuchBucketError, refusal
-from .http_connection import HTTPConnection, ResponseHead
-from .requests import MAX_ERROR_BYTES, ObjectChecksum, Requests
+from .http_connection import HTTPConnection
+from .object_answer import NoObject, ObjectAnswer, ObjectRequest, read_answer
+from .object_checksum import ObjectChecksum
+from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
+from .options import S3Options
+from .receiving import Receiving, Span, cut
+from .record_header import read_record_header
+from .requests import Requests
 from .transfers import Job, Transfers
-
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_SKIPPED_BYTES: Final = 256 << 10
-"""What is left of a body is read to its end up to here, so that the connection can be used again."""
-
-_HASHED_PIECE: Final = 1 << 20
-_REPLACED_TRIES: Final = 4
-_RECHECKS: Final = 2
-
-
-class _Counter:
-    """Shows pieces to hashers, and knows how many bytes have come: from there a broken body is resumed."""
-
-    __slots__ = ("_updates", "count")
-
-    def __init__(self, updates: Sequence[Callable[[memoryview], object]]) -> None:
-        self._updates = updates
-        self.count = 0
-
-    def update(self, piece: memoryview) -> None:
-        for update in self._updates:
-            update(piece)
-        self.count += len(piece)
-
-
-class _Incoming:
-    """An object that is being received, by one job or by several, each of a span of it."""
-
-    def __init__(self, header: FrameHeader, obj: MemoryObj, total: int, etag: str | None) -> None:
-        self.header = header
-        self.obj = obj
-        self.total = total
-        self.etag = etag
-        self.trailer = bytearray(TRAILER_BYTES)
-        self.hasher = PayloadHasher() if header.has_checksum else None
-        self.checksum: ObjectChecksum | None = None
-        self.expected_checksum = ""
-        self.is_replaced = False
-        self.is_split = False
-        self._spans = 1
-        self._lock = threading.Lock()
-
-    def split(self, spans: int) -> None:
-        """It comes in so many spans."""
-        self._spans = spans
-        self.is_split = spans > 1
-
-    def ends(self) -> bool:
-        """One span is done, or given up; whether it was the last."""
-        with self._lock:
-            self._spans -= 1
-            return not self._spans
 
 
 class Fetching(Transfers):
-    """After `run()`: `found` has a slot per chunk, and `corrupt` the error of every slot that did not verify."""
+    """Gets objects. After `run()` each has been verified, or is missing or corrupt."""
 
     def __init__(
         self,
         requests: Callable[[], Requests],
         names: Sequence[tuple[str, str]],
-        place: PlaceInLine,
-        *,
-        limit: int,
-        range_size: int,
-        object_checksum: str,
+        room: Room,
+        options: S3Options,
         **transfers: object,
     ) -> None:
-        """`names` are pairs of a key and its object's name."""
+        """`names` are pairs of a key and its object's name. `room` is where the chunks' memory comes from."""
         super().__init__(**transfers)  # type: ignore[arg-type]
         self.requests = requests
-        self.limit = limit + OVERHEAD_BYTES
-        self.range_size = range_size
-        self.object_checksum = object_checksum
-        self.room = place.room()
-        self.found: Slots = [None] * len(names)
-        self.corrupt: dict[int, CorruptRecordError] = {}
-        self._incoming: set[_Incoming] = set()
-        for slot, (key, name) in enumerate(names):
-            self._pending.append(_Fetch(self, slot, key, name))
+        self.room = room
+        self.options = options
+        self._fetches = [ObjectFetch(key, name) for key, name in names]
+        self._pending.extend(GetJob(self, fetch) for fetch in self._fetches)
 
-    def received(self, slot: int, incoming: _Incoming) -> None:
-        """A chunk has verified."""
-        self.found[slot] = incoming.obj
-        self._incoming.discard(incoming)
+    @property
+    def chunks(self) -> Slots:
+        """One slot per object: its chunk, or None. The caller owns them."""
+        return [fetch.state.chunk if isinstance(fetch.state, Verified) else None for fetch in self._fetches]
 
-    def began(self, incoming: _Incoming) -> None:
-        """Room for a chunk was made."""
-        self._incoming.add(incoming)
-
-    def drop(self, incoming: _Incoming) -> None:
-        """A chunk is given up, and nothing is received into it any more."""
-        self._incoming.discard(incoming)
-        incoming.obj.ref_count_down()
+    @property
+    def corrupt(self) -> dict[int, CorruptRecordError]:
+        """The error of every slot whose object did not verify."""
+        states = enumerate(fetch.state for fetch in self._fetches)
+        return {slot: state.error for slot, state in states if isinstance(state, Corrupt)}
 
     def release(self) -> None:
-        """Gives back everything: the call failed or was cancelled, and every worker has ended."""
+        """Releases every chunk: the call failed or was cancelled, and every worker has ended."""
         self.room.release_spare()
-        for obj in self.found:
-            if obj is not None:
-                obj.ref_count_down()
-        for incoming in list(self._incoming):
-            self.drop(incoming)
+        for fetch in self._fetches:
+            fetch.release()
 
 
-class _Fetch(Job):
-    """One object, or what is left of a span of it."""
+class GetJob(Job):
+    """GETs of one object: of its start, until that has come, and then of what is left of one span of it."""
 
-    def __init__(self, call: Fetching, slot: int, key: str, name: str, replaced: int = 0) -> None:
+    def __init__(self, call: Fetching, fetch: ObjectFetch, span: Span | None = None) -> None:
         super().__init__()
         self._call = call
-        self._slot = slot
-        self._key = key
-        self._name = name
-        self._replaced = replaced
-        self._rechecks = 0
-        self._incoming: _Incoming | None = None
-        self._span = (0, 0)
-
-    def _of(self, incoming: _Incoming, start: int, end: int) -> _Fetch:
-        job = _Fetch(self._call, self._slot, self._key, self._name, self._replaced)
-        job._incoming = incoming
-        job._span = (start, end)
-        job._rechecks = self._rechecks
-        return job
+        self._fetch = fetch
+        self._span = span
 
     async def run(self, connection: HTTPConnection) -> None:
-        incoming = self._incoming
-        if incoming is None:
-            await self._from_the_start(connection)
-        elif incoming.is_replaced:
-            self._ended(incoming)
-        elif incoming.etag is None and not incoming.is_split:
-            # Nothing tells whether the rest would be of the same object.
-            self._incoming = None
-            self._call.drop(incoming)
-            await self._from_the_start(connection)
+        if self._span is not None and not self._span.receiving.can_go_on:
+            self._span = None
+            self._fetch.ask_again()
+        if self._span is None:
+            await self._get_start(connection)
+        elif isinstance(self._fetch.state, Replaced):
+            self._give_up(self._span)
         else:
-            await self._the_rest(connection, incoming)
+            await self._get_rest(connection, self._span)
 
-    # ------------------------------------------------------------------------------------------------ requests
-
-    async def _get(self, connection: HTTPConnection, headers: dict[str, str]) -> tuple[Requests, ResponseHead]:
-        requests = self._call.requests()
-        if self._call.object_checksum != "none":
+    async def _ask(self, connection: HTTPConnection, asked: ObjectRequest) -> ObjectAnswer | NoObject:
+        options, requests = self._call.options, self._call.requests()
+        headers = asked.headers()
+        if options.object_checksum != "none":
             headers["x-amz-checksum-mode"] = "ENABLED"
-        await connection.request(requests.head("GET", self._name, headers=headers))
+        await connection.request(requests.head("GET", asked.name, headers=headers))
         head = await connection.read_head("GET")
         self.was_answered = True
-        return requests, head
+        return await read_answer(connection, head, asked, requests, options.max_value_bytes + OVERHEAD_BYTES)
 
-    async def _from_the_start(self, connection: HTTPConnection) -> None:
-        size = self._call.range_size
-        requests, head = await self._get(connection, {"range": f"bytes=0-{size - 1}"} if size else {})
-        if head.status == 404:
-            refused = await requests.refused(connection, head, "get")
-            if isinstance(refused, NoSuchBucketError):
-                raise refused
-            return  # a miss
-        if head.status == 416:  # an empty object has no first byte
-            await requests.refused(connection, head, "get")
-            self._call.corrupt[self._slot] = CorruptRecordError("short", "a value of 0 bytes is no record")
-            return
-        if head.status not in {200, 206}:
-            raise await requests.refused(connection, head, "get")
-        total = self._checked_length(connection, head)
-        if _is_part(head):
-            start, end, total = self._content_range(connection, head)
-            if start != 0 or end > max(size, 1) or (end < size and end != total):
-                raise connection.broken(f"bytes {start} to {end} of {total}; asked for the first {size}")
-        try:
-            header = await self._header(connection, requests, head, total)
-        except CorruptRecordError as error:
-            await self._skip(connection, head)
-            self._is_corrupt(connection, error)
-            return
-        await self._receive(connection, head, header, total)
+    async def _get_start(self, connection: HTTPConnection) -> None:
+        fetch = self._fetch
+        answer = await self._ask(connection, ObjectRequest(fetch.name, 0, self._call.options.range_size or None))
+        match answer:
+            case NoObject.EMPTY:
+                fetch.corrupt(CorruptRecordError("short", "a value of 0 bytes is no record"))
+            case NoObject():
+                fetch.missing()
+            case ObjectAnswer():
+                try:
+                    header = await read_record_header(connection, answer, fetch.key)
+                except CorruptRecordError as error:
+                    self._does_not_verify(connection, error)
+                    return
+                span = self._span = await self._begin(connection, answer, header)
+                await self._receive(connection, answer, span)
 
-    async def _receive(self, connection: HTTPConnection, head: ResponseHead, header: FrameHeader, total: int) -> None:
-        call = self._call
-        end = head.length or 0
-        rest = _spans(end, total, call.range_size)
-        if rest and head.etag is None and not header.has_checksum:
+    async def _begin(self, connection: HTTPConnection, answer: ObjectAnswer, header: FrameHeader) -> Span:
+        """Makes room for the chunk, and jobs for the ranges that are left. Returns the span that this answer brings."""
+        call, version = self._call, answer.version
+        rest = cut(answer.end, version.nbytes, call.options.range_size)
+        if rest and version.etag is None and not header.has_checksum:
             raise connection.broken("a part of an object without an ETag, which nothing would tell from another's")
-        obj = await call.room.make(connection, header.metadata)
-        incoming = self._incoming = _Incoming(header, obj, total, head.etag)
-        call.began(incoming)
-        incoming.split(1 + len(rest))
-        if not rest and call.object_checksum != "none":
-            self._expect_checksum(connection, incoming, head)
+        chunk = await call.room.make(connection, header.metadata)
+        checksum = None
+        if not rest and call.options.object_checksum != "none":
+            checksum = ObjectChecksum.stored(call.options.object_checksum, answer.head.headers)
+        if checksum is not None:
+            checksum.update(bytes(connection.stream.buffered_view()[: header.length]))
         connection.stream.take(header.length)
-        self._span = (header.length, end)
-        for span in rest:
-            call.add(self._of(incoming, *span))
-        await self._receive_span(connection, incoming, head)
+        receiving = Receiving(header, chunk, version, 1 + len(rest), checksum)
+        self._fetch.begin(receiving)
+        for start, end in rest:
+            call.add(GetJob(call, self._fetch, Span(receiving, start, end)))
+        return Span(receiving, header.length, answer.end)
 
-    def _expect_checksum(self, connection: HTTPConnection, incoming: _Incoming, head: ResponseHead) -> None:
-        checksum = ObjectChecksum(self._call.object_checksum)
-        stored = head.headers.get(checksum.header, "")
-        if stored and "-" not in stored:  # one with a number of parts is of the parts' checksums
-            checksum.update(bytes(connection.stream.buffered_view()[: incoming.header.length]))
-            incoming.checksum, incoming.expected_checksum = checksum, stored
+    async def _get_rest(self, connection: HTTPConnection, span: Span) -> None:
+        version = span.receiving.version
+        answer = await self._ask(connection, ObjectRequest(self._fetch.name, span.start, span.end, version))
+        match answer:
+            case NoObject():
+                self._fetch.replaced()
+                self._give_up(span)
+            case ObjectAnswer():
+                await self._receive(connection, answer, span)
 
-    async def _the_rest(self, connection: HTTPConnection, incoming: _Incoming) -> None:
-        start, end = self._span
-        headers = {"range": f"bytes={start}-{end - 1}"}
-        if incoming.etag is not None:
-            headers["if-match"] = incoming.etag
-        requests, head = await self._get(connection, headers)
-        if head.status in {404, 412}:
-            await requests.refused(connection, head, "get")
-            self._is_replaced(incoming)
+    async def _receive(self, connection: HTTPConnection, answer: ObjectAnswer, span: Span) -> None:
+        receiving = span.receiving
+        await receiving.receive(connection.stream, span)
+        connection.finished(answer.head)
+        self._span = None
+        if not receiving.is_last_span():
             return
-        if head.status == 200 and not _is_part(head):
-            raise connection.broken("the whole object in place of a range")
-        if not _is_part(head):
-            raise await requests.refused(connection, head, "get")
-        found = self._content_range(connection, head)
-        if found[2] != incoming.total or (incoming.etag is not None and head.etag not in {None, incoming.etag}):
-            connection.close()
-            self._is_replaced(incoming)
-            return
-        if found != (start, end, incoming.total):
-            raise connection.broken(f"bytes {found[0]} to {found[1]}; asked for {start} to {end}")
-        await self._receive_span(connection, incoming, head)
-
-    # ------------------------------------------------------------------------------------------------ receiving
-
-    async def _receive_span(self, connection: HTTPConnection, incoming: _Incoming, head: ResponseHead) -> None:
-        header = incoming.header
-        start, end = self._span
-        payload_end = header.length + header.payload_length
-        updates = []
-        if not incoming.is_split:
-            updates = [each.update for each in (incoming.hasher, incoming.checksum) if each is not None]
-        counter = _Counter(updates)
-        try:
-            if start < payload_end:
-                first, last = start - header.length, min(end, payload_end) - header.length
-                await connection.stream.receive_into(incoming.obj.byte_array[first:last], counter)
-                start = header.length + last
-                counter.count = 0
-            if start < end:
-                nbytes = end - start
-                at = start - payload_end
-                incoming.trailer[at : at + nbytes] = await connection.stream.peek(nbytes)
-                connection.stream.take(nbytes)
-                start = end
-        finally:
-            self._span = (start + counter.count, end)  # what is left, should it break here
-        connection.finished(head)
-        await self._verify_last(connection, incoming)
-
-    async def _verify_last(self, connection: HTTPConnection, incoming: _Incoming) -> None:
-        if not incoming.ends():
-            return
-        self._incoming = None
-        if incoming.is_replaced:
-            self._start_again(incoming)
+        if isinstance(self._fetch.state, Replaced):
+            self._read_again()
             return
         try:
-            if incoming.hasher is not None:
-                if incoming.is_split:
-                    await _hash(incoming, connection.stream.is_lent)
-                incoming.hasher.verify(bytes(incoming.trailer))
-            if (checksum := incoming.checksum) is not None:
-                checksum.update(bytes(incoming.trailer))
-                if checksum.value() != incoming.expected_checksum:
-                    raise CorruptRecordError("object_checksum", f"its {checksum.header} is not that of its bytes")
+            await receiving.verify(on_loop=not connection.stream.is_lent)
         except CorruptRecordError as error:
-            self._call.drop(incoming)
-            self._is_corrupt(connection, error)
-            return
-        self._call.received(self._slot, incoming)
-
-    def _is_corrupt(self, connection: HTTPConnection, error: CorruptRecordError) -> None:
-        """An object does not verify: unless what came was the answer to something else, which a server has left on a
-        connection that was used before. Only what a new connection brings, or several others, is held against it."""
-        if connection.requests == 1 or self._rechecks == _RECHECKS:
-            self._call.corrupt[self._slot] = error
-            return
-        connection.close()
-        self._incoming = None
-        self._rechecks += 1
-        self.attempts = 0
-        self._call.add(self)
-
-    def _is_replaced(self, incoming: _Incoming) -> None:
-        incoming.is_replaced = True
-        self._ended(incoming)
-
-    def _ended(self, incoming: _Incoming) -> None:
-        self._incoming = None
-        if incoming.ends():
-            self._start_again(incoming)
-
-    def _start_again(self, incoming: _Incoming) -> None:
-        self._call.drop(incoming)
-        if self._replaced >= _REPLACED_TRIES:
-            self._call.corrupt[self._slot] = CorruptRecordError(
-                "replaced", f"it was replaced {_REPLACED_TRIES} times while it was read", removable=False
-            )
-            return
-        self._call.add(_Fetch(self._call, self._slot, self._key, self._name, self._replaced + 1))
-
-    # ------------------------------------------------------------------------------------------------- checking
-
-    def _checked_length(self, connection: HTTPConnection, head: ResponseHead) -> int:
-        if head.headers.get("content-encoding", "identity").lower() not in {"", "identity", "aws-chunked"}:
-            raise connection.broken("an object that something on the way has encoded")
-        if head.length is None:
-            raise connection.broken("an object without a Content-Length")
-        if head.length > self._call.limit:
-            connection.close()
-            raise ValueTooLargeError(connection.store, head.length, self._call.limit)
-        return head.length
-
-    def _content_range(self, connection: HTTPConnection, head: ResponseHead) -> tuple[int, int, int]:
-        """Start, end and the object's whole length."""
-        length = self._checked_length(connection, head)
-        found = _CONTENT_RANGE.fullmatch(head.headers.get("content-range", ""))
-        if found is None:
-            raise connection.broken("a part of an object that does not say which")
-        start, last, total = map(int, found.groups())
-        if last < start or last + 1 - start != length or last >= total:
-            raise connection.broken(f"{length} bytes as bytes {start} to {last} of {total}")
-        if total > self._call.limit:
-            connection.close()
-            raise ValueTooLargeError(connection.store, total, self._call.limit)
-        return start, last + 1, total
-
-    async def _header(
-        self, connection: HTTPConnection, requests: Requests, head: ResponseHead, total: int
-    ) -> FrameHeader:
-        stream = connection.stream
-        if total < MIN_HEADER_BYTES + TRAILER_BYTES:
-            document = await connection.read_body(head, MAX_ERROR_BYTES)
-            self._check_document(document, requests, head)
-            raise CorruptRecordError("short", f"a value of {total} bytes is no record")
-        prefix = bytes(await stream.peek(8))
-        if prefix.lstrip()[:1] == b"<" and total <= MAX_ERROR_BYTES:
-            document = await connection.read_body(head, MAX_ERROR_BYTES)
-            self._check_document(document, requests, head)
-            raise CorruptRecordError("magic", "it is a document, not a record")
-        length = header_length(prefix)
-        if length + TRAILER_BYTES > total or length > (head.length or 0):
-            raise CorruptRecordError("short", f"a value of {total} bytes with a header of {length}")
-        header = decode_header(await stream.peek(length), self._key, total)
-        if header.is_striped:
-            raise CorruptRecordError("striped", "a chunk of parts, which no object is", removable=False)
-        return header
-
-    def _check_document(self, document: bytes, requests: Requests, head: ResponseHead) -> None:
-        """Some servers begin an answer before they know that it fails: 200, and an error in place of the object."""
-        if (error := error_of(document)) is not None:
-            failure = refusal(requests.store, head.status, *error, head.headers, "get")
-            raise (
-                failure
-                if failure.retryable or failure.permanent
-                else StoreProtocolError(requests.store, failure.message)
-            )
-
-    async def _skip(self, connection: HTTPConnection, head: ResponseHead) -> None:
-        """Takes the rest of a body, where that is little; otherwise the connection is closed."""
-        if connection.is_read or not connection.stream.is_open:
-            return
-        if (head.length or 0) <= _SKIPPED_BYTES:
-            await connection.stream.discard(head.length or 0)
-            connection.finished(head)
+            self._does_not_verify(connection, error)
         else:
+            self._fetch.verified()
+
+    def _give_up(self, span: Span) -> None:
+        self._span = None
+        if span.receiving.is_last_span():
+            self._read_again()
+
+    def _read_again(self) -> None:
+        if self._fetch.read_again():
+            self._call.add(GetJob(self._call, self._fetch))
+
+    def _does_not_verify(self, connection: HTTPConnection, error: CorruptRecordError) -> None:
+        if connection.requests == 1:
+            self._fetch.corrupt(error)
+        elif self._fetch.doubtful(error):
             connection.close()
-
-
-def _is_part(head: ResponseHead) -> bool:
-    # rclone answers ranges with 200, and says in Content-Range what it sends.
-    return head.status == 206 or (head.status == 200 and "content-range" in head.headers)
-
-
-def _spans(start: int, total: int, size: int) -> list[tuple[int, int]]:
-    """What is left of an object from `start` on, cut into spans of about `size` bytes."""
-    if start >= total:
-        return []
-    count = max(1, round((total - start) / max(size, 1)))
-    step = -(-(total - start) // count)
-    return [(first, min(first + step, total)) for first in range(start, total, step)]
-
-
-async def _hash(incoming: _Incoming, is_lent: bool) -> None:
-    assert incoming.hasher is not None  # noqa: S101  # who calls has looked
-    with incoming.obj.byte_array as view:
-        for start in range(0, len(view), _HASHED_PIECE):
-            incoming.hasher.update(view[start : start + _HASHED_PIECE])
-            if not is_lent:
-                await anyio.lowlevel.checkpoint()
+            self._call.add(GetJob(self._call, self._fetch))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
-import zlib
 from collections.abc import Mapping
 from typing import Final
 
 from lmcache_connect import StoreError
 
-from .answers import error_of
+from .documents import error_of
 from .failures import refusal
 from .http_connection import HTTPConnection, ResponseHead
 from .signer import EMPTY, ReadOnlyCredentials, Signer
@@ -61,24 +58,3 @@ class Requests:
             return None
         code, message = error_of(last_words.partition(b"\r\n\r\n")[2]) or ("", "")
         return refusal(self.store, int(status[1]), code, message, {}, operation)
-
-
-class ObjectChecksum:
-    """S3's own checksum of an object, piece by piece."""
-
-    def __init__(self, algorithm: str) -> None:
-        self.header: Final = f"x-amz-checksum-{algorithm}"
-        self._crc = 0
-        self._sha = hashlib.sha256() if algorithm == "sha256" else None
-
-    def update(self, piece: bytes | memoryview) -> None:
-        """The next piece of the object."""
-        if self._sha is not None:
-            self._sha.update(piece)
-        else:
-            self._crc = zlib.crc32(piece, self._crc)
-
-    def value(self) -> str:
-        """As it stands in the header."""
-        digest = self._sha.digest() if self._sha is not None else self._crc.to_bytes(4, "big")
-        return base64.b64encode(digest).decode()

@@ -9,8 +9,8 @@ from typing import Final
 from lmcache_connect import AuthenticationError
 from lmcache_connect.errors import StoreProtocolError
 
-from .answers import DocumentError, parse
 from .credentials import CredentialSource
+from .documents import DocumentError, parse
 from .http_connection import HTTPConnection
 from .requests import MAX_ERROR_BYTES, Requests
 from .signer import ReadOnlyCredentials, Signer

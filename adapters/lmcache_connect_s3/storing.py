@@ -9,10 +9,11 @@ from lmcache_connect import MemoryObj, StoreError
 from lmcache_connect.record import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
 from lmcache_connect.transport import StreamClosedError, in_thread
 
-from .answers import error_of
+from .documents import error_of
 from .failures import refusal
 from .http_connection import HTTPConnection, ResponseHead
-from .requests import MAX_ERROR_BYTES, ObjectChecksum, Requests
+from .object_checksum import ObjectChecksum
+from .requests import MAX_ERROR_BYTES, Requests
 from .signer import UNSIGNED
 from .transfers import Job, Transfers
 

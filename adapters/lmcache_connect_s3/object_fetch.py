@@ -1,0 +1,134 @@
+"""`ObjectFetch`: how far one object of a get is.
+
+                 ┌──────────── what came is not held against it ─────────┐
+                 ▼                                                       │
+    start ──► Asked ──► Receiving ──┬──► Verified                        │
+                │           │       └──► it does not verify ─────────────┤
+                │           └──► Replaced, until no span is received ────┤
+                ├──► Missing                                             │
+                └──► it is not a record ─────────────────────────────────┴──► Corrupt
+
+What is known in each state is what its class holds. A connection that breaks changes no state: the request is made
+again from `Asked`, and what is left is asked for from `Receiving`. A failure that is not of one object ends the whole
+call, and `release` frees what each object holds in whatever state it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from lmcache_connect import CorruptRecordError, MemoryObj
+
+from .receiving import Receiving
+
+_MAX_REPLACEMENTS: Final = 4
+_MAX_RECHECKS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The object's start is asked for, or will be. Nothing is known of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another object has taken the name since the first bytes came. Others may still receive into its memory."""
+
+    receiving: Receiving
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no such object: a miss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The chunk is in memory and has verified."""
+
+    chunk: MemoryObj
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupt:
+    """The object is not a record of its key, or its bytes do not verify."""
+
+    error: CorruptRecordError
+
+
+State: TypeAlias = Asked | Receiving | Replaced | Missing | Verified | Corrupt
+
+
+class ObjectFetch:
+    """One object of a get and its state. Does no I/O.
+
+    The jobs of its spans may say in several threads at a time that it was replaced. Every other change is made while no
+    other job of the object is left.
+    """
+
+    def __init__(self, key: str, name: str) -> None:
+        self.key: Final = key
+        self.name: Final = name
+        self.state: State = Asked()
+        self._replacements = 0
+        self._rechecks = 0
+
+    def missing(self) -> None:
+        """There is no such object."""
+        self.state = Missing()
+
+    def begin(self, receiving: Receiving) -> None:
+        """Its header has verified, and there is memory for its payload."""
+        self.state = receiving
+
+    def verified(self) -> None:
+        """All its bytes came and have verified."""
+        assert isinstance(self.state, Receiving)  # noqa: S101  # only such an object has bytes
+        self.state = Verified(self.state.chunk)
+
+    def corrupt(self, error: CorruptRecordError) -> None:
+        """It does not verify, for sure."""
+        self.release()
+        self.state = Corrupt(error)
+
+    def doubtful(self, error: CorruptRecordError) -> bool:
+        """What a connection brought that was used before does not verify. Returns whether to ask again.
+
+        It may be the late answer to another request, which the server left on the connection. So it counts as corrupt
+        only when several connections have brought such bytes.
+        """
+        if self._rechecks == _MAX_RECHECKS:
+            self.corrupt(error)
+            return False
+        self._rechecks += 1
+        self.ask_again()
+        return True
+
+    def replaced(self) -> None:
+        """A span was asked for and another object is there."""
+        if isinstance(self.state, Receiving):
+            self.state = Replaced(self.state)
+
+    def read_again(self) -> bool:
+        """It was replaced, and nothing is received into its memory any more. Returns whether to ask again."""
+        if self._replacements == _MAX_REPLACEMENTS:
+            times = f"it was replaced {_MAX_REPLACEMENTS} times while it was read"
+            self.corrupt(CorruptRecordError("replaced", times, removable=False))
+            return False
+        self._replacements += 1
+        self.ask_again()
+        return True
+
+    def ask_again(self) -> None:
+        """Gives up what has come. Nothing is received into its memory any more."""
+        self.release()
+        self.state = Asked()
+
+    def release(self) -> None:
+        """Releases the chunk's memory, if there is any. Nothing is received into it any more."""
+        match self.state:
+            case Receiving(chunk=chunk) | Verified(chunk=chunk) | Replaced(Receiving(chunk=chunk)):
+                chunk.ref_count_down()
+            case _:
+                pass

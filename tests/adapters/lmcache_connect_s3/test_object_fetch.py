@@ -1,0 +1,87 @@
+"""The states of one object of a get, without a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcache_connect import CorruptRecordError, LocalCPUBackend, MemoryObj
+from lmcache_connect.record import decode_header, encode_record
+from lmcache_connect_s3.object_answer import ObjectVersion
+from lmcache_connect_s3.object_fetch import Asked, Corrupt, Missing, ObjectFetch, Replaced, Verified
+from lmcache_connect_s3.receiving import Receiving, cut
+
+DAMAGED = CorruptRecordError("checksum", "it does not verify")
+
+
+def chunk_of(backend: LocalCPUBackend) -> MemoryObj:
+    chunk = backend.allocate((1000,), "uint8")
+    assert chunk is not None
+    return chunk
+
+
+def receiving_into(backend: LocalCPUBackend, *, spans: int = 1, etag: str | None = '"one"') -> Receiving:
+    chunk = chunk_of(backend)
+    record = encode_record("k", chunk)
+    return Receiving(decode_header(record, "k", len(record)), chunk, ObjectVersion(len(record), etag), spans, None)
+
+
+def test_a_chunk_that_verified_is_held_until_it_is_released(local_cpu_backend: LocalCPUBackend) -> None:
+    fetch = ObjectFetch("k", "p/k")
+    receiving = receiving_into(local_cpu_backend)
+    fetch.begin(receiving)
+    fetch.verified()
+    assert fetch.state == Verified(receiving.chunk)
+    assert local_cpu_backend.statistics().live_objects == 1
+    fetch.release()
+    assert local_cpu_backend.statistics().live_objects == 0
+
+
+def test_a_missing_object_holds_nothing() -> None:
+    fetch = ObjectFetch("k", "p/k")
+    fetch.missing()
+    assert fetch.state == Missing()
+    fetch.release()
+
+
+def test_an_object_is_corrupt_when_three_connections_have_brought_damage(local_cpu_backend: LocalCPUBackend) -> None:
+    fetch = ObjectFetch("k", "p/k")
+    for again in (True, True, False):
+        fetch.begin(receiving_into(local_cpu_backend))
+        assert fetch.doubtful(DAMAGED) is again
+        assert local_cpu_backend.statistics().live_objects == 0
+        assert fetch.state == (Asked() if again else Corrupt(DAMAGED))
+
+
+def test_an_object_is_read_again_when_it_was_replaced_but_not_for_ever(local_cpu_backend: LocalCPUBackend) -> None:
+    fetch = ObjectFetch("k", "p/k")
+    for _ in range(4):
+        receiving = receiving_into(local_cpu_backend)
+        fetch.begin(receiving)
+        fetch.replaced()
+        fetch.replaced()  # each of its spans says so
+        assert fetch.state == Replaced(receiving)
+        assert fetch.read_again()
+        assert local_cpu_backend.statistics().live_objects == 0
+    fetch.begin(receiving_into(local_cpu_backend))
+    fetch.replaced()
+    assert not fetch.read_again()
+    assert isinstance(fetch.state, Corrupt)
+    assert (fetch.state.error.reason, fetch.state.error.removable) == ("replaced", False)
+    assert local_cpu_backend.statistics().live_objects == 0
+
+
+@pytest.mark.parametrize(("spans", "etag", "can_go_on"), [(1, '"one"', True), (1, None, False), (3, None, True)])
+def test_a_span_goes_on_only_where_something_tells_that_the_rest_is_of_the_same_object(
+    local_cpu_backend: LocalCPUBackend, spans: int, etag: str | None, can_go_on: bool
+) -> None:
+    receiving = receiving_into(local_cpu_backend, spans=spans, etag=etag)
+    assert receiving.can_go_on is can_go_on
+    assert [receiving.is_last_span() for _ in range(spans)] == [False] * (spans - 1) + [True]
+    receiving.chunk.ref_count_down()
+
+
+def test_what_is_left_is_cut_into_ranges_of_about_one_size() -> None:
+    assert cut(100, 100, 10) == []
+    assert cut(100, 104, 10) == [(100, 104)]
+    assert cut(100, 126, 10) == [(100, 109), (109, 118), (118, 126)]
+    assert cut(100, 124, 10) == [(100, 112), (112, 124)]
