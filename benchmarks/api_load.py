@@ -1,11 +1,11 @@
-"""What the internal API under load costs a transfer that runs meanwhile: throughput, and gaps of the event loop.
+"""Measures what requests to the internal API cost a transfer: its throughput, and the gaps of the event loop.
 
     python -m benchmarks.api_load [--seconds 3] [--rounds 5] [--requests 300] [--json FILE]
 
-Interleaved rounds of one transfer, batched gets of 32 chunks of 4 MiB over and over: without a server, with one that is
-idle, and with one under load, on the transfer's own loop and in a thread of its own. The load comes from another
-process at a steady rate, look-ups and metrics by turns; it needs CPU as well, which is why the same load on a server
-that has nothing to do with the transfer, in a process of its own, is measured too.
+Interleaved rounds of one transfer, batched gets of 32 chunks of 4 MiB: without a server, with an idle server, and with
+a server under load, on the transfer's own loop and in a thread of its own. The load comes from another process at a
+steady rate: alternate look-ups and requests for the metrics. That process needs CPU too, so the same load on an
+unrelated server in another process is measured as well.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Work = tuple[str, int]
-"""What was done, with its unit, and the chunk's bytes: 0 where there is none."""
+"""What was measured, with its unit, and the chunk's bytes, or 0 for work without chunks."""
 
 
 def stolen_seconds() -> float:

@@ -1,7 +1,7 @@
-"""Tensor element types, by name. torch is accepted where it is installed and never imported.
+"""Tensor element types, by name. The dtypes of torch and numpy are accepted, and neither package is imported.
 
-The names are LMCache's (`TORCH_DTYPE_TO_STR_DTYPE` in its `utils.py`); the names that torch and numpy use are
-accepted as well. The codes are what a stored record holds and never change.
+The names are LMCache's (`TORCH_DTYPE_TO_STR_DTYPE` in its `utils.py`). The names of torch and numpy are accepted as
+well. The codes are written into stored records and never change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .errors import UnknownDtypeError
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One element type. `name` is LMCache's; `itemsize` is bytes; `code` is its number in a stored record."""
+    """One element type. `name` is LMCache's, `itemsize` is in bytes, and `code` stands for it in stored records."""
 
     name: str
     itemsize: int
@@ -47,10 +47,10 @@ _BY_NAME: Final = {dtype.torch_name: dtype for dtype in _ALL} | {dtype.name: dty
 
 
 def dtype_of(value: object) -> DType:
-    """The `DType` for a name, a `DType`, a `torch.dtype`, a `numpy.dtype` or one of numpy's scalar types.
+    """The `DType` for a name, a `DType`, a `torch.dtype`, a `numpy.dtype` or a scalar type of numpy.
 
     Raises:
-        UnknownDtypeError: naming the value and the known names.
+        UnknownDtypeError: for any other value. The error lists the known names.
     """
     if isinstance(value, DType):
         return value
@@ -59,12 +59,12 @@ def dtype_of(value: object) -> DType:
     elif type(value).__module__.partition(".")[0] == "torch":
         name = str(value)
     elif isinstance(numpy_name := getattr(value, "name", None), str):
-        # A record is little-endian, so an array of the other byte order would be read back as other numbers.
+        # Records are little-endian: an array in the other byte order would come back as other numbers.
         name = numpy_name if getattr(value, "isnative", True) else ""
     elif isinstance(value, type) and value.__module__ != "builtins":
-        name = value.__name__.removesuffix("_")  # numpy.float16 and such; numpy 1 calls its bool `bool_`
+        name = value.__name__.removesuffix("_")  # such as numpy.float16; numpy 1 calls its bool `bool_`
     else:
-        name = ""  # Python's own `float` as well: it is a double, while LMCache's name "float" has 4 bytes
+        name = ""  # includes Python's `float`: it has 8 bytes, while LMCache's "float" has 4
     found = _BY_NAME.get(name.removeprefix("torch."))
     if found is None:
         raise UnknownDtypeError(value, known_dtypes())
@@ -72,7 +72,7 @@ def dtype_of(value: object) -> DType:
 
 
 def dtype_from_code(code: int) -> DType | None:
-    """The `DType` of a stored record's code, or None where the code is unknown."""
+    """The `DType` for a code in a stored record; None for an unknown code."""
     return _BY_CODE.get(code)
 
 

@@ -1,6 +1,6 @@
 """Names of KV chunks, in LMCache's own string format, so that both can share a store.
 
-`model@world_size@worker_id@hash_hex@dtype[@tag%value...]`, and with `@layer_id` behind the dtype for one layer.
+`model@world_size@worker_id@hash_hex@dtype[@tag%value...]`. The key of one layer has `@layer_id` after the dtype.
 Source: LMCache 0.5.6, `lmcache/utils.py`, `CacheEngineKey` and `LayerCacheEngineKey`.
 """
 
@@ -16,7 +16,7 @@ from .dtypes import DType, dtype_of
 from .errors import InvalidKeyError, UnknownDtypeError
 
 MAX_KEY_BYTES: Final = 4096
-"""The longest key string in UTF-8 bytes: a bound on what goes into every request."""
+"""The longest key string in UTF-8 bytes. Every request contains a key, so this bounds its length."""
 
 TAG_PREFIX: Final = "lmcache.tag."
 """Request configuration entries with this prefix become tags of the key."""
@@ -30,13 +30,13 @@ _DECIMAL: Final = re.compile(r"-?[0-9]+")
 class CacheEngineKey:
     """The name of one KV chunk.
 
-    `chunk_hash` is an integer, or bytes; `dtype` anything that `dtype_of` takes. Entries of `request_configs`
-    whose name starts with `lmcache.tag.` become `tags`, a tuple of (name, value) in the order given. Two keys are
-    equal when their strings are.
+    `chunk_hash` is an integer or bytes. `dtype` is anything that `dtype_of` takes. Entries of `request_configs`
+    whose name starts with `lmcache.tag.` become `tags`: tuples of (name, value), in the given order. Two keys are
+    equal when their strings are equal.
 
     Raises:
-        InvalidKeyError: a part is empty, or holds a character that the format reserves (`@` anywhere, `%` in
-            a tag's name), or a control character, or the string is longer than `MAX_KEY_BYTES`.
+        InvalidKeyError: a part is empty, or contains a control character or a character that the format reserves
+            (`@` anywhere, `%` in a tag's name). Or the string is longer than `MAX_KEY_BYTES`.
     """
 
     model_name: str
@@ -86,7 +86,7 @@ class CacheEngineKey:
 
     @cached_property
     def tags(self) -> tuple[tuple[str, str], ...] | None:
-        """(name, value) of every tag, or None where there is none."""
+        """The (name, value) of every tag; None for a key without tags."""
         if not self.request_configs:
             return None
         found = tuple(
@@ -98,7 +98,7 @@ class CacheEngineKey:
 
     @property
     def chunk_hash_hex(self) -> str:
-        """The chunk's hash as it stands in the key string."""
+        """The chunk's hash as the key string contains it."""
         return self.chunk_hash.hex() if isinstance(self.chunk_hash, bytes) else f"{self.chunk_hash:x}"
 
     @cached_property
@@ -123,10 +123,10 @@ class CacheEngineKey:
 
     @classmethod
     def from_string(cls, text: str) -> CacheEngineKey:
-        """The key that `to_string` wrote.
+        """The key for a string that `to_string` wrote.
 
-        A hash that was given as bytes comes back as the integer of the same digits, as it does in LMCache, but
-        for one with leading zeros, which only bytes can keep. Equality goes by the string, so both are one key.
+        A hash that was bytes becomes the integer with the same digits, as in LMCache. A hash with leading zeros
+        stays bytes, because an integer would lose them. Keys are equal by their strings, so both forms are equal.
 
         Raises:
             InvalidKeyError: the string is not in the format.
@@ -136,7 +136,7 @@ class CacheEngineKey:
         return _checked_round_trip(text, key)
 
     def split_layers(self, num_layers: int) -> list[LayerCacheEngineKey]:
-        """One key per layer, for layers 0 to `num_layers` - 1."""
+        """One key for each layer from 0 to `num_layers` - 1."""
         return [
             LayerCacheEngineKey(
                 self.model_name,
@@ -155,7 +155,7 @@ class CacheEngineKey:
         return self.split_layers(1)[0]
 
     def with_new_worker_id(self, worker_id: int) -> CacheEngineKey:
-        """The same chunk as another worker names it."""
+        """The key under which another worker stores its part of the same chunk."""
         return CacheEngineKey(
             self.model_name, self.world_size, worker_id, self.chunk_hash, self.dtype, self.request_configs
         )
@@ -174,7 +174,7 @@ class CacheEngineKey:
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class LayerCacheEngineKey(CacheEngineKey):
-    """The name of one layer of a KV chunk; `layer_id` counts from 0."""
+    """The name of one layer of a KV chunk. `layer_id` counts from 0."""
 
     layer_id: int = 0
 
@@ -198,7 +198,7 @@ class LayerCacheEngineKey(CacheEngineKey):
 
     @classmethod
     def from_string(cls, text: str) -> LayerCacheEngineKey:
-        """The key that `to_string` wrote. Raises `InvalidKeyError` for any other string."""
+        """The key for a string that `to_string` wrote. Raises `InvalidKeyError` for any other string."""
         head, tags = _split(text, 6)
         layer = _integer(text, head[5], "layer_id")
         key = LayerCacheEngineKey(*_head_fields(text, head[:5]), _tag_configs(text, tags), layer)
@@ -206,7 +206,7 @@ class LayerCacheEngineKey(CacheEngineKey):
         return key
 
     def with_new_worker_id(self, worker_id: int) -> LayerCacheEngineKey:
-        """The same layer as another worker names it."""
+        """The key under which another worker stores its part of the same layer."""
         return LayerCacheEngineKey(
             self.model_name,
             self.world_size,
@@ -222,11 +222,11 @@ class LayerCacheEngineKey(CacheEngineKey):
 
 
 Key: TypeAlias = CacheEngineKey | LayerCacheEngineKey | str
-"""What every operation takes for a key."""
+"""What every operation accepts as a key."""
 
 
 def parse_key(text: str) -> CacheEngineKey | LayerCacheEngineKey:
-    """The layer key or chunk key that a string in LMCache's format stands for.
+    """The layer key or the chunk key for a string in LMCache's format.
 
     Raises:
         InvalidKeyError: the string is not in the format.
@@ -241,24 +241,25 @@ def key_string(key: Key) -> str:
     """The string under which a key's chunk is stored.
 
     Raises:
-        InvalidKeyError: an empty or too long string, a control character, a lone surrogate, or another type.
+        InvalidKeyError: the string is empty or too long, or contains a control character or a lone surrogate. Or
+            the key has another type.
     """
     if isinstance(key, str):
         return check_key_string(key)
     if isinstance(key, CacheEngineKey):
-        return key.to_string()  # checked when it was made
+        return key.to_string()  # checked when the key was created
     if callable(to_string := getattr(key, "to_string", None)):  # LMCache's own key classes
         return check_key_string(to_string())
     raise InvalidKeyError(key, "expected a CacheEngineKey, a LayerCacheEngineKey or a str")
 
 
 def key_strings(keys: Sequence[Key]) -> list[str]:
-    """`key_string` for each of a batch, at a fraction of the price where all are plain strings.
+    """`key_string` of each key. This is much faster than one call for each, where all keys are plain strings.
 
     Raises:
-        InvalidKeyError: one of them is none.
+        InvalidKeyError: for the first key that is not valid.
     """
-    # All at once: what is printable ASCII together is so one by one.
+    # One check for all: if the joined string is printable ASCII, each key is.
     if (
         set(map(type, keys)) == {str}
         and all(keys)
@@ -271,17 +272,17 @@ def key_strings(keys: Sequence[Key]) -> list[str]:
 
 
 def check_key_string(text: object) -> str:
-    """`text` itself, where it can name a chunk; otherwise `InvalidKeyError`."""
+    """Returns `text` if it can name a chunk, and raises `InvalidKeyError` otherwise."""
     if not isinstance(text, str):
         raise InvalidKeyError(text, "expected a str")
-    # Nearly every key: three calls that cost less together than the pattern below.
+    # Nearly every key passes here: these three calls cost less than the pattern below.
     if text and len(text) <= MAX_KEY_BYTES and text.isascii() and text.isprintable():
         return text
     if not text:
         raise InvalidKeyError(text, "the key is empty")
     if (found := _FORBIDDEN.search(text)) is not None:
         raise InvalidKeyError(text, f"character {found.group()!r} at position {found.start()} is not allowed in a key")
-    # Only a string that could be too long is encoded to find out: UTF-8 takes at most 4 bytes a character.
+    # A character has at most 4 bytes in UTF-8, so only a long string must be encoded to count its bytes.
     if len(text) > MAX_KEY_BYTES // 4 and (size := len(text.encode())) > MAX_KEY_BYTES:
         raise InvalidKeyError(text, f"{size} bytes exceed the limit of {MAX_KEY_BYTES}")
     return text
@@ -333,6 +334,6 @@ def _tag_configs(text: str, tags: list[str]) -> dict[str, str] | None:
 
 def _checked_round_trip(text: str, key: CacheEngineKey) -> CacheEngineKey:
     if key.to_string() != text:
-        # Two spellings of one chunk would be two records, and a listing would name keys that do not exist.
-        raise InvalidKeyError(text, f"it would be written back as {key.to_string()!r}")
+        # A chunk with two spellings would be stored twice, and listings would name keys that do not exist.
+        raise InvalidKeyError(text, f"expected the spelling {key.to_string()!r}")
     return key

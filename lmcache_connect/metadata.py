@@ -1,4 +1,4 @@
-"""What a KV chunk is: memory formats, the shape of one chunk, and the model's cache geometry."""
+"""Descriptions of KV chunks: memory formats, the shapes of one chunk, and the geometry of a model's cache."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_DIMS: Final = 8
 """The most dimensions of one tensor group."""
 
 MAX_GROUPS: Final = 64
-"""The most tensor groups of one chunk: a model with that many kinds of layers is not known."""
+"""The most tensor groups of one chunk. No known model has that many kinds of layers."""
 
 MAX_CHUNK_BYTES: Final = 1 << 40
-"""A bound on arithmetic with shapes that came from elsewhere; no store takes a value of that size."""
+"""The largest chunk. It bounds calculations with shapes from untrusted records; no store accepts such a value."""
 
 
 class MemoryFormat(IntEnum):
-    """The meaning of a chunk's dimensions; the numbers are LMCache's (`MemoryFormat` in 0.5.6)."""
+    """The meaning of a chunk's dimensions. The numbers are those of `MemoryFormat` in LMCache 0.5.6."""
 
     UNDEFINED = 0
     KV_2LTD = 1
@@ -35,9 +35,9 @@ class MemoryFormat(IntEnum):
     KV_2TD = 3
     """[2, num_tokens, hidden_dim]"""
     BINARY = 4
-    """[num_bytes]: anything"""
+    """[num_bytes]: any bytes"""
     BINARY_BUFFER = 5
-    """[num_bytes]: anything, in a buffer of somebody else's"""
+    """[num_bytes]: any bytes, in a buffer that does not belong to the arena"""
     KV_MLA_FMT = 6
     """[1, num_layers, num_tokens, aligned_head_size]"""
     EC_TD = 7
@@ -50,14 +50,14 @@ class MemoryFormat(IntEnum):
         return _TOKEN_DIM.get(self, 0)
 
 
-# KV_2TD keeps its tokens in dimension 1 and KV_T2D in dimension 0, as their names say. LMCache 0.5.6 answers the
-# other way round in token_dim() while its docstrings and its layer-wise code agree with the names.
+# By their names, KV_2TD has its tokens in dimension 1 and KV_T2D in dimension 0. LMCache's docstrings and its code for
+# layers say the same. Only its token_dim(), in 0.5.6, returns the opposite.
 _TOKEN_DIM: Final = {MemoryFormat.KV_2LTD: 2, MemoryFormat.KV_2TD: 1, MemoryFormat.KV_MLA_FMT: 2}
 
 
 @dataclass(frozen=True)
 class ChunkMetadata:
-    """Shapes, dtypes and format of one chunk: one or several tensor groups, laid one behind the other.
+    """Shapes, dtypes and format of one chunk, which has one or several tensor groups, stored one after the other.
 
     `shapes` and `dtypes` have equal length, at least 1. All sizes are bytes.
     """
@@ -70,19 +70,20 @@ class ChunkMetadata:
     def of(cls, shapes: object, dtypes: object, fmt: MemoryFormat | None = None) -> ChunkMetadata:
         """The metadata for one shape and dtype, or for a list of each.
 
-        A single dtype goes with every shape. `fmt` defaults to `KV_2LTD` for shapes of four dimensions, to
-        `KV_MLA_FMT` where the first of these is 1, and to `UNDEFINED` otherwise.
+        A single dtype applies to every shape. Without `fmt`, the format of four-dimensional shapes is `KV_2LTD`, or
+        `KV_MLA_FMT` if the first dimension is 1. Other shapes are `UNDEFINED`.
 
         Raises:
-            InvalidShapeError: an empty, negative, zero or oversized dimension, or lists of unequal length.
-            UnknownDtypeError: a dtype that is not known.
+            InvalidShapeError: a shape is empty or too large, a dimension is not a positive integer, or the lists
+                differ in length.
+            UnknownDtypeError: a dtype is unknown.
         """
         many = _shapes(shapes)
         kinds = tuple(dtype_of(item) for item in dtypes) if isinstance(dtypes, list | tuple) else (dtype_of(dtypes),)
         if len(kinds) == 1 and len(many) > 1:
             kinds *= len(many)
         if len(kinds) != len(many):
-            raise InvalidShapeError(shapes, f"{len(many)} shapes and {len(kinds)} dtypes; expected as many of each")
+            raise InvalidShapeError(shapes, f"{len(many)} shapes and {len(kinds)} dtypes; expected equal numbers")
         metadata = cls(many, kinds, _format(many, fmt))
         if metadata.nbytes > MAX_CHUNK_BYTES:
             raise InvalidShapeError(shapes, f"{metadata.nbytes} bytes; expected at most {MAX_CHUNK_BYTES}")
@@ -90,21 +91,21 @@ class ChunkMetadata:
 
     @cached_property
     def nbytes(self) -> int:
-        """The size of all groups together."""
+        """The size of all groups in bytes."""
         return sum(self.group_nbytes)
 
     @cached_property
     def group_nbytes(self) -> tuple[int, ...]:
-        """The size of each group."""
+        """The size of each group in bytes."""
         return tuple(math.prod(shape) * dtype.itemsize for shape, dtype in zip(self.shapes, self.dtypes, strict=True))
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the chunk, read off the first group."""
+        """The number of tokens in the chunk, taken from its first group."""
         return self.shapes[0][self._token_dim(self.shapes[0])]
 
     def with_tokens(self, num_tokens: int) -> ChunkMetadata:
-        """The same chunk with another number of tokens: a partial chunk has fewer than `chunk_size`."""
+        """The same metadata with another number of tokens: a partial chunk has fewer than `chunk_size`."""
         shapes = []
         for shape in self.shapes:
             dim = self._token_dim(shape)
@@ -114,7 +115,7 @@ class ChunkMetadata:
     def _token_dim(self, shape: Shape) -> int:
         dim = self.fmt.token_dim()
         if dim >= len(shape):
-            raise InvalidShapeError(shape, f"{self.fmt.name} counts tokens in dimension {dim}")
+            raise InvalidShapeError(shape, f"{self.fmt.name} needs a dimension {dim}, which counts tokens")
         return dim
 
 
@@ -123,18 +124,18 @@ class CacheMetadata:
     """The geometry of one model's KV cache on one worker.
 
     Attributes:
-        model_name: as it stands in the keys.
+        model_name: as the keys contain it.
         world_size, worker_id: tensor-parallel size and rank.
-        kv_dtype: element type; anything `dtype_of` takes.
-        kv_shape: (num_layers, 2 or 1, chunk_size, num_kv_heads, head_size), as LMCache has it.
-        use_mla: one latent vector a token instead of keys and values; `kv_shape[1]` is then 1.
-        chunk_size: tokens in a full chunk.
-        groups: layers of different kinds, as (num_layers, hidden_dim, dtype) each; empty means that all layers
-            are alike and `kv_shape` tells.
+        kv_dtype: the element type. Anything that `dtype_of` takes.
+        kv_shape: (num_layers, 2 or 1, chunk_size, num_kv_heads, head_size), as in LMCache.
+        use_mla: whether each token has one latent vector instead of a key and a value. `kv_shape[1]` is then 1.
+        chunk_size: the number of tokens in a full chunk.
+        groups: (num_layers, hidden_dim, dtype) for each kind of layer. Empty where all layers are alike, as
+            `kv_shape` describes them.
 
     Raises:
-        InvalidShapeError: a number is missing, no integer or out of range, or two of them contradict each other.
-        UnknownDtypeError: a dtype that is not known.
+        InvalidShapeError: a number is missing, not an integer or out of range, or two numbers contradict each other.
+        UnknownDtypeError: a dtype is unknown.
     """
 
     model_name: str
@@ -155,12 +156,14 @@ class CacheMetadata:
             )
         object.__setattr__(self, "kv_shape", shape)
         if shape[1] != (1 if self.use_mla else 2):
-            raise InvalidShapeError(shape, f"use_mla is {self.use_mla}, so dimension 1 must tell the same")
+            raise InvalidShapeError(
+                shape, f"use_mla is {self.use_mla}, so dimension 1 must be {1 if self.use_mla else 2}"
+            )
         if not _is_count(self.chunk_size):
             raise InvalidShapeError(self.chunk_size, "chunk_size must be at least 1 token")
         if shape[2] != self.chunk_size:
-            # Either could be the truth; taking the wrong one would cut every chunk, or wait for more than there is.
-            raise InvalidShapeError(shape, f"chunk_size is {self.chunk_size}, so dimension 2 must tell the same")
+            # Either number could be right. The wrong one would cut every chunk short, or expect more than there is.
+            raise InvalidShapeError(shape, f"chunk_size is {self.chunk_size}, so dimension 2 must be the same")
         if not _is_count(self.world_size):
             raise InvalidShapeError(self.world_size, "world_size must be at least 1")
         if not isinstance(self.worker_id, int) or not 0 <= self.worker_id < self.world_size:
@@ -173,7 +176,7 @@ class CacheMetadata:
                 raise InvalidShapeError(group, "expected a group as (num_layers, hidden_dim, dtype)")
             groups.append((group[0], group[1], dtype_of(group[2])))
         object.__setattr__(self, "groups", tuple(groups))
-        self.chunk()  # the whole must be a chunk as well: its number of groups, its size
+        self.chunk()  # raises where the groups together do not make a valid chunk
 
     @property
     def fmt(self) -> MemoryFormat:
@@ -181,14 +184,14 @@ class CacheMetadata:
         return MemoryFormat.KV_MLA_FMT if self.use_mla else MemoryFormat.KV_2LTD
 
     def get_shapes(self, num_tokens: int | None = None) -> list[Shape]:
-        """One shape [2 or 1, num_layers, num_tokens, hidden_dim] per group, by default of a full chunk."""
+        """The shape [2 or 1, num_layers, num_tokens, hidden_dim] of each group, by default for a full chunk."""
         tokens = self.chunk_size if num_tokens is None else num_tokens
         layers, kv, _, heads, head_size = self.kv_shape
         groups = [(count, hidden) for count, hidden, _ in self.groups] or [(layers, heads * head_size)]
         return [(kv, count, tokens, hidden) for count, hidden in groups]
 
     def get_dtypes(self) -> list[DType]:
-        """One dtype per group."""
+        """The dtype of each group."""
         return [dtype_of(dtype) for _, _, dtype in self.groups] or [cast(DType, self.kv_dtype)]
 
     def get_num_groups(self) -> int:
@@ -196,17 +199,17 @@ class CacheMetadata:
         return len(self.groups) or 1
 
     def chunk(self, num_tokens: int | None = None) -> ChunkMetadata:
-        """Shapes, dtypes and format of a chunk, by default a full one."""
+        """Shapes, dtypes and format of a chunk with `num_tokens` tokens, by default a full chunk."""
         return ChunkMetadata.of(list(self.get_shapes(num_tokens)), list(self.get_dtypes()), self.fmt)
 
     @property
     def full_chunk_bytes(self) -> int:
-        """Bytes of a full chunk."""
+        """The size of a full chunk in bytes."""
         return self.chunk().nbytes
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of one token over all layers and groups."""
+        """The bytes of one token in all layers and groups."""
         return self.chunk(1).nbytes
 
 

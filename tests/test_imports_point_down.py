@@ -46,7 +46,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
 ONLY: Final[dict[str, frozenset[str]]] = {
     "observability": frozenset({"_version"}),
     "transport": frozenset({"errors"}),
-    "record": frozenset({"errors", "dtypes", "metadata"}),
+    "record": frozenset({"errors", "dtypes", "metadata", "memory"}),
 }
 
 # The only modules that may name what stands above them, or an adapter package, in strings that are imported on first

@@ -28,7 +28,7 @@ class Contender(ABC):
     async def open(self, url: str, chunk_bytes: int, chunks: int) -> None:
         """Connects to `url` (`redis://host:port/db` or `unix:///path?db=n`) and makes room for `chunks` such chunks.
 
-        Called anew for every chunk size, after `close`.
+        Called again for every chunk size, after `close`.
 
         Raises:
             MissingContenderError: it is not installed, or does not speak this kind of URL.
@@ -64,4 +64,4 @@ class Contender(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Disconnects, and gives back all memory."""
+        """Disconnects and releases all memory."""

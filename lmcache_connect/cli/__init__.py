@@ -1,1 +1,4 @@
-"""The `lmcache-connect` command. Needs the extra `lmcache-connect[cli]`; nothing else imports typer or rich."""
+"""The `lmcache-connect` command. It needs the extra `lmcache-connect[cli]`. No other package imports typer or rich.
+
+Nothing imports this package. `app.py` has the commands, `main.py` the entry point.
+"""

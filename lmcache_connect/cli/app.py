@@ -1,4 +1,8 @@
-"""The commands: arguments in, exit codes out. What they do and what it looks like is elsewhere."""
+"""The commands: they parse arguments, call the module that does the work, and print its report.
+
+For each command there is a module with its work (`demo`, `ping`, ...), a table in `tables.py` and a document in
+`documents.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from typing import Annotated, Any, Final, NoReturn
 from .._version import __version__
 from ..config import ConnectorConfig
 from ..errors import LMCacheConnectError, MissingExtraError
-from . import report
+from . import documents, tables
 from .demo import run_demo
-from .exits import EXIT_USAGE, PROGRAM
+from .exits import EXIT_NOT_VERIFIED, EXIT_USAGE, PROGRAM
 from .ping import run_ping
 from .plugins import list_plugins
 from .schemes import list_schemes
@@ -35,13 +39,13 @@ except ImportError as missing:
 app: Final = typer.Typer(
     help="KV caches of LLMs between Python and remote stores.",
     add_completion=False,
-    pretty_exceptions_enable=False,  # its tracebacks show local variables, and one of these may be a password
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, and one may be a password
     rich_markup_mode=None,
 )
 
 URL_SHAPE: Final = "redis://[user[:password]@]host[:port][/db][?option=value]"
 
-AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -62,21 +66,28 @@ def lmcache_connect(
 def demo(
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help=f"The store, such as {URL_SHAPE}. Without it, a Valkey runs for the demo."),
+        typer.Option(
+            metavar="URL",
+            help=f"The store, such as {URL_SHAPE}. Without it, the demo starts a Valkey server of its own.",
+        ),
     ] = None,
-    chunks: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Full chunks, of 32 MiB each.")] = 8,
+    chunks: Annotated[
+        int, typer.Option(min=1, max=256, metavar="N", help="The number of full chunks, of 32 MiB each.")
+    ] = 8,
     as_json: AsJSON = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave what was written in the store. Needs --url.")] = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides the bytes of the chunks.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not remove the chunks from the store. Needs --url.")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="The seed of the random bytes in the chunks.")] = 0,
     layers: Annotated[int, typer.Option(min=1, max=32, hidden=True)] = 32,
 ) -> None:
-    """Put chunks of a KV cache into a store, get them back, compare every byte, and show what happened.
+    """Put chunks of a KV cache into a store, get them back, compare every byte, and show the results.
 
-    It writes keys of its own, touches nobody else's, and removes what it wrote. Exits with 0 when everything verified,
-    1 when something did not, 2 when the store could not be used.
+    The demo uses its own keys, does not touch any others, and removes its own at the end. Exits with 0 if every byte
+    was right, 1 if not, 2 if the store could not be used.
     """
     if keep and url is None:
-        raise typer.BadParameter("it needs --url: the store that the demo starts ends with it", param_hint="'--keep'")
+        raise typer.BadParameter(
+            "it needs --url, because a store that the demo starts is deleted at its end", param_hint="'--keep'"
+        )
     workload = Workload.llama(new_model_name(), chunks=chunks, layers=layers, seed=seed)
     try:
         with _progress(workload.transfer_bytes) as on_progress, _store(url, on_progress) as (store_url, server):
@@ -86,11 +97,11 @@ def demo(
     except (LMCacheConnectError, OSError) as error:
         _fail(error, as_json)
     if as_json:
-        _print_json(report.demo_document(found))
+        _print_json(documents.demo_document(found))
     else:
-        report.print_demo(found, Console())
+        tables.print_demo(found, Console())
     if not found.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_NOT_VERIFIED)
 
 
 @app.command()
@@ -98,44 +109,46 @@ def ping(
     url: Annotated[
         str, typer.Option(metavar="URL", envvar="LMCACHE_CONNECT_URL", help=f"The store, such as {URL_SHAPE}.")
     ],
-    timeout: Annotated[float, typer.Option(min=0.001, max=3600, metavar="S", help="Seconds for all of it.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=3600, metavar="S", help="Seconds for connecting and all calls together.")
+    ] = 5.0,
     as_json: AsJSON = False,
 ) -> None:
-    """Connect to a store and measure how fast it answers. Changes nothing in it.
+    """Connect to a store and measure how fast it answers. Changes nothing in the store.
 
-    Exits with 0 when it answers, 2 when it does not.
+    Exits with 0 if the store answers, 2 if not.
     """
     try:
         found = asyncio.run(run_ping(url, timeout))
     except (LMCacheConnectError, OSError) as error:
         _fail(error, as_json)
     if as_json:
-        _print_json(report.ping_document(found))
+        _print_json(documents.ping_document(found))
     else:
-        report.print_ping(found, Console())
+        tables.print_ping(found, Console())
 
 
 @app.command()
 def schemes(as_json: AsJSON = False) -> None:
-    """List the URL schemes that are known, who answers for them, and whether their adapters load."""
+    """List the known URL schemes, their adapters, and whether the adapters load."""
     found = list_schemes()
     if as_json:
-        _print_json(report.schemes_document(found))
+        _print_json(documents.schemes_document(found))
     else:
-        report.print_schemes(found, Console())
+        tables.print_schemes(found, Console())
 
 
 @app.command()
 def plugins(as_json: AsJSON = False) -> None:
-    """List the plug-ins that the environment's configuration names and that are installed, and whether they load."""
+    """List the plug-ins from the environment's configuration and the installed ones, and whether they load."""
     try:
         found = list_plugins(ConnectorConfig.load())
     except LMCacheConnectError as error:
         _fail(error, as_json)
     if as_json:
-        _print_json(report.plugins_document(found))
+        _print_json(documents.plugins_document(found))
     else:
-        report.print_plugins(found, Console())
+        tables.print_plugins(found, Console())
 
 
 @app.command()
@@ -156,29 +169,30 @@ def serve(
         int | None, typer.Option(metavar="PORT", help="The port; 0, the default, takes a free one.")
     ] = None,
     unix_socket: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Listen on this unix socket instead, made with mode 0600.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Listen on a unix socket at this path instead. It gets the mode 0600."),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Holds the token that callers have to send."),
+        typer.Option(metavar="FILE", help="A file with the token that callers must send."),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Serve /metrics alone on this port as well; 0 takes a free one.")
+        int | None, typer.Option(metavar="PORT", help="A second port, for /metrics only; 0 takes a free one.")
     ] = None,
-    metrics_host: Annotated[str | None, typer.Option(metavar="HOST", help="The address of that port.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(metavar="HOST", help="The address of the metrics port.")] = None,
     metrics_open: Annotated[
-        bool | None, typer.Option("--metrics-open", help="Let that port listen on any address without a token.")
+        bool | None, typer.Option("--metrics-open", help="Allow the metrics port on any address without a token.")
     ] = None,
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout once it listens, and nothing else there.")
+        bool,
+        typer.Option("--json", help="Print one JSON document on stdout when the server listens, and nothing else."),
     ] = False,
 ) -> None:
     """Serve the internal API for one or several stores: health, metrics, statistics, switches, and a page at /.
 
-    Settings that are not given come from the environment, LMCACHE_CONNECT_API_<SETTING>. Any address but a loopback
-    address needs a token. Stops gracefully on SIGTERM and SIGINT. Exits with 0 when it was stopped, 2 when it could
-    not start.
+    Other settings come from the environment, LMCACHE_CONNECT_API_<SETTING>. Every address except loopback needs a
+    token. The server stops gracefully on SIGTERM and SIGINT. Exits with 0 when it was stopped, 2 if it could not start.
     """
     if log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise typer.BadParameter(f"{log_level!r}; expected DEBUG, INFO, WARNING or ERROR", param_hint="'--log-level'")
@@ -194,9 +208,9 @@ def serve(
 
     def started(serving: Serving) -> None:
         if as_json:
-            _print_json(report.serving_document(serving))
+            _print_json(documents.serving_document(serving))
         else:
-            report.print_serving(serving, Console())
+            tables.print_serving(serving, Console())
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -208,12 +222,12 @@ def serve(
         _fail(error, as_json)
 
 
-# --------------------------------------------------------------------------------------------------- their parts
+# ------------------------------------------------------------------------------------------------------ parts
 
 
 @contextlib.contextmanager
 def _store(url: str | None, on_progress: Callable[[str, int], None]) -> Iterator[tuple[str, str | None]]:
-    """The URL that was given, or that of a Valkey server for the block; and the server's name, where it is ours."""
+    """The given URL and None. Without a URL: that of a Valkey server, which runs in the `with` block, and its name."""
     if url is not None:
         yield url, None
         return
@@ -222,14 +236,14 @@ def _store(url: str | None, on_progress: Callable[[str, int], None]) -> Iterator
         from ..testing import ValkeyServer
     except ModuleNotFoundError as error:
         raise MissingExtraError("the demo's own store", error.name or "?", "testing") from error
-    # A password, because anybody on the machine can reach a port of the loopback interface.
+    # With a password, because every user of the machine can connect to a port on loopback.
     with ValkeyServer(password=secrets.token_urlsafe(16)) as server:
         yield server.url("valkey"), server.name
 
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar on stderr for the block, where that is a terminal. It leaves nothing behind."""
+    """Shows a progress bar in the `with` block, if stderr is a terminal. It disappears at the end."""
     if not sys.stderr.isatty():
         yield lambda _text, _nbytes: None
         return
@@ -253,8 +267,8 @@ def _warn(text: str) -> None:
 
 
 def _fail(error: Exception, as_json: bool) -> NoReturn:
-    """Says in one line what is wrong, without a traceback: it is not this program that is."""
+    """Prints the error in one line. There is no traceback, because the program itself did not fail."""
     if as_json:
-        _print_json(report.error_document(error))
+        _print_json(documents.error_document(error))
     typer.echo("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), err=True)
     raise typer.Exit(EXIT_USAGE)

@@ -1,4 +1,4 @@
-"""What the demo found, as values: for the table, for JSON and for tests."""
+"""`DemoReport`: the results of a demo, for the table, the JSON document and tests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Call:
 
 @dataclass(frozen=True)
 class KindReport:
-    """What happened to one kind of chunk. Rates are bytes per second, of the median round of batches.
+    """The results for one kind of chunk. Rates are bytes per second, of the median round of batches.
 
-    `hits` and `misses` count the answers of every get, `verified` the hits whose bytes, shapes, dtypes and format
-    were those that had been put.
+    `hits` and `misses` count the answers of all gets. `verified` counts the hits whose bytes, shapes, dtypes and
+    format were equal to what was put.
     """
 
     kind: ChunkKind
     put_rate: float
     get_rate: float
     get_seconds: float
-    """The median of single gets."""
+    """The median time of a single get."""
     hits: int
     expected_hits: int
     misses: int
@@ -43,9 +43,10 @@ class KindReport:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """A whole run. `store` is redacted. `arena_balance` is bytes still reserved at the end, and must be 0.
+    """A whole run. `store` is a redacted URL. `server` is the name of the server that the demo itself started, or None.
 
-    `problems` counts what went wrong, by text. `corrupt` counts records that the connector refused, by reason.
+    `arena_balance` is the number of bytes still reserved at the end. It must be 0. `problems` counts wrong answers by
+    their text, `corrupt` the records that the connector refused, by reason.
     """
 
     store: str
@@ -69,5 +70,5 @@ class DemoReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything verified and every byte of the arena came back."""
+        """Whether every answer was right and all memory of the arena was released."""
         return not (self.problems or self.arena_balance or self.arena_objects) and all(kind.ok for kind in self.kinds)

@@ -1,4 +1,4 @@
-"""The entry point. It imports typer and rich only when it runs, so that it can say what to install."""
+"""The entry point. It imports typer and rich when it runs, so that it can name the extra where they are missing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with `arguments`, by default those of the process, and exits.
 
     Raises:
-        SystemExit: always. 0: done and verified; 1: something did not verify; 2: wrong usage, a bad URL, a store
-            that cannot be used, or a package that is not installed; 130 and 143: interrupted and terminated.
+        SystemExit: always, with 0 or one of the codes in `exits.py`.
     """
     raise SystemExit(_run(arguments))
 
@@ -43,13 +42,13 @@ def _run_app(arguments: Sequence[str] | None) -> int:
     except MissingExtraError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    # Warnings of the library come as errors or in the report; without a handler they would be printed as well.
+    # The report and the errors contain what matters. Without a handler, Python prints warnings as well.
     logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())
     try:
-        # Not standalone: it would show wrong arguments as they are, and one of them may be a URL with a password.
+        # Not standalone: that would print wrong arguments unchanged, and one may be a URL with a password.
         code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # older releases of typer make their own Abort of it
+        if isinstance(error.__cause__, KeyboardInterrupt):  # older releases of typer raise their own Abort for it
             return EXIT_INTERRUPTED
         if not _is_usage_error(error):
             raise
@@ -58,12 +57,12 @@ def _run_app(arguments: Sequence[str] | None) -> int:
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # The default would end the process at once, leaving the embedded server and keys in the store behind.
+    # By default the process would end at once, and leave the embedded server running and keys in the store.
     raise SystemExit(EXIT_TERMINATED)
 
 
 def _is_usage_error(error: Exception) -> bool:
-    # By its shape: the class is click's in older releases of typer, and a private copy of it in newer ones.
+    # By its attributes: the class is click's in older releases of typer, and a private copy in newer ones.
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 

@@ -1,4 +1,4 @@
-"""Ping: whether a store answers, and how fast."""
+"""`lmcache-connect ping`: asks a store whether it answers, and measures how fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..memory import LocalCPUBackend
 from ..url import RemoteURL
 
 SAMPLES: Final = 5
-"""Round trips that are measured, after the one that connects."""
+"""The number of round trips that are measured, after the first one, which connects."""
 
 _ARENA_BYTES: Final = 4096
 _KEY: Final = "lmcache-connect-ping"
@@ -24,24 +24,25 @@ _KEY: Final = "lmcache-connect-ping"
 
 @dataclass(frozen=True)
 class PingReport:
-    """A store that answered. `store` is redacted; times are seconds.
+    """A store that answered. `store` is a redacted URL. Times are seconds.
 
-    `operation` is what was asked: `ping`, or `exists` of one key where the store has no ping.
+    `operation` is the call that was measured: `ping`, or `exists` of one key where the connector does not support ping.
     """
 
     store: str
     operation: str
     connect_seconds: float
-    """The first answer, connecting included."""
+    """The time of the first call, which includes connecting."""
     round_trip_seconds: float
-    """The median of the answers after that."""
+    """The median time of the later calls."""
 
 
 async def run_ping(url: str, timeout: float) -> PingReport:
-    """Connects to the store at `url` and asks it a few times; changes nothing in it.
+    """Connects to the store at `url` and measures a few calls. Changes nothing in the store.
 
     Raises:
-        LMCacheConnectError: the URL is wrong, or the store refused or did not answer within `timeout` seconds in all.
+        LMCacheConnectError: the URL is wrong, the store refused, or the calls together took more than `timeout`
+            seconds.
     """
     remote_url = RemoteURL.parse(url)
     config = ConnectorConfig.load(errors="raise", operation_timeout=timeout)

@@ -1,4 +1,4 @@
-"""Plug-ins: what the configuration names and what is installed, from where, and whether it loads."""
+"""`lmcache-connect plugins`: the plug-ins of the configuration, the installed ones, and whether they load."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..url import RemoteURL
 
 @dataclass(frozen=True)
 class PluginReport:
-    """One plug-in. `error` says why it cannot be loaded, and is None where it can.
+    """One plug-in. `error` says why it does not load, and is None where it does.
 
-    `source` is `configuration`, or the name of the distribution whose entry point it is.
+    `source` is `configuration`, or the name of the distribution that has its entry point.
     """
 
     url: str
@@ -32,8 +32,8 @@ class PluginReport:
 
 
 def list_plugins(config: ConnectorConfig, registry: AdapterRegistry = default_registry) -> list[PluginReport]:
-    """Those of the configuration in its order, then installed adapters by scheme. Connects to nothing."""
-    # Whatever a plug-in prints while it is imported must not stand between the lines of a JSON document.
+    """The plug-ins of the configuration in its order, then the installed adapters by scheme. Opens no connection."""
+    # What a plug-in prints during its import must not end up in a JSON document on stdout.
     with contextlib.redirect_stdout(sys.stderr):
         table = PluginTable(config, config)
         table.load()

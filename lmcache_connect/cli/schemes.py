@@ -1,4 +1,4 @@
-"""Schemes: which URLs are understood, and who answers for them."""
+"""`lmcache-connect schemes`: the known URL schemes, their adapters, and whether they load."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ..manager import AdapterRegistry, default_registry
 
 @dataclass(frozen=True)
 class SchemeReport:
-    """One scheme, or a family such as `fault+<scheme>`. `error` says why its adapter cannot be loaded; None: it can.
+    """One scheme, or a family such as `fault+<scheme>`.
 
-    `options` are the names that the URL's query may have; None where the adapter takes any.
+    `error` says why the adapter does not load, and is None where it does. `options` are the names that the URL's query
+    may contain, and None where the adapter accepts any.
     """
 
     scheme: str
@@ -25,13 +26,13 @@ class SchemeReport:
 
     @property
     def loads(self) -> bool:
-        """Whether the adapter can be imported and made."""
+        """Whether the adapter can be imported and created."""
         return self.error is None
 
 
 def list_schemes(registry: AdapterRegistry = default_registry) -> list[SchemeReport]:
-    """Every scheme that the registry knows, sorted. Imports each adapter; connects to nothing; never raises."""
-    # Whatever a plug-in prints while it is imported must not stand between the lines of a JSON document.
+    """Every scheme that the registry knows, sorted. Imports each adapter, but opens no connection. Does not raise."""
+    # What a plug-in prints during its import must not end up in a JSON document on stdout.
     with contextlib.redirect_stdout(sys.stderr):
         return [_report(registry, scheme) for scheme in registry.schemes()]
 

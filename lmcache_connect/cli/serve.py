@@ -1,4 +1,4 @@
-"""Serve: a manager with connectors to the stores named, and the internal API in front of it."""
+"""`lmcache-connect serve`: runs the internal API for a manager with connectors to the given stores."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from ..observability import event
 from .serving import ServedStore, Serving
 
 _FIRST_PING: Final = 1.0
-"""Seconds that stores have to answer at the start. One that does not is served all the same, as not ready."""
+"""Seconds that the stores have to answer at the start. A store that does not answer is served as not ready."""
 
 
 async def run_server(urls: Sequence[str], settings: dict[str, Any], on_start: Callable[[Serving], None]) -> int:
-    """Serves until SIGTERM or SIGINT, then stops gracefully; the signal's number. A second signal does not wait.
+    """Serves until SIGTERM or SIGINT, then stops gracefully. Returns the signal's number.
+
+    A second signal ends the process without waiting.
 
     Raises:
-        LMCacheConnectError: a URL or a setting is wrong, or it cannot listen.
+        LMCacheConnectError: a URL or a setting is wrong, or the server cannot listen.
     """
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     server_config = APIServerConfig.load(**settings)
@@ -35,7 +37,7 @@ async def run_server(urls: Sequence[str], settings: dict[str, Any], on_start: Ca
                 ServedStore(connector.name, connector.store, found.health)
                 for connector, found in zip(manager.connectors, health, strict=True)
             )
-            # What lives until the end is not looked at again by every collection, which stops all transfers meanwhile.
+            # The garbage collector stops all transfers while it runs. It need not look at objects that live to the end.
             gc.collect()
             gc.freeze()
             with _signals(stop):
@@ -46,7 +48,7 @@ async def run_server(urls: Sequence[str], settings: dict[str, Any], on_start: Ca
 
 
 class _signals:  # noqa: N801  # used like a function
-    """Has SIGTERM and SIGINT resolve a future for the block, in which a second one raises as it would outside."""
+    """In the `with` block, SIGTERM and SIGINT resolve the future. After the first signal, the old handlers are back."""
 
     def __init__(self, stop: asyncio.Future[int]) -> None:
         self._stop = stop

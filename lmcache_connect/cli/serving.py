@@ -1,4 +1,4 @@
-"""`Serving`: what `serve` says once it listens."""
+"""`Serving`: what `lmcache-connect serve` reports when it listens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ServedStore:
-    """One connector, its store's address without credentials, and how a first ping went: `ok`, `failing`, ..."""
+    """A connector, its store's address without credentials, and the health after a first ping: `ok`, `failing`, ..."""
 
     connector: str
     store: str
@@ -16,7 +16,7 @@ class ServedStore:
 
 @dataclass(frozen=True)
 class Serving:
-    """What listens where."""
+    """The addresses of the server, and its stores."""
 
     address: str
     metrics_address: str | None

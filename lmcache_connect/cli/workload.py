@@ -1,4 +1,4 @@
-"""What the demo stores: kinds of chunks, their keys, and bytes that tell which key they belong to."""
+"""The chunks that the demo stores: their kinds, their keys, and bytes that identify the key that they belong to."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..metadata import CacheMetadata, ChunkMetadata
 T = TypeVar("T")
 
 BATCH_BYTES: Final = 256 << 20
-"""Payload of one batch at most: it bounds the memory, however many chunks there are."""
+"""The most payload bytes in one batch. It bounds the memory for any number of chunks."""
 
 _PIECE_BYTES: Final = 64 << 10
-"""Long enough to be copied fast, short enough to stay in the CPU's cache."""
+"""Long enough to copy fast, short enough for the CPU's cache."""
 
 _STAMP_BYTES: Final = 8
 _SCRUB: Final = b"\xa5" * _PIECE_BYTES
@@ -27,7 +27,7 @@ _SCRUB: Final = b"\xa5" * _PIECE_BYTES
 
 @dataclass(frozen=True)
 class ChunkKind:
-    """`count` chunks of the same shapes, dtypes and format."""
+    """`count` chunks with equal shapes, dtypes and format."""
 
     name: str
     chunk: ChunkMetadata
@@ -35,7 +35,7 @@ class ChunkKind:
 
     @property
     def batch_size(self) -> int:
-        """Chunks in one batch: as many as fit `BATCH_BYTES`, at least one."""
+        """The number of chunks in one batch: as many as fit into `BATCH_BYTES`, and at least one."""
         return max(1, min(self.count, BATCH_BYTES // self.chunk.nbytes))
 
     def batches(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -46,9 +46,9 @@ class ChunkKind:
 
 @dataclass(frozen=True)
 class Workload:
-    """Kinds of chunks, the model whose chunks they are, and how often each is put and got.
+    """Kinds of chunks, their model, and the number of rounds of puts and gets.
 
-    `seed` decides every byte and every chunk's hash. `model_name` keeps one run's keys apart from all others.
+    `seed` determines every byte and every chunk's hash. `model_name` keeps the keys of one run apart from all others.
     """
 
     model_name: str
@@ -59,9 +59,9 @@ class Workload:
 
     @classmethod
     def llama(cls, model_name: str, *, chunks: int = 8, layers: int = 32, seed: int = 0) -> Workload:
-        """Chunks of Llama-3.1-8B, whose 32 `layers` make 2 x 32 x 256 tokens x 1024 x bfloat16 = 32 MiB, and others.
+        """Five kinds of chunks of Llama-3.1-8B. A full one has 1 MiB for each of the `layers`.
 
-        `chunks` is the number of full chunks; the number of the others follows from it.
+        `chunks` is the number of full chunks. The number of the other kinds follows from it.
         """
 
         def model(layers: int, tokens: int = 256, groups: tuple[tuple[int, int, str], ...] = ()) -> CacheMetadata:
@@ -81,39 +81,39 @@ class Workload:
 
     @property
     def arena_bytes(self) -> int:
-        """Memory that the demo needs: one batch and one chunk, each chunk rounded up to whole pages."""
+        """The memory that the demo needs: one batch and one chunk, each chunk rounded up to whole pages."""
         return max((kind.batch_size + 1) * (kind.chunk.nbytes + 4096) for kind in self.kinds)
 
     @property
     def transfer_bytes(self) -> int:
-        """Bytes that the demo puts and gets: each chunk once by itself, and in every round thrice."""
+        """The bytes that the demo puts and gets: each chunk once alone, and three times in every round."""
         return sum(kind.count * kind.chunk.nbytes for kind in self.kinds) * (1 + 3 * self.rounds)
 
     def key(self, kind: ChunkKind, index: int | str) -> CacheEngineKey:
-        """The name of one chunk of a kind; an `index` that is no number names a chunk that is never written."""
+        """The key of one chunk of a kind. A string as `index` names a chunk that is never written."""
         chunk_hash = random.Random(f"{self.seed}/{kind.name}/{index}").getrandbits(64)
         return CacheEngineKey(self.model_name, 1, 0, chunk_hash, kind.chunk.dtypes[0])
 
     def pattern(self, key: CacheEngineKey, generation: int) -> Pattern:
-        """The bytes of a key's chunk, each time it is put: a put that did not replace the one before it shows."""
+        """The bytes of a key's chunk. They differ for each generation, so that a put without effect is found."""
         return Pattern(f"{self.seed}/{key.chunk_hash_hex}/{generation}")
 
 
 class Pattern:
-    """Pseudo-random bytes that differ from seed to seed and from place to place, so that every mix-up shows."""
+    """Pseudo-random bytes that depend on the seed and on the position, so that every mix-up is found."""
 
     def __init__(self, seed: str) -> None:
         self._piece = bytearray(random.Random(seed).randbytes(_PIECE_BYTES))
 
     def fill(self, view: memoryview) -> None:
-        """Writes the pattern over the whole of `view`."""
+        """Fills `view` with the pattern."""
         for start, piece in self._pieces(len(view)):
             view[start : start + len(piece)] = piece
 
     def difference(self, view: memoryview) -> int | None:
-        """The first byte of `view` that is not the pattern's, or None where every one is."""
+        """The index of the first byte of `view` that differs from the pattern; None where all are equal."""
         for start, piece in self._pieces(len(view)):
-            # bytes against bytearray is a memcmp; comparing memoryviews goes byte by byte.
+            # Comparing bytes with a bytearray is one memcmp. Comparing memoryviews goes byte by byte.
             found = view[start : start + len(piece)].tobytes()
             if found != piece:
                 return start + next(
@@ -129,10 +129,10 @@ class Pattern:
 
 
 def allocate(backend: LocalCPUBackend, chunk: ChunkMetadata) -> MemoryObj:
-    """An object for a chunk.
+    """A memory object for a chunk.
 
     Raises:
-        ArenaExhaustedError: there is no room, which means that somebody held on to memory.
+        ArenaExhaustedError: there is no room, so memory that should be free was not released.
     """
     obj = backend.allocate(list(chunk.shapes), list(chunk.dtypes), chunk.fmt)
     if obj is None:
@@ -142,7 +142,7 @@ def allocate(backend: LocalCPUBackend, chunk: ChunkMetadata) -> MemoryObj:
 
 
 def scrub(backend: LocalCPUBackend) -> None:
-    """Overwrites all free memory, so that what a get leaves unwritten cannot pass for what it should have written."""
+    """Overwrites all free memory, so that bytes which a get does not write cannot be right by accident."""
     held: list[MemoryObj] = []
     while (room := backend.statistics().largest_free) and (obj := backend.allocate((room,), "uint8")) is not None:
         held.append(obj)
@@ -155,11 +155,11 @@ def scrub(backend: LocalCPUBackend) -> None:
 
 
 def new_model_name() -> str:
-    """A model name that no other run has: in the keys, it keeps this run's from everybody else's."""
+    """A random model name. It keeps the keys of this run apart from all others."""
     return f"lmcache-connect-demo-{secrets.token_hex(8)}"
 
 
 def _two_groups(layers: int) -> tuple[tuple[int, int, str], ...]:
-    # As a model has it whose sliding-window layers keep a smaller cache, in another dtype, than its others.
+    # Like a model whose sliding-window layers have a smaller cache, in another dtype, than its other layers.
     half = max(1, layers // 2)
     return (half, 512, "bfloat16"), (half, 512, "fp8_e4m3fn")

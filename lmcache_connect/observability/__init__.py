@@ -1,6 +1,6 @@
-"""What happened, in numbers, in structured log events and in spans. No URL and no key ever becomes a label.
+"""Counters, histograms, structured log events and spans. URLs and keys are never used as labels.
 
-Every other package reports here, so this one stands at the bottom and imports no other.
+Every other package reports here, so this one is near the bottom and imports only the version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Histogram`: how often what took how long, cheaply enough for every call."""
+"""`Histogram`: counts of latencies by range, cheap enough to update on every call."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 LATENCY_BOUNDS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
-"""Upper bounds in seconds: from a look-up on the same host to a deadline that allows for gigabytes."""
+"""Upper bounds in seconds, from a look-up on the same host to the deadline of a transfer of gigabytes."""
 
 
 class Histogram:
-    """Counts of values by upper bound, the last count of those above every bound; and their sum.
+    """Counts of values by upper bound, and the sum of all values. The last count is of values above every bound.
 
-    One thread adds at a time; any may copy.
+    Only one thread at a time may add values. Any thread may copy.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -26,7 +26,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """The number of values."""
         return sum(self.counts)
 
     def observe(self, value: float) -> None:
@@ -35,12 +35,12 @@ class Histogram:
         self.sum += value
 
     def add(self, other: Histogram) -> None:
-        """Adds what another one with the same bounds has counted."""
+        """Adds the counts of another histogram with the same bounds."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.sum += other.sum
 
     def copy(self) -> Histogram:
-        """One that no longer changes."""
+        """A copy that later values do not change."""
         twin = Histogram(self.bounds)
         twin.counts = list(self.counts)
         twin.sum = self.sum
@@ -51,7 +51,7 @@ class Histogram:
             return NotImplemented
         return (self.bounds, self.counts, self.sum) == (other.bounds, other.counts, other.sum)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # it is mutable
 
     def __repr__(self) -> str:
         return f"<Histogram of {self.count} values, {self.sum:g} in all>"

@@ -11,10 +11,10 @@ from .histogram import Histogram
 
 @dataclass
 class OperationStatistics:
-    """Counters of one operation on one store since the connector was made. Times are seconds, sizes bytes.
+    """Counters of one operation on one store since the connector was created. Times are seconds, sizes are bytes.
 
-    `queue` has the times that calls waited for the byte budget, `wire` what they took after that; a call that the
-    circuit breaker refused is in neither.
+    `queue` has the times that calls waited for the byte budget. `wire` has the times that they took after that. A call
+    that the circuit breaker refused is in neither.
     """
 
     calls: int = 0
@@ -30,16 +30,16 @@ class OperationStatistics:
 
     @property
     def queue_seconds(self) -> float:
-        """The sum of the times that calls waited."""
+        """The sum of `queue`, in seconds."""
         return self.queue.sum
 
     @property
     def wire_seconds(self) -> float:
-        """The sum of the times that calls took after that."""
+        """The sum of `wire`, in seconds."""
         return self.wire.sum
 
     def copy(self) -> OperationStatistics:
-        """One that no longer changes."""
+        """A copy that later calls do not change."""
         return OperationStatistics(
             **{
                 **vars(self),
@@ -51,7 +51,7 @@ class OperationStatistics:
         )
 
     def add(self, other: OperationStatistics) -> None:
-        """Adds what another one has counted, but for what it has in flight."""
+        """Adds the counts of another one, except for `in_flight`."""
         self.calls += other.calls
         self.items += other.items
         self.hits += other.hits
@@ -64,7 +64,7 @@ class OperationStatistics:
 
 
 class StoreMetrics:
-    """The counters of one connector, by operation name. Thread-safe for readers."""
+    """The counters of one connector, by operation name. Any thread may read them."""
 
     def __init__(self, store: str) -> None:
         self.store = store
@@ -85,6 +85,6 @@ class StoreMetrics:
             return {name: live.copy() for name, live in self._operations.items()}
 
     def add(self, other: StoreMetrics) -> None:
-        """Adds what another connector has counted."""
+        """Adds the counts of another connector."""
         for name, counted in other.snapshot().items():
             self.operation(name).add(counted)

@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry, where the application has it and has configured a tracer. Nothing is imported for it."""
+"""Spans for OpenTelemetry, where the application uses it and has set a tracer provider. It is never imported here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .._version import __version__
 
 
 class Span(Protocol):
-    """What is used of `opentelemetry.trace.Span`."""
+    """The methods of `opentelemetry.trace.Span` that are used here."""
 
     def set_attribute(self, key: str, value: Any) -> None: ...
 
@@ -17,15 +17,15 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """What is used of `opentelemetry.trace.Tracer`."""
+    """The method of `opentelemetry.trace.Tracer` that is used here."""
 
     def start_as_current_span(self, name: str, **settings: Any) -> Any: ...
 
 
 def current_tracer() -> Tracer | None:
-    """The tracer of the provider that the application has set; None where it has set none.
+    """A tracer from the provider that the application has set; None where it has not set one.
 
-    An application that wants spans has imported the package to say so, so it is looked for and never imported.
+    An application that sets a provider has imported OpenTelemetry, so a look into `sys.modules` finds it.
     """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
@@ -38,7 +38,7 @@ def current_tracer() -> Tracer | None:
 
 
 def mark_failed(span: Span, error: str) -> None:
-    """Says in a span that its operation failed: by the error's class, never by its message, which may name a key."""
+    """Marks a span as failed, with the name of the error's class. The message is left out, as it may contain a key."""
     trace = sys.modules["opentelemetry.trace"]
     span.set_attribute("error.type", error)
     span.set_status(trace.StatusCode.ERROR, error)

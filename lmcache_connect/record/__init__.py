@@ -1,6 +1,6 @@
-"""The stored record: the frame around a chunk, large chunks in pieces, and LMCache's own metadata.
+"""How a chunk is stored: the frame around its bytes, large chunks in parts, and LMCache's own metadata.
 
-Pure encoding and decoding, without any I/O. Imported by the adapters, by `compat`, and by authors of connectors.
+Encoding and decoding only; there is no I/O in here. The adapters, `compat` and authors of connectors import it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from .frame import (
     FrameHeader,
     PayloadHasher,
     decode_header,
-    decode_part,
-    decode_record,
     encode_header,
-    encode_record,
     glance_plan,
     header_length,
     key_digest,
 )
 from .lmcache_metadata import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
 from .stripes import MIN_STRIPE_BYTES, StripePlan, is_part_name
+from .whole_record import decode_part, decode_record, encode_record
 
 __all__ = [
     "CRC_BYTES",

@@ -1,13 +1,13 @@
-"""The stored record: one key, one value, one frame of header, payload and trailer. Little-endian throughout.
+"""The frame of a stored record: a header, the payload, and a trailer with its checksum. All numbers are little-endian.
 
     offset  size  field
          0     4  magic "KVCF"
          4     1  version, 1
-         5     1  flags: bit 0, the trailer holds a checksum; bit 1, the payload is striped over parts
-         6     2  header length in bytes, its CRC included
+         5     1  flags: bit 0: the trailer holds a checksum; bit 1: the payload is striped over parts
+         6     2  header length in bytes, including its CRC
          8     8  payload length in bytes
         16    16  BLAKE2b-128 of the key under which the record is stored, in UTF-8
-        32     8  generation: which writing of a striped chunk this belongs to; 0 for a whole one
+        32     8  generation: a random number of one put of a striped chunk; 0 for a whole one
         40     4  stripe size in bytes; 0 for a whole one
         44     4  part index: 0 for a whole chunk and for the head of a striped one, which has no payload
         48     1  memory format
@@ -18,8 +18,8 @@
          -     -  payload
          -     8  XXH3-64 of the payload, or 0 where flag bit 0 is clear
 
-The checksum stands behind the payload so that a sender and a receiver hash each piece while it is still in the
-CPU's cache. Decoding never allocates from an unchecked number and raises nothing but `FrameError`.
+The checksum follows the payload, so that a sender and a receiver hash each piece while it is still in the CPU's cache.
+Decoding never allocates memory by a number that was not checked, and raises only `FrameError`.
 XXH3: https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md. BLAKE2b: RFC 7693.
 """
 
@@ -30,7 +30,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import xxhash
 
@@ -38,9 +38,6 @@ from ..dtypes import DType, dtype_from_code
 from ..errors import FrameError, InvalidShapeError
 from ..metadata import MAX_DIMS, MAX_GROUPS, ChunkMetadata, MemoryFormat, Shape
 from .stripes import StripePlan, checked_plan
-
-if TYPE_CHECKING:
-    from ..memory import MemoryObj
 
 MAGIC: Final = b"KVCF"
 VERSION: Final = 1
@@ -58,18 +55,22 @@ FIXED_HEADER_BYTES: Final = _FIXED.size
 MIN_HEADER_BYTES: Final = _FIXED.size + _GROUP.size + 8 + _CRC.size
 MAX_HEADER_BYTES: Final = _FIXED.size + MAX_GROUPS * (_GROUP.size + 8 * MAX_DIMS) + _CRC.size
 DIGEST: Final = slice(16, 32)
-"""Where the key's digest is in a header."""
+"""The bytes of a header that hold the key's digest."""
 
 CRC_BYTES: Final = _CRC.size
-"""The end of a header."""
+"""The length of the CRC at the end of a header."""
 
 OVERHEAD_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
-"""A record is never longer than its payload and this."""
+"""The most bytes of a record besides its payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """A header that was checked. Lengths are bytes; `payload_length` is what this record itself holds."""
+    """The facts of a header that was checked. Lengths are bytes.
+
+    `metadata` describes the whole chunk. `payload_length` is the length of the payload in this record, which is 0 for
+    the head of a striped chunk. `plan` is None for a chunk that is stored whole.
+    """
 
     metadata: ChunkMetadata
     length: int
@@ -85,7 +86,7 @@ class FrameHeader:
 
 
 class PayloadHasher:
-    """XXH3-64 of a payload that is given piece by piece, in order."""
+    """Computes XXH3-64 of a payload from its pieces, which `update` takes in order."""
 
     __slots__ = ("_hash", "update")
 
@@ -94,11 +95,11 @@ class PayloadHasher:
         self.update = self._hash.update
 
     def trailer(self) -> bytes:
-        """The trailer for what was given so far."""
+        """The trailer for the pieces so far."""
         return _TRAILER.pack(self._hash.intdigest())
 
     def verify(self, trailer: bytes | memoryview) -> None:
-        """Raises `FrameError` unless `trailer` is that of what was given so far."""
+        """Raises `FrameError` where `trailer` does not match the pieces so far."""
         (stored,) = _TRAILER.unpack(trailer)
         computed = self._hash.intdigest()
         if stored != computed:
@@ -106,10 +107,11 @@ class PayloadHasher:
 
 
 NO_CHECKSUM_TRAILER: Final = bytes(TRAILER_BYTES)
+"""The trailer of a record without a checksum."""
 
 
 def key_digest(key: str) -> bytes:
-    """16 bytes that stand for a key in the header."""
+    """The 16 bytes that represent a key in the header."""
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
@@ -121,7 +123,11 @@ def encode_header(
     plan: StripePlan | None = None,
     part_index: int = 0,
 ) -> bytes:
-    """The header of the record of the chunk `key`: whole, or by its stripe plan the head (index 0) or a part."""
+    """The header of one record of the chunk `key`.
+
+    Without a `plan` the record holds the whole chunk. With a plan it is the chunk's head (`part_index` 0) or a part
+    (from 1).
+    """
     groups = _encode_groups(metadata)
     fixed = _FIXED.pack(
         MAGIC,
@@ -142,18 +148,18 @@ def encode_header(
 
 
 def header_length(prefix: bytes | bytearray | memoryview) -> int:
-    """The header's length, from at least its first 8 bytes.
+    """The length of a header in bytes, read from at least its first 8 bytes.
 
     Raises:
-        FrameError: this is no record, or one of another version, or its length cannot be.
+        FrameError: the bytes do not start a record, or one of another version, or the length is out of range.
     """
     if len(prefix) < 8:
-        raise FrameError("short", f"{len(prefix)} bytes are no header")
+        raise FrameError("short", f"{len(prefix)} bytes; a header has at least {MIN_HEADER_BYTES}")
     magic, version, _, length = struct.unpack_from("<4sBBH", prefix)
     if magic != MAGIC:
         raise FrameError("magic", f"it starts with {bytes(magic)!r}, not {MAGIC!r}")
     if version != VERSION:
-        # Another version's record is good data of somebody else's: a miss for us, but it stays.
+        # A record of another version is valid data of another release. It is a miss here, and stays in the store.
         raise FrameError("version", f"version {version}; this release reads {VERSION}", removable=False)
     if not MIN_HEADER_BYTES <= length <= MAX_HEADER_BYTES:
         raise FrameError("header", f"a header of {length} bytes; expected {MIN_HEADER_BYTES} to {MAX_HEADER_BYTES}")
@@ -161,10 +167,10 @@ def header_length(prefix: bytes | bytearray | memoryview) -> int:
 
 
 def decode_header(header: bytes | bytearray | memoryview, key: str, record_length: int) -> FrameHeader:
-    """The facts of a complete header, checked against the key asked for and the record's length in bytes.
+    """The facts of a complete header, checked against the requested key and the record's length in bytes.
 
     Raises:
-        FrameError: the first thing that does not verify.
+        FrameError: the first check that fails.
     """
     length = header_length(header)
     if len(header) < length:
@@ -206,7 +212,10 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
 
 
 def glance_plan(prefix: bytes | memoryview) -> StripePlan | None:
-    """The stripe plan in a header's first `FIXED_HEADER_BYTES` bytes, unverified: for finding parts to delete."""
+    """The stripe plan in the first `FIXED_HEADER_BYTES` bytes of a head; None for any other record.
+
+    The header is not verified. This is for finding the parts that a deletion must remove, not for reading them.
+    """
     magic, version, flags, _, payload, _, generation, stripe_size, part_index, *_ = _FIXED.unpack_from(prefix)
     if magic != MAGIC or version != VERSION or not flags & FLAG_STRIPED or part_index:
         return None
@@ -214,44 +223,6 @@ def glance_plan(prefix: bytes | memoryview) -> StripePlan | None:
         return checked_plan(payload, stripe_size, generation)
     except FrameError:
         return None
-
-
-def encode_record(key: str, obj: MemoryObj, *, checksum: bool = True) -> bytes:
-    """A whole record in one copy of the payload: for connectors that are to be simple rather than fast."""
-    payload = obj.byte_array
-    hasher = PayloadHasher()
-    if checksum:
-        hasher.update(payload)
-    trailer = hasher.trailer() if checksum else NO_CHECKSUM_TRAILER
-    return b"".join((encode_header(key, obj.metadata, checksum=checksum), payload, trailer))
-
-
-def decode_record(key: str, record: bytes | memoryview) -> tuple[ChunkMetadata, memoryview]:
-    """Metadata and payload of a whole record that verifies; the payload is a view of `record`.
-
-    Raises:
-        FrameError: it does not verify. That is a miss.
-    """
-    header, payload = decode_part(key, record)
-    if header.is_striped:
-        raise FrameError("striped", "the chunk is striped over several keys", removable=False)
-    return header.metadata, payload
-
-
-def decode_part(key: str, record: bytes | memoryview) -> tuple[FrameHeader, memoryview]:
-    """Header and payload of a whole record, a head or a part that verifies; the payload is a view of `record`.
-
-    Raises:
-        FrameError: it does not verify.
-    """
-    view = memoryview(record)
-    header = decode_header(view[:MAX_HEADER_BYTES], key, len(view))
-    payload = view[header.length : header.length + header.payload_length]
-    if header.has_checksum:
-        hasher = PayloadHasher()
-        hasher.update(payload)
-        hasher.verify(view[header.length + header.payload_length :])
-    return header, payload
 
 
 @lru_cache(maxsize=1024)
@@ -264,7 +235,7 @@ def _encode_groups(metadata: ChunkMetadata) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _decode_groups(encoded: bytes, groups: int, fmt: int) -> ChunkMetadata:
-    # Cached, because the chunks of one model differ in nothing that stands here; errors are never cached.
+    # Cached, because all chunks of one model have the same groups. Errors are not cached.
     if not 1 <= groups <= MAX_GROUPS:
         raise FrameError("header", f"{groups} tensor groups; expected 1 to {MAX_GROUPS}")
     shapes: list[Shape] = []
@@ -284,7 +255,7 @@ def _decode_groups(encoded: bytes, groups: int, fmt: int) -> ChunkMetadata:
         dtypes.append(dtype)
         offset += 8 * ndim
     if offset != len(encoded):
-        raise FrameError("header", f"{len(encoded) - offset} bytes behind the tensor groups")
+        raise FrameError("header", f"{len(encoded) - offset} bytes after the tensor groups")
     try:
         known = MemoryFormat(fmt)
     except ValueError:

@@ -1,12 +1,12 @@
-"""LMCache's own description of a stored chunk: the value of `<key>metadata` beside the payload in `<key>kv_bytes`.
+"""LMCache's own metadata of a stored chunk: the value of `<key>metadata`, beside the payload in `<key>kv_bytes`.
 
     offset  size  field
          0     4  length of the payload in bytes
          4     4  memory format
-         8    20  per tensor group: dtype code (4), then four dimensions (4 each); those behind the last one are 0
+         8    20  per tensor group: dtype code (4), then four dimensions (4 each); unused ones are 0
 
-Signed 32-bit numbers in the writer's byte order, which is little-endian wherever LMCache runs. There is no magic, no
-version, no key and no checksum in it. The number of groups follows from the value's size.
+Signed 32-bit numbers in the writer's byte order, which is little-endian wherever LMCache runs. It has no magic,
+version, key or checksum. The number of groups follows from the value's size.
 
 Source: `RemoteMetadata` in `lmcache/v1/protocol.py` of LMCache 0.5.6.
 """
@@ -22,7 +22,7 @@ from ..errors import CorruptRecordError, InvalidShapeError, UnknownDtypeError
 from ..metadata import MAX_GROUPS, ChunkMetadata, MemoryFormat
 
 MAX_PAYLOAD_BYTES: Final = (1 << 31) - 1
-"""The longest payload whose length fits."""
+"""The longest payload: its length is a signed 32-bit number."""
 
 MAX_DIMS: Final = 4
 
@@ -42,21 +42,22 @@ _DTYPES: Final = {
     7: dtype_of("fp8_e4m3fn"),
     8: dtype_of("fp8_e5m2"),
 }
-_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}  # of two codes the last, as LMCache writes it
+# Where two codes stand for one dtype, the last one is written, as LMCache does.
+_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
 _BYTES: Final = dtype_of("uint8")
 _BINARY: Final = (MemoryFormat.BINARY, MemoryFormat.BINARY_BUFFER)
 
 REMOTE_DTYPES: Final = tuple(sorted(dtype.name for dtype in _CODES))
-"""The names of the dtypes that LMCache's description has codes for."""
+"""The names of the dtypes that LMCache's metadata has codes for."""
 
 
 @lru_cache(maxsize=1024)
 def encode_remote_metadata(metadata: ChunkMetadata) -> bytes:
-    """The description of a chunk.
+    """LMCache's metadata of a chunk, as bytes.
 
     Raises:
-        UnknownDtypeError: a dtype for which LMCache has no code.
-        InvalidShapeError: more than four dimensions, or a number that does not fit 32 bits.
+        UnknownDtypeError: LMCache does not have a code for a dtype.
+        InvalidShapeError: a shape has more than four dimensions, or the payload is longer than `MAX_PAYLOAD_BYTES`.
     """
     if metadata.nbytes > MAX_PAYLOAD_BYTES:
         raise InvalidShapeError(
@@ -68,7 +69,7 @@ def encode_remote_metadata(metadata: ChunkMetadata) -> bytes:
             raise InvalidShapeError(shape, f"{len(shape)} dimensions; LMCache's records hold at most {MAX_DIMS}")
         if dtype not in _CODES:
             raise UnknownDtypeError(dtype.name, REMOTE_DTYPES)
-        # LMCache's own byte buffers have no dtype.
+        # LMCache writes its own byte buffers without a dtype.
         is_buffer = metadata.fmt is MemoryFormat.BINARY_BUFFER and dtype is _BYTES and len(shape) == 1
         code = _NO_DTYPE if is_buffer else _CODES[dtype]
         groups.append(_GROUP.pack(code, *shape, *(0,) * (MAX_DIMS - len(shape))))
@@ -76,11 +77,11 @@ def encode_remote_metadata(metadata: ChunkMetadata) -> bytes:
 
 
 def decode_remote_metadata(encoded: bytes, payload_length: int) -> ChunkMetadata:
-    """The chunk that a description tells of, checked against the length of the payload beside it.
+    """The chunk that LMCache's metadata describes, checked against the length of the payload beside it.
 
     Raises:
-        CorruptRecordError: the first thing that does not fit. An unknown dtype or memory format, in a record whose
-             lengths agree, is taken for a newer release's and may not be removed.
+        CorruptRecordError: the first check that fails. It is not `removable` where only the dtype or the memory format
+            is unknown: a newer release may have written it.
     """
     groups, rest = divmod(len(encoded) - _FIXED.size, _GROUP.size)
     if rest or not 1 <= groups <= MAX_GROUPS:
@@ -89,7 +90,7 @@ def decode_remote_metadata(encoded: bytes, payload_length: int) -> ChunkMetadata
         )
     (length,) = struct.unpack_from("<i", encoded)
     if length != payload_length:
-        # Either half may be the older one, of a writer that is between the two or was lost there.
+        # A writer writes two keys, so either one may be older, where it is between the two or died there.
         raise CorruptRecordError("length", f"a payload of {payload_length} bytes whose metadata says {length}")
     metadata = _decode_groups(encoded[4:])
     if metadata.nbytes != length:
@@ -99,7 +100,7 @@ def decode_remote_metadata(encoded: bytes, payload_length: int) -> ChunkMetadata
 
 @lru_cache(maxsize=1024)
 def _decode_groups(encoded: bytes) -> ChunkMetadata:
-    # Cached, because the chunks of one model differ in nothing that stands here; errors are never cached.
+    # Cached, because all chunks of one model have the same groups. Errors are not cached.
     (number,) = struct.unpack_from("<i", encoded)
     try:
         fmt = MemoryFormat(number)

@@ -158,12 +158,12 @@ def test_a_sound_store_passes(demo_on: Callable[..., tuple[Ran, Any]]) -> None:
         (Loses, "a chunk that was put is a miss"),
         (KeepsTheFirst, "a chunk came back with other bytes"),
         (FindsAnything, "a missing key was found"),
-        (HasEverything, "holds keys which were never written"),
+        (HasEverything, "holds keys that were never written"),
         (HasNothing, "batched_exists is wrong"),
         (HasNothing, "exists is wrong for a chunk that was put"),
         (HasNothing, "batched_async_contains is wrong"),
         (KeepsEverything, "removed chunks are still there"),
-        (RemovesInSilence, "remove says that a chunk which was put is not there"),
+        (RemovesInSilence, "remove says that a chunk that was put is not there"),
     ],
 )
 def test_a_broken_store_fails_by_name(demo_on: Callable[..., tuple[Ran, Any]], broken: type[Sound], said: str) -> None:

@@ -208,7 +208,7 @@ def check_packages() -> None:
         elsewhere = work / "elsewhere"
         elsewhere.mkdir()
         script = shutil.copy(__file__, elsewhere)
-        # -I: neither the environment's variables nor the script's folder may lend it a module.
+        # -I: no module may come from PYTHONPATH or from the script's folder.
         inside = subprocess.run([python, "-I", script, "inside"], cwd=elsewhere, timeout=300, check=False)
         if inside.returncode != 0:
             sys.exit(inside.returncode)  # it has said why

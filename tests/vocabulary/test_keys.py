@@ -221,14 +221,14 @@ def test_a_layer_that_is_no_number_from_0_is_refused_by_its_value(layer_id: Any)
         ("m@1@0@abc@half@3@4", "'4' is not of the form tag%value"),
         ("m@1@0@abc\n@half", r"'\n' at position 9"),
         # One chunk must have one spelling, or a listing would name keys that do not exist.
-        ("m@01@0@abc@half", "written back as 'm@1@0@abc@half'"),
-        ("m@1@-0@abc@half", "written back as 'm@1@0@abc@half'"),
+        ("m@01@0@abc@half", "expected the spelling 'm@1@0@abc@half'"),
+        ("m@1@-0@abc@half", "expected the spelling 'm@1@0@abc@half'"),
         ("m@1@0@0abc@", "unknown dtype ''"),
-        ("m@1@0@0ab@half", "written back as 'm@1@0@ab@half'"),
-        ("m@1@0@-0@half", "written back as 'm@1@0@0@half'"),
-        ("m@1@0@abc@float16", "written back as 'm@1@0@abc@half'"),
-        ("m@1@0@abc@half@a%1@a%2", "written back as 'm@1@0@abc@half@a%2'"),
-        ("m@1@0@abc@half@007", "written back as 'm@1@0@abc@half@7'"),
+        ("m@1@0@0ab@half", "expected the spelling 'm@1@0@ab@half'"),
+        ("m@1@0@-0@half", "expected the spelling 'm@1@0@0@half'"),
+        ("m@1@0@abc@float16", "expected the spelling 'm@1@0@abc@half'"),
+        ("m@1@0@abc@half@a%1@a%2", "expected the spelling 'm@1@0@abc@half@a%2'"),
+        ("m@1@0@abc@half@007", "expected the spelling 'm@1@0@abc@half@7'"),
     ],
 )
 def test_a_string_that_is_not_in_the_format_is_refused_by_its_value(text: str, reason: str) -> None:

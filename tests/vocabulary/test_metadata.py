@@ -120,9 +120,9 @@ def test_a_partial_chunk_has_fewer_tokens_in_every_group() -> None:
 
 def test_a_format_with_too_few_dimensions_has_no_tokens_to_count() -> None:
     metadata = ChunkMetadata.of((4, 8), "half", MemoryFormat.KV_2LTD)
-    with pytest.raises(InvalidShapeError, match="KV_2LTD counts tokens in dimension 2"):
+    with pytest.raises(InvalidShapeError, match="KV_2LTD needs a dimension 2"):
         _ = metadata.num_tokens
-    with pytest.raises(InvalidShapeError, match="KV_2LTD counts tokens in dimension 2"):
+    with pytest.raises(InvalidShapeError, match="KV_2LTD needs a dimension 2"):
         metadata.with_tokens(1)
 
 

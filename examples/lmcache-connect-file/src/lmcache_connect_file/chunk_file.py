@@ -55,7 +55,7 @@ class ChunkFile:
         self.facts = os.fstat(self._file.fileno())
         if not stat.S_ISREG(self.facts.st_mode):
             self.close()
-            raise WrongTypeError(store, f"{path.name} is no regular file")
+            raise WrongTypeError(store, f"{path.name} is not a regular file")
 
     def read_key(self) -> str | None:
         """The key that the file begins with, or None."""

@@ -53,7 +53,7 @@ class ChunkFolder:
         return list(self._each(keys, self._is_there, stop))
 
     def open(self, key: str) -> ChunkFile | None:
-        """The chunk's file, or None where there is none. The caller closes it."""
+        """The chunk's file, which the caller closes; None for a missing chunk."""
         with translated(self._store):
             try:
                 file = ChunkFile(self.path(key), self._store)

@@ -1,13 +1,12 @@
-"""Presentation: reports as tables for people, and as JSON for programs. Sizes are bytes, GB is 10^9 bytes."""
+"""Tables on a terminal: one for each report. GB is 10^9 bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 from ..errors import MissingExtraError
-from .demo_report import Call, DemoReport, KindReport
+from .demo_report import Call, DemoReport
 from .ping import PingReport
 from .plugins import PluginReport
 from .schemes import SchemeReport
@@ -30,7 +29,7 @@ _QUIET: Final = "dim"
 
 
 def print_demo(report: DemoReport, console: Console) -> None:
-    """The table of the kinds of chunk, then the facts of the whole run, then the verdict."""
+    """Prints a table of the kinds of chunk, the facts of the whole run, and the result."""
     table = _table(
         "chunk",
         ("count", "size", "put\nGB/s", "get\nGB/s", "p50\nms", "hits", "misses", "verified"),
@@ -63,48 +62,19 @@ def print_demo(report: DemoReport, console: Console) -> None:
         facts.append(("problem", problem + (f" ({times} times)" if times > 1 else "")))
     console.print(table)
     console.print()
-    console.print(_grid([*facts, ("result", _verdict(report))]))
+    console.print(_grid([*facts, ("result", _result(report))]))
     console.print(
         Text(
             f"\nGB is 10^9 bytes. Rates are of batches, the median of {report.rounds} rounds; p50 is of single gets. "
-            "Hits and misses count the answers of all gets; the misses are those of keys never written, or removed.",
+            "Hits and misses count the answers of all gets. The misses are of keys that were never put, or removed.",
             _QUIET,
         ),
         width=min(console.width, 100),
     )
 
 
-def demo_document(report: DemoReport) -> dict[str, Any]:
-    """The report for `--json`. Sizes are bytes, times seconds, rates bytes per second."""
-    return {
-        "ok": report.ok,
-        "store": report.store,
-        "server": report.server,
-        "model_name": report.model_name,
-        "seed": report.seed,
-        "rounds": report.rounds,
-        "kinds": [_kind_document(kind) for kind in report.kinds],
-        "bytes_put": report.bytes_put,
-        "bytes_got": report.bytes_got,
-        "seconds": report.seconds,
-        "longest_call": asdict(report.longest),
-        "arena": {
-            "capacity": report.arena_capacity,
-            "balance": report.arena_balance,
-            "objects": report.arena_objects,
-        },
-        "keys": {
-            "written": report.keys_written,
-            "removed": report.keys_removed,
-        },
-        "retries": report.retries,
-        "corrupt": report.corrupt,
-        "problems": report.problems,
-    }
-
-
 def print_ping(report: PingReport, console: Console) -> None:
-    """One line."""
+    """Prints one line: the store, the time of a round trip, and the time to connect."""
     asked = "" if report.operation == "ping" else f" ({report.operation})"
     console.print(
         Text.assemble(
@@ -116,19 +86,8 @@ def print_ping(report: PingReport, console: Console) -> None:
     )
 
 
-def ping_document(report: PingReport) -> dict[str, Any]:
-    """The report for `--json`. Times are milliseconds."""
-    return {
-        "ok": True,
-        "store": report.store,
-        "operation": report.operation,
-        "connect_ms": report.connect_seconds * 1e3,
-        "round_trip_ms": report.round_trip_seconds * 1e3,
-    }
-
-
 def print_serving(serving: Serving, console: Console) -> None:
-    """Where it listens, and a line per store."""
+    """Prints the addresses, and a line for each store with its health."""
     facts: list[tuple[str, str | Text]] = [("serving", Text(serving.address, _GOOD))]
     if serving.metrics_address is not None:
         facts.append(("metrics", f"{serving.metrics_address}/metrics"))
@@ -138,13 +97,8 @@ def print_serving(serving: Serving, console: Console) -> None:
     console.print(_grid(facts), soft_wrap=True)
 
 
-def serving_document(serving: Serving) -> dict[str, Any]:
-    """The same for `--json`."""
-    return {"ok": True, **asdict(serving)}
-
-
 def print_schemes(reports: Sequence[SchemeReport], console: Console) -> None:
-    """One row per scheme, and below the table why an adapter cannot be loaded."""
+    """Prints one row for each scheme, and below the table the errors of adapters that do not load."""
     table = _table("scheme", (), ("adapter", "loads"))
     for report in reports:
         table.add_row(f"{report.scheme}://", report.adapter, Text("yes", _GOOD) if report.loads else Text("no", _BAD))
@@ -154,15 +108,12 @@ def print_schemes(reports: Sequence[SchemeReport], console: Console) -> None:
             console.print(Text(report.error, _BAD), soft_wrap=True)
 
 
-def schemes_document(reports: Sequence[SchemeReport]) -> dict[str, Any]:
-    """The schemes for `--json`."""
-    return {"schemes": [asdict(report) | {"loads": report.loads} for report in reports]}
-
-
 def print_plugins(reports: Sequence[PluginReport], console: Console) -> None:
-    """One row per plug-in, and below the table why one cannot be loaded."""
+    """Prints one row for each plug-in, and below the table the errors of those that do not load."""
     if not reports:
-        console.print("no plug-ins: LMCACHE_CONNECT_REMOTE_STORAGE_PLUGINS names none, and none is installed")
+        console.print(
+            "no plug-ins: LMCACHE_CONNECT_REMOTE_STORAGE_PLUGINS is empty, and no package that has one is installed"
+        )
         return
     table = _table("plug-in", (), ("class", "from", "loads"))
     for report in reports:
@@ -174,23 +125,13 @@ def print_plugins(reports: Sequence[PluginReport], console: Console) -> None:
             console.print(Text(f"{report.url}: {report.error}", _BAD), soft_wrap=True)
 
 
-def plugins_document(reports: Sequence[PluginReport]) -> dict[str, Any]:
-    """The plug-ins for `--json`."""
-    return {"plugins": [asdict(report) | {"loads": report.loads} for report in reports]}
-
-
-def error_document(error: Exception) -> dict[str, Any]:
-    """What `--json` prints where there is nothing to report."""
-    return {"ok": False, "error": {"type": type(error).__name__, "message": str(error)}}
-
-
 def size(nbytes: int) -> str:
-    """A chunk's size in binary units, exact to a tenth."""
+    """A chunk's size in MiB or KiB, rounded to a tenth."""
     value, unit = (nbytes / (1 << 20), "MiB") if nbytes >= 1 << 20 else (nbytes / (1 << 10), "KiB")
     return f"{value:.1f}".removesuffix(".0") + f" {unit}"
 
 
-# --------------------------------------------------------------------------------------------------- its parts
+# ------------------------------------------------------------------------------------------------------ parts
 
 
 def _table(first: str, numbers: Sequence[str], texts: Sequence[str] = ()) -> Table:
@@ -208,7 +149,7 @@ def _grid(facts: Sequence[tuple[str, str | Text]]) -> Table:
     grid.add_column(style=_QUIET, no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts:
-        # As Text, because a URL's brackets are no markup.
+        # As Text, because rich takes brackets in a plain string, such as a URL's, for markup.
         grid.add_row(name, value if isinstance(value, Text) else Text(value, _BAD if name == "problem" else ""))
     return grid
 
@@ -229,36 +170,15 @@ def _call(call: Call) -> str:
 def _keys(report: DemoReport) -> str:
     left = report.keys_written - report.keys_removed
     return f"{report.keys_written} written, {report.keys_removed} removed" + (
-        f"; {left} are left, of the model {report.model_name}" if left else ""
+        f"; {left} are left, with the model name {report.model_name}" if left else ""
     )
 
 
-def _verdict(report: DemoReport) -> Text:
+def _result(report: DemoReport) -> Text:
     if report.ok:
         return Text("every byte verified", _GOOD)
-    return Text("NOT verified: see what is red", _BAD)
+    return Text("NOT verified: see the red lines above", _BAD)
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f}"
-
-
-def _kind_document(report: KindReport) -> dict[str, Any]:
-    chunk = report.kind.chunk
-    return {
-        "name": report.kind.name,
-        "count": report.kind.count,
-        "chunk_bytes": chunk.nbytes,
-        "shapes": [list(shape) for shape in chunk.shapes],
-        "dtypes": [dtype.name for dtype in chunk.dtypes],
-        "format": chunk.fmt.name,
-        "put_bytes_per_second": report.put_rate,
-        "get_bytes_per_second": report.get_rate,
-        "get_p50_seconds": report.get_seconds,
-        "hits": report.hits,
-        "expected_hits": report.expected_hits,
-        "misses": report.misses,
-        "expected_misses": report.expected_misses,
-        "verified": report.verified,
-        "ok": report.ok,
-    }

@@ -1,0 +1,56 @@
+"""Whole records: encoded and decoded in one step, for connectors that value simplicity over speed."""
+
+from __future__ import annotations
+
+from ..errors import FrameError
+from ..memory import MemoryObj
+from ..metadata import ChunkMetadata
+from .frame import (
+    MAX_HEADER_BYTES,
+    NO_CHECKSUM_TRAILER,
+    FrameHeader,
+    PayloadHasher,
+    decode_header,
+    encode_header,
+)
+
+
+def encode_record(key: str, obj: MemoryObj, *, checksum: bool = True) -> bytes:
+    """The record of a chunk, as new bytes. Copies the payload once."""
+    payload = obj.byte_array
+    hasher = PayloadHasher()
+    if checksum:
+        hasher.update(payload)
+    trailer = hasher.trailer() if checksum else NO_CHECKSUM_TRAILER
+    return b"".join((encode_header(key, obj.metadata, checksum=checksum), payload, trailer))
+
+
+def decode_record(key: str, record: bytes | memoryview) -> tuple[ChunkMetadata, memoryview]:
+    """The metadata and the payload of a chunk's record, after all checks. The payload is a view of `record`.
+
+    Raises:
+        FrameError: a check fails. A connector lets it pass: the manager makes a miss of it. Also raised for a record
+            that belongs to a striped chunk, which `decode_part` reads.
+    """
+    header, payload = decode_part(key, record)
+    if header.is_striped:
+        raise FrameError("striped", "the chunk is striped over several keys", removable=False)
+    return header.metadata, payload
+
+
+def decode_part(key: str, record: bytes | memoryview) -> tuple[FrameHeader, memoryview]:
+    """The header and the payload of a whole chunk, a head or a part, after all checks.
+
+    The payload is a view of `record`. It is empty for a head.
+
+    Raises:
+        FrameError: a check fails.
+    """
+    view = memoryview(record)
+    header = decode_header(view[:MAX_HEADER_BYTES], key, len(view))
+    payload = view[header.length : header.length + header.payload_length]
+    if header.has_checksum:
+        hasher = PayloadHasher()
+        hasher.update(payload)
+        hasher.verify(view[header.length + header.payload_length :])
+    return header, payload
