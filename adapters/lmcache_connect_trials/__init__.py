@@ -1,1 +1,1 @@
-"""Connectors for trying things out: audits, faults on purpose, a store in memory with a bandwidth, a black hole."""
+"""Connectors for trials: an audit, injected failures, a store in memory with a set bandwidth, a black hole."""

@@ -18,7 +18,7 @@ class AuditConnectorAdapter(WrappingAdapter):
     options = AuditOptions
 
     def wrapped_url(self, url: RemoteURL, config: Any) -> RemoteURL | None:
-        """What stands behind the prefix, or the configuration's URL.
+        """The URL behind the prefix; for `audit://` the URL in the configuration.
 
         Raises:
             InvalidURLError, InvalidConfigError.
@@ -26,7 +26,7 @@ class AuditConnectorAdapter(WrappingAdapter):
         return super().wrapped_url(url, config) or actual_url(url, config)
 
     def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
-        """The audit around a connector. Raises InvalidConfigError."""
+        """An audit of the connector. Raises `InvalidConfigError`."""
         options = context.options(AuditOptions)
         settings = AuditSettings.of(options, context.config)
         return AuditConnector(connector, context.remote_url.label(), settings)

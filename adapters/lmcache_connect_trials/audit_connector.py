@@ -1,4 +1,4 @@
-"""`AuditConnector`: says what every call did, and compares what is got with what was put."""
+"""`AuditConnector`: logs what every call did, and compares what a get brings with what was put."""
 
 from __future__ import annotations
 
@@ -18,52 +18,49 @@ from lmcache_connect.memory import release_unclaimed
 from lmcache_connect.observability import event
 
 from .audit_options import AuditSettings
-from .remembered_checksums import Reading, RememberedChecksums, Version
+from .checksums import Checksums, Reading
 
 T = TypeVar("T")
 
 _PIECE: Final = 4 << 20
-"""Bytes that are hashed before the event loop gets its turn: well under a millisecond."""
+"""Bytes that are hashed at a time, in well under a millisecond. In between other tasks of the event loop run."""
 
 
 class AuditConnector(WrappingConnector):
     """Logs the event `audit` for every call, and the event `audit_chunk` (debug) for every chunk of a batch.
 
-    With `verify`, a get that brings other bytes than were put through this connector is a miss: counted as
-    `corrupt:audit`, logged as the error `audit_mismatch`, and left in the store, since another writer may have put it.
-    `verdicts` counts chunks that were compared (`verified`), that differed (`mismatch`), and of whose keys nothing is
-    known here (`unknown`).
+    With `verify`, a get that brings other bytes than were put through this connector is a miss. It is counted as
+    `corrupt:audit` and logged as the error `audit_mismatch`. The chunk stays in the store, since another writer may
+    have put it. `verdicts` counts chunks that were as expected (`verified`), chunks that differed (`mismatch`), and
+    chunks of whose keys nothing is known here (`unknown`).
     """
 
     def __init__(self, wrapped: RemoteConnector, store: str, settings: AuditSettings) -> None:
         super().__init__(wrapped)
         self._store = store
         self._settings = settings
-        self.checksums: Final = RememberedChecksums(settings.remembered)
-        """What was put."""
+        self.checksums: Final = Checksums(settings.remembered)
+        """The checksums of what was put."""
         self.verdicts: Final[Counter[str]] = Counter()
 
     # -------------------------------------------------------------------------------------------------- chunks
 
     async def get(self, key: Key) -> MemoryObj | None:
-        """The chunk; None where the store has none.
+        """The chunk, or None where the store has none.
 
         Raises:
-            CorruptRecordError: it is not what was put.
+            CorruptRecordError: the chunk is not what was put.
         """
 
         async def call() -> MemoryObj | None:
-            reading = self._begin_get(key)
-            obj: MemoryObj | None = None
+            reading = self.checksums.begin_get(key_string(key))
+            obj = await self.wrapped.get(key)
             try:
-                obj = await self.wrapped.get(key)
                 if (error := await self._difference(key, reading, obj)) is not None:
                     raise error
             except BaseException:
-                release_unclaimed(obj)  # a caller who is gone while it is compared as well
+                release_unclaimed(obj)  # the caller may also have been cancelled while its chunk was compared
                 raise
-            finally:
-                self.checksums.end_get(reading)
             return obj
 
         return await self.around("get", (key,), call)
@@ -72,22 +69,18 @@ class AuditConnector(WrappingConnector):
         """One slot per key; None for a miss, and for a chunk that is not what was put."""
 
         async def call() -> Slots:
-            readings = [self._begin_get(key) for key in keys]
-            try:
-                found = await self.wrapped.batched_get(keys)
-                if isinstance(found, list) and len(found) == len(keys):
-                    return await self._verified(keys, readings, found)
-            finally:
-                for reading in readings:
-                    self.checksums.end_get(reading)
-            # Nobody knows which keys these are of: they are asked for one by one.
+            readings = [self.checksums.begin_get(key_string(key)) for key in keys]
+            found = await self.wrapped.batched_get(keys)
+            if isinstance(found, list) and len(found) == len(keys):
+                return await self._verified(keys, readings, found)
+            # Which chunk belongs to which key is not known, so each key is asked for alone.
             release_unclaimed(found)
             return await RemoteConnector.batched_get(self, keys)
 
         return await self.around("batched_get", keys, call)
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        """As the connector inside does it; its checksum is remembered."""
+        """Puts the chunk into the wrapped connector, and remembers its checksum."""
 
         async def call() -> None:
             await self._remembering((key,), (memory_obj,), lambda: self.wrapped.put(key, memory_obj))
@@ -95,7 +88,7 @@ class AuditConnector(WrappingConnector):
         await self.around("put", (key,), call, memory_obj.get_size())
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
-        """As the connector inside does it; every checksum is remembered."""
+        """Puts the chunks into the wrapped connector, and remembers their checksums."""
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
 
@@ -108,14 +101,14 @@ class AuditConnector(WrappingConnector):
         await self.around("batched_put", keys, call, sum(obj.get_size() for obj in memory_objs))
 
     async def remove(self, key: Key) -> bool:
-        """As the connector inside does it; its checksum is forgotten."""
+        """Removes the key from the wrapped connector, and forgets its checksum. Returns whether it was there."""
         try:
             return await super().remove(key)
         finally:
             self.checksums.forget(key_string(key))
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """As the connector inside does it; every checksum is forgotten."""
+        """Removes the keys from the wrapped connector, and forgets their checksums. One answer per key."""
         try:
             return await super().batched_remove(keys)
         finally:
@@ -127,7 +120,7 @@ class AuditConnector(WrappingConnector):
     async def around(
         self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]], nbytes: int | None = None
     ) -> T:
-        """What `call()` gives, and the event. `nbytes` are the bytes that it puts."""
+        """Returns what `call()` returns, and logs the event. `nbytes` is the number of bytes that the call puts."""
         if not self._is_logged(operation):
             return await call()
         started = time.perf_counter()
@@ -140,7 +133,7 @@ class AuditConnector(WrappingConnector):
             self._event(logging.WARNING, operation, keys, started, f"corrupt:{error.reason}", nbytes)
             raise
         except BaseException as error:
-            # Its text is the manager's to tell, which also knows whether it is tried again.
+            # Not its text: the manager logs that, and knows whether the call is tried again.
             self._event(logging.WARNING, operation, keys, started, type(error).__name__, nbytes)
             raise
         moved = nbytes if nbytes is not None else _bytes_of(result)
@@ -148,7 +141,7 @@ class AuditConnector(WrappingConnector):
         return result
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """As the connector inside does it; one event at the end."""
+        """The keys of the wrapped connector. Logs one event at the end."""
         started = time.perf_counter()
         count = 0
         outcome = "left"
@@ -170,7 +163,7 @@ class AuditConnector(WrappingConnector):
                 self._event(logging.INFO, "scan", (), started, outcome, None)
 
     async def close(self) -> None:
-        """Closes the connector inside."""
+        """Closes the wrapped connector."""
         await self.around("close", (), super().close)
 
     def _is_logged(self, operation: str) -> bool:
@@ -201,9 +194,6 @@ class AuditConnector(WrappingConnector):
 
     # ----------------------------------------------------------------------------------------------- verifying
 
-    def _begin_get(self, key: Key) -> Reading:
-        return self.checksums.begin_get(key_string(key))
-
     async def _verified(self, keys: Sequence[Key], readings: Sequence[Reading], found: Slots) -> Slots:
         slots = list(found)
         try:
@@ -223,16 +213,13 @@ class AuditConnector(WrappingConnector):
         return slots
 
     async def _difference(self, key: Key, reading: Reading, obj: MemoryObj | None) -> CorruptRecordError | None:
-        """What is wrong with a chunk that a get has brought. When it raises, the chunk is still the caller's."""
+        """What is wrong with the chunk that a get brought, or None. The chunk stays the caller's, also on an error."""
         if obj is None or not self._settings.verify or not isinstance(obj, MemoryObj) or not obj.is_valid():
             return None
-        if self.checksums.check(reading, 0) is None:
-            self.verdicts["unknown"] += 1
-            return None
-        checksum = await _checksum(obj)
-        is_right = self.checksums.check(reading, checksum)
-        self.verdicts["unknown" if is_right is None else "verified" if is_right else "mismatch"] += 1
-        if is_right is not False:
+        checksum = await _checksum(obj) if self.checksums.allowed(reading) is not None else 0
+        allowed = self.checksums.allowed(reading)
+        self.verdicts["unknown" if allowed is None else "verified" if checksum in allowed else "mismatch"] += 1
+        if allowed is None or checksum in allowed:
             return None
         name = key_string(key)
         nbytes = obj.get_size()
@@ -246,18 +233,17 @@ class AuditConnector(WrappingConnector):
         if not self._settings.verify:
             await call()
             return
-        names = [key_string(key) for key in keys]
         checksums = [await _checksum(obj) for obj in objs]
-        versions: list[Version] = [
-            self.checksums.begin_put(name, checksum) for name, checksum in zip(names, checksums, strict=True)
+        records = [
+            self.checksums.begin_put(key_string(key), checksum) for key, checksum in zip(keys, checksums, strict=True)
         ]
         succeeded = False
         try:
             await call()
             succeeded = True
         finally:
-            for name, version in zip(names, versions, strict=True):
-                self.checksums.end_put(name, version, succeeded)
+            for record, checksum in zip(records, checksums, strict=True):
+                self.checksums.end_put(record, checksum, succeeded)
 
 
 async def _checksum(obj: MemoryObj) -> int:

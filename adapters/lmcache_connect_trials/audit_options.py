@@ -1,4 +1,4 @@
-"""What an audit's URL may say, and LMCache's names for it in the configuration."""
+"""The options of an audit's URL, and LMCache's names for them in the configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from lmcache_connect import ConnectorOptions, InvalidURLError, RemoteURL
 from lmcache_connect.errors import InvalidConfigError
+
+from .operation_names import checked_names, split_names
 
 OPERATIONS: Final = (
     "get",
@@ -25,7 +27,7 @@ OPERATIONS: Final = (
     "batched_remove",
     "close",
 )
-"""What is logged."""
+"""The operations that are logged."""
 
 _ACTUAL_URL: Final = "audit_actual_remote_url"
 _VERIFY: Final = "audit_verify_checksum"
@@ -33,46 +35,30 @@ _EXCLUDE: Final = "audit_exclude_cmds"
 _BOOLEAN: Final = TypeAdapter(bool)
 
 
-def operation_names(text: str | None, known: tuple[str, ...]) -> str | None:
-    """`text`, where it is a list of known names with commas between them.
-
-    Raises:
-        ValueError: it is not.
-    """
-    for name in _split(text):
-        if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}")
-    return text
-
-
-def _split(text: str | None) -> tuple[str, ...]:
-    return tuple(filter(None, map(str.strip, (text or "").split(","))))
-
-
 class AuditOptions(ConnectorOptions):
     """`audit+<scheme>://...?audit_verify=true&...`, or `audit://host:port?verify=true&...`"""
 
     audit_verify: bool | None = None
-    """Whether chunks are compared with the checksums of what was put; by default `true`."""
+    """Whether chunks are compared with the checksums of what was put. `true` by default."""
 
     audit_exclude: str | None = None
-    """Operations that are not logged, with commas between them; by default all are."""
+    """Operations that are not logged, separated by commas. All are logged by default."""
 
     audit_remembered: Annotated[int, Field(ge=1, le=100_000_000)] = 65_536
-    """How many keys' checksums are remembered, those used last."""
+    """How many keys' checksums are remembered: those of the keys used last."""
 
     verify: bool | None = None
-    """LMCache's name for `audit_verify`, for `audit://` alone."""
+    """LMCache's name for `audit_verify`. For `audit://` only."""
 
     @field_validator("audit_exclude")
     @classmethod
     def _known_operations(cls, text: str | None) -> str | None:
-        return operation_names(text, OPERATIONS)
+        return checked_names(text, OPERATIONS)
 
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """What an audit does: whether it verifies, which operations it does not log, how many keys it remembers."""
+    """Whether an audit verifies, which operations it does not log, and how many keys' checksums it remembers."""
 
     verify: bool = True
     exclude: frozenset[str] = frozenset()
@@ -80,7 +66,7 @@ class AuditSettings:
 
     @classmethod
     def of(cls, options: AuditOptions, config: Any) -> AuditSettings:
-        """The URL's options, over LMCache's names in the `extra_config` of the configuration, over the defaults.
+        """The URL's options; else what `extra_config` says under LMCache's names; else the defaults.
 
         Raises:
             InvalidConfigError: one of these names has a value of the wrong type.
@@ -91,17 +77,17 @@ class AuditSettings:
             try:
                 verify = _BOOLEAN.validate_python(extra[_VERIFY])
             except ValidationError:
-                raise InvalidConfigError(f"extra_config.{_VERIFY}", "it is neither true nor false") from None
+                raise InvalidConfigError(f"extra_config.{_VERIFY}", "expected true or false") from None
         exclude = options.audit_exclude
         if exclude is None and (excluded := extra.get(_EXCLUDE)) is not None:
             if not isinstance(excluded, str):
-                raise InvalidConfigError(f"extra_config.{_EXCLUDE}", "it is no string of names with commas between")
-            exclude = excluded  # LMCache's names may be others than ours: what is not known here excludes nothing
-        return cls(verify is not False, frozenset(_split(exclude)), options.audit_remembered)
+                raise InvalidConfigError(f"extra_config.{_EXCLUDE}", "expected a string of names, separated by commas")
+            exclude = excluded  # LMCache has other operations too: a name that is unknown here excludes nothing
+        return cls(verify is not False, frozenset(split_names(exclude)), options.audit_remembered)
 
 
 def actual_url(url: RemoteURL, config: Any) -> RemoteURL:
-    """The URL that `audit://host:port` stands around: the configuration's, as LMCache names it.
+    """The URL of the store that `audit://host:port` wraps: `audit_actual_remote_url` of the configuration.
 
     Raises:
         InvalidURLError: it names more than one host, or the configuration's URL is wrong.
@@ -113,7 +99,7 @@ def actual_url(url: RemoteURL, config: Any) -> RemoteURL:
     if not isinstance(actual, str):
         raise InvalidConfigError(
             f"extra_config.{_ACTUAL_URL}",
-            "it is missing, or no string; name the store there, or write audit+redis://... instead of audit://",
+            "expected the store's URL, as a string; or write audit+redis://... in place of audit://",
         )
     return RemoteURL.parse(actual)
 

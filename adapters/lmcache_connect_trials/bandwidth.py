@@ -1,4 +1,4 @@
-"""`Bandwidth`: how many bytes a second pass, whoever sends them."""
+"""`Bandwidth`: a limit of bytes per second that all transfers share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 
 
 class Bandwidth:
-    """A line that carries `rate` bytes a second, one transfer after the other in the order in which they came."""
+    """Lets `rate` bytes per second pass. Transfers follow each other in the order in which they began to wait."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._line = asyncio.Lock()
+        self._transferring = asyncio.Lock()
 
     @asynccontextmanager
     async def transfer(self, nbytes: int) -> AsyncIterator[None]:
-        """Has the line for the block, and until `nbytes` would have passed. Whoever is cancelled leaves it at once."""
-        async with self._line:
+        """Lets the block run alone, and ends when `nbytes` would have passed. A cancelled transfer ends at once."""
+        async with self._transferring:
             started = time.monotonic()
             yield
             left = started + nbytes / self._rate - time.monotonic()

@@ -1,4 +1,4 @@
-"""`blackhole://`: a store that keeps nothing. What an engine costs without a hit, and what putting costs it."""
+"""`blackhole://`: a store that keeps nothing, to measure an engine without hits and what putting costs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BlackholeConnector(RemoteConnector):
         return None
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     async def remove(self, key: Key) -> bool:
         """False."""
@@ -46,16 +46,16 @@ class BlackholeConnector(RemoteConnector):
         return [None] * len(keys)
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
-        """Nothing."""
+        """Does nothing."""
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
 
     async def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class BlackholeConnectorAdapter(ConnectorAdapter):
-    """`blackhole://`; a host means nothing."""
+    """`blackhole://`. A host in the URL is ignored."""
 
     schema = "blackhole://"
     options = ConnectorOptions

@@ -1,4 +1,4 @@
-"""`FaultConnectorAdapter`: `fault+<scheme>://`, a store that fails as often as it is told to."""
+"""`FaultConnectorAdapter`: `fault+<scheme>://`, a store with injected failures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from lmcache_connect import ConnectorContext, ConnectorOptions, RemoteConnector, WrappingAdapter
 from lmcache_connect.config import Seconds
 
-from .audit_options import operation_names
 from .fault_connector import FaultConnector, FaultPlan
+from .operation_names import checked_names, split_names
 
 OPERATIONS: Final = (
     "get",
@@ -25,7 +25,7 @@ OPERATIONS: Final = (
     "batched_exists",
     "batched_remove",
 )
-"""What faults can be put into."""
+"""The operations that can fail."""
 
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -37,7 +37,7 @@ class FaultOptions(ConnectorOptions):
     """Calls that fail before the store is asked."""
 
     fault_reset_rate: Rate = 0.0
-    """Calls that are cut off at a random moment: the store may have done them or not."""
+    """Calls that are cut off at a random moment. The store may have done them or not."""
 
     fault_reset_within: Seconds = 0.005
     """The latest moment at which a call is cut off, in seconds after it began."""
@@ -46,22 +46,22 @@ class FaultOptions(ConnectorOptions):
     """Calls that begin late."""
 
     fault_delay: Seconds = 0.1
-    """By how much, in seconds."""
+    """By how many seconds."""
 
     fault_seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """The same seed puts the same faults into the same sequence of calls."""
 
     fault_on: str | None = None
-    """The operations, with commas between them; by default all of them."""
+    """The operations that can fail, separated by commas. All of them by default."""
 
     @field_validator("fault_on")
     @classmethod
     def _known_operations(cls, text: str | None) -> str | None:
-        return operation_names(text, OPERATIONS)
+        return checked_names(text, OPERATIONS)
 
     def plan(self) -> FaultPlan:
-        """What is to be done."""
-        chosen = frozenset(filter(None, map(str.strip, (self.fault_on or "").split(",")))) or frozenset(OPERATIONS)
+        """The plan that these options describe."""
+        chosen = frozenset(split_names(self.fault_on) or OPERATIONS)
         return FaultPlan(
             self.fault_error_rate,
             self.fault_reset_rate,
@@ -74,12 +74,12 @@ class FaultOptions(ConnectorOptions):
 
 
 class FaultConnectorAdapter(WrappingAdapter):
-    """`fault+redis://host?...&fault_error_rate=0.05&fault_seed=7`; options: `FaultOptions`, and the other's."""
+    """`fault+redis://host?...&fault_error_rate=0.05&fault_seed=7`. Options: `FaultOptions`, and the wrapped store's."""
 
     prefix = "fault"
     options = FaultOptions
 
     def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
-        """The faults around a connector."""
+        """The connector with injected failures."""
         options = context.options(FaultOptions)
         return FaultConnector(connector, context.remote_url.label(), options.plan())

@@ -1,4 +1,4 @@
-"""`FaultConnector`: puts errors, delays and resets into the calls of another connector."""
+"""`FaultConnector`: injects errors, delays and resets into the calls of another connector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """How often what happens. Rates are of calls, times are seconds; `operations` are those it happens to."""
+    """What is injected, and how often. Rates are shares of calls, from 0 to 1. Times are seconds."""
 
     error_rate: float
     reset_rate: float
@@ -31,14 +31,15 @@ class FaultPlan:
 
 
 class InjectedFaultError(StoreUnavailableError):
-    """A failure that `fault+<scheme>://` was asked for. Whoever counts classes can tell it from a real one."""
+    """An injected failure. Its class tells it from a real one."""
 
 
 class FaultConnector(WrappingConnector):
-    """Fails calls as a store that is lost fails them: retries, the circuit breaker and `errors=miss` see no difference.
+    """Makes calls fail as a lost store does. Retries, the circuit breaker and `errors=miss` see no difference.
 
-    A reset cancels the call inside at a random moment, so that a connector on a network really drops its connection in
-    the middle of a value; a call that had ended by then is lost as well. `injected` counts what was done, by kind.
+    A reset cancels the call of the wrapped connector at a random moment, so that a connector on a network really drops
+    its connection in the middle of a value. The result of a call that has ended by then is dropped. `injected` counts
+    the failures by kind.
     """
 
     def __init__(self, wrapped: RemoteConnector, store: str, plan: FaultPlan) -> None:
@@ -49,7 +50,7 @@ class FaultConnector(WrappingConnector):
         self.injected: Final[Counter[str]] = Counter()
 
     async def around(self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]]) -> T:
-        """What `call()` gives, unless it is this call's turn.
+        """Returns what `call()` returns, unless this call is to fail.
 
         Raises:
             InjectedFaultError: the injected failure.
@@ -75,7 +76,7 @@ class FaultConnector(WrappingConnector):
         raise InjectedFaultError(self._store, f"an injected reset in {operation}")
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """As the connector inside does it, with faults before the first name: no names, and no half of them.
+        """The keys of the wrapped connector. A fault comes before the first one, so the keys are complete or none.
 
         Raises:
             InjectedFaultError: the injected failure.

@@ -1,4 +1,4 @@
-"""`mock://capacity/`: a store in memory, as slow as it is told to be."""
+"""`mock://capacity/`: a store in memory with a configured latency and throughput."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .bandwidth import Bandwidth
 
 _GIB: Final = 1 << 30
 _PIECE: Final = 1 << 20
-"""Bytes that are copied before the event loop gets its turn."""
+"""Bytes that are copied at a time. In between other tasks of the event loop run."""
 
 _SHAPE: Final = "mock://<capacity in GiB>/?peeking_latency=1&read_throughput=2&write_throughput=2"
 
@@ -42,13 +42,13 @@ class MockOptions(ConnectorOptions):
     """`mock://capacity/?option=value`, with LMCache's names and units."""
 
     peeking_latency: Annotated[float, Field(ge=0, le=3_600_000, allow_inf_nan=False)] = 1.0
-    """Milliseconds before the store answers any call; a batch is one call."""
+    """Milliseconds before the store answers a call. A batch is one call."""
 
     read_throughput: Throughput = 2.0
-    """GiB per second that all gets together receive."""
+    """GiB per second that all gets receive together."""
 
     write_throughput: Throughput = 2.0
-    """GiB per second that all puts together send."""
+    """GiB per second that all puts send together."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class _Stored:
 
 
 class MockConnector(RemoteConnector):
-    """Keeps chunks in this process, up to `capacity` bytes; the least recently used ones make room.
+    """Keeps chunks in this process, up to `capacity` bytes, and drops the least recently used ones.
 
-    The chunks are this connector's own, and are gone when it is closed. Waiting never blocks the event loop.
+    Each connector has chunks of its own and drops them when it is closed. Waiting never blocks the event loop.
     """
 
     def __init__(self, context: ConnectorContext, capacity: int, options: MockOptions) -> None:
@@ -73,14 +73,14 @@ class MockConnector(RemoteConnector):
         self._writes = Bandwidth(options.write_throughput * _GIB)
         self._chunks: OrderedDict[str, _Stored] = OrderedDict()
         self.capacity: Final = capacity
-        """Bytes of payload that it keeps at most."""
+        """The most bytes of payload that it keeps."""
         self.size = 0
         """Bytes of payload that it keeps."""
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
     async def exists(self, key: Key) -> bool:
-        """Whether the chunk is there; it then counts as used."""
+        """Whether the chunk is there. It then counts as used."""
         return (await self.batched_exists([key]))[0]
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
@@ -89,7 +89,7 @@ class MockConnector(RemoteConnector):
         return [self._use(key_string(key)) is not None for key in keys]
 
     async def remove(self, key: Key) -> bool:
-        """Forgets the chunk; whether it was there."""
+        """Removes the chunk. Returns whether it was there."""
         await self._answer()
         return self._drop(key_string(key))
 
@@ -109,7 +109,7 @@ class MockConnector(RemoteConnector):
         """The chunk, or None.
 
         Raises:
-            ArenaExhaustedError: there was no room for it within `allocate_timeout`.
+            ArenaExhaustedError: the arena had no room within `allocate_timeout`.
         """
         return (await self.batched_get([key]))[0]
 
@@ -130,7 +130,7 @@ class MockConnector(RemoteConnector):
         """Keeps a copy.
 
         Raises:
-            ValueTooLargeError: it has more bytes than the capacity.
+            ValueTooLargeError: the chunk has more bytes than the capacity.
         """
         await self.batched_put([key], [memory_obj])
 
@@ -146,7 +146,7 @@ class MockConnector(RemoteConnector):
             self._keep(key_string(key), await self._send(obj))
 
     async def close(self) -> None:
-        """Forgets every chunk."""
+        """Drops every chunk."""
         self._chunks.clear()
         self.size = 0
 
@@ -201,7 +201,7 @@ class MockConnector(RemoteConnector):
 
 
 class MockConnectorAdapter(ConnectorAdapter):
-    """`mock://capacity/`; options: `MockOptions`."""
+    """`mock://capacity/`. Options: `MockOptions`."""
 
     schema = "mock://"
     options = MockOptions
@@ -219,8 +219,8 @@ def _capacity(url: RemoteURL) -> int:
     text = ",".join(map(str, url.hosts))
     is_number = re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) is not None
     if not is_number or url.username is not None or url.path not in {"", "/"}:
-        raise InvalidURLError(url.redacted(), f"{text or 'nothing'!r} is no capacity in GiB", _SHAPE)
+        raise InvalidURLError(url.redacted(), f"{text or 'nothing'!r} is not a capacity in GiB", _SHAPE)
     capacity = int(float(text) * _GIB)
     if capacity < 1:
-        raise InvalidURLError(url.redacted(), "a capacity of no bytes", _SHAPE)
+        raise InvalidURLError(url.redacted(), "the capacity is less than one byte", _SHAPE)
     return capacity
