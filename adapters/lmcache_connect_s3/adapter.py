@@ -29,7 +29,8 @@ class S3ConnectorAdapter(ConnectorAdapter):
         options = context.options(S3Options)
         location = locate(context.remote_url, options)
         return S3Connector(
-            context.remote_url,
+            context.remote_url.label(),
+            location,
             options,
             local_cpu_backend=context.local_cpu_backend,
             allocate_timeout=context.settings.allocate_timeout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 from xml.sax.saxutils import escape
 
@@ -12,20 +12,18 @@ import anyio
 
 from lmcache_connect import StoreError
 from lmcache_connect.errors import InvalidArgumentError, StoreProtocolError
-from lmcache_connect.transport import StreamClosedError
 
 from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, error_of, failed_deletions, page_of, text_of
-from .failures import ExpiredCredentialsError, NoSuchBucketError, refusal
+from .failures import NoSuchBucketError, refusal
 from .http_connection import HTTPConnection, ResponseHead
+from .request_source import RequestSource
 from .requests import MAX_ERROR_BYTES, Requests
-from .retries import Retries
+from .retries import Retries, Tries
 from .storing import Part
 from .transfers import Pool
 
 MAX_DELETED: Final = 1000
 """Names that one request may delete."""
-
-_STALE_TRIES: Final = 3
 
 T = TypeVar("T")
 
@@ -36,14 +34,11 @@ class Bucket:
     def __init__(
         self,
         pool: Pool,
-        requests: Callable[[], Awaitable[Requests]],
-        renew: Callable[[Requests], Awaitable[bool]],
+        source: RequestSource,
         retries: Retries,
     ) -> None:
-        """`requests` gives what to make requests with; `renew` gets other credentials, and says whether there are."""
         self._pool = pool
-        self._requests = requests
-        self._renew = renew
+        self._source = source
         self._retries = retries
         self._is_known = False
 
@@ -156,35 +151,24 @@ class Bucket:
         allowed: frozenset[int] = frozenset({200}),
         limit: int = MAX_ERROR_BYTES,
     ) -> tuple[ResponseHead, bytes]:
-        attempts = stale = 0
-        has_renewed = False
+        payload = hashlib.sha256(body).hexdigest()
+        length = len(body) if method in {"POST", "PUT"} else None
+        tries = Tries()
         while True:
-            requests = await self._requests()
-            payload = hashlib.sha256(body).hexdigest()
-            length = len(body) if method in {"POST", "PUT"} else None
+            requests = await self._source.current()
             text = requests.head(method, name, query=query, headers=headers, length=length, payload=payload)
-            attempts += 1
-            was_kept = False
+            connection: HTTPConnection | None = None
             try:
                 async with self._pool.acquired() as connection:
-                    was_kept = connection.requests > 0
                     found = await self._exchange(connection, requests, text + body, method, operation, allowed, limit)
                 self._retries.succeeded()
                 return found
-            except ExpiredCredentialsError:
-                if has_renewed or not await self._renew(requests):
-                    raise
-                has_renewed = True
-                attempts -= 1
             except StoreError as error:
-                if was_kept and stale < _STALE_TRIES and isinstance(error.__cause__, StreamClosedError):
-                    stale += 1
-                    attempts -= 1
-                    continue
-                pause = self._retries.pause(attempts, error)
-                if pause is None:
+                is_stale = connection is not None and connection.was_stale(error.__cause__)
+                retry = self._retries.again(tries, error, is_stale=is_stale)
+                if retry is None or (retry.renews and not await self._source.renew(requests)):
                     raise
-                await anyio.sleep(pause)
+            await anyio.sleep(retry.pause)
 
     async def _exchange(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +19,6 @@ from lmcache_connect import (
     LocalCPUBackend,
     MemoryObj,
     RemoteConnector,
-    RemoteURL,
     StoreError,
     StoreUnavailableError,
     key_string,
@@ -39,16 +37,13 @@ from lmcache_connect.transport import (
 )
 
 from .bucket import MAX_DELETED, Bucket
-from .credentials import CredentialSource
 from .fetching import Fetching
 from .http_connection import HTTPConnection, parser_protocol
-from .location import locate
+from .location import Location
 from .object_names import ObjectNames
 from .options import MAX_PARTS, S3Options
-from .requests import Requests
+from .request_source import CallRequests, RequestSource
 from .retries import Retries
-from .sessions import ExpressSessions
-from .signer import Signer
 from .storing import Record, Storing
 from .transfers import Pool, lost
 
@@ -75,7 +70,8 @@ class S3Connector(RemoteConnector):
 
     def __init__(
         self,
-        url: RemoteURL,
+        store: str,
+        location: Location,
         options: S3Options,
         *,
         local_cpu_backend: LocalCPUBackend,
@@ -85,13 +81,9 @@ class S3Connector(RemoteConnector):
         metadata: CacheMetadata | None = None,
     ) -> None:
         super().__init__(config, metadata)
-        self._url = url
-        self._store = url.label()
+        self._store = store
         self._options = options
-        self._location = locate(url, options)
-        self._names = ObjectNames(self._location.prefix)
-        self._credentials: CredentialSource | ExpressSessions = CredentialSource(self._store, options)
-        self._signer: Signer | None = None
+        self._names = ObjectNames(location.prefix)
         self._tls = TLSSettings(ca_file=options.ca_file, verify=options.verify)
         self._transfers = self._pool(options.pool_size)
         # Look-ups must not wait behind megabytes, and the get that waits for room keeps no connection from others.
@@ -103,7 +95,8 @@ class S3Connector(RemoteConnector):
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
         self._chunk_size = ChunkSize(metadata)
         self._retries = Retries(options.attempts)
-        self._bucket = Bucket(self._lookups, self._requests, self._renew, self._retries)
+        self._source = RequestSource(store, location, options, self._lookups)
+        self._bucket = Bucket(self._lookups, self._source, self._retries)
         self._headers = _object_headers(options)
         self._seen: dict[str, float] = {}
         self._protocol: Any = None
@@ -112,11 +105,10 @@ class S3Connector(RemoteConnector):
         return ConnectionPool(size, self._connect, self._store, lost)
 
     async def _connect(self) -> HTTPConnection:
-        location = self._location
+        location = self._source.location
+        name = self._tls.server_name = location.server_name
         if self._protocol is None:
             self._protocol = parser_protocol(asyncio.get_running_loop())
-        name = re.sub(r":\d+$", "", location.host_header) if not location.host_header.endswith("]") else location.host
-        self._tls.server_name = name.strip("[]")
         try:
             with anyio.fail_after(self._options.connect_timeout):
                 stream = await open_tcp_stream(location.host, location.port, self._tls if location.is_tls else None)
@@ -126,27 +118,12 @@ class S3Connector(RemoteConnector):
         except ssl.SSLCertVerificationError as error:
             authorities = self._options.ca_file or "the system's certificate authorities"
             raise CertificateError(
-                self._store, f"the certificate of {name} does not verify against {authorities}: {error.verify_message}"
+                self._store,
+                f"the certificate of {name} does not verify against {authorities}: {error.verify_message}",
             ) from error
         except StreamClosedError as error:
             raise StoreUnavailableError(self._store, str(error)) from error
         return HTTPConnection(stream, self._store, self._protocol)
-
-    async def _requests(self) -> Requests:
-        """What requests are made with now."""
-        source = self._credentials
-        if self._signer is None and isinstance(source, CredentialSource):
-            await source.current()  # finds out the region
-            self._location = locate(self._url, self._options, source.region)
-            if self._location.is_express:
-                plain = Signer(self._location, self._location.region, self._options.requester_pays, session=False)
-                self._credentials = ExpressSessions(self._store, source, plain, self._lookups)
-            self._signer = Signer(self._location, self._location.region, self._options.requester_pays)
-        assert self._signer is not None  # noqa: S101  # made above
-        return Requests(self._store, self._signer, await self._credentials.current())
-
-    async def _renew(self, refused: Requests) -> bool:
-        return await self._credentials.refresh(refused.credentials)
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
@@ -248,7 +225,7 @@ class S3Connector(RemoteConnector):
         names = await self._object_names(keys)
         pairs = list(zip(key_strings(keys), names, strict=True))
         nbytes = len(keys) * self._chunk_size.expected
-        requests = _Holder(await self._requests())
+        requests = CallRequests(self._source, await self._source.current())
 
         async def attempt(place: PlaceInLine) -> Fetching:
             # Who waits for room in the arena waits on the loop.
@@ -274,19 +251,13 @@ class S3Connector(RemoteConnector):
                 break
         return fetching
 
-    def _how(self, pool: Pool, requests: _Holder, is_large: bool) -> dict[str, Any]:
-        async def renew() -> bool:
-            if not await self._renew(requests.held):
-                return False
-            requests.held = await self._requests()
-            return True
-
+    def _how(self, pool: Pool, requests: CallRequests, is_large: bool) -> dict[str, Any]:
         return {
             "pool": pool,
             "workers": min(self._threads, self._options.pool_size) if is_large else self._options.pool_size,
             "retries": self._retries,
             "couriers": self._couriers if is_large else None,
-            "renew": renew,
+            "renew": requests.renew,
         }
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -317,7 +288,7 @@ class S3Connector(RemoteConnector):
             self._remember(name)
 
     async def _storing(self, nbytes: int) -> Storing:
-        requests = _Holder(await self._requests())
+        requests = CallRequests(self._source, await self._source.current())
         return Storing(
             requests,
             self._headers,
@@ -329,7 +300,9 @@ class S3Connector(RemoteConnector):
     def _signs_payload(self) -> bool:
         match self._options.sign_payload:
             case "auto":
-                return not (self._location.is_tls or self._location.is_loopback or self._options.anonymous)
+                return not (
+                    self._source.location.is_tls or self._source.location.is_loopback or self._options.anonymous
+                )
             case choice:
                 return choice == "always" and not self._options.anonymous
 
@@ -358,7 +331,7 @@ class S3Connector(RemoteConnector):
     async def close(self) -> None:
         """Closes every connection."""
         self._couriers.close()
-        self._credentials.close()
+        self._source.close()
         for pool in (self._transfers, self._lookups, self._when_first):
             pool.close()
 
@@ -374,16 +347,6 @@ class S3Connector(RemoteConnector):
                 await asyncio.sleep(0)
             names += [self._names.name(key) for key in key_strings(keys[start : start + _NAMES_PIECE])]
         return names
-
-
-class _Holder:
-    """What the jobs of one call make requests with; replaced where the credentials expire meanwhile."""
-
-    def __init__(self, requests: Requests) -> None:
-        self.held = requests
-
-    def __call__(self) -> Requests:
-        return self.held
 
 
 def _object_headers(options: S3Options) -> dict[str, str]:

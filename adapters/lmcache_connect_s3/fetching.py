@@ -12,7 +12,7 @@ Each object goes through the states of `object_fetch.py`, which shows them in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lmcache_connect import CorruptRecordError
 from lmcache_connect.contract import Slots
@@ -26,7 +26,7 @@ from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
 from .options import S3Options
 from .receiving import Receiving, Span, cut
 from .record_header import read_record_header
-from .requests import Requests
+from .request_source import CallRequests
 from .transfers import Job, Transfers
 
 
@@ -35,7 +35,7 @@ class Fetching(Transfers):
 
     def __init__(
         self,
-        requests: Callable[[], Requests],
+        requests: CallRequests,
         names: Sequence[tuple[str, str]],
         room: Room,
         options: S3Options,
@@ -88,13 +88,12 @@ class GetJob(Job):
             await self._get_rest(connection, self._span)
 
     async def _ask(self, connection: HTTPConnection, asked: ObjectRequest) -> ObjectAnswer | NoObject:
-        options, requests = self._call.options, self._call.requests()
+        options, requests = self._call.options, self._call.requests.current
         headers = asked.headers()
         if options.object_checksum != "none":
             headers["x-amz-checksum-mode"] = "ENABLED"
         await connection.request(requests.head("GET", asked.name, headers=headers))
         head = await connection.read_head("GET")
-        self.was_answered = True
         return await read_answer(connection, head, asked, requests, options.max_value_bytes + OVERHEAD_BYTES)
 
     async def _get_start(self, connection: HTTPConnection) -> None:

@@ -1,14 +1,14 @@
-"""`HTTPConnection`: HTTP/1.1 on a byte stream, whose heads aiohttp's parser reads, and whose bodies nobody copies."""
+"""`HTTPConnection`: HTTP/1.1 on a byte stream. aiohttp's parser reads the heads; bodies are not copied."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lmcache_connect.errors import MissingExtraError, StoreProtocolError
-from lmcache_connect.transport import ByteStream
+from lmcache_connect.transport import ByteStream, StreamClosedError
 
 try:
     from aiohttp.base_protocol import BaseProtocol
@@ -18,7 +18,7 @@ except ImportError as missing:
     raise MissingExtraError("s3://", missing.name or "aiohttp", "s3") from missing
 
 MAX_HEAD_BYTES: Final = 32 << 10
-"""Of an answer's status line and headers."""
+"""The longest status line and headers of an answer."""
 
 _MAX_FIELD_BYTES: Final = 8190
 _MAX_INTERIMS: Final = 8
@@ -27,7 +27,15 @@ _PIECE: Final = 16 << 10
 
 @dataclass(frozen=True)
 class ResponseHead:
-    """Status and headers. `length` is the body's where the server says it; `has_body` whether one follows."""
+    """An answer's status line and headers.
+
+    Attributes:
+        status: three digits.
+        headers: by name in lower case.
+        length: the body's in bytes, where the server says it.
+        has_body: whether a body follows, which has to be read before the next request.
+        is_chunked: whether the body comes in chunks of HTTP's own.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -37,18 +45,26 @@ class ResponseHead:
 
     @property
     def etag(self) -> str | None:
-        """What the object's content is called, where it may be used in a condition."""
+        """The name of the object's content. None where the server sends none that a condition may name."""
         etag = self.headers.get("etag", "")
         return etag if etag.startswith('"') and etag.isascii() and etag.isprintable() and len(etag) < 256 else None
 
 
-class HTTPConnection:
-    """A connection that is ready for a request. One whose answer was not read to its end is not used again.
+class _Unread(NamedTuple):
+    """An answer that has not been read to its end."""
 
-    On a stream that is lent to a thread, nothing here suspends.
+    parser: Any
+    payload: Any
+    closes: bool
+
+
+class HTTPConnection:
+    """A connection that is ready for a request. If an answer was not read to its end, it takes no other request.
+
+    In a thread that has taken over its wire, nothing here suspends.
     """
 
-    __slots__ = ("_is_clean", "_parser", "_protocol", "requests", "store", "stream")
+    __slots__ = ("_is_answered", "_is_clean", "_protocol", "_unread", "requests", "store", "stream")
 
     def __init__(self, stream: ByteStream, store: str, protocol: BaseProtocol) -> None:
         self.stream = stream
@@ -57,25 +73,34 @@ class HTTPConnection:
         """Requests that were sent."""
         self._protocol = protocol
         self._is_clean = True
-        self._parser: Any = None
+        self._is_answered = False
+        self._unread: _Unread | None = None
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the next request finds the stream where an answer may start."""
+        """Whether the stream stands where the next answer may start."""
         return self._is_clean and self.stream.is_open and not self.stream.buffered
 
     @property
     def is_read(self) -> bool:
         """Whether the last answer was read to its end. The server may close the connection all the same."""
-        return self._parser is None
+        return self._unread is None
+
+    def was_stale(self, error: BaseException | None) -> bool:
+        """Whether `error` came because the server had closed this kept connection before the last request reached it.
+
+        Such a request was not answered, so it can be made again at once.
+        """
+        is_kept = self.requests > 1 and not self._is_answered
+        return is_kept and isinstance(error, StreamClosedError) and not error.last_words
 
     def close(self) -> None:
         """Closes the stream at once."""
         self.stream.close()
 
     def begin(self) -> None:
-        """A request is being sent: until its answer was read, the connection is nobody else's."""
-        self._is_clean = False
+        """A request is being sent. Until its answer was read, the connection cannot take another one."""
+        self._is_clean = self._is_answered = False
         self.requests += 1
 
     async def request(self, head: bytes, body: bytes = b"") -> None:
@@ -84,14 +109,15 @@ class HTTPConnection:
         await self.stream.send(head + body)
 
     async def read_head(self, method: str) -> ResponseHead:
-        """The answer's head. Interim answers (1xx) are passed over.
+        """Returns the answer's head. Passes over interim answers (1xx).
 
         Raises:
             StreamClosedError: the connection ended.
-            StoreProtocolError: it is no HTTP, or too much of it.
+            StoreProtocolError: what came is not HTTP, or the head is too long.
         """
         for _ in range(_MAX_INTERIMS):
             head = self._parse(await self._read_head_bytes(), method)
+            self._is_answered = True
             if head.status >= 200:
                 return head
         raise self.broken(f"more than {_MAX_INTERIMS} interim answers")
@@ -112,7 +138,7 @@ class HTTPConnection:
 
     def _parse(self, head: bytes, method: str) -> ResponseHead:
         # A parser for each answer: it never sees the body of one that brings data.
-        self._parser = HttpResponseParser(
+        parser = HttpResponseParser(
             self._protocol,
             self._protocol._loop,
             _PIECE,
@@ -122,7 +148,7 @@ class HTTPConnection:
             response_with_body=method != "HEAD",
         )
         try:
-            messages, _, rest = self._parser.feed_data(head)
+            messages, _, rest = parser.feed_data(head)
         except HttpProcessingError as error:
             raise self.broken(f"an answer that is no HTTP ({type(error).__name__})") from None
         if len(messages) != 1 or rest:
@@ -139,24 +165,24 @@ class HTTPConnection:
             has_body and length != "0",
             message.chunked,
         )
-        self._parser = (self._parser, payload, message.should_close)
+        self._unread = _Unread(parser, payload, message.should_close)
         if message.code >= 200 and not found.has_body:
             self.finished(found)
         return found
 
     def finished(self, head: ResponseHead) -> None:
-        """The answer was read to its end: the connection may be used again, if the server keeps it."""
+        """The answer was read to its end. The connection may be used again, unless the server closes it."""
         if head.length is None and head.has_body and not head.is_chunked:
             return  # such an answer ends with the connection
-        self._is_clean = not self._parser[2]
-        self._parser = None
+        self._is_clean = self._unread is not None and not self._unread.closes
+        self._unread = None
 
     async def read_body(self, head: ResponseHead, limit: int) -> bytes:
-        """A whole body of at most `limit` bytes, as it was sent.
+        """Returns a whole body of at most `limit` bytes.
 
         Raises:
             StreamClosedError: the connection ended before the body.
-            StoreProtocolError: it is longer, or cannot be read.
+            StoreProtocolError: the body is longer, or cannot be read.
         """
         if not head.has_body:
             return b""
@@ -172,7 +198,8 @@ class HTTPConnection:
         return bytes(body)
 
     async def _read_chunked(self, head: ResponseHead, limit: int) -> bytes:
-        parser, payload, _ = self._parser
+        assert self._unread is not None  # noqa: S101  # the head says that a body follows
+        parser, payload, _ = self._unread
         found = bytearray()
         while not payload.is_eof():
             piece = await self.stream.read_some(_PIECE)
@@ -188,7 +215,7 @@ class HTTPConnection:
             if len(found) > limit:
                 raise self.broken(f"a body of more than {limit} bytes")
             if payload.is_eof() and rest:
-                self.close()  # something follows that nobody asked for
+                self.close()  # something follows that was not asked for
         self.finished(head)
         return bytes(found)
 
@@ -202,11 +229,11 @@ class HTTPConnection:
         return bytes(found)
 
     def broken(self, reason: str) -> StoreProtocolError:
-        """Closes the stream: what follows on it cannot be understood."""
+        """Closes the stream, because what follows on it cannot be understood. Returns the error to raise."""
         self.close()
         return StoreProtocolError(self.store, f"the server's answer breaks the protocol: {reason}")
 
 
 def parser_protocol(loop: asyncio.AbstractEventLoop) -> BaseProtocol:
-    """What aiohttp's parser wants to belong to: one for each event loop, which never sees a transport."""
+    """Returns the object that aiohttp's parsers belong to. One serves all connections of an event loop."""
     return BaseProtocol(loop)

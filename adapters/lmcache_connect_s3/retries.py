@@ -1,13 +1,18 @@
-"""`Retries`: which failure of a request is tried again, when, and as long as how many are."""
+"""`Retries`: whether a request that failed is made again, when, and with which credentials.
+
+The one place that decides this, for look-ups (`bucket.py`) and for requests that move chunks (`transfers.py`). Each of
+them waits in its own way: a look-up sleeps, a transfer goes on with other requests and keeps no connection meanwhile.
+"""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Final
 
 from lmcache_connect import StoreError
 
-from .failures import ThrottledError
+from .failures import ExpiredCredentialsError, ThrottledError
 
 _CAPACITY: Final = 60.0
 _COST: Final = 1.0
@@ -15,34 +20,64 @@ _REFUND: Final = 0.05
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
+_MAX_STALE: Final = 3
+"""How often a request is made again at once because a kept connection turned out to be closed."""
+
+
+class Tries:
+    """What has become of one request so far."""
+
+    __slots__ = ("failed", "has_renewed", "stale")
+
+    def __init__(self) -> None:
+        self.failed = 0
+        """Attempts that count: they failed, and not for a stale connection or expired credentials."""
+        self.stale = 0
+        self.has_renewed = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How a request is made again: after `pause` seconds, and with other credentials where it `renews` them."""
+
+    pause: float = 0.0
+    renews: bool = False
+
 
 class Retries:
     """Exponential pauses with full jitter, out of one budget for all requests of a connector.
 
-    Each further attempt costs one token of sixty, and every twenty requests that succeed give one back: against a store
-    that fails all of them, a connector adds no more than a twentieth to its load, whatever its callers do.
+    Each further attempt costs one token of sixty, and every twenty requests that succeed give one back. So a connector
+    adds no more than a twentieth to the load of a store that fails all its requests.
     """
 
     def __init__(self, attempts: int) -> None:
+        """`attempts`: how often one request is made, at most."""
         self._attempts = attempts
         self._tokens = _CAPACITY
-
-    @property
-    def tokens(self) -> float:
-        """What is left of the budget."""
-        return self._tokens
 
     def succeeded(self) -> None:
         """A request was answered."""
         self._tokens = min(_CAPACITY, self._tokens + _REFUND)
 
-    def pause(self, attempts: int, error: StoreError) -> float | None:
-        """Seconds until a request that was made `attempts` times is made again; None where it is not."""
-        if not error.retryable or attempts >= self._attempts or self._tokens < _COST:
+    def again(self, tries: Tries, error: StoreError, *, is_stale: bool) -> Retry | None:
+        """Counts a failed attempt. Returns how the request is made again; None where `error` is its outcome.
+
+        `is_stale`: a connection was used that the server had closed before. The next attempt then costs nothing, and
+        neither does the one after credentials expired.
+        """
+        if is_stale and tries.stale < _MAX_STALE:
+            tries.stale += 1
+            return Retry()
+        if isinstance(error, ExpiredCredentialsError) and not tries.has_renewed:
+            tries.has_renewed = True
+            return Retry(renews=True)
+        tries.failed += 1
+        if not error.retryable or tries.failed >= self._attempts or self._tokens < _COST:
             return None
         self._tokens -= _COST
-        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempts - 1))
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries.failed - 1))
         pause = random.uniform(longest / 10, longest)
         if isinstance(error, ThrottledError) and error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        return pause
+        return Retry(pause)

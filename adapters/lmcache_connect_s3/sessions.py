@@ -50,10 +50,6 @@ class ExpressSessions:
             self._session = None
         return await self.current() != refused
 
-    def close(self) -> None:
-        """Stops what is done in the background."""
-        self._source.close()
-
     async def _create(self) -> ReadOnlyCredentials:
         credentials = await self._source.current()
         if credentials is None:

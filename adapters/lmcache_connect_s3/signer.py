@@ -59,10 +59,10 @@ class _SessionAuth(_Auth):
 class Signer:
     """Makes the first line and the headers of requests to one bucket. Safe in any thread."""
 
-    def __init__(self, location: Location, region: str | None, requester_pays: bool, *, session: bool = True) -> None:
-        """`session` False: with the account's credentials also where the bucket wants those of a session."""
+    def __init__(self, location: Location, requester_pays: bool, *, session: bool = True) -> None:
+        """`session` False: the credentials are the account's, also for a bucket that wants those of a session."""
         self._location = location
-        self._region = region or DEFAULT_REGION
+        self._region = location.region or DEFAULT_REGION
         self._service = "s3express" if location.is_express else "s3"
         self._has_session = location.is_express and session
         self._always = {"x-amz-request-payer": "requester"} if requester_pays else {}

@@ -13,6 +13,7 @@ from .documents import error_of
 from .failures import refusal
 from .http_connection import HTTPConnection, ResponseHead
 from .object_checksum import ObjectChecksum
+from .request_source import CallRequests
 from .requests import MAX_ERROR_BYTES, Requests
 from .signer import UNSIGNED
 from .transfers import Job, Transfers
@@ -64,7 +65,7 @@ class Storing(Transfers):
 
     def __init__(
         self,
-        requests: Callable[[], Requests],
+        requests: CallRequests,
         headers: Mapping[str, str],
         *,
         signs_payload: bool,
@@ -120,7 +121,7 @@ class _Put(Job):
         call, record = self._call, self._record
         start, end = self._span
         headers = {**self._headers(), **self._checksum}
-        requests = call.requests()
+        requests = call.requests.current
         head = requests.head(
             "PUT", self._name, query=self._query, headers=headers, length=end - start, payload=self._payload
         )
@@ -138,7 +139,6 @@ class _Put(Job):
             if refused is None:
                 raise
             raise refused from error.with_traceback(None)
-        self.was_answered = True
         await self._check(connection, requests, answer)
 
     def _headers(self) -> Mapping[str, str]:

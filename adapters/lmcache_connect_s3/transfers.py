@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,25 +16,17 @@ from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.loop import NativeCancellations
 from lmcache_connect.transport import ConnectionPool, Couriers, StreamClosedError
 
-from .failures import ExpiredCredentialsError
 from .http_connection import HTTPConnection
-from .retries import Retries
+from .retries import Retries, Tries
 
 Pool: TypeAlias = ConnectionPool[HTTPConnection]
-
-_STALE_TRIES: Final = 3
-"""How often a request is repeated at once because a kept connection turned out to be closed: it cost nothing."""
 
 
 class Job(ABC):
     """One request, which may be made several times."""
 
     def __init__(self) -> None:
-        self.attempts = 0
-        self.stale = 0
-        self.was_answered = False
-        """Whether the server has begun to answer the attempt at hand."""
-        self.has_renewed = False
+        self.tries = Tries()
 
     @abstractmethod
     async def run(self, connection: HTTPConnection) -> None:
@@ -131,8 +123,6 @@ class Transfers:
                 job = self._pending.popleft()
             except IndexError:
                 return
-            job.attempts += 1
-            job.was_answered = False
             try:
                 await job.run(connection)
                 self._retries.succeeded()
@@ -143,23 +133,18 @@ class Transfers:
                 return
 
     def _failed(self, job: Job, connection: HTTPConnection, error: StoreError | StreamClosedError) -> None:
+        is_stale = connection.was_stale(error)
         if isinstance(error, StreamClosedError):
-            is_stale = connection.requests > 1 and not job.was_answered and not error.last_words
-            if is_stale and job.stale < _STALE_TRIES:
-                job.stale += 1
-                job.attempts -= 1
-                self._pending.append(job)
-                return
             error = self._pool.lost(self._pool.store, error)
-        if isinstance(error, ExpiredCredentialsError) and not job.has_renewed:
-            job.has_renewed = True
-            self._expired.append((job, error))
-            return
-        pause = self._retries.pause(job.attempts, error)
-        if pause is None:
+        retry = self._retries.again(job.tries, error, is_stale=is_stale)
+        if retry is None:
             self._end(error)
+        elif retry.renews:
+            self._expired.append((job, error))
+        elif retry.pause:
+            self._later.append((time.monotonic() + retry.pause, job))
         else:
-            self._later.append((time.monotonic() + pause, job))
+            self._pending.append(job)
 
     def _end(self, failure: Exception) -> None:
         if self._failure is None:

@@ -365,14 +365,15 @@ async def test_without_credentials_it_says_where_they_are_looked_for(local_cpu_b
 async def test_an_express_bucket_is_used_with_sessions_that_are_made_for_it(
     local_cpu_backend: LocalCPUBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmcache_connect_s3 import connector as module
+    from lmcache_connect_s3 import adapter as module
     from lmcache_connect_s3.location import Location
 
     with FaultyS3Server() as server:
 
         def here(*_: Any) -> Location:
             host = "express.example"
-            return Location(BUCKET, "", "127.0.0.1", server.port, False, "us-west-2", host, f"/{BUCKET}/", True)
+            base = f"/{BUCKET}/"
+            return Location(BUCKET, "", "us-west-2", "127.0.0.1", server.port, False, host, base, is_express=True)
 
         monkeypatch.setattr(module, "locate", here)  # AWS alone has such buckets: the place, not what is done there
         url = f"s3://bkt?access_key={ACCESS_KEY}&secret_key={SECRET_KEY}"

@@ -11,7 +11,7 @@ from lmcache_connect_s3.options import S3Options
 
 def located(text: str, region: str | None = None) -> Location:
     url = RemoteURL.parse(text)
-    return locate(url, url.options(S3Options), region)
+    return locate(url, url.options(S3Options)).in_region(region)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,9 @@ def test_the_region_of_the_environment_is_used_where_the_url_names_none() -> Non
     assert located("s3://bkt", "ap-south-1").host == "bkt.s3.ap-south-1.amazonaws.com"
     assert located("s3://bkt?region=eu-west-1", "ap-south-1").region == "eu-west-1"
     assert located("s3://bkt.s3.eu-west-1.amazonaws.com", "ap-south-1").region == "eu-west-1"
+    assert located("s3://bkt.with.dots", "ap-south-1").base == "/bkt.with.dots/"
+    elsewhere = located("s3://bkt?endpoint=http://h:9000", "ap-south-1")
+    assert (elsewhere.host, elsewhere.host_header, elsewhere.region) == ("h", "h:9000", "ap-south-1")
 
 
 @pytest.mark.parametrize(
