@@ -54,7 +54,7 @@ _SCAN_BYTES: Final = 64 << 20
 class RedisConnector(RemoteConnector):
     """Records on one server. Made by `RedisConnectorAdapter`; lives on one event loop; connects on first use.
 
-    Calls that move `threads_from` bytes or more have a thread move them, which their streams are then lent to.
+    Calls that move `threads_from` bytes or more have a thread move them, which takes over their connections.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from lmcache_connect import CorruptRecordError
 from lmcache_connect.contract import Slots
 from lmcache_connect.loop import NativeCancellations
 from lmcache_connect.streaming import PlaceInLine
-from lmcache_connect.transport import Couriers
+from lmcache_connect.transport import Couriers, ThreadStream
 
 from .protocol.connection import Connection, Connections
 
@@ -126,7 +126,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         asked: deque[Ask] = deque()
         reckoned: deque[int] = deque()  # bytes reckoned for each
         ahead = moved = 0
-        is_lent = connection.stream.is_lent
+        in_thread = isinstance(connection.stream, ThreadStream)
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
@@ -144,7 +144,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
                 return
             ask = asked.popleft()
             ahead -= reckoned.popleft()
-            if is_lent and (nbytes := self.take_likely(connection, ask, len(asked))):
+            if in_thread and (nbytes := self.take_likely(connection, ask, len(asked))):
                 moved += nbytes
             else:
                 moved += await self.take(connection, ask)
@@ -154,7 +154,7 @@ class FetchSchedule(Schedule, Generic[Ask]):
         """What to ask for next, the command for it, which has one reply, and how many bytes that may bring."""
 
     def take_likely(self, connection: Connection, ask: Ask, more: int) -> int:
-        """`take` for a lent stream where a short way serves; 0 where nothing was taken. `more` asks are outstanding."""
+        """`take` in a thread, where a short way serves; 0 where nothing was taken. `more` asks are outstanding."""
         return 0
 
     @abstractmethod

@@ -18,6 +18,7 @@ from lmcache_connect import CorruptRecordError
 from lmcache_connect.contract import Slots
 from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
 from lmcache_connect.streaming import Room
+from lmcache_connect.transport import ThreadStream
 
 from .http_connection import HTTPConnection
 from .object_answer import NoObject, ObjectAnswer, ObjectRequest, read_answer
@@ -153,7 +154,7 @@ class GetJob(Job):
             self._read_again()
             return
         try:
-            await receiving.verify(on_loop=not connection.stream.is_lent)
+            await receiving.verify(on_loop=not isinstance(connection.stream, ThreadStream))
         except CorruptRecordError as error:
             self._does_not_verify(connection, error)
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from lmcache_connect.errors import MissingExtraError, StoreProtocolError
-from lmcache_connect.transport import ByteStream, StreamClosedError
+from lmcache_connect.transport import Stream, StreamClosedError
 
 try:
     from aiohttp.base_protocol import BaseProtocol
@@ -66,7 +66,7 @@ class HTTPConnection:
 
     __slots__ = ("_is_answered", "_is_clean", "_protocol", "_unread", "requests", "store", "stream")
 
-    def __init__(self, stream: ByteStream, store: str, protocol: BaseProtocol) -> None:
+    def __init__(self, stream: Stream, store: str, protocol: BaseProtocol) -> None:
         self.stream = stream
         self.store = store
         self.requests = 0

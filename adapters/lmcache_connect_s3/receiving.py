@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.record import TRAILER_BYTES, FrameHeader, PayloadHasher
-from lmcache_connect.transport import ByteStream
+from lmcache_connect.transport import Stream
 
 from .object_answer import ObjectVersion
 from .object_checksum import ObjectChecksum
@@ -58,7 +58,7 @@ class Receiving:
             self._spans_left -= 1
             return not self._spans_left
 
-    async def receive(self, stream: ByteStream, span: Span) -> None:
+    async def receive(self, stream: Stream, span: Span) -> None:
         """Receives a span. If that breaks off, `span` is what is left of it."""
         payload_start = self._header.length
         payload_end = payload_start + self._header.payload_length

@@ -30,7 +30,7 @@ class Job(ABC):
 
     @abstractmethod
     async def run(self, connection: HTTPConnection) -> None:
-        """Makes the request. Waits for nothing but the stream where that is lent to a thread."""
+        """Makes the request. Waits for nothing but the stream: a thread may have taken it over."""
 
 
 class Transfers:

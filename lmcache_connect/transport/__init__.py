@@ -1,22 +1,29 @@
 """Zero-copy byte streams: sockets and TLS, on the event loop or in a thread; dialling; a pool of connections.
 
 Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `streaming`, by the adapters, and by tests.
+
+From the bottom up: `wire` makes the system calls, `transfer` moves a buffer over a wire in steps, `stream` is what
+protocol code uses, `loop_stream` and `thread_stream` are its two kinds, `courier` runs protocol code in a thread.
 """
 
 from __future__ import annotations
 
 from .courier import Couriers, in_thread
-from .dialing import TLSSettings, TLSSettingsError, open_tcp_stream, open_unix_stream
+from .dialing import open_tcp_stream, open_unix_stream
 from .pool import ConnectionPool
-from .stream import ByteStream, StreamClosedError
+from .stream import Stream
+from .thread_stream import ThreadStream
+from .tls import TLSSettings, TLSSettingsError
+from .wire import StreamClosedError
 
 __all__ = [
-    "ByteStream",
     "ConnectionPool",
     "Couriers",
+    "Stream",
     "StreamClosedError",
     "TLSSettings",
     "TLSSettingsError",
+    "ThreadStream",
     "in_thread",
     "open_tcp_stream",
     "open_unix_stream",

@@ -1,103 +1,99 @@
-"""`Couriers`: threads in which streams move their bytes, while the event loop does other things."""
+"""`Couriers`: threads that move the bytes of streams, while the event loop does other things."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from .stream import ByteStream
+from .loop_stream import LoopStream
+from .stream import Stream
+from .thread_stream import ThreadStream
 
 T = TypeVar("T")
 
 
 class Connection(Protocol):
-    """What has a stream that a thread may take over."""
+    """Protocol code that reads and writes `stream`, whichever stream that is just now."""
 
-    stream: ByteStream
+    stream: Stream
 
 
-class _Errand(NamedTuple):
+class _Job(NamedTuple):
     work: Coroutine[Any, Any, Any]
-    settled: asyncio.Future[Any]
+    outcome: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
 
-_Errands: TypeAlias = SimpleQueue[_Errand | None]
+_Jobs: TypeAlias = SimpleQueue[_Job | None]
 
 
 class Couriers:
-    """Threads of one event loop, each of which serves one stream at a time. They are started on first use.
+    """Threads of one event loop, each of which serves one connection at a time. They are started on first use.
 
-    A blocking socket in a thread moves a large chunk with fewer system calls than one on the event loop, hashes it
-    without holding up anybody, and holds no turn of the loop. Errands are coroutines that wait for nothing but their
-    stream, which does not suspend them while it is lent: so one body of code serves the loop and the thread.
+    A blocking socket in a thread moves a large chunk with fewer system calls than one on the event loop, and hashes it
+    without holding up the loop. A job is a coroutine that waits for nothing but its connection's stream, which does not
+    suspend it while a thread has it: so one body of code serves the loop and the thread.
     """
 
     def __init__(self) -> None:
-        self._idle: list[_Errands] = []
-        self._out = 0
+        self._idle: list[_Jobs] = []
+        self._busy = 0
         self._closed = False
 
     @property
     def threads(self) -> int:
-        """Threads that live: those on an errand, and those that wait for one."""
-        return len(self._idle) + self._out
+        """The number of threads that live: those with a job, and those that wait for one."""
+        return len(self._idle) + self._busy
 
     async def run(self, connection: Connection, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` in a thread, with the connection's stream lent to it, and returns its result.
+        """Runs `work` in a thread, and returns its result. The thread takes the connection over meanwhile.
 
-        A caller that is cancelled ends the stream, and goes on when the thread has let go of every buffer: at once,
-        but for the piece in hand.
+        `connection.stream` is a `ThreadStream` while `work` runs, and the loop stream again when this returns.
+
+        A caller that is cancelled closes the connection, and goes on when the thread has let go of every buffer. That
+        takes as long as the piece that the thread is moving.
 
         Raises:
             What `work` raises.
-            RuntimeError: `work` waits for something else than the stream, or no thread could be started.
+            RuntimeError: `work` waits for something else than the stream, no thread could be started, a thread has the
+                connection already, or the connection speaks TLS.
         """
-        stream = connection.stream
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[T] = loop.create_future()
-        errands = self._take(work)
         try:
-            stream.lend()
-            errands.put(_Errand(work, settled, loop))
-            del work  # a kept traceback keeps this frame, and must not keep what the work holds
-            try:
-                return await asyncio.shield(settled)
-            except BaseException:
-                stream.interrupt()
-                await _wait_for(settled)
-                raise
+            with _taken_over(connection) as stream:
+                jobs = self._take_thread()
+                try:
+                    return await _run_in(jobs, stream, work)
+                finally:
+                    self._release_thread(jobs)
         finally:
-            stream.take_back()
-            self._out -= 1
-            if self._closed:
-                errands.put(None)
-            else:
-                self._idle.append(errands)
+            work.close()  # for a job that never began
 
-    def _take(self, work: Coroutine[Any, Any, Any]) -> _Errands:
+    def _take_thread(self) -> _Jobs:
         if self._idle:
-            errands = self._idle.pop()
+            jobs = self._idle.pop()
         else:
-            errands = SimpleQueue()
+            jobs = SimpleQueue()
             # A daemon: a connector that was never closed must not keep the process alive.
-            thread = threading.Thread(target=_serve, args=(errands,), name="lmcache-connect courier", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                work.close()
-                raise
-        self._out += 1
-        return errands
+            threading.Thread(target=_serve, args=(jobs,), name="lmcache-connect courier", daemon=True).start()
+        self._busy += 1
+        return jobs
+
+    def _release_thread(self, jobs: _Jobs) -> None:
+        self._busy -= 1
+        if self._closed:
+            jobs.put(None)
+        else:
+            self._idle.append(jobs)
 
     def close(self) -> None:
-        """Ends the threads, those on an errand after it. Idempotent."""
+        """Ends the threads. Those with a job end after it. Idempotent."""
         self._closed = True
         while self._idle:
             self._idle.pop().put(None)
@@ -106,34 +102,64 @@ class Couriers:
         self.close()
 
 
+@contextmanager
+def _taken_over(connection: Connection) -> Iterator[ThreadStream]:
+    """Exchanges the connection's loop stream for a thread stream, for the length of the block."""
+    loop_stream = connection.stream
+    if not isinstance(loop_stream, LoopStream):
+        raise RuntimeError(f"{loop_stream!r} is not on an event loop: a thread may have taken it over already")
+    connection.stream = thread_stream = loop_stream.take_over()
+    try:
+        yield thread_stream
+    finally:
+        thread_stream.hand_back()
+        connection.stream = loop_stream
+
+
+async def _run_in(jobs: _Jobs, stream: ThreadStream, work: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+    jobs.put(_Job(work, outcome, loop))
+    try:
+        return await asyncio.shield(outcome)
+    except BaseException:
+        stream.close()
+        await _wait_for(outcome)
+        raise
+
+
 async def in_thread(work: Callable[[], T]) -> T:
-    """What `work()` gives, in a thread. Whoever is cancelled goes on when it has ended, and has let go of its buffers.
+    """Runs `work()` in a thread, and returns its result.
+
+    A caller that is cancelled goes on when `work` has ended, and has let go of its buffers.
 
     Raises:
         What `work` raises.
     """
-    settled = asyncio.ensure_future(anyio.to_thread.run_sync(work))
+    outcome = asyncio.ensure_future(anyio.to_thread.run_sync(work))
     try:
-        return await asyncio.shield(settled)
+        return await asyncio.shield(outcome)
     except BaseException:
-        await _wait_for(settled)
+        await _wait_for(outcome)
         raise
 
 
-async def _wait_for(settled: asyncio.Future[Any]) -> None:
+async def _wait_for(outcome: asyncio.Future[Any]) -> None:
+    """Waits until a thread has ended its work, however often the caller is cancelled meanwhile."""
     with anyio.CancelScope(shield=True):
-        while not settled.done():
+        while not outcome.done():
             try:
-                await asyncio.wait((settled,))
+                await asyncio.wait((outcome,))
             except asyncio.CancelledError:
                 pass  # anyio's shields do not stop a native one; the caller raises the first of them
-    if not settled.cancelled():
-        settled.exception()  # retrieved, whatever it is
+    if not outcome.cancelled():
+        outcome.exception()  # marks it as retrieved
 
 
-def _serve(errands: _Errands) -> None:
-    while (errand := errands.get()) is not None:
-        work, settled, loop = errand
+def _serve(jobs: _Jobs) -> None:
+    """What a courier does: jobs, one after the other, until it is told to end."""
+    while (job := jobs.get()) is not None:
+        work, outcome, loop = job
         result: Any = None
         error: BaseException | None = None
         try:
@@ -141,22 +167,22 @@ def _serve(errands: _Errands) -> None:
         except StopIteration as end:
             result = end.value
         except BaseException as raised:
-            # Its frames hold views of buffers, and whoever keeps the error would keep those.
+            # Its frames hold views of buffers, which must not live as long as the error does.
             error = raised.with_traceback(None)
         else:
             work.close()
-            error = RuntimeError("an errand waited for something that is not its stream")
+            error = RuntimeError("a courier's job waited for something that is not its stream")
         try:
-            loop.call_soon_threadsafe(_settle, settled, result, error)
+            loop.call_soon_threadsafe(_resolve, outcome, result, error)
         except RuntimeError:
-            return  # the loop was closed under us: nobody waits, and nobody will come again
-        del errand, work, settled, loop, result, error  # not kept until the next errand
+            return  # the loop was closed: nobody waits for the outcome, and no further job will come
+        del job, work, outcome, loop, result, error  # not kept until the next job
 
 
-def _settle(settled: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if settled.done():
+def _resolve(outcome: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if outcome.done():
         return
     if error is None:
-        settled.set_result(result)
+        outcome.set_result(result)
     else:
-        settled.set_exception(error)
+        outcome.set_exception(error)

@@ -6,19 +6,20 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
-from .stream import ByteStream, StreamClosedError
+from .loop_stream import LoopStream
+from .scratch import Scratch
+from .stream import Stream
+from .transfer import Transfer
+from .wire import StreamClosedError
 
 
 class Pooled(Protocol):
-    """A connection as a pool sees it."""
+    """A connection as a pool sees it: protocol code that reads and writes `stream`."""
 
-    @property
-    def stream(self) -> ByteStream:
-        """The stream that the connection reads and writes."""
-        ...
+    stream: Stream
 
     @property
     def is_reusable(self) -> bool:
@@ -42,7 +43,8 @@ class ConnectionPool(Generic[C]):
     """At most `size` connections to one server. Callers beyond that wait in order.
 
     The most recently used idle connection is taken first. A connection that is released in the middle of a reply,
-    because its caller was cancelled or failed, is closed and never handed out again. Belongs to one event loop.
+    because its caller was cancelled or failed, is closed and never handed out again. An idle connection is dead: the
+    pool keeps its stream, so a caller that still uses it gets a RuntimeError. Belongs to one event loop.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class ConnectionPool(Generic[C]):
         self._connect = connect
         self.store = store
         self.lost = lost
-        self._idle: list[C] = []
+        self._idle: list[tuple[C, LoopStream]] = []
         self._acquired: set[C] = set()
         self._opening = 0
         self._granted = 0
@@ -105,12 +107,18 @@ class ConnectionPool(Generic[C]):
         return self._take_idle() or await self._open()
 
     def release(self, connection: C) -> None:
-        """Takes back a connection that `acquire` returned. Closes it where it cannot be used again."""
-        self._acquired.discard(connection)
-        if self._closed or not connection.is_reusable:
+        """Takes back a connection that `acquire` returned. Closes it where it cannot be used again.
+
+        Raises:
+            KeyError: it was released before.
+        """
+        self._acquired.remove(connection)
+        stream = connection.stream
+        if self._closed or not connection.is_reusable or not isinstance(stream, LoopStream):
             connection.close()
         else:
-            self._idle.append(connection)
+            connection.stream = _RELEASED
+            self._idle.append((connection, stream))
         self._grant()
 
     @property
@@ -130,11 +138,12 @@ class ConnectionPool(Generic[C]):
 
     def _take_idle(self) -> C | None:
         while self._idle:
-            connection = self._idle.pop()
-            if connection.stream.is_quiet():
+            connection, stream = self._idle.pop()
+            if stream.is_quiet():
+                connection.stream = stream
                 self._acquired.add(connection)
                 return connection
-            connection.close()  # the server closed it, or sent something without being asked
+            stream.close()  # the server closed it, or sent something without being asked
         return None
 
     async def _open(self) -> C:
@@ -155,10 +164,31 @@ class ConnectionPool(Generic[C]):
     def close(self) -> None:
         """Closes every connection, also those in use. Waiting callers get `ConnectorClosedError`. Idempotent."""
         self._closed = True
-        for connection in (*self._idle, *self._acquired):
+        for connection in self._acquired:
             connection.close()
-        self._idle.clear()
+        while self._idle:
+            self._idle.pop()[1].close()
         self._grant()
+
+
+class _ReleasedStream(Stream):
+    """The stream of every idle connection."""
+
+    __slots__ = ()
+
+    async def _move(self, transfer: Transfer, *, reading: bool) -> None:
+        transfer.release()
+        raise RuntimeError("this connection was released to its pool; use it inside `async with pool.acquired()` only")
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Does nothing: the pool closes what it keeps."""
+
+
+_RELEASED: Final = _ReleasedStream(Scratch(0), "nobody")
 
 
 class _Acquired(Generic[C]):

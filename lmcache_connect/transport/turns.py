@@ -1,35 +1,38 @@
-"""How the transfers of one event loop share its turns."""
+"""What a turn is, and how the transfers of one event loop share its time.
+
+A turn is what one transfer may move, in bytes, in one iteration of the event loop. In each iteration the loop calls
+every stream whose socket is ready, so the more transfers are under way, the smaller is the turn of each.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
-if TYPE_CHECKING:
-    pass
-
-
 LOOP_TURN_BYTES: Final = 1 << 20
-"""What all streams of one event loop together move, about, before the loop's other work gets its turn. The loop calls
-every stream that is ready in each of its turns, so that more of them have to make do with less each."""
-
+"""About how much all transfers of one event loop move together in one iteration, before its other work goes on."""
 
 MIN_TURN_BYTES: Final = 64 << 10
-"""What one stream may move in a turn at least, however many there are: less would cost more in calls than in bytes."""
+"""The smallest turn, however many transfers there are: a smaller one would cost more in calls than in bytes."""
 
 
 class Turns:
-    """The transfers under way on one event loop, which share its turns."""
+    """Counts the transfers under way on one event loop, and gives each of them its turn."""
 
     __slots__ = ("__weakref__", "transfers")
 
     def __init__(self) -> None:
         self.transfers = 0
 
-    def bytes_each(self) -> int:
-        """What each of them may move in one turn."""
+    def turn_bytes(self) -> int:
+        """Returns how many bytes a transfer may move in one iteration now."""
         return max(LOOP_TURN_BYTES // max(self.transfers, 1), MIN_TURN_BYTES)
 
 
-turns_of: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
+_turns: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
+
+
+def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
+    """Returns the loop's turns, which all of its streams share."""
+    return _turns.setdefault(loop, Turns())

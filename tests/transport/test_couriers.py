@@ -17,14 +17,16 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmcache_connect.transport import ByteStream, Couriers, StreamClosedError, in_thread
+from lmcache_connect.transport import Couriers, Stream, StreamClosedError, ThreadStream, in_thread
+from lmcache_connect.transport.loop_stream import LoopStream
+from lmcache_connect.transport.wire import Wire
 
 pytestmark = pytest.mark.asyncio
 
 
 @dataclass
 class Connection:
-    stream: ByteStream
+    stream: Stream
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def couriers() -> Iterator[Couriers]:
 async def ends() -> AsyncIterator[tuple[Connection, socket.socket]]:
     here, there = socket.socketpair()
     here.setblocking(False)
-    stream = ByteStream(here, asyncio.get_running_loop(), "the peer")
+    stream = LoopStream(Wire(here, "the peer"), asyncio.get_running_loop())
     yield Connection(stream), there
     stream.close()
     there.close()
@@ -157,7 +159,9 @@ async def test_work_that_waits_for_something_else_is_refused(
         await couriers.run(connection, sleep())
 
 
-async def test_a_closed_stream_cannot_be_lent(couriers: Couriers, ends: tuple[Connection, socket.socket]) -> None:
+async def test_a_thread_cannot_take_over_a_closed_stream(
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
+) -> None:
     connection, _ = ends
     connection.stream.close()
     with pytest.raises(StreamClosedError, match="is closed"):
@@ -200,41 +204,44 @@ async def test_a_stream_that_comes_back_is_used_on_the_loop_as_before(
 async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int], cuts: list[int], ahead: int) -> None:
     here, there = socket.socketpair()
     here.setblocking(False)
-    stream = ByteStream(here, asyncio.get_running_loop(), "the peer")
+    wire = Wire(here, "the peer")
+    connection = Connection(LoopStream(wire, asyncio.get_running_loop()))
     couriers = Couriers()
     values = [bytes((index + offset) % 251 for offset in range(size)) for index, size in enumerate(sizes)]
-    wire = b"".join(b"$%d\r\n%b\r\n" % (len(value), value) for value in values)
+    sent = b"".join(b"$%d\r\n%b\r\n" % (len(value), value) for value in values)
 
     async def take() -> list[bytes]:
         taken = []
+        stream = connection.stream
+        assert isinstance(stream, ThreadStream)
         for _ in values:
             dest = bytearray(int((await stream.read_until_crlf())[1:]))
             hasher = xxhash.xxh3_64()
             with memoryview(dest) as view:
                 if view:
-                    stream.receive_now(view, hasher, ahead)
+                    stream.receive(view, hasher, ahead)
             assert hasher.digest() == xxhash.xxh3_64(dest).digest()
-            assert bytes(stream.fill_now(2)) == b"\r\n"
+            assert bytes(stream.fill(2)) == b"\r\n"
             stream.take(2)
             taken.append(bytes(dest))
         return taken
 
     async def send() -> None:
         start = 0
-        for cut in [*cuts, len(wire)]:
-            there.sendall(wire[start : start + cut])
+        for cut in [*cuts, len(sent)]:
+            there.sendall(sent[start : start + cut])
             start += cut
             await asyncio.sleep(0)
 
     try:
-        running = asyncio.ensure_future(couriers.run(Connection(stream), take()))
+        running = asyncio.ensure_future(couriers.run(connection, take()))
         await send()
         assert await running == values
-        assert stream.buffered == 0
-        assert stream.bytes_received == len(wire)
+        assert connection.stream.buffered == 0
+        assert wire.bytes_received == len(sent)
     finally:
         couriers.close()
-        stream.close()
+        connection.stream.close()
         there.close()
 
 

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreProtocolError
-from lmcache_connect.transport import ByteStream, ConnectionPool, StreamClosedError
+from lmcache_connect.transport import ConnectionPool, Stream, StreamClosedError
 
 from .replies import reply_error
 
@@ -23,7 +23,7 @@ class Connection:
 
     __slots__ = ("is_suspect", "pending", "store", "stream")
 
-    def __init__(self, stream: ByteStream, store: str) -> None:
+    def __init__(self, stream: Stream, store: str) -> None:
         self.stream = stream
         self.store = store
         self.pending = 0

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from lmcache_connect import AuthenticationError, StoreError, StoreUnavailableError
 from lmcache_connect.errors import CertificateError, MissingExtraError, StoreLoadingError
-from lmcache_connect.transport import ByteStream, StreamClosedError, TLSSettingsError
+from lmcache_connect.transport import Stream, StreamClosedError, TLSSettingsError
 
 from .connection import Connection
 from .replies import reply_error
@@ -24,13 +24,13 @@ try:
 except ImportError as missing:
     raise MissingExtraError("the Redis connector", "redis", "redis") from missing
 
-Dial = Callable[[], Awaitable[ByteStream]]
+Dial = Callable[[], Awaitable[Stream]]
 
 
 class _Reader:
-    """What redis-py's parsers ask of a `StreamReader`, over a `ByteStream`."""
+    """What redis-py's parsers ask of a `StreamReader`, over a `Stream`."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     async def read(self, limit: int) -> bytes:
@@ -41,9 +41,9 @@ class _Reader:
 
 
 class _Writer:
-    """What redis-py's connection asks of a `StreamWriter`, over a `ByteStream`."""
+    """What redis-py's connection asks of a `StreamWriter`, over a `Stream`."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._pending: list[bytes] = []
 
@@ -66,7 +66,7 @@ class _Writer:
 
 
 class _SetUp(AbstractConnection):
-    """redis-py's connection on a `ByteStream`: it authenticates, names itself and selects the database.
+    """redis-py's connection on a `Stream`: it authenticates, names itself and selects the database.
 
     Protocol 2, because with RESP3's push messages an unsolicited reply could be taken for the next command's.
     """
@@ -96,7 +96,7 @@ class _SetUp(AbstractConnection):
     def repr_pieces(self) -> Any:  # redis-py declares None and returns a list
         return [("store", self._store), ("db", self.db)]
 
-    def release_stream(self) -> ByteStream:
+    def release_stream(self) -> Stream:
         """The stream, which this object then has no part in any more."""
         self._parser.on_disconnect()  # type: ignore[no-untyped-call]  # redis-py's
         self._reader = self._writer = None

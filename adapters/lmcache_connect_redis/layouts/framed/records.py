@@ -27,6 +27,7 @@ from lmcache_connect.record import (
     key_digest,
 )
 from lmcache_connect.streaming import Room
+from lmcache_connect.transport import ThreadStream
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
@@ -175,7 +176,7 @@ class RecordIO:
         if size is None:
             return None
         header = await self._checked_header(connection, name, size)
-        if connection.stream.is_lent and header.plan is None and header.payload_length:
+        if isinstance(connection.stream, ThreadStream) and header.plan is None and header.payload_length:
             encoded = bytes(connection.stream.buffered_view()[: header.length])
             self._likely = _Likeness.of(size, header, encoded)
         if header.part_index:
@@ -190,7 +191,7 @@ class RecordIO:
         return obj if header.plan is None else StripedChunk(name, header.plan, obj)
 
     def receive_likely(self, connection: Connection, name: str, room: Room, more: int) -> MemoryObj | None:
-        """A whole chunk, where the next reply is one like the last and its header is there: for a lent stream.
+        """A whole chunk, where the next reply is one like the last and its header is there: for a thread stream.
 
         None where it may be anything else, of which nothing was taken then. `more` chunks are expected behind it.
         Everything is checked as `receive` checks it.
@@ -199,9 +200,9 @@ class RecordIO:
             CorruptRecordError: it does not verify. The stream stands behind it and is usable.
         """
         likely = self._likely
-        if likely is None:
-            return None
         stream = connection.stream
+        if likely is None or not isinstance(stream, ThreadStream):
+            return None
         nbytes = len(likely.reply) - DIGEST.start + likely.header.length
         if stream.buffered < nbytes:
             return None
@@ -214,8 +215,8 @@ class RecordIO:
         try:
             stream.take(nbytes)
             hasher = PayloadHasher() if likely.header.has_checksum else None
-            stream.receive_now(obj.byte_array, hasher, TRAILER_BYTES + 2 + nbytes)
-            trailer = bytes(stream.fill_now(TRAILER_BYTES + 2))
+            stream.receive(obj.byte_array, hasher, TRAILER_BYTES + 2 + nbytes)
+            trailer = bytes(stream.fill(TRAILER_BYTES + 2))
             if trailer[TRAILER_BYTES:] != b"\r\n":
                 raise connection.broken(f"a value ends with {trailer[TRAILER_BYTES:]!r}")
             stream.take(TRAILER_BYTES + 2)

@@ -1,0 +1,202 @@
+"""`LoopStream`: a connection's bytes, moved in callbacks of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .stream import Stream
+from .thread_stream import ThreadStream
+from .transfer import Transfer
+from .turns import turns_of
+from .wire import BLOCKED, Wire, wants_write
+
+
+class _Waiting:
+    """A transfer that could not finish at once, and goes on when the socket is ready or its next turn has come."""
+
+    __slots__ = ("future", "reading", "transfer")
+
+    def __init__(self, transfer: Transfer, reading: bool, future: asyncio.Future[None]) -> None:
+        self.transfer = transfer
+        self.reading = reading
+        self.future = future
+
+
+class LoopStream(Stream):
+    """A non-blocking stream on one event loop.
+
+    A transfer goes on in callbacks of the loop, so it costs no task switches. Each callback moves one turn.
+    """
+
+    __slots__ = ("_budget", "_loop", "_reader_on", "_reading", "_turns", "_wire", "_writer_on", "_writing")
+
+    def __init__(self, wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(wire.scratch, wire.peer)
+        self._wire = wire
+        self._loop = loop
+        self._turns = turns_of(loop)
+        self._budget = self._turns.turn_bytes()
+        """What is left of this stream's turn for transfers that need not wait."""
+        self._reading: _Waiting | None = None
+        self._writing: _Waiting | None = None
+        self._reader_on = self._writer_on = False
+
+    # ------------------------------------------------------------------------------------------------- transfers
+
+    async def _move(self, transfer: Transfer, *, reading: bool) -> None:
+        """Steps a transfer to its end: at once where the socket is ready, otherwise from the loop's callbacks."""
+        wire = self._wire
+        self._turns.transfers += 1
+        try:
+            if not wire.is_open:
+                raise wire.closed_error()
+            if wire.is_taken_over:
+                raise RuntimeError(f"a thread has taken over {self.peer}; use the connection's `stream`")
+            moved = write = None
+            try:
+                moved = transfer.step(wire, self._budget)
+            except BLOCKED as blocked:
+                write = wants_write(blocked, reading)
+            # Not inside the handler: what is raised later would carry the blocked call's frames, and so its buffer.
+            if moved is None:
+                await self._go_on_later(transfer, reading, write)
+                return
+            # Data that is always there already would keep the loop from everything else.
+            self._budget -= moved
+            if self._budget <= 0:
+                self._budget = self._turns.turn_bytes()
+                await asyncio.sleep(0)
+        except OSError as error:
+            failure = wire.failure(error)
+            self.close()
+            raise failure from error.with_traceback(None)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._turns.transfers -= 1
+            transfer.release()
+
+    async def _go_on_later(self, transfer: Transfer, reading: bool, write: bool | None) -> None:
+        """Waits until the loop's callbacks have finished a transfer. `write` is None where only its turn is over."""
+        self._budget = self._turns.turn_bytes()
+        waiting = _Waiting(transfer, reading, self._loop.create_future())
+        if write is None:
+            self._wait_for_turn(waiting)
+        else:
+            self._wait_for_socket(waiting, write)
+        try:
+            await waiting.future
+        finally:
+            self._forget(waiting)
+
+    def _go_on(self, waiting: _Waiting) -> None:
+        """Moves one turn of a transfer that waited."""
+        if waiting.future.done():
+            return
+        try:
+            finished = waiting.transfer.step(self._wire, self._turns.turn_bytes()) is not None
+        except BLOCKED as blocked:
+            self._wait_for_socket(waiting, wants_write(blocked, waiting.reading))
+        except Exception as error:
+            # Its frames hold slices of the buffer, which must not live as long as the error does.
+            waiting.future.set_exception(error.with_traceback(None))
+        else:
+            if finished:
+                waiting.future.set_result(None)
+            else:
+                self._wait_for_turn(waiting)
+
+    def _wait_for_turn(self, waiting: _Waiting) -> None:
+        """Goes on with a transfer after other work of the loop."""
+        if self._wire.hides_bytes:
+            self._loop.call_soon(self._go_on, waiting)  # the selector would not tell of them
+        else:
+            self._wait_for_socket(waiting, not waiting.reading)
+
+    def _wait_for_socket(self, waiting: _Waiting, write: bool) -> None:
+        """Goes on with a transfer when the socket is ready.
+
+        The registration with the loop outlives the transfer: in a row of replies the next one finds it in place.
+        """
+        if write:
+            if self._reading is waiting:  # TLS may change its mind; the other direction must not spin
+                self._reading = None
+                self._stop_reader()
+            self._writing = waiting
+            if not self._writer_on:
+                self._loop.add_writer(self._wire.fileno(), self._writable)
+                self._writer_on = True
+        else:
+            if self._writing is waiting:
+                self._writing = None
+                self._stop_writer()
+            self._reading = waiting
+            if not self._reader_on:
+                self._loop.add_reader(self._wire.fileno(), self._readable)
+                self._reader_on = True
+
+    def _forget(self, waiting: _Waiting) -> None:
+        if self._reading is waiting:
+            self._reading = None
+        if self._writing is waiting:
+            self._writing = None
+            # A socket is nearly always writable: without a transfer the registration would spin.
+            self._stop_writer()
+
+    def _readable(self) -> None:
+        if self._reading is None:
+            self._stop_reader()  # nobody reads just now: what came stays in the kernel
+        else:
+            self._go_on(self._reading)
+
+    def _writable(self) -> None:
+        if self._writing is None:
+            self._stop_writer()
+        else:
+            self._go_on(self._writing)
+
+    def _stop_reader(self) -> None:
+        if self._reader_on:
+            self._reader_on = False
+            self._loop.remove_reader(self._wire.fileno())
+
+    def _stop_writer(self) -> None:
+        if self._writer_on:
+            self._writer_on = False
+            self._loop.remove_writer(self._wire.fileno())
+
+    # -------------------------------------------------------------------------------------------------- lifetime
+
+    def take_over(self) -> ThreadStream:
+        """Returns the stream with which one thread moves this connection's bytes, until its `hand_back()`.
+
+        This stream must not be used meanwhile, except for `close()`. See `thread_stream`.
+
+        Raises:
+            RuntimeError: the wire speaks TLS.
+        """
+        self._stop_reader()
+        self._stop_writer()
+        return ThreadStream(self._wire)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this end of the connection is open."""
+        return self._wire.is_open
+
+    def is_quiet(self) -> bool:
+        """Returns whether an idle connection can be used again: it is open at both ends, with nothing to read."""
+        return self._wire.is_quiet()
+
+    def close(self) -> None:
+        """Closes the connection at once. Idempotent. A transfer that waits fails, and touches its buffer no more."""
+        if not self._wire.is_open:
+            return
+        self._stop_reader()
+        self._stop_writer()
+        for waiting in (self._reading, self._writing):
+            if waiting is not None and not waiting.future.done():
+                waiting.future.set_exception(self._wire.closed_error())
+        self._reading = self._writing = None
+        self._wire.close()

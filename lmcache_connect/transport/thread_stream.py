@@ -1,0 +1,128 @@
+"""`ThreadStream`: a connection's bytes, moved by a thread that has taken over its wire.
+
+Who owns what, from `LoopStream.take_over()` to `ThreadStream.hand_back()`:
+
+* `connection.stream` is the thread stream. The loop stream rests, and must not be used.
+* One thread, the courier, calls everything that receives or sends, and is the only one to do so.
+* The event loop calls nothing but `close()`. A call that waits in the courier then fails.
+* The descriptor stays open until the courier has made its last call. Then `hand_back()` closes it, if either side has
+  closed the connection meanwhile, or makes the socket non-blocking again for the loop stream.
+* A thread stream that was handed back is dead: its calls raise `StreamClosedError`, and its `close()` does nothing.
+
+`Couriers.run` exchanges the two streams of a connection, and always hands back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .scratch import HEAD_BYTES
+from .stream import Stream
+from .transfer import NOTHING, PIECE_BYTES, Filling, Hasher, Transfer
+from .wire import Wire
+
+_WITHOUT_END: Final = 1 << 62
+"""A turn without end: a thread holds up nobody."""
+
+
+class ThreadStream(Stream):
+    """A blocking stream for one thread. Its coroutines never suspend.
+
+    `receive` and `fill` do what `receive_into` and `peek` do, without the cost of a coroutine.
+    """
+
+    __slots__ = ("_is_handed_back", "_wire")
+
+    def __init__(self, wire: Wire) -> None:
+        """Takes `wire` over."""
+        wire.take_over()
+        super().__init__(wire.scratch, wire.peer)
+        self._wire = wire
+        self._is_handed_back = False
+
+    def fill(self, nbytes: int) -> memoryview:
+        """Waits for `nbytes` bytes, at most `SCRATCH_BYTES`. Returns them without taking them.
+
+        The view is valid until the next call.
+        """
+        scratch = self._scratch
+        while scratch.stop - scratch.start < nbytes:
+            self._move_now(Filling(scratch.make_space(nbytes)))
+        return scratch.view[scratch.start : scratch.start + nbytes]
+
+    def receive(self, dest: memoryview, hasher: Hasher | None, ahead: int = HEAD_BYTES) -> None:
+        """Fills `dest` completely, and shows each piece to `hasher`. Reads up to `ahead` bytes of what follows.
+
+        Raises:
+            StreamClosedError: the connection ended before. `dest` then holds arbitrary bytes.
+        """
+        wire = self._wire
+        update = hasher.update if hasher is not None else None
+        size = len(dest)
+        position = self._scratch.take_into(dest)
+        if position:
+            if update is not None:
+                update(dest[:position])
+            if position == size:
+                return
+        try:
+            self._check_open()
+            while position < size:
+                rest = dest[position : position + PIECE_BYTES] if position or size > PIECE_BYTES else dest
+                length = len(rest)
+                if position + length == size:
+                    count = wire.receive_piece(rest, ahead)
+                else:
+                    count = wire.receive_whole(rest)
+                position += count
+                if update is not None:
+                    update(rest if count == length else rest[:count])
+        except OSError as error:
+            raise self._failed(error) from error.with_traceback(None)
+        finally:
+            dest = rest = NOTHING  # a kept traceback keeps this frame, and must not keep the buffer
+
+    async def receive_into(self, dest: memoryview, hasher: Hasher | None = None) -> None:
+        """Calls `receive`."""
+        self.receive(dest, hasher)
+
+    async def _move(self, transfer: Transfer, *, reading: bool) -> None:
+        self._move_now(transfer)
+
+    def _move_now(self, transfer: Transfer) -> None:
+        try:
+            self._check_open()
+            while transfer.step(self._wire, _WITHOUT_END) is None:
+                pass
+        except OSError as error:
+            raise self._failed(error) from error.with_traceback(None)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            transfer.release()
+
+    def _check_open(self) -> None:
+        if self._is_handed_back or not self._wire.is_open:
+            raise self._wire.closed_error()
+
+    def _failed(self, error: OSError) -> Exception:
+        failure = self._wire.failure(error)
+        self.close()
+        return failure
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this end of the connection is open, and the thread has the wire."""
+        return self._wire.is_open and not self._is_handed_back
+
+    def close(self) -> None:
+        """Ends the connection at once. Idempotent. May be called from any thread. A call that waits here fails."""
+        if not self._is_handed_back:
+            self._wire.close()
+
+    def hand_back(self) -> None:
+        """Gives the wire back to the event loop. The thread has made its last call. Idempotent."""
+        if not self._is_handed_back:
+            self._is_handed_back = True
+            self._wire.hand_back()

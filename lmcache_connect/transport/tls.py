@@ -1,0 +1,103 @@
+"""`TLSSettings`: how a TLS peer is verified, and the handshake with it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio.to_thread
+
+from ..errors import LMCacheConnectError
+
+
+class TLSSettingsError(LMCacheConnectError, ValueError):
+    """A file of the TLS settings cannot be used."""
+
+    def __init__(self, setting: str, path: str, error: OSError) -> None:
+        super().__init__(f"the {setting} {path!r} cannot be used: {error.strerror or error}; expected PEM")
+        self.setting = setting
+        self.path = path
+
+
+@dataclass
+class TLSSettings:
+    """How a TLS peer is verified, and what this end shows of itself. The peer is verified unless `verify` is False.
+
+    `ca_file` replaces the system's certificate authorities. `cert_file` and `key_file` are this end's certificate.
+    `server_name` is the name that the peer's certificate must have, where that is not the host's.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+    server_name: str | None = None
+    _context: ssl.SSLContext | None = field(default=None, init=False, repr=False)
+
+    async def context(self) -> ssl.SSLContext:
+        """Returns the context. It is made once, in a thread: reading the system's authorities takes 20 ms and more.
+
+        Raises:
+            TLSSettingsError: one of the files cannot be used.
+        """
+        if self._context is None:
+            self._context = await anyio.to_thread.run_sync(self._make)
+        return self._context
+
+    def _make(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise TLSSettingsError("ca_file", str(self.ca_file), error) from error
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.cert_file is not None:
+            try:
+                # A password callback, because OpenSSL would ask for it on the terminal.
+                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")
+            except OSError as error:
+                raise TLSSettingsError("cert_file", self.cert_file, error) from error
+        return context
+
+
+async def handshake(sock: socket.socket, settings: TLSSettings, host: str) -> ssl.SSLSocket:
+    """Does the handshake with `host` on a connected, non-blocking socket, which it owns from then on.
+
+    Raises:
+        TLSSettingsError: one of the settings' files cannot be used.
+        OSError: the handshake failed; ssl.SSLCertVerificationError: the peer's certificate does not verify.
+    """
+    context = await settings.context()
+    loop = asyncio.get_running_loop()
+    name = settings.server_name or host
+    secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+    try:
+        while True:
+            try:
+                secured.do_handshake()
+                return secured
+            except ssl.SSLWantReadError:
+                await _ready(loop, loop.add_reader, loop.remove_reader, secured.fileno())
+            except ssl.SSLWantWriteError:
+                await _ready(loop, loop.add_writer, loop.remove_writer, secured.fileno())
+    except BaseException:
+        secured.close()
+        raise
+
+
+async def _ready(
+    loop: asyncio.AbstractEventLoop,
+    add: Callable[[int, Callable[[], object]], object],
+    remove: Callable[[int], object],
+    descriptor: int,
+) -> None:
+    future: asyncio.Future[None] = loop.create_future()
+    add(descriptor, lambda: None if future.done() else future.set_result(None))
+    try:
+        await future
+    finally:
+        remove(descriptor)

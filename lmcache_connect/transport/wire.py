@@ -1,0 +1,224 @@
+"""`Wire`: the system calls on one connected socket. `TLSWire`: the same for TLS.
+
+A wire is used by one stream at a time: by a `LoopStream`, or by the `ThreadStream` of a thread that has taken it over.
+Nothing here waits for the event loop, and nothing else in this package asks whether a connection is encrypted.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from typing import ClassVar, Final
+
+from ..errors import LMCacheConnectError
+from .scratch import Scratch
+
+BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a wire's calls raise that can go on only when the socket is ready."""
+
+_LAST_WORDS_BYTES: Final = 512
+
+
+class StreamClosedError(LMCacheConnectError, ConnectionError):
+    """The connection was closed or reset, by the peer or by this end.
+
+    `last_words` are the bytes that were received before and that nobody has read: servers say there why they close.
+    """
+
+    def __init__(self, reason: str, last_words: bytes = b"") -> None:
+        super().__init__(reason)
+        self.last_words = last_words
+
+
+class Wire:
+    """One connected socket. Each method that receives or sends is one system call.
+
+    The calls raise one of `BLOCKED` where the socket is not ready, `StreamClosedError` where the peer has closed the
+    connection, and `OSError` where it was reset.
+    """
+
+    __slots__ = ("_sock", "bytes_received", "bytes_sent", "is_open", "is_taken_over", "peer", "scratch")
+
+    hides_bytes: ClassVar = False
+    """Whether received bytes may wait where the event loop's selector does not see them: inside OpenSSL."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        """Owns `sock`, which is connected and non-blocking. `peer` names the other end in errors."""
+        self._sock = sock
+        self.peer = peer
+        self.scratch: Final = Scratch()
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.is_open = True
+        self.is_taken_over = False
+
+    # ---------------------------------------------------------------------------------------------- system calls
+
+    def receive_scratch(self, limit: int) -> int:
+        """Receives up to `limit` protocol bytes into the scratch, which has that much space. Returns how many."""
+        scratch = self.scratch
+        stop = scratch.stop
+        count = self._sock.recv_into(scratch.view[stop : stop + limit])
+        if not count:
+            raise StreamClosedError(f"{self.peer} closed the connection")
+        scratch.stop = stop + count
+        self.bytes_received += count
+        return count
+
+    def receive_piece(self, dest: memoryview, ahead: int) -> int:
+        """Receives into `dest`, and up to `ahead` bytes of what follows into the scratch, which is empty.
+
+        Returns how many bytes are in `dest`.
+        """
+        if not ahead:
+            return self._received(self._sock.recv_into(dest))
+        scratch = self.scratch
+        scratch.start = scratch.stop = 0
+        count = self._sock.recvmsg_into((dest, scratch.view[:ahead]))[0]
+        size = len(dest)
+        if count > size:
+            scratch.stop = count - size
+            self.bytes_received += count
+            return size
+        return self._received(count)
+
+    def receive_whole(self, dest: memoryview) -> int:
+        """Waits in the kernel until `dest` is full, or the connection ends. Returns how many bytes are in `dest`.
+
+        For a thread that has taken the wire over. One call per piece, rather than one for what is there each time:
+        each call gives Python's lock away and has to get it back.
+        """
+        return self._received(self._sock.recv_into(dest, 0, socket.MSG_WAITALL))
+
+    def _received(self, count: int) -> int:
+        if not count:
+            raise StreamClosedError(f"{self.peer} closed the connection in the middle of a value")
+        self.bytes_received += count
+        return count
+
+    def send(self, pieces: list[memoryview]) -> int:
+        """Sends from the beginning of `pieces`, which is not empty. Returns how many bytes were sent."""
+        count = self._sock.sendmsg(pieces)
+        self.bytes_sent += count
+        return count
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    def fileno(self) -> int:
+        """The descriptor to watch for readiness."""
+        return self._sock.fileno()
+
+    def is_quiet(self) -> bool:
+        """Returns whether the connection is open at both ends, and there is nothing to read."""
+        return self.is_open and not self.scratch and not self._is_readable()
+
+    def _is_readable(self) -> bool:
+        poller = select.poll()
+        poller.register(self._sock.fileno(), select.POLLIN)
+        return bool(poller.poll(0))
+
+    def closed_error(self) -> StreamClosedError:
+        """Returns the error of a call on a connection that this end has closed."""
+        return StreamClosedError(f"the connection to {self.peer} is closed")
+
+    def failure(self, error: OSError) -> StreamClosedError:
+        """Returns the error to raise for one that a system call raised. To be called before the wire is closed."""
+        if isinstance(error, StreamClosedError):
+            return StreamClosedError(str(error), error.last_words)
+        return StreamClosedError(f"{self.peer}: {error}", self._last_words())
+
+    def _last_words(self) -> bytes:
+        scratch = self.scratch
+        try:
+            return bytes(scratch.view[scratch.start : scratch.stop]) + self._receive_rest()
+        except OSError:
+            return b""
+
+    def _receive_rest(self) -> bytes:
+        return self._sock.recv(_LAST_WORDS_BYTES, socket.MSG_DONTWAIT)
+
+    # -------------------------------------------------------------------------------------------------- lifetime
+
+    def take_over(self) -> None:
+        """Makes the socket a blocking one. One thread may use it from now on, until `hand_back()`."""
+        self.is_taken_over = True
+        if self.is_open:
+            self._sock.setblocking(True)
+
+    def hand_back(self) -> None:
+        """Ends `take_over()`: the thread has made its last call."""
+        self.is_taken_over = False
+        if self.is_open:
+            self._sock.setblocking(False)
+        else:
+            self._sock.close()
+
+    def close(self) -> None:
+        """Closes the connection at once. Idempotent.
+
+        May be called from another thread than that which has taken the wire over: what that waits for then fails. The
+        descriptor stays until `hand_back()`, because the system could give its number to another file meanwhile.
+        """
+        self.is_open = False
+        if not self.is_taken_over:
+            self._sock.close()
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has ended it already
+
+
+class TLSWire(Wire):
+    """One connected TLS socket, for the event loop only.
+
+    TLS may have to write in order to read and the other way round, so `BLOCKED` errors tell what they wait for.
+    """
+
+    __slots__ = ()
+
+    _sock: ssl.SSLSocket
+
+    hides_bytes: ClassVar = True
+
+    def __init__(self, sock: ssl.SSLSocket, peer: str) -> None:
+        """Owns `sock`, which is non-blocking and has done its handshake."""
+        super().__init__(sock, peer)
+
+    def receive_piece(self, dest: memoryview, ahead: int) -> int:
+        """Receives into `dest`. OpenSSL cannot receive into two buffers by one call, so nothing is read ahead."""
+        return self._received(self._sock.recv_into(dest))
+
+    def send(self, pieces: list[memoryview]) -> int:
+        """Sends from the first piece."""
+        count = self._sock.send(pieces[0])
+        self.bytes_sent += count
+        return count
+
+    def _is_readable(self) -> bool:
+        if self._sock.pending():
+            return True
+        if not super()._is_readable():
+            return False
+        try:  # a TLS peer may send session tickets or key updates, which are not data
+            self._sock.recv(1)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError:
+            pass
+        return True  # data that nobody asked for, or the end
+
+    def _receive_rest(self) -> bytes:
+        return self._sock.recv(_LAST_WORDS_BYTES)
+
+    def take_over(self) -> None:
+        """Raises RuntimeError: a blocking TLS socket cannot be read and written side by side."""
+        raise RuntimeError(f"a thread cannot take over {self.peer}: it speaks TLS, which needs the event loop")
+
+
+def wants_write(blocked: BaseException, reading: bool) -> bool:
+    """Returns whether a call that raised `blocked` goes on when the socket can be written, rather than read."""
+    if isinstance(blocked, ssl.SSLWantReadError):
+        return False
+    return isinstance(blocked, ssl.SSLWantWriteError) or not reading
