@@ -49,9 +49,9 @@ ONLY: Final[dict[str, frozenset[str]]] = {
     "record": frozenset({"errors", "dtypes", "metadata", "memory"}),
 }
 
-# The only modules that may name what stands above them, or an adapter package, in strings that are imported on first
-# use: tables of what is built in.
-TABLES: Final = frozenset({f"{CORE}.manager.builtin", f"{CORE}.foreign.dialect"})
+# The only module that may name what stands above it, or an adapter package, in strings that are imported on first use:
+# the table of what is built in.
+TABLES: Final = frozenset({f"{CORE}.manager.builtin"})
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLUG_IN_FOLDERS: Final = ("adapters", "reference_connectors")  # folders on the import path, never packages

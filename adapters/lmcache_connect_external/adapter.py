@@ -12,7 +12,7 @@ from lmcache_connect import (
     RemoteConnector,
     RemoteURL,
 )
-from lmcache_connect.foreign import LOOP_PATIENCE, PluginClass, make_connector
+from lmcache_connect.foreign import LOOP_IMPORT_SECONDS, PluginClass, make_connector
 
 _SHAPE = "external://host:port/module_path/?connector_name=ClassName"
 
@@ -50,7 +50,7 @@ class ExternalConnectorAdapter(ConnectorAdapter):
         url = context.remote_url
         timeout = context.settings.import_timeout
         if context.owner.is_current():
-            timeout = min(timeout, LOOP_PATIENCE)
+            timeout = min(timeout, LOOP_IMPORT_SECONDS)
         plugin, kind = _load(url, context.settings, timeout)
         options = {name: value.get_secret_value() for name, value in url.query.items() if name != "connector_name"}
         return make_connector(plugin, kind, context, options)

@@ -17,13 +17,13 @@ class AuditConnectorAdapter(WrappingAdapter):
     schema = "audit://"
     options = AuditOptions
 
-    def wrapped_url(self, url: RemoteURL, config: Any) -> RemoteURL | None:
+    def wrapped_urls(self, url: RemoteURL, config: Any) -> tuple[RemoteURL, ...]:
         """The URL behind the prefix; for `audit://` the URL in the configuration.
 
         Raises:
             InvalidURLError, InvalidConfigError.
         """
-        return super().wrapped_url(url, config) or actual_url(url, config)
+        return super().wrapped_urls(url, config) or (actual_url(url, config),)
 
     def wrap(self, connector: RemoteConnector, context: ConnectorContext) -> RemoteConnector:
         """An audit of the connector. Raises `InvalidConfigError`."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from ..config import ConnectorConfig
 from ..errors import LMCacheConnectError
 from ..foreign import PluginTable
-from ..manager import AdapterRegistry, default_registry
-from ..url import RemoteURL
+from ..manager import AdapterRegistry, AdapterTarget, default_registry
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ def list_plugins(config: ConnectorConfig, registry: AdapterRegistry = default_re
             )
             for plugin in table.plugins
         ]
-        return named + [_installed(registry, *found) for found in registry.installed()]
+        return named + [_installed(registry, target) for target in registry.installed()]
 
 
-def _installed(registry: AdapterRegistry, scheme: str, target: str, distribution: str) -> PluginReport:
+def _installed(registry: AdapterRegistry, target: AdapterTarget) -> PluginReport:
     error = None
     try:
-        registry.find(RemoteURL.parse(f"{scheme}://host"))
+        registry.load(target.scheme)
     except LMCacheConnectError as failure:
         error = str(failure)
-    return PluginReport(f"{scheme}://", target, distribution, error)
+    return PluginReport(f"{target.scheme}://", target.target, target.distribution, error)

@@ -95,7 +95,7 @@ class LMCacheDialect(Dialect, ABC):
             chunk_size=given.chunk_size,
         )
 
-    def lend(self, obj: MemoryObj) -> Any:
+    def view(self, obj: MemoryObj) -> Any:
         return self._backend.view_of(obj, is_borrowed=True)
 
     # ----------------------------------------------------------------------------------------------- what it returns

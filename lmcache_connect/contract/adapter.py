@@ -17,7 +17,10 @@ ANY_SCHEME: Final = "<scheme>"
 
 
 def scheme_names(scheme: str) -> tuple[str, ...]:
-    """The names that a URL's scheme is looked up by, in this order: itself and, for `name+redis`, `name+<scheme>`."""
+    """The names under which the adapter of a scheme may be registered: the scheme and, for `name+redis`, its family.
+
+    In the order in which they are looked up.
+    """
     name, sign, rest = scheme.partition("+")
     return (scheme, f"{name}+{ANY_SCHEME}") if sign and rest else (scheme,)
 
@@ -34,14 +37,19 @@ class ConnectorOptions(URLOptions):
     retries: Annotated[int, Field(ge=0, le=100)] | None = None
     """How often a failed attempt is repeated inside the deadline."""
 
+    def overrides(self) -> dict[str, Any]:
+        """The settings of `ConnectorConfig` that the URL overrides, by their names there."""
+        given = {"operation_timeout": self.timeout, "errors": self.errors, "retries": self.retries}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 class ConnectorAdapter(ABC):
     """Makes connectors for the URLs of one or several schemes.
 
-    Instances need no arguments and hold no connection: they are recipes. `schema` is the prefix that LMCache's
-    adapters have ("redis://"); `schemes` names more than one, and `name+<scheme>` a whole family. A subclass that has
-    typed options names their model, and the manager then refuses a URL with any other option before it makes a
-    connector.
+    An adapter is made without arguments, holds no connection, and may serve several managers. `schema` is the prefix
+    that LMCache's adapters have ("redis://"). `schemes` names more than one scheme, and `name+<scheme>` a whole family
+    of them. `options` is the model of the URL's options. The manager validates every URL against it, once, before it
+    makes a connector, and `context.options(model)` returns the result. With None the adapter takes any option, as text.
     """
 
     schema: str = ""
@@ -53,7 +61,7 @@ class ConnectorAdapter(ABC):
             self.schema = schema
 
     def known_schemes(self) -> tuple[str, ...]:
-        """Every scheme that this adapter answers for, without `://`."""
+        """Every scheme that this adapter answers for, in lower case, without `://`."""
         own = (self.schema.partition("://")[0].lower(),) if self.schema else ()
         return tuple(dict.fromkeys((*own, *map(str.lower, self.schemes))))
 
@@ -63,20 +71,26 @@ class ConnectorAdapter(ABC):
         return bool(sign) and not set(scheme_names(scheme.lower())).isdisjoint(self.known_schemes())
 
     def parse_options(self, url: RemoteURL) -> ConnectorOptions | None:
-        """The URL's options, checked; None where the adapter has no typed ones. Raises as `RemoteURL.options` does."""
+        """The URL's options, validated; None where the adapter declares no model.
+
+        Raises:
+            UnknownOptionError: an option that the model does not have.
+            InvalidOptionError: a value of the wrong type or range.
+        """
         return None if self.options is None else url.options(self.options)
 
-    def wrapped_url(self, url: RemoteURL, config: Any) -> RemoteURL | None:
-        """The URL of the connector that this adapter's connector for `url` is put around; None where there is none.
+    def wrapped_urls(self, url: RemoteURL, config: Any) -> tuple[RemoteURL, ...]:
+        """The URLs of the connectors that this adapter's connector for `url` stands around; by default none.
 
-        `config` is the manager's. `context.make_wrapped()` then makes that connector.
+        `config` is the manager's. `context.make_wrapped()` makes the connector of the first of them, and
+        `context.make_wrapped(index)` that of any.
         """
-        return None
+        return ()
 
     def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:  # noqa: B027 - an optional hook
         """Does in advance what would take `create_connector` long, such as an import.
 
-        Called outside the event loop, maybe several times, and before `create_connector` where the manager can. What
+        The manager calls it in a thread, before `create_connector`, where it can; maybe several times. An error that
         it raises is the failure of making the connector.
         """
 

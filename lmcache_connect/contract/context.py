@@ -32,7 +32,9 @@ class ConnectorContext:
         settings: the toolkit's own settings for this connector, with the URL's options applied.
         parsed_options: the URL's options, which the manager parsed and validated once; `options()` returns them. None
             where the adapter declares no model.
-        wrapped: makes the connector that this one wraps; None where the adapter names none (`wrapped_url`).
+        wrapped: for each URL that the adapter named (`wrapped_urls`) what makes its connector; see `make_wrapped()`.
+        find_dialect: for `lmcache_connect.foreign`: the dialect of a class that was written for another toolkit, or
+            None.
     """
 
     url: str = field(repr=False)
@@ -45,7 +47,8 @@ class ConnectorContext:
     owner: LoopOwner
     settings: ConnectorConfig
     parsed_options: URLOptions | None = field(default=None, repr=False)
-    wrapped: Callable[[], RemoteConnector] | None = field(default=None, repr=False)
+    wrapped: tuple[Callable[[], RemoteConnector], ...] = field(default=(), repr=False)
+    find_dialect: Callable[[type[Any], ConnectorContext], Any] | None = field(default=None, repr=False)
 
     def get_full_chunk_size_bytes(self) -> int:
         """Bytes of a full chunk of the model.
@@ -57,16 +60,16 @@ class ConnectorContext:
             return self.metadata.full_chunk_bytes
         return self.local_cpu_backend.get_full_chunk_size_bytes()
 
-    def make_wrapped(self) -> RemoteConnector:
-        """The connector that this one wraps, made by the same manager. Whoever asks for it closes it.
+    def make_wrapped(self, index: int = 0) -> RemoteConnector:
+        """The connector of the URL at `index` of those that the adapter's `wrapped_urls` named. The caller closes it.
 
         Raises:
-            InvalidURLError: the adapter names none.
-            What making it raises.
+            InvalidURLError: the adapter named none.
+            What making the connector raises.
         """
-        if self.wrapped is None:
+        if not self.wrapped:
             raise InvalidURLError(self.remote_url.redacted(), "it wraps no other URL", "<name>+<scheme>://...")
-        return self.wrapped()
+        return self.wrapped[index]()
 
     def options(self, model: type[OptionsT]) -> OptionsT:
         """The URL's options as an instance of `model`.

@@ -37,9 +37,13 @@ class WrappingAdapter(ConnectorAdapter):
         """This adapter's own options, checked."""
         return super().parse_options(self.own_url(url))
 
-    def wrapped_url(self, url: RemoteURL, config: Any) -> RemoteURL | None:
-        """What stands behind the prefix, without this adapter's own options."""
-        return url.unwrapped(self.prefix) if self.is_wrapping(url) else None
+    def wrapped_urls(self, url: RemoteURL, config: Any) -> tuple[RemoteURL, ...]:
+        """The URL behind the prefix, without this adapter's own options.
+
+        Raises:
+            InvalidURLError: what stands behind the prefix is not a URL.
+        """
+        return (url.unwrapped(self.prefix),) if self.is_wrapping(url) else ()
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """The other connector, wrapped."""

@@ -1,18 +1,19 @@
-"""Classes that other people wrote: how they are found, imported, made, spoken to and held to the contract.
+"""Classes that other people wrote: how they are found, imported, made, called and held to the contract.
 
-Imported by `manager`, by `compat`, and by the external adapter.
+Imported by `manager`, `compat`, `engines` and `cli`, and by the external adapter.
 """
 
 from __future__ import annotations
 
 from .adapter import ForeignAdapter, answers
-from .connector import adopt_connector, make_connector
-from .dialect import Dialect, install_lmcache_names
-from .plugin_class import LOOP_PATIENCE, PluginClass
-from .plugin_table import Plugin, PluginTable, settings_of
+from .dialect import Dialect
+from .making import adopt_connector, make_connector
+from .plugin import Plugin, settings_of
+from .plugin_class import LOOP_IMPORT_SECONDS, PluginClass
+from .plugin_table import PluginTable
 
 __all__ = [
-    "LOOP_PATIENCE",
+    "LOOP_IMPORT_SECONDS",
     "Dialect",
     "ForeignAdapter",
     "Plugin",
@@ -20,7 +21,6 @@ __all__ = [
     "PluginTable",
     "adopt_connector",
     "answers",
-    "install_lmcache_names",
     "make_connector",
     "settings_of",
 ]

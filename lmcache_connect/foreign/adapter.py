@@ -6,10 +6,9 @@ import logging
 from typing import Any
 
 from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
-from ..errors import ConnectorContractError
 from ..observability import event
-from .connector import adopt_connector
 from .dialect import dialect_for
+from .making import adopt_connector
 
 
 class ForeignAdapter(ConnectorAdapter):
@@ -21,39 +20,36 @@ class ForeignAdapter(ConnectorAdapter):
         """The object itself."""
 
     def known_schemes(self) -> tuple[str, ...]:
-        """The scheme of its `schema`; or the whole of it, where it is `plugin://type`, which is no scheme's alone."""
+        """The scheme of its `schema`, or all of a `schema` such as `plugin://type`, which does not own its scheme."""
         return super().known_schemes() if self.schema.endswith("://") else tuple(filter(None, (self.schema,)))
 
     @staticmethod
     def is_adapter(kind: object) -> bool:
-        """Whether a class, or an instance, has what it takes."""
+        """Whether a class, or an instance, has the methods of an adapter."""
         return callable(getattr(kind, "create_connector", None)) and (
             callable(getattr(kind, "can_parse", None)) or bool(getattr(kind, "schema", ""))
         )
 
     def can_parse(self, url: str) -> bool:
-        """What the adapter says, and otherwise whether its `schema` is the URL's, exactly."""
+        """What the adapter's own `can_parse` says; without one, whether the URL's scheme is exactly its own."""
         can = getattr(self.foreign, "can_parse", None)
         return bool(can(url)) if callable(can) else super().can_parse(url)
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        """What the adapter makes, wrapped where it is no `RemoteConnector` of this toolkit.
+        """What the adapter makes, wrapped where it is not a `RemoteConnector`.
 
         Raises:
-            ConnectorContractError: it made no connector.
+            ConnectorContractError: it made something else.
         """
-        dialect = dialect_for(type(self.foreign), context)
-        made = self.foreign.create_connector(dialect.context)
-        adopted = adopt_connector(made, context, dialect)
-        if isinstance(adopted, str):
-            raise ConnectorContractError(type(self.foreign).__qualname__, "create_connector", adopted, "a connector")
-        return adopted
+        kind = type(self.foreign)
+        dialect = dialect_for(kind, context)
+        return adopt_connector(self.foreign.create_connector(dialect.context), context, kind.__qualname__, dialect)
 
 
 def answers(adapter: ConnectorAdapter, url: str) -> bool:
-    """Whether an adapter says that it can parse a URL. One that stumbles over it cannot."""
+    """Whether an adapter says that it can parse a URL. One that raises cannot, and the failure is logged."""
     try:
         return bool(adapter.can_parse(url))
-    except Exception as error:  # it must not stand in the way of the others
+    except Exception as error:  # it must not keep the others from being asked
         event(logging.WARNING, "plugin_failed", plugin=type(adapter).__qualname__, error=f"can_parse: {error}")
         return False

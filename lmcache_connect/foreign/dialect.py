@@ -1,9 +1,7 @@
-"""`Dialect`: in which types a connector of another making is spoken to, and what it answers in."""
+"""`Dialect`: which types a connector of another making is given, and which it returns."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -13,13 +11,9 @@ from ..errors import InvalidKeyError
 from ..keys import Key, parse_key
 from ..memory import MemoryObj, release_unclaimed
 
-# By name, as the registry names adapters: these are above, and imported on first use.
-_COMPAT: Final = "lmcache_connect.compat"
-_DIALECTS: Final = f"{_COMPAT}.dialects"
-
 
 class NamedKey(str):
-    """A key that is only a string, with what LMCache's keys have for it."""
+    """A key that is only a string, with the `to_string()` that LMCache's keys have."""
 
     __slots__ = ()
 
@@ -29,10 +23,10 @@ class NamedKey(str):
 
 
 class Dialect:
-    """This toolkit's own types. A subclass translates to those of somebody else.
+    """This toolkit's own types. A subclass translates to and from those of another toolkit.
 
-    One is made per connector. What `lend` gives is a view of the caller's memory, and what `claim` is given may be
-    one of memory that `local_cpu_backend` allocated: no payload is copied in either direction.
+    One is made per connector. No payload is copied: `view` gives a view of the caller's memory, and `claim` takes over
+    memory that `local_cpu_backend` allocated for the connector.
     """
 
     def __init__(self, context: ConnectorContext) -> None:
@@ -72,44 +66,51 @@ class Dialect:
             return NamedKey(key)
         return parsed if parsed.to_string() == key else NamedKey(key)
 
-    def lend(self, obj: MemoryObj) -> Any:
-        """An object of the connector's own for the memory of `obj`, whose references are not the caller's."""
-        return MemoryObj(obj.byte_array, obj.metadata, _Lender())
+    def view(self, obj: MemoryObj) -> Any:
+        """A view of the memory of `obj`, with references of its own, for a `put`. It is valid until `revoke`."""
+        return MemoryObj(obj.byte_array, obj.metadata, _ViewOwner())
 
-    def take_back(self, lent: Sequence[Any]) -> None:
-        """Ends what was lent, however many references the connector kept, for work that it left behind."""
-        for obj in lent:
+    def revoke(self, views: Sequence[Any]) -> None:
+        """Makes views invalid, however many references the connector kept for work that it left behind."""
+        for obj in views:
             while obj.is_valid():
                 obj.ref_count_down()
 
     # What they answer.
 
     async def claim(self, found: object) -> MemoryObj | None:
-        """The chunk that the connector's object stands for, with one reference; None where it is no such object."""
+        """The chunk behind an object that the connector returned, with one reference for the caller.
+
+        None where the object is not one of memory.
+        """
         return found if isinstance(found, MemoryObj) else None
 
     def release(self, found: object) -> None:
-        """Gives back the memory objects in an answer that nobody will receive."""
+        """Releases the memory objects in an answer that has no receiver any more."""
         release_unclaimed(found)
 
     @property
     def refusals(self) -> int:
-        """How often the backend had no room for this connector, where it asked without waiting."""
+        """How often the backend refused this connector's request for memory, because there was no room."""
         return 0
 
     async def wait_for_room(self) -> None:
-        """Returns when there is room for what was refused last. Raises `AllocationTimeoutError`."""
+        """Returns when there is room for what was refused last.
+
+        Raises:
+            AllocationTimeoutError: there was none in time.
+        """
 
     def outlives_cancellation(self, connector: Any) -> bool:
-        """Whether the connector goes on with a call whose caller was cancelled, and must not be told of it."""
+        """Whether a call of the connector must not be cancelled, because it would go on nevertheless."""
         return False
 
     def before_close(self, connector: Any) -> None:
         """Called before the connector's `close`."""
 
 
-class _Lender:
-    """Owns what is lent to a `put`: memory that belongs to the caller."""
+class _ViewOwner:
+    """Does nothing when a view is released: its memory belongs to the caller of `put`."""
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
         pass
@@ -119,17 +120,6 @@ class _Lender:
 
 
 def dialect_for(kind: type[Any], context: ConnectorContext) -> Dialect:
-    """The dialect of a class of another making: LMCache's where it was written against LMCache's names.
-
-    Those are LMCache's own where it is installed, or what `lmcache_connect.compat` provides in its place.
-    """
-    # Nobody can have used a name of either without having imported it.
-    if "lmcache" not in sys.modules and _COMPAT not in sys.modules:
-        return Dialect(context)
-    found: Dialect | None = importlib.import_module(_DIALECTS).find_dialect(kind, context)
+    """The dialect of a class of another making: LMCache's where it was written for LMCache, else this toolkit's own."""
+    found: Dialect | None = context.find_dialect(kind, context) if context.find_dialect is not None else None
     return found if found is not None else Dialect(context)
-
-
-def install_lmcache_names() -> None:
-    """`lmcache_connect.compat.install()`. Raises `LMCacheInstalledError`."""
-    importlib.import_module(_COMPAT).install()

@@ -1,4 +1,4 @@
-"""`PluginClass`: a class that others wrote, imported by its name, off the event loop and within a time limit."""
+"""`PluginClass`: a class of another making, imported by its name, in a thread and within a time limit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import PluginClassMissingError, PluginConstructionError, PluginError, PluginImportError, PluginTypeError
+from .connector import missing_methods
 
-LOOP_PATIENCE: Final = 0.04
-"""Seconds that an import may hold up an event loop, where nobody has loaded it before."""
+LOOP_IMPORT_SECONDS: Final = 0.04
+"""Seconds that an import may block an event loop, where nothing has imported the module in advance."""
 
 _lock = threading.Lock()
 _loading: dict[PluginClass, Future[Any]] = {}
-"""Imports under way. One that hangs keeps its thread and its entry: nobody starts it a second time."""
+"""Imports under way. Of the process and not of an object, as `sys.modules` is: an import that hangs keeps its thread
+and its entry, so that no other manager starts it a second time."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,19 @@ class PluginClass:
 
     @classmethod
     def at(cls, path: str, class_name: str) -> PluginClass:
-        """From a module's path, with dots or slashes between its parts.
+        """The class of this name in the module at `path`, with dots or slashes between its parts.
 
         Raises:
-            PluginImportError: the path is no module's name.
-            PluginClassMissingError: the name is no class's.
+            PluginImportError: the path cannot be a module's name.
+            PluginClassMissingError: the name cannot be a class's.
         """
         module = path.strip("/").replace("/", ".")
         if not module or not all(part.isidentifier() for part in module.split(".")):
-            raise PluginImportError(module, class_name, "", f"{module!r} is no module such as package.module")
+            raise PluginImportError(
+                module, class_name, "", f"{module!r} is not a module's name, such as package.module"
+            )
         if not class_name.isidentifier():
-            raise PluginClassMissingError(module, class_name, "", f"{class_name!r} is no name of a class")
+            raise PluginClassMissingError(module, class_name, "", f"{class_name!r} cannot be a class's name")
         return cls(module, class_name)
 
     def load(self, timeout: float, allowed_modules: Collection[str] | None = None) -> type[Any]:
@@ -52,7 +56,7 @@ class PluginClass:
         Raises:
             PluginImportError: the module is not one of `allowed_modules`, takes too long, or cannot be imported.
             PluginClassMissingError: it has nothing of this name.
-            PluginTypeError: what it has is no class.
+            PluginTypeError: what has this name is not a class.
         """
         if allowed_modules is not None and self.module not in allowed_modules:
             allowed = ", ".join(sorted(allowed_modules)) or "none"
@@ -67,7 +71,7 @@ class PluginClass:
                 )
                 try:
                     thread.start()
-                except RuntimeError as error:  # no more threads: nobody would ever settle the entry
+                except RuntimeError as error:  # no more threads: the entry would never be resolved
                     del _loading[self]
                     raise self.import_error(f"no thread for importing it could be started: {error}") from error
         try:
@@ -82,9 +86,13 @@ class PluginClass:
         return kind
 
     def check_connector(self, kind: type[Any]) -> None:
-        """Raises `PluginTypeError` where a class lacks what every connector has, whatever it derives from."""
+        """Checks that a class has the methods of a connector, whatever it derives from.
+
+        Raises:
+            PluginTypeError: it lacks some.
+        """
         if lacking := missing_methods(kind):
-            raise self.type_error(f"it is no connector: it has no {', '.join(lacking)}()")
+            raise self.type_error(f"it is not a connector: it has no {', '.join(lacking)}()")
 
     def _import(self, loading: Future[Any]) -> None:
         result: Any = None
@@ -110,17 +118,17 @@ class PluginClass:
             loading.set_exception(failure)
 
     def make(self, kind: Any, usual: Mapping[str, Any], further: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        """An instance, given those of the arguments, and of `options`, that it asks for by name.
+        """An instance, given the arguments that its constructor asks for by name.
 
-        One that takes `**kwargs` is given the usual ones and the options.
+        A constructor with `**kwargs` is given all of `usual` and `options`, and of `further` what it names.
 
         Raises:
-            PluginTypeError: it asks for something else.
+            PluginTypeError: it asks for something that none of the three has.
             PluginConstructionError: it raised.
         """
         try:
             parameters = inspect.signature(kind).parameters.values()
-        except (TypeError, ValueError):  # a class in C, say, that tells nothing
+        except (TypeError, ValueError):  # a class written in C may have no signature
             parameters = inspect.signature(_takes_all).parameters.values()
         positional: list[Any] = []
         named: dict[str, Any] = {}
@@ -153,27 +161,19 @@ class PluginClass:
             ) from error
 
     def import_error(self, reason: str, distribution: str = "") -> PluginImportError:
-        """That it cannot be imported."""
+        """The error for a class that cannot be imported."""
         return PluginImportError(self.module, self.class_name, distribution, reason)
 
     def type_error(self, reason: str) -> PluginTypeError:
-        """That it is the wrong class."""
+        """The error for a class that cannot be used."""
         return PluginTypeError(self.module, self.class_name, self._distribution(), reason)
 
     def _distribution(self) -> str:
         try:
             owners = importlib.metadata.packages_distributions().get(self.module.partition(".")[0], ())
-        except Exception:  # another package's broken metadata: the error at hand must not turn into another
+        except Exception:  # another package's broken metadata must not hide the error at hand
             return ""
         return ", ".join(dict.fromkeys(owners))
 
 
 def _takes_all(**_: Any) -> None: ...
-
-
-_NEEDED: Final = ("exists", "get", "put", "list", "close")
-
-
-def missing_methods(kind: type[Any]) -> list[str]:
-    """What a class lacks to be used as a connector, whatever it derives from."""
-    return [name for name in _NEEDED if not callable(getattr(kind, name, None))]

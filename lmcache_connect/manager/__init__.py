@@ -5,11 +5,13 @@ Imported by what applications use and by `oversight`, `engines`, the API server 
 
 from __future__ import annotations
 
+from .adapter_target import AdapterTarget
 from .manager import ConnectorManager, CreateConnector, create_connector
 from .registry import AdapterRegistry, default_registry, register_adapter
 
 __all__ = [
     "AdapterRegistry",
+    "AdapterTarget",
     "ConnectorManager",
     "CreateConnector",
     "create_connector",

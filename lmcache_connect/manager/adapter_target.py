@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import Any, Final
+from importlib import import_module
+from typing import Any
 
 from ..contract import ConnectorAdapter
-from ..errors import (
-    AdapterLoadError,
-    ConnectorContractError,
-)
+from ..errors import AdapterLoadError, ConnectorContractError
 from ..foreign import ForeignAdapter
-
-DISTRIBUTION: Final = "lmcache-connect"
 
 
 @dataclass(frozen=True)
 class AdapterTarget:
-    """Where an adapter class is, without importing it. `extra` is what its driver is installed by."""
+    """Where the adapter class of one scheme is: `target` is `package.module:Class`. Nothing is imported before `load`.
+
+    `distribution` is the installed package that brings it, and `extra` the extra of it that installs its driver.
+    """
 
     scheme: str
     target: str
@@ -26,48 +24,53 @@ class AdapterTarget:
     extra: str | None = None
 
     def load(self) -> ConnectorAdapter:
-        """An instance of the class.
+        """A new adapter.
 
         Raises:
-            AdapterLoadError: the module, its driver or the class cannot be imported, or is no adapter.
+            AdapterLoadError: the module, its driver or the class cannot be imported, or the class is no adapter.
         """
         module, _, attribute = self.target.partition(":")
         try:
-            found: Any = getattr(importlib.import_module(module), attribute)
+            found: Any = getattr(import_module(module), attribute)
         except ImportError as error:
-            extra = self.extra if error.name is None or not _is_within(module, error.name) else None
-            raise self._error(str(error), extra) from error
+            # Of a module of the adapter's own that is missing, no extra would bring it.
+            is_driver = error.name is None or not _is_within(module, error.name)
+            raise self._error(str(error), self.extra if is_driver else None) from error
         except AttributeError as error:
             raise self._error(str(error)) from error
         except (Exception, SystemExit) as error:
             raise self._error(f"importing it raised {type(error).__name__}: {error}") from error
-        return adapter_instance(found, self._error)
+        try:
+            return adapter_of(found)
+        except ConnectorContractError as error:
+            raise self._error(str(error)) from error
+
+    def __str__(self) -> str:
+        return f"{self.target} ({self.distribution})"
 
     def _error(self, reason: str, extra: str | None = None) -> AdapterLoadError:
         return AdapterLoadError(self.scheme, self.target, self.distribution, reason, extra)
 
 
-def adapter_instance(adapter: object, error: Any = None) -> ConnectorAdapter:
-    """An adapter for an instance, or for a class that takes no arguments, also where it derives from nothing here.
+def adapter_of(found: object) -> ConnectorAdapter:
+    """The adapter that an object is, or that a class without arguments makes.
+
+    One that does not derive from `ConnectorAdapter`, and has its methods, is wrapped.
 
     Raises:
-        ConnectorContractError, or what `error(reason)` gives: it is neither.
+        ConnectorContractError: it is no adapter, or the class cannot be made without arguments.
     """
-    name = getattr(adapter, "__qualname__", type(adapter).__qualname__)
-    if isinstance(adapter, type) and (issubclass(adapter, ConnectorAdapter) or ForeignAdapter.is_adapter(adapter)):
+    name = getattr(found, "__qualname__", type(found).__qualname__)
+    if not ForeignAdapter.is_adapter(found):
+        raise ConnectorContractError(name, "adapter", "is not a ConnectorAdapter", "a subclass of it, or an instance")
+    if isinstance(found, type):
         try:
-            adapter = adapter()
-        except Exception as failure:
-            reason = f"cannot be made without arguments: {failure}"
-            contract = ConnectorContractError(name, "__init__", reason, "a class that takes no arguments")
-            raise (error(reason) if error is not None else contract) from failure
-    if not isinstance(adapter, ConnectorAdapter) and ForeignAdapter.is_adapter(adapter):
-        adapter = ForeignAdapter(adapter)
-    if not isinstance(adapter, ConnectorAdapter):
-        reason = f"{name} is no ConnectorAdapter"
-        contract = ConnectorContractError(name, "adapter", "is no ConnectorAdapter", "a subclass of it, or an instance")
-        raise error(reason) if error is not None else contract
-    return adapter
+            found = found()
+        except Exception as error:
+            raise ConnectorContractError(
+                name, "__init__", f"cannot be made without arguments: {error}", "a class that takes no arguments"
+            ) from error
+    return found if isinstance(found, ConnectorAdapter) else ForeignAdapter(found)
 
 
 def _is_within(module: str, package: str) -> bool:

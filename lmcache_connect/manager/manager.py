@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 import warnings
 import weakref
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import anyio.to_thread
 
 from ..config import ConnectorConfig
-from ..contract import ConnectorAdapter, ConnectorContext, ConnectorOptions, RemoteConnector
+from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
 from ..errors import (
     AdapterLoadError,
     ConnectorClosedError,
-    ConnectorContractError,
     InvalidArgumentError,
     InvalidConfigError,
-    InvalidURLError,
     PluginError,
-    UnknownConnectorError,
     UnknownSchemeError,
 )
-from ..foreign import LOOP_PATIENCE, Plugin, PluginTable, adopt_connector, install_lmcache_names
+from ..foreign import LOOP_IMPORT_SECONDS, Plugin, PluginTable, adopt_connector
 from ..loop import LoopOwner
 from ..managed import ManagedConnector
 from ..memory import LocalCPUBackend
@@ -37,20 +30,11 @@ from ..metadata import CacheMetadata
 from ..observability import StoreMetrics
 from ..url import RemoteURL
 from .announcer import Announcer
+from .builtin import find_dialect, install_lmcache_names
+from .plan import Plan
 from .registry import AdapterRegistry, default_registry
-
-Recipe: TypeAlias = Callable[[], tuple[RemoteConnector, ConnectorContext]]
-"""Makes a connector."""
-
-
-@dataclass(frozen=True)
-class _Link:
-    """One URL of those that stand around each other, and what answers for it."""
-
-    url: RemoteURL
-    adapter: ConnectorAdapter
-    plugin_name: str | None
-    options: ConnectorOptions | None
+from .resolving import Resolver
+from .roster import Roster
 
 
 class ConnectorManager:
@@ -88,18 +72,13 @@ class ConnectorManager:
             url = self._settings.url.get_secret_value()
         self._url = RemoteURL.parse(url) if url is not None else None
         self._metadata = metadata
-        self._plugin_name = plugin_name
         self._registry = AdapterRegistry(default_registry)
         self._plugins = PluginTable(self._config, self._settings)
+        self._resolver = Resolver(self._registry, self._plugins, self._settings, self._config, plugin_name)
+        self._roster = Roster()
         self._owner = LoopOwner.of(loop) if loop is not None else None
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None
-        self._connectors: list[ManagedConnector] = []
-        self._recipes: weakref.WeakKeyDictionary[ManagedConnector, Recipe] = weakref.WeakKeyDictionary()
-        self._known: tuple[weakref.ref[ManagedConnector], ...] = ()  # replaced as a whole: other threads read it
-        self._made: Counter[str] = Counter()
-        self.gone: Final = StoreMetrics("")
-        """What connectors have counted that nobody holds any more."""
         self.announcer: Announcer | None = None
         """Tells the stores that this manager is there; None where the setting `announce_interval` is 0."""
         if self._settings.announce_interval:
@@ -156,11 +135,31 @@ class ConnectorManager:
     @property
     def connectors(self) -> tuple[ManagedConnector, ...]:
         """The live connectors, in the order in which they were made."""
-        return tuple(connector for connector in self._connectors if not connector.is_closed)
+        return self._roster.live
+
+    @property
+    def known_connectors(self) -> tuple[ManagedConnector, ...]:
+        """The live connectors, and closed ones that somebody still holds, in the order in which they were made."""
+        return self._roster.known
+
+    @property
+    def gone(self) -> StoreMetrics:
+        """What connectors have counted that nobody holds any more."""
+        return self._roster.gone
+
+    def connector(self, name: str) -> ManagedConnector:
+        """The connector, live or closed, that has this name.
+
+        Raises:
+            UnknownConnectorError: there is none.
+        """
+        return self._roster.named(name)
 
     def register(self, adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
         """Adds an adapter for this manager alone; see `AdapterRegistry.register`."""
         self._registry.register(adapter, replace=replace)
+
+    # ------------------------------------------------------------------------------------------------- making
 
     def create_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """A new connector for `url`, by default the manager's. It connects on first use. The manager closes it.
@@ -176,70 +175,15 @@ class ConnectorManager:
         if remote_url is None:
             raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
         owner = self.owner
-        # What `open()` or `open_connector()` has not loaded is loaded now, for which the event loop cannot wait long.
-        links = self._links(remote_url, LOOP_PATIENCE if owner.is_current() else None)
-        settings = self._settings
-        parsed: list[_Link] = []
-        for link in reversed(links):  # what stands further out says it more plainly
-            options = link.adapter.parse_options(link.url)
-            parsed.insert(0, replace(link, options=options))
-            if options is not None:
-                settings = _with_options(settings, options)
-        links = parsed
+        # What `open()` or `open_connector()` has not imported is imported here, where the loop must not wait long.
+        plan = self._resolver.plan(remote_url, LOOP_IMPORT_SECONDS if owner.is_current() else None)
         owner.check("the manager's event loop")
-        recipe = partial(self._make, links, settings, owner)
-        made = recipe()
-        self._made[remote_url.scheme] += 1
-        managed = ManagedConnector(*made, f"{remote_url.scheme}-{self._made[remote_url.scheme]}")
-        self._recipes[managed] = recipe
-        self._known = (*(known for known in self._known if known() is not None), weakref.ref(managed))
-        weakref.finalize(managed, self.gone.add, managed.metrics).atexit = False
-        self._connectors = [*self.connectors, managed]
+        made = self._make(plan, plan.settings(self._settings))
+        managed = ManagedConnector(*made, self._roster.next_name(remote_url.scheme))
+        self._roster.add(managed, plan)
         if self.announcer is not None and managed.support_announcements():
             self.announcer.begin(owner.loop)
         return managed
-
-    @property
-    def known_connectors(self) -> tuple[ManagedConnector, ...]:
-        """The live connectors, and closed ones that somebody still holds, in the order in which they were made."""
-        return tuple(connector for known in self._known if (connector := known()) is not None)
-
-    def connector(self, name: str) -> ManagedConnector:
-        """The connector, live or closed, that has this name.
-
-        Raises:
-            UnknownConnectorError: there is none.
-        """
-        known = self.known_connectors
-        for connector in known:
-            if connector.name == name:
-                return connector
-        raise UnknownConnectorError(name, (connector.name for connector in known))
-
-    async def recreate(self, connector: ManagedConnector, grace: float | None = None) -> None:
-        """Makes the connector inside one of `known_connectors` anew, from the same URL and settings.
-
-        Whoever holds it keeps it: calls from now on reach the new one, and the old one is closed when the calls under
-        way have finished, within `grace` seconds. One that was closed is open again. See `ManagedConnector.remake`.
-
-        Raises:
-            UnknownConnectorError: it is another manager's.
-            ConnectorClosedError: this manager is closed.
-            What making it raises; nothing has changed then.
-        """
-        self._check_open()
-        recipe = self._recipes.get(connector)
-        if recipe is None:
-            raise UnknownConnectorError(connector.name, (known.name for known in self.known_connectors))
-
-        def make() -> tuple[RemoteConnector, ConnectorContext]:
-            self._check_open()  # closing a connector that was closed may have taken a while
-            made = recipe()
-            if connector not in self._connectors:
-                self._connectors = [*self.connectors, connector]
-            return made
-
-        await connector.remake(make, grace)
 
     async def open_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """`create_connector`, with everything that has to be imported for it imported off the event loop.
@@ -250,57 +194,52 @@ class ConnectorManager:
         self._check_open()
         remote_url = RemoteURL.parse(url) if url is not None else self._url
         if remote_url is not None:
-            await anyio.to_thread.run_sync(self._prepare, remote_url)
+            await anyio.to_thread.run_sync(self._resolver.prepare, remote_url)
         return self.create_connector(remote_url)
 
-    def _prepare(self, url: RemoteURL) -> None:
-        for link in self._links(url):
-            link.adapter.prepare(link.url, self._settings)
+    async def recreate(self, connector: ManagedConnector, grace: float | None = None) -> None:
+        """Replaces the connector inside one of `known_connectors` by a new one, made from the same plan.
 
-    def _links(self, url: RemoteURL, patience: float | None = None) -> list[_Link]:
-        """What answers for a URL, for the one that it wraps, and so on. Plug-ins have `patience` seconds to load."""
-        links: list[_Link] = []
-        end = math.inf if patience is None else time.monotonic() + patience
-        following: RemoteURL | None = url
-        while following is not None:
-            if patience is None:
-                self._plugins.load()
-            else:
-                self._plugins.load_briefly(following, max(end - time.monotonic(), 0))
-            link = _Link(following, *self._find(following), None)
-            following = link.adapter.wrapped_url(link.url, self._config)
-            if following is not None and any(type(link.adapter) is type(other.adapter) for other in links):
-                raise InvalidURLError(
-                    url.redacted(), f"{link.url.scheme}:// stands around one of its kind", "each kind of wrapper once"
-                )
-            links.append(link)
-        return links
+        The object stays the same. Calls from now on reach the new one, and the old one is closed when the calls under
+        way have finished, within `grace` seconds. One that was closed is open again. See `ManagedConnector.remake`.
 
-    def _make(
-        self, links: Sequence[_Link], settings: ConnectorConfig, owner: LoopOwner
-    ) -> tuple[RemoteConnector, ConnectorContext]:
-        link, *inner = links
+        Raises:
+            UnknownConnectorError: it is another manager's.
+            ConnectorClosedError: this manager is closed.
+            What making it raises; nothing has changed then.
+        """
+        self._check_open()
+        plan = self._roster.plan_of(connector)
+
+        def make() -> tuple[RemoteConnector, ConnectorContext]:
+            self._check_open()  # closing a connector that was closed may have taken a while
+            made = self._make(plan, plan.settings(self._settings))
+            self._roster.add_again(connector)
+            return made
+
+        await connector.remake(make, grace)
+
+    def _make(self, plan: Plan, settings: ConnectorConfig) -> tuple[RemoteConnector, ConnectorContext]:
         context = ConnectorContext(
-            url=link.url.raw.get_secret_value(),
-            loop=owner.loop,
+            url=plan.url.raw.get_secret_value(),
+            loop=self.owner.loop,
             local_cpu_backend=self.local_cpu_backend,
             config=self._config,
             metadata=self._metadata,
-            plugin_name=link.plugin_name,
-            remote_url=link.url,
-            owner=owner,
+            plugin_name=plan.plugin_name,
+            remote_url=plan.url,
+            owner=self.owner,
             settings=settings,
-            parsed_options=link.options,
-            wrapped=(lambda: self._make(inner, settings, owner)[0]) if inner else None,
+            parsed_options=plan.options,
+            wrapped=tuple(partial(self._make_wrapped, inner, settings) for inner in plan.inner),
+            find_dialect=find_dialect,
         )
-        connector = adopt_connector(link.adapter.create_connector(context), context)
-        if isinstance(connector, str):
-            raise ConnectorContractError(type(link.adapter).__qualname__, "create_connector", connector, "a connector")
+        connector = adopt_connector(plan.adapter.create_connector(context), context, type(plan.adapter).__qualname__)
         connector.post_init()
         return connector, context
 
-    def _find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str | None]:
-        return self._plugins.find(url) or (self._registry.find(url), self._plugin_name)
+    def _make_wrapped(self, plan: Plan, settings: ConnectorConfig) -> RemoteConnector:
+        return self._make(plan, settings)[0]
 
     # ----------------------------------------------------------------------------------------------- lifetime
 
@@ -312,9 +251,9 @@ class ConnectorManager:
             await anyio.to_thread.run_sync(self._plugins.load)
         else:
             try:
-                await anyio.to_thread.run_sync(self._prepare, self._url)
+                await anyio.to_thread.run_sync(self._resolver.prepare, self._url)
             except (UnknownSchemeError, AdapterLoadError, PluginError, InvalidConfigError):
-                pass  # it may still be registered; create_connector() tells otherwise
+                pass  # it may still be registered; otherwise create_connector() raises it
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -325,11 +264,10 @@ class ConnectorManager:
         Raises:
             ExceptionGroup: what went wrong while closing, after everything was tried.
         """
-        owner = self._owner
-        if owner is None or owner.is_closed or owner.is_forked() or not self._connectors:
+        owner = self._begin_closing()
+        if owner is None:
             await anyio.to_thread.run_sync(self.discard)
             return
-        self._closed = True
         try:
             await owner.run(self._close_on_loop, grace)
         finally:
@@ -338,15 +276,22 @@ class ConnectorManager:
 
     def close_sync(self, grace: float | None = None) -> None:
         """`close()` for a thread without an event loop."""
-        owner = self._owner
-        if owner is None or owner.is_closed or owner.is_forked() or not self._connectors:
+        owner = self._begin_closing()
+        if owner is None:
             self.discard()
             return
-        self._closed = True
         try:
             owner.run_sync("ConnectorManager.close", self._settings.sync_timeout, self._close_on_loop, grace)
         finally:
             owner.close_sync()
+
+    def _begin_closing(self) -> LoopOwner | None:
+        """The owner of the loop that connectors must be closed on; None where none can be, or none was made."""
+        self._closed = True
+        owner = self._owner
+        if owner is None or owner.is_closed or owner.is_forked() or not self._roster.owned:
+            return None
+        return owner
 
     def discard(self) -> None:
         """Closes a manager that has no connector to wait for."""
@@ -366,7 +311,7 @@ class ConnectorManager:
         failures: list[Exception] = []
         if self.announcer is not None:
             await self.announcer.end()
-        for connector in reversed(self._connectors):
+        for connector in reversed(self._roster.owned):
             try:
                 await connector.close(grace)
             except Exception as error:
@@ -400,7 +345,7 @@ class ConnectorManager:
         self.close_sync()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_closed", True) or not self._connectors:
+        if getattr(self, "_closed", True):  # closed, or never quite made
             return
         if self.connectors and not (self._owner is not None and self._owner.is_forked()):
             _warn(
@@ -410,8 +355,9 @@ class ConnectorManager:
             )
 
     def __repr__(self) -> str:
-        where = self._url.redacted() if self._url is not None else "no URL"
-        return f"<ConnectorManager {where}, {len(self.connectors)} connectors{', closed' if self._closed else ''}>"
+        where = self._url.label() if self._url is not None else "no URL"
+        count = len(self.connectors)
+        return f"<ConnectorManager {where}, {count} connector{'s' * (count != 1)}{', closed' if self._closed else ''}>"
 
 
 def create_connector(
@@ -446,16 +392,3 @@ def CreateConnector(
 ) -> ManagedConnector:
     """`create_connector` with LMCache's name and signature."""
     return create_connector(url, loop, local_cpu_backend, config, metadata, plugin_name)
-
-
-def _with_options(settings: ConnectorConfig, options: ConnectorOptions) -> ConnectorConfig:
-    given = {
-        name: value
-        for name, value in (
-            ("operation_timeout", options.timeout),
-            ("errors", options.errors),
-            ("retries", options.retries),
-        )
-        if value is not None
-    }
-    return settings.model_copy(update=given)

@@ -16,19 +16,20 @@ from ..errors import (
 )
 from ..foreign import ForeignAdapter, answers
 from ..url import RemoteURL
-from .adapter_target import AdapterTarget, adapter_instance
-from .builtin import BUILTIN
+from .adapter_target import AdapterTarget, adapter_of
+from .builtin import ADAPTERS
 
 ENTRY_POINT_GROUP: Final = "lmcache_connect.adapters"
 """An installable adapter declares `scheme = "package.module:AdapterClass"` in this group."""
 
 
 class AdapterRegistry:
-    """Schemes and their adapters: recipes, without any connection. Thread-safe.
+    """Schemes and the adapters that answer for them. Holds no connection. Thread-safe.
 
-    Looked up in this order: what `register()` was given here, then what the parent registry was given, then the
-    built-in table, then installed entry points; and all of them for the scheme itself before any of them for its
-    family, which is `name+<scheme>` for `name+redis`. Adapters are imported on first use; a miss is never cached.
+    A scheme is looked up in what `register()` was given here, then in what the parent registry was given, then in the
+    built-in table, then among installed entry points. All of these are asked for the scheme itself before any is asked
+    for its family, which is `name+<scheme>` for `name+redis`. An adapter is imported on first use. A miss is never
+    remembered: a scheme that is registered or installed later is found. `Resolver` says who is asked besides.
     """
 
     def __init__(self, parent: AdapterRegistry | None = None) -> None:
@@ -40,12 +41,14 @@ class AdapterRegistry:
     def register(self, adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
         """Adds an adapter, given as an instance or as a class without arguments, for all of its schemes.
 
+        With `replace` it takes the place of the adapter that answered so far, here and for this registry's children.
+
         Raises:
             DuplicateSchemeError: one of its schemes is taken, also by a built-in adapter, and `replace` is False.
             AmbiguousSchemeError: one is claimed by several installed packages, and `replace` is False.
-            ConnectorContractError: it is no adapter, or it names no scheme.
+            ConnectorContractError: it is not an adapter, or it names no scheme.
         """
-        instance = adapter_instance(adapter)
+        instance = adapter_of(adapter)
         schemes = instance.known_schemes()
         name = type(instance).__qualname__
         if not schemes:
@@ -59,31 +62,35 @@ class AdapterRegistry:
                 self._registered[scheme] = instance
 
     def unregister(self, scheme: str) -> bool:
-        """Takes back what `register()` was given for a scheme; whether there was anything."""
+        """Removes what `register()` was given for a scheme. Returns whether there was anything."""
         with self._lock:
             return self._registered.pop(scheme, None) is not None
 
     def schemes(self) -> list[str]:
         """Every scheme that can be looked up now, sorted. Imports nothing."""
         registered = set().union(*self._registrations())
-        return sorted({*registered, *BUILTIN, *(point.name for point in _entry_points())})
+        return sorted({*registered, *ADAPTERS, *(target.scheme for target in self.installed())})
 
-    def installed(self) -> list[tuple[str, str, str]]:
-        """Scheme, target and distribution of every entry point, sorted. Imports nothing."""
-        return [(point.name, point.value, _owner(point)) for point in _entry_points()]
+    @staticmethod
+    def installed() -> list[AdapterTarget]:
+        """Where the adapter of every installed entry point is, sorted by scheme. Imports nothing."""
+        # Read each time: a package may be installed while the process runs, and a miss must not be remembered.
+        found = [
+            AdapterTarget(point.name, point.value, _owner(point)) for point in entry_points(group=ENTRY_POINT_GROUP)
+        ]
+        return sorted(found, key=lambda target: (target.scheme, target.target, target.distribution))
 
     def describe(self, scheme: str) -> str | None:
-        """Who answers for a scheme, as text, or None. Imports nothing.
+        """Who answers for a scheme, as text for people; None where nobody does. Imports nothing.
 
         Raises:
             AmbiguousSchemeError: installed packages claim it for different adapters.
         """
         for name in scheme_names(scheme):
-            for registered in self._registrations():
-                if (adapter := registered.get(name)) is not None:
-                    return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+            if (adapter := self._registered_for(name)) is not None:
+                return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
             if (target := self._target(name)) is not None:
-                return f"{target.target} ({target.distribution})"
+                return str(target)
         return None
 
     def find(self, url: RemoteURL) -> ConnectorAdapter:
@@ -103,17 +110,16 @@ class AdapterRegistry:
         return adapter
 
     def load(self, scheme: str) -> ConnectorAdapter | None:
-        """The adapter for a scheme, or for one as `schemes()` names it, imported where this is its first use; or None.
+        """The adapter for a scheme, or for a family as `schemes()` names it; None where there is none.
+
+        It is imported where this is its first use.
 
         Raises:
             AmbiguousSchemeError, AdapterLoadError: as `find` does.
         """
         with self._lock:
             for name in scheme_names(scheme):
-                for registered in self._registrations():
-                    if (adapter := registered.get(name)) is not None:
-                        return adapter
-                if (adapter := self._loaded.get(name)) is not None:
+                if (adapter := self._registered_for(name) or self._loaded.get(name)) is not None:
                     return adapter
                 if (target := self._target(name)) is not None:
                     return self._loaded.setdefault(name, target.load())
@@ -124,8 +130,11 @@ class AdapterRegistry:
         if self._parent is not None:
             yield from self._parent._registrations()
 
+    def _registered_for(self, name: str) -> ConnectorAdapter | None:
+        return next((registered[name] for registered in self._registrations() if name in registered), None)
+
     def _asked(self, url: RemoteURL) -> ConnectorAdapter | None:
-        # An adapter written for LMCache may know more URLs than the one `schema` that it can name.
+        """The registered adapter written for LMCache that says it can parse the URL: it can name one scheme only."""
         raw = url.raw.get_secret_value()
         for registered in self._registrations():
             for adapter in dict.fromkeys(registered.values()):
@@ -134,16 +143,20 @@ class AdapterRegistry:
         return None
 
     def _target(self, scheme: str) -> AdapterTarget | None:
-        if (builtin := BUILTIN.get(scheme)) is not None:
+        if (builtin := ADAPTERS.get(scheme)) is not None:
             return builtin
+        found = [target for target in self.installed() if target.scheme == scheme]
         owners: dict[str, list[str]] = {}
-        for point in _entry_points():
-            if point.name == scheme:
-                owners.setdefault(point.value, []).append(_owner(point))
+        for target in found:
+            owners.setdefault(target.target, []).append(target.distribution)
         if len(owners) > 1:
             # Choosing for the operator could reach the wrong store.
-            raise AmbiguousSchemeError(scheme, [f"{value} ({', '.join(names)})" for value, names in owners.items()])
-        return next((AdapterTarget(scheme, value, names[0]) for value, names in owners.items()), None)
+            raise AmbiguousSchemeError(scheme, [f"{target} ({', '.join(names)})" for target, names in owners.items()])
+        return found[0] if found else None
+
+    def __repr__(self) -> str:
+        registered = sorted(set().union(*self._registrations()))
+        return f"<AdapterRegistry {', '.join(registered) or 'nothing'} registered, {len(self._loaded)} loaded>"
 
 
 default_registry: Final = AdapterRegistry()
@@ -153,12 +166,6 @@ default_registry: Final = AdapterRegistry()
 def register_adapter(adapter: ConnectorAdapter | type[ConnectorAdapter], *, replace: bool = False) -> None:
     """Registers an adapter for every manager of the process; see `AdapterRegistry.register`."""
     default_registry.register(adapter, replace=replace)
-
-
-def _entry_points() -> tuple[EntryPoint, ...]:
-    # Read anew each time: a package may be installed while the process runs, and a miss must not stick.
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    return tuple(sorted(found, key=lambda point: (point.name, point.value, _owner(point))))
 
 
 def _owner(point: EntryPoint) -> str:

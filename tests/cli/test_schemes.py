@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from lmcache_connect.cli.schemes import list_schemes
-from lmcache_connect.manager import AdapterRegistry
-from lmcache_connect.manager.adapter_target import AdapterTarget
-from lmcache_connect.manager.builtin import BUILTIN
+from lmcache_connect.manager import AdapterRegistry, AdapterTarget
+from lmcache_connect.manager.builtin import ADAPTERS
 
 from .conftest import Ran
 
@@ -35,7 +34,7 @@ def test_json_tells_who_answers_and_what_a_url_may_say(invoke: Callable[..., Ran
 
 def test_an_adapter_that_does_not_load_says_why(invoke: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     target = AdapterTarget("broken", "no_such_module:Adapter", "some-distribution", "redis")
-    monkeypatch.setitem(BUILTIN, "broken", target)
+    monkeypatch.setitem(ADAPTERS, "broken", target)
     ran = invoke("schemes")
     assert ran.code == 0
     assert "no_such_module" in ran.out
@@ -50,7 +49,7 @@ def test_what_a_plug_in_prints_is_no_part_of_the_document(
 ) -> None:
     (tmp_path / "chatty_plug_in.py").write_text("print('hello')\nraise SystemExit(3)\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(BUILTIN, "chatty", AdapterTarget("chatty", "chatty_plug_in:Adapter", "chatty"))
+    monkeypatch.setitem(ADAPTERS, "chatty", AdapterTarget("chatty", "chatty_plug_in:Adapter", "chatty"))
     ran = invoke("schemes", "--json")
     sys.modules.pop("chatty_plug_in", None)
     found = {item["scheme"]: item for item in json.loads(ran.out)["schemes"]}

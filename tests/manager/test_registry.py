@@ -19,9 +19,8 @@ from lmcache_connect.errors import (
     DuplicateSchemeError,
     UnknownSchemeError,
 )
-from lmcache_connect.manager import AdapterRegistry, default_registry
-from lmcache_connect.manager.adapter_target import AdapterTarget
-from lmcache_connect.manager.builtin import BUILTIN
+from lmcache_connect.manager import AdapterRegistry, AdapterTarget, default_registry
+from lmcache_connect.manager.builtin import ADAPTERS
 
 BUILT_IN: Final = {
     "audit",
@@ -166,9 +165,9 @@ def test_what_is_no_adapter_is_refused_by_name(registry: AdapterRegistry) -> Non
         (NeedsArguments, "NeedsArguments.__init__ cannot be made without arguments"),
         (NamesNoScheme, "NamesNoScheme.schema names no scheme"),
         (ConnectorAdapter, "cannot be made without arguments"),
-        (str, "str.adapter is no ConnectorAdapter"),
-        (object(), "object.adapter is no ConnectorAdapter"),
-        (None, "NoneType.adapter is no ConnectorAdapter"),
+        (str, "str.adapter is not a ConnectorAdapter"),
+        (object(), "object.adapter is not a ConnectorAdapter"),
+        (None, "NoneType.adapter is not a ConnectorAdapter"),
     ]
     for adapter, reason in bad:
         with pytest.raises(ConnectorContractError) as caught:
@@ -375,8 +374,8 @@ def test_an_installed_adapter_does_not_take_a_built_in_scheme(registry: AdapterR
         ("broken_store:Adapter", "import sys; sys.exit(3)", "importing it raised SystemExit: 3"),
         ("broken_store:Adapter", "1 / 0", "importing it raised ZeroDivisionError"),
         ("broken_store:Adapter", "def", "importing it raised SyntaxError"),
-        ("broken_store:Adapter", "Adapter = 5", "int is no ConnectorAdapter"),
-        ("broken_store:Adapter", "class Adapter: pass", "Adapter is no ConnectorAdapter"),
+        ("broken_store:Adapter", "Adapter = 5", "int.adapter is not a ConnectorAdapter"),
+        ("broken_store:Adapter", "class Adapter: pass", "Adapter.adapter is not a ConnectorAdapter"),
         (
             "broken_store:Adapter",
             "from lmcache_connect import ConnectorAdapter as Adapter",
@@ -442,7 +441,7 @@ def test_an_extra_is_not_offered_for_a_module_of_our_own_that_is_missing() -> No
 
 
 def test_every_built_in_target_exists() -> None:
-    assert set(BUILTIN) == BUILT_IN
+    assert set(ADAPTERS) == BUILT_IN
     for scheme in BUILT_IN:
         adapter = AdapterRegistry().find(url(f"{one_of(scheme)}://h"))
         assert adapter.can_parse(f"{one_of(scheme)}://h")

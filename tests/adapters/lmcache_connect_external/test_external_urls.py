@@ -71,7 +71,7 @@ async def test_a_class_is_given_what_its_constructor_asks_for() -> None:
     [
         (url(host="a:1,b:2"), ValueError, "2 hosts; expected a single one"),
         (url(name=None), ValueError, "connector_name is missing"),
-        (url(name="NotAConnector"), TypeError, r"no connector: it has no exists, put, list, close\(\)"),
+        (url(name="NotAConnector"), TypeError, r"not a connector: it has no exists, put, list, close\(\)"),
         (url(name="instance"), TypeError, "a NotAConnector; expected a class"),
         (url(name="Demanding"), TypeError, "it takes flux_capacitor; it can be given loop"),
         (url("nowhere"), ImportError, "ModuleNotFoundError"),
@@ -80,9 +80,9 @@ async def test_a_class_is_given_what_its_constructor_asks_for() -> None:
         (url(name="Missing"), AttributeError, "nothing of this name"),
         (url(name="Explosive"), PluginConstructionError, "RuntimeError: no power"),
         (url(name="Quitting"), PluginConstructionError, r"SystemExit\(3\)"),
-        (url(name="not-a-name"), AttributeError, "no name of a class"),
-        ("external://host:0/?connector_name=X", ImportError, "no module such as"),
-        ("external://host:0/../etc/passwd?connector_name=X", ImportError, "no module such as"),
+        (url(name="not-a-name"), AttributeError, "cannot be a class's name"),
+        ("external://host:0/?connector_name=X", ImportError, "is not a module's name, such as"),
+        ("external://host:0/../etc/passwd?connector_name=X", ImportError, "is not a module's name, such as"),
     ],
 )
 async def test_what_cannot_be_used_is_refused_with_a_typed_error_and_the_manager_stays_usable(
