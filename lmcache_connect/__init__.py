@@ -34,7 +34,7 @@ from .errors import (
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string
 from .managed import ManagedConnector
 from .manager import ConnectorManager, CreateConnector, create_connector, register_adapter
-from .memory import LocalCPUBackend, MemoryObj
+from .memory import ChunkMemory, LocalCPUBackend, MemoryObj
 from .metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 from .url import RemoteURL
 
@@ -43,6 +43,7 @@ __all__ = [
     "AuthenticationError",
     "CacheEngineKey",
     "CacheMetadata",
+    "ChunkMemory",
     "ChunkMetadata",
     "ConnectorAdapter",
     "ConnectorClosedError",

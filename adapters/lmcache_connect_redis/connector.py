@@ -10,8 +10,8 @@ import anyio
 
 from lmcache_connect import (
     CacheMetadata,
+    ChunkMemory,
     Key,
-    LocalCPUBackend,
     MemoryObj,
     RemoteConnector,
     StoreError,
@@ -62,7 +62,7 @@ class RedisConnector(RemoteConnector):
         *,
         connect: Callable[[], Awaitable[Connection]],
         store: str,
-        local_cpu_backend: LocalCPUBackend,
+        local_cpu_backend: ChunkMemory,
         options: RedisOptions,
         allocate_timeout: float,
         threads_from: float,

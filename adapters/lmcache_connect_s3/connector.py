@@ -14,9 +14,9 @@ import anyio
 
 from lmcache_connect import (
     CacheMetadata,
+    ChunkMemory,
     ConnectorClosedError,
     Key,
-    LocalCPUBackend,
     MemoryObj,
     RemoteConnector,
     StoreError,
@@ -74,7 +74,7 @@ class S3Connector(RemoteConnector):
         location: Location,
         options: S3Options,
         *,
-        local_cpu_backend: LocalCPUBackend,
+        local_cpu_backend: ChunkMemory,
         allocate_timeout: float,
         threads_from: float,
         config: Any = None,

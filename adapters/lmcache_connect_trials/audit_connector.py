@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import xxhash
 
 from lmcache_connect import CorruptRecordError, Key, MemoryObj, RemoteConnector, WrappingConnector, key_string
-from lmcache_connect.contract import Flags, Slots
+from lmcache_connect.contract import Flags, Slots, end_scan
 from lmcache_connect.errors import InvalidArgumentError
-from lmcache_connect.memory import release_unclaimed
+from lmcache_connect.memory import release_all
 from lmcache_connect.observability import event
 
 from .audit_options import AuditSettings
@@ -59,7 +59,7 @@ class AuditConnector(WrappingConnector):
                 if (error := await self._difference(key, reading, obj)) is not None:
                     raise error
             except BaseException:
-                release_unclaimed(obj)  # the caller may also have been cancelled while its chunk was compared
+                release_all(obj)  # the caller may also have been cancelled while its chunk was compared
                 raise
             return obj
 
@@ -74,7 +74,7 @@ class AuditConnector(WrappingConnector):
             if isinstance(found, list) and len(found) == len(keys):
                 return await self._verified(keys, readings, found)
             # Which chunk belongs to which key is not known, so each key is asked for alone.
-            release_unclaimed(found)
+            release_all(found)
             return await RemoteConnector.batched_get(self, keys)
 
         return await self.around("batched_get", keys, call)
@@ -157,8 +157,7 @@ class AuditConnector(WrappingConnector):
             outcome = type(error).__name__
             raise
         finally:
-            if isinstance(names, AsyncGenerator):
-                await names.aclose()
+            await end_scan(names)
             if self._is_logged("scan"):
                 self._event(logging.INFO, "scan", (), started, outcome, None)
 
@@ -204,11 +203,11 @@ class AuditConnector(WrappingConnector):
                     outcome = "miss" if obj is None else "hit" if error is None else f"corrupt:{error.reason}"
                     self._chunk_event("batched_get", key, 0 if obj is None else obj.get_size(), outcome)
                 if error is not None:
-                    release_unclaimed(slots[index])
+                    release_all(slots[index])
                     slots[index] = None
                     await self.discard_corrupt(key, error)
         except BaseException:
-            release_unclaimed(slots)
+            release_all(slots)
             raise
         return slots
 

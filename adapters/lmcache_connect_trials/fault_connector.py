@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import anyio
 
 from lmcache_connect import Key, RemoteConnector, StoreUnavailableError, WrappingConnector
+from lmcache_connect.contract import end_scan
 from lmcache_connect.loop import NativeCancellations
-from lmcache_connect.memory import release_unclaimed
+from lmcache_connect.memory import release_all
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class FaultConnector(WrappingConnector):
         self.injected["reset"] += 1
         cancellations = NativeCancellations()
         with anyio.move_on_after(moment * plan.reset_within):
-            release_unclaimed(await call())
+            release_all(await call())
         cancellations.raise_lost()
         raise InjectedFaultError(self._store, f"an injected reset in {operation}")
 
@@ -87,8 +88,7 @@ class FaultConnector(WrappingConnector):
             async for name in names:
                 yield name
         finally:
-            if isinstance(names, AsyncGenerator):
-                await names.aclose()
+            await end_scan(names)
 
 
 async def _nothing() -> None:

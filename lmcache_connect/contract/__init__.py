@@ -18,6 +18,7 @@ from .batches import gather, hit_prefix, prefix_length
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
+from .scanning import end_scan
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
 
@@ -40,6 +41,7 @@ __all__ = [
     "WorkerAnnouncement",
     "WrappingAdapter",
     "WrappingConnector",
+    "end_scan",
     "gather",
     "hit_prefix",
     "prefix_length",

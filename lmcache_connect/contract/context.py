@@ -10,7 +10,7 @@ from typing import Any
 from ..config import ConnectorConfig
 from ..errors import InvalidURLError
 from ..loop import LoopOwner
-from ..memory import LocalCPUBackend
+from ..memory import ChunkMemory
 from ..metadata import CacheMetadata
 from ..url import OptionsT, RemoteURL, URLOptions
 from .connector import RemoteConnector
@@ -39,7 +39,7 @@ class ConnectorContext:
 
     url: str = field(repr=False)
     loop: asyncio.AbstractEventLoop
-    local_cpu_backend: LocalCPUBackend
+    local_cpu_backend: ChunkMemory
     config: Any
     metadata: CacheMetadata | None
     plugin_name: str | None

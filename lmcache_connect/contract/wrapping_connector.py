@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from ..errors import CorruptRecordError
@@ -66,8 +66,7 @@ class WrappingConnector(RemoteConnector):
             async for name in names:
                 yield name
         finally:
-            if isinstance(names, AsyncGenerator):
-                await names.aclose()
+            await end_scan(names)
 
     async def ping(self) -> int:
         """As the connector inside does it."""

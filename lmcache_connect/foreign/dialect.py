@@ -9,7 +9,7 @@ from typing import Any, Final
 from ..contract import ConnectorContext
 from ..errors import InvalidKeyError
 from ..keys import Key, parse_key
-from ..memory import MemoryObj, release_unclaimed
+from ..memory import MemoryObj, release_all
 
 
 class NamedKey(str):
@@ -87,7 +87,7 @@ class Dialect:
 
     def release(self, found: object) -> None:
         """Releases the memory objects in an answer that has no receiver any more."""
-        release_unclaimed(found)
+        release_all(found)
 
     @property
     def refusals(self) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from ..managed import ManagedConnector
-from ..memory import LocalCPUBackend
+from ..memory import ChunkMemory
 from ..observability import OperationStatistics
 
 
@@ -83,11 +83,11 @@ class HotCache(BaseModel):
     waiters: int = Field(description="operations that wait for room now")
 
     @classmethod
-    def of(cls, backend: LocalCPUBackend) -> HotCache:
-        """The backend now."""
-        now = backend.statistics()
+    def of(cls, memory: ChunkMemory) -> HotCache:
+        """The memory now. Where it has no hot cache, that is off and empty."""
+        now, cache = memory.statistics(), memory.hot_cache
         return cls(
-            enabled=backend.hot_cache_enabled,
+            enabled=cache is not None and cache.enabled,
             chunks=now.cached_objects,
             bytes=now.cached_bytes,
             arena_capacity=now.capacity,

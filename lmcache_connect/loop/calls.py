@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import (
     LoopNotRunningError,
 )
-from ..memory import release_unclaimed
+from ..memory import release_all
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Call(Generic[T]):
                 return
             self._released = True
         if not task.cancelled() and task.exception() is None:
-            release_unclaimed(task.result())
+            release_all(task.result())
 
     def is_done(self) -> bool:
         return self._task is not None and self._task.done()

@@ -121,7 +121,7 @@ class LoopOwner:
         """Awaits `func(*args)` on the owning loop: directly where the caller runs there, else marshalled across.
 
         Cancelling the caller cancels the operation and waits for it to let go of what it uses. A result that then
-        comes too late is given to `release_unclaimed`.
+        comes too late is given to `release_all`.
         """
         if self.is_current():
             return await func(*args, **kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -20,12 +20,13 @@ from ..contract import (
     Hits,
     RemoteConnector,
     Slots,
+    end_scan,
     hit_prefix,
     prefix_length,
 )
 from ..errors import ConnectorContractError, CorruptRecordError, ForeignObjectError, InvalidArgumentError
 from ..keys import Key, key_string, key_strings
-from ..memory import MemoryObj, release_unclaimed
+from ..memory import MemoryObj, release_all
 from ..observability import OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
 from .drain import Drain
@@ -241,10 +242,6 @@ class ManagedConnector(RemoteConnector):
                     return found, False
             return found, True
 
-        async def end() -> None:
-            if isinstance(names, AsyncGenerator):
-                await names.aclose()
-
         try:
             done = False
             while not done:
@@ -256,7 +253,7 @@ class ManagedConnector(RemoteConnector):
                         yield name
         finally:
             if not self.is_closed:
-                await self._loops.run(end)
+                await self._loops.run(end_scan, names)
 
     def support_ping(self) -> bool:
         """Whether `ping` asks the store."""
@@ -469,10 +466,10 @@ class ManagedConnector(RemoteConnector):
                 try:
                     return [self._checked("batched_get", item) for item in found]
                 except BaseException:
-                    release_unclaimed(found)
+                    release_all(found)
                     raise
             # Some connectors drop the holes, and nobody can tell which keys are left. Ask for each by itself.
-            release_unclaimed(found)
+            release_all(found)
             self._batches_are_positional = False
             event(
                 logging.WARNING,

@@ -19,7 +19,7 @@ from .._version import __version__
 from ..contract import AnnouncedArena, AnnouncedConnector, AnnouncedStatistics, WorkerAnnouncement
 from ..errors import LMCacheConnectError
 from ..managed import BreakerState, ManagedConnector
-from ..memory import LocalCPUBackend
+from ..memory import ChunkMemory
 from ..observability import OperationStatistics, event
 
 FIRST_AFTER: Final = 1.0
@@ -44,7 +44,7 @@ class Announcer:
         self,
         interval: float,
         connectors: Callable[[], Iterable[ManagedConnector]],
-        backend: Callable[[], LocalCPUBackend | None],
+        backend: Callable[[], ChunkMemory | None],
     ) -> None:
         self.worker: Final = f"{_plain(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
         """Unique for every manager that ever was."""

@@ -25,7 +25,7 @@ from ..errors import (
 from ..foreign import LOOP_IMPORT_SECONDS, Plugin, PluginTable, adopt_connector
 from ..loop import LoopOwner
 from ..managed import ManagedConnector
-from ..memory import LocalCPUBackend
+from ..memory import ChunkMemory, LocalCPUBackend
 from ..metadata import CacheMetadata
 from ..observability import StoreMetrics
 from ..url import RemoteURL
@@ -48,7 +48,7 @@ class ConnectorManager:
         self,
         url: str | RemoteURL | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
-        local_cpu_backend: LocalCPUBackend | None = None,
+        local_cpu_backend: ChunkMemory | None = None,
         config: Any = None,
         metadata: CacheMetadata | None = None,
         plugin_name: str | None = None,
@@ -120,7 +120,7 @@ class ConnectorManager:
         return self._owner
 
     @property
-    def local_cpu_backend(self) -> LocalCPUBackend:
+    def local_cpu_backend(self) -> ChunkMemory:
         """The memory that connectors receive into; made on first use where the manager was given none."""
         if self._backend is None:
             self._check_open()
@@ -128,7 +128,7 @@ class ConnectorManager:
         return self._backend
 
     @property
-    def made_backend(self) -> LocalCPUBackend | None:
+    def made_backend(self) -> ChunkMemory | None:
         """The memory that connectors receive into, if there is any yet."""
         return self._backend
 
@@ -363,7 +363,7 @@ class ConnectorManager:
 def create_connector(
     url: str | RemoteURL,
     loop: asyncio.AbstractEventLoop | None = None,
-    local_cpu_backend: LocalCPUBackend | None = None,
+    local_cpu_backend: ChunkMemory | None = None,
     config: Any = None,
     metadata: CacheMetadata | None = None,
     plugin_name: str | None = None,
@@ -385,7 +385,7 @@ def create_connector(
 def CreateConnector(
     url: str,
     loop: asyncio.AbstractEventLoop,
-    local_cpu_backend: LocalCPUBackend | None,
+    local_cpu_backend: ChunkMemory | None,
     config: Any = None,
     metadata: CacheMetadata | None = None,
     plugin_name: str | None = None,

@@ -1,4 +1,4 @@
-"""Which bytes of the arena are free: a pure decision, without memory, threads or I/O."""
+"""`BlockAllocator`: decides which bytes of the arena are free. It touches no memory, and knows no threads."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ GRANULE: Final = 4096
 """Blocks are whole pages, so that no two share one: sizes are rounded up to a multiple of this."""
 
 SMALL: Final = 1 << 20
-"""Blocks below this size, in bytes, live at the other end of the arena than the large ones."""
+"""Blocks below this size, in bytes, are placed at the high end of the arena, the others at the low end."""
 
 
 class BlockAllocator:
     """Free blocks of an address range, merged with their neighbours as soon as they are freed.
 
-    Large blocks are cut best-fit from the low end of a gap, small ones from the high end of the highest gap, so
-    that small ones do not punch holes into the row of equal-sized chunks. With blocks of one size alone every
-    gap is a multiple of that size: `capacity // size` of them always fit, whatever came and went before. Low
-    addresses are reused first, which keeps to memory whose pages exist already.
+    Large blocks are cut best-fit from the low end of a gap, small ones from the high end of the highest gap. So
+    small ones do not punch holes into the row of equal-sized chunks. With blocks of one size alone every gap is a
+    multiple of that size: `capacity // size` of them always fit, whatever came and went before. Low addresses are
+    reused first, because their pages exist already.
     """
 
     __slots__ = ("_by_size", "_by_start", "_end_of", "_size_of", "capacity", "free_bytes")
@@ -49,7 +49,10 @@ class BlockAllocator:
         return len(self._by_start)
 
     def allocate(self, size: int) -> int | None:
-        """The start of a block of `size` bytes, a multiple of `GRANULE`; None where no gap is large enough."""
+        """Returns the start of a block of `size` bytes, or None where no gap is large enough.
+
+        `size` is a multiple of `GRANULE`.
+        """
         if size < SMALL:
             for start in reversed(self._by_start):
                 gap = self._size_of[start]
@@ -71,7 +74,7 @@ class BlockAllocator:
         return start
 
     def free(self, start: int, size: int) -> None:
-        """Gives back a block that `allocate` handed out."""
+        """Takes back a block that `allocate` gave."""
         self.free_bytes += size
         if (before := self._end_of.get(start)) is not None:
             gap = self._size_of[before]

@@ -1,4 +1,4 @@
-"""Which cached chunk goes first. Policies are pure: they are told what happens and answer in what order to evict."""
+"""Policies that decide which cached chunk is evicted first. They are told what happens, and touch no chunk."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from ..errors import InvalidArgumentError
 
 
 class EvictionPolicy(ABC):
-    """Keys in the order in which they may be evicted. Every key told to `insert` is known until `remove`."""
+    """Keep keys in the order in which they may be evicted. A key is known from `insert` until `remove`."""
 
     @abstractmethod
     def insert(self, key: str) -> None:
-        """A key came in; it was not known before."""
+        """Called when a key comes in that is not known."""
 
     @abstractmethod
     def hit(self, key: str) -> None:
-        """A known key was used."""
+        """Called when a known key is used."""
 
     @abstractmethod
     def remove(self, key: str) -> None:
-        """A known key is gone."""
+        """Called when a known key is gone."""
 
     @abstractmethod
     def candidates(self) -> Iterator[str]:
-        """Known keys, the first to evict first. The policy must not be told anything while this is iterated."""
+        """The known keys, the first to evict first. No other method may be called during the iteration."""
 
 
 class FIFOPolicy(EvictionPolicy):
-    """First in, first out: use does not matter."""
+    """First in, first out. Use does not count."""
 
     def __init__(self) -> None:
         self._keys: OrderedDict[str, None] = OrderedDict()
@@ -57,14 +57,14 @@ class LRUPolicy(FIFOPolicy):
 
 
 class MRUPolicy(LRUPolicy):
-    """Most recently used first: right for a cyclic scan over more than fits."""
+    """Most recently used first. Suits a scan in cycles over more chunks than fit."""
 
     def candidates(self) -> Iterator[str]:
         return reversed(self._keys)
 
 
 class LFUPolicy(EvictionPolicy):
-    """Least frequently used first, and among equals the least recently used."""
+    """Least frequently used first. Among equals, least recently used first."""
 
     def __init__(self) -> None:
         self._uses: dict[str, int] = {}
@@ -106,10 +106,10 @@ _POLICIES: Final[dict[str, type[EvictionPolicy]]] = {
 
 
 def eviction_policy(name: str) -> EvictionPolicy:
-    """A new policy by its name, in any case.
+    """A new policy, by its name in upper or lower case.
 
     Raises:
-        InvalidArgumentError: naming the known policies.
+        InvalidArgumentError: there is no such policy; the message names those that there are.
     """
     policy = _POLICIES.get(name.upper()) if isinstance(name, str) else None
     if policy is None:

@@ -1,4 +1,4 @@
-"""`MemoryObj`: one chunk in the arena, counted by references."""
+"""`MemoryObj`: one chunk in memory, with a count of references."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..dtypes import DType
 from ..errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
 from ..metadata import ChunkMetadata, MemoryFormat, Shape
-from .arena import Arena
+from .allocator import BlockAllocator
 
 if TYPE_CHECKING:
     import numpy
@@ -21,25 +21,25 @@ _lock = threading.RLock()  # reference counts change rarely and briefly: one loc
 
 
 class ObjectOwner(Protocol):
-    """What a memory object tells its backend."""
+    """What a memory object reports to: the memory that it was allocated from."""
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
-        """The object is dead: its last reference was given back, or (`leaked`) it was garbage-collected first.
+        """Called once, when the object dies. `leaked`: it was garbage-collected before it was released.
 
         Called from any thread and possibly from the garbage collector, so it must not wait for a lock.
         """
 
     def object_let_go(self, obj: MemoryObj) -> None:
-        """A reference or a pin was given back and the object lives on; a cache may evict it now."""
+        """Called when a reference or a pin was given back and the object lives on: a cache may evict it now."""
 
 
 class MemoryObj:
-    """A chunk's bytes in an arena, with its shapes and dtypes.
+    """A chunk's bytes, with its shapes and dtypes.
 
-    It is born with one reference, which belongs to whoever received it, and dies when the last one is given back:
-    from then on every use raises `ReleasedObjectError`. `with obj:` gives one reference back at the end.
+    It starts with one reference, which belongs to the caller that received it. It dies when the last one is given
+    back: from then on every use raises `ReleasedObjectError`. `with obj:` gives one reference back at the end.
     Views made from it (`byte_array` and slices of it, `numpy()`, `tensor`) keep the memory from being reused as
-    long as they exist, so a forgotten view never shows another chunk's data; it only holds room. Thread-safe.
+    long as they exist. So a forgotten view never shows another chunk's data; it only takes up room. Thread-safe.
     """
 
     __slots__ = ("__weakref__", "_metadata", "_nbytes", "_owner", "_physical_size", "_pins", "_refs", "_view")
@@ -48,7 +48,7 @@ class MemoryObj:
         self._view: memoryview | None = view
         self._metadata = metadata
         self._nbytes = metadata.nbytes
-        self._physical_size = Arena.rounded(len(view))
+        self._physical_size = BlockAllocator.rounded(len(view))
         self._owner = owner
         self._refs = 1
         self._pins = 0
@@ -58,7 +58,7 @@ class MemoryObj:
     @property
     def byte_array(self) -> memoryview:
         """A writable view of exactly the chunk's bytes (format "B", one dimension); a new one each time."""
-        return self._live("byte_array")[:]  # whoever releases it (`with obj.byte_array as view:`) releases that alone
+        return self._live("byte_array")[:]  # `with obj.byte_array as view:` must release the copy alone
 
     @property
     def metadata(self) -> ChunkMetadata:
@@ -75,7 +75,7 @@ class MemoryObj:
         return self._nbytes
 
     def get_physical_size(self) -> int:
-        """The bytes of arena that the chunk takes: its size, rounded up to whole pages."""
+        """The bytes of memory that the chunk takes: its size when it was allocated, rounded up to whole pages."""
         self._live("get_physical_size")
         return self._physical_size
 
@@ -105,16 +105,16 @@ class MemoryObj:
 
     @property
     def data_ptr(self) -> int:
-        """The address of the first byte, for as long as a reference is held."""
+        """The address of the first byte. Valid for as long as a reference is held."""
         import ctypes
 
         return ctypes.addressof(ctypes.c_ubyte.from_buffer(self._live("data_ptr")))
 
     def shrink(self, metadata: ChunkMetadata) -> None:
-        """Makes this a smaller chunk of the first `metadata.nbytes` bytes: a partial chunk, read into a full buffer.
+        """Cuts this down to the first `metadata.nbytes` bytes: for a partial chunk that was read into a full buffer.
 
         Raises:
-            InvalidShapeError: it would grow.
+            InvalidShapeError: the chunk would grow.
         """
         with _lock:
             view = self._live("shrink")
@@ -131,7 +131,7 @@ class MemoryObj:
 
         Raises:
             MissingExtraError: numpy is not installed.
-            InvalidShapeError: numpy has no such dtype (bfloat16, fp8); `tensor` needs torch and has.
+            InvalidShapeError: numpy has no such dtype (bfloat16, fp8). `tensor` has it, and needs torch.
         """
         part, shape, dtype = self._group("numpy", group)
         try:
@@ -177,7 +177,7 @@ class MemoryObj:
     # ------------------------------------------------------------------------------------------------- lifetime
 
     def is_valid(self) -> bool:
-        """Whether the object still lives."""
+        """Whether the object was not released yet."""
         return self._view is not None
 
     def get_ref_count(self) -> int:
@@ -205,14 +205,14 @@ class MemoryObj:
             self._owner.object_let_go(self)
 
     def pin(self) -> bool:
-        """Keeps the object from eviction until as many `unpin()`s. True."""
+        """Keeps the object from eviction until `unpin()` was called as often. Returns True."""
         with _lock:
             self._live("pin")
             self._pins += 1
         return True
 
     def unpin(self) -> bool:
-        """Takes one pin back. False where there was none."""
+        """Takes one pin back. Returns False where there was none."""
         with _lock:
             self._live("unpin")
             if not self._pins:
@@ -227,11 +227,11 @@ class MemoryObj:
         return self._pins > 0
 
     def can_evict(self, held: int = 1) -> bool:
-        """Whether nothing but the `held` references of a cache keeps the object."""
+        """Whether a cache may drop it: there are no references but the `held` ones of the cache, and no pin."""
         return self._refs <= held and not self._pins
 
     def belongs_to(self, owner: object) -> bool:
-        """Whether `owner` is the backend that allocated the object."""
+        """Whether `owner` is the memory that allocated the object."""
         return self._owner is owner
 
     def __enter__(self) -> MemoryObj:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from .memory_obj import MemoryObj
 
-if TYPE_CHECKING:
-    pass
-
 
 @runtime_checkable
-class Releasable(Protocol):
-    """What holds a reference that has to be given back: a `MemoryObj`."""
+class _Releasable(Protocol):
+    """A memory object of another library, such as LMCache's own."""
 
     def is_valid(self) -> bool: ...
 
     def ref_count_down(self) -> None: ...
 
 
-def release_unclaimed(result: object) -> None:
-    """Gives back the memory objects in a result that nobody will receive."""
+def release_all(result: object) -> None:
+    """Gives back one reference of every memory object in a result: of one object, or of those in a list or tuple.
+
+    Whatever else is in the result is left alone: None for a miss, an object that was released already, other values.
+    """
     for item in result if isinstance(result, list | tuple) else (result,):
-        if isinstance(item, Releasable) and item.is_valid():
+        if item is not None and isinstance(item, (MemoryObj, _Releasable)) and item.is_valid():
             item.ref_count_down()
-
-
-def release_all(objs: list[MemoryObj | None]) -> None:
-    """Gives back one reference of every object of a batch that will not be handed out."""
-    for obj in objs:
-        if obj is not None and obj.is_valid():
-            obj.ref_count_down()

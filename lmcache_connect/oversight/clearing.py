@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
-from ..contract import RemoteConnector
+from ..contract import RemoteConnector, end_scan
 from ..errors import InvalidArgumentError, StoreError
 
 _PAGE: Final = 512
@@ -63,8 +62,7 @@ async def clear(
         if page and not dry_run:
             await _remove(connector, page, found)
     finally:
-        if isinstance(names, AsyncGenerator):
-            await names.aclose()
+        await end_scan(names)
     return found
 
 

@@ -142,10 +142,10 @@ def _counted(manager: ConnectorManager) -> Iterator[tuple[str, Mapping[str, Oper
 
 
 def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
-    backend = manager.made_backend
-    if backend is None:
+    memory = manager.made_backend
+    if memory is None:
         return
-    now = backend.statistics()
+    now, cache = memory.statistics(), memory.hot_cache
     gauges: tuple[tuple[str, str, Any], ...] = (
         ("arena_capacity_bytes", "Bytes of the arena", now.capacity),
         ("arena_reserved_bytes", "Bytes of the arena that chunks lie in, cached or held", now.reserved),
@@ -155,7 +155,7 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         ("arena_waiters", "Operations that wait for room", now.waiters),
         ("hot_cache_chunks", "Chunks in the hot cache", now.cached_objects),
         ("hot_cache_bytes", "Bytes in the hot cache", now.cached_bytes),
-        ("hot_cache_enabled", "1 while the hot cache takes chunks", backend.hot_cache_enabled),
+        ("hot_cache_enabled", "1 while the hot cache takes chunks", cache is not None and cache.enabled),
     )
     for name, text, value in gauges:
         yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)

@@ -26,7 +26,7 @@ from typing import Final, Protocol, TypeVar
 import anyio
 
 from ..errors import AllocationTimeoutError, ArenaExhaustedError
-from ..memory import LocalCPUBackend, MemoryObj
+from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class NoRoomError(Exception):
 class RoomLine:
     """The gets of one connector that found the arena full. The first of them waits for room, the others wait for it."""
 
-    def __init__(self, backend: LocalCPUBackend, allocate_timeout: float) -> None:
+    def __init__(self, backend: ChunkMemory, allocate_timeout: float) -> None:
         """`allocate_timeout`: seconds that a get waits to be first in line, and for room for each chunk after that."""
         self._backend: Final = backend
         self._allocate_timeout: Final = allocate_timeout
@@ -87,7 +87,7 @@ class RoomLine:
 class PlaceInLine:
     """Where one get stands: not in the line, waiting in it, or first in it."""
 
-    def __init__(self, backend: LocalCPUBackend, allocate_timeout: float, first: anyio.Semaphore) -> None:
+    def __init__(self, backend: ChunkMemory, allocate_timeout: float, first: anyio.Semaphore) -> None:
         self._backend: Final = backend
         self._allocate_timeout: Final = allocate_timeout
         self._first: Final = first
@@ -126,7 +126,7 @@ class PlaceInLine:
 class Room:
     """Memory for the chunks of one attempt at a get."""
 
-    def __init__(self, place: PlaceInLine, backend: LocalCPUBackend, allocate_timeout: float) -> None:
+    def __init__(self, place: PlaceInLine, backend: ChunkMemory, allocate_timeout: float) -> None:
         self._place = place
         self._backend = backend
         self._allocate_timeout = allocate_timeout

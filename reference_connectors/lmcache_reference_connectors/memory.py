@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lmcache_connect import (
+    ChunkMemory,
     ConnectorAdapter,
     ConnectorContext,
     ConnectorOptions,
     Key,
-    LocalCPUBackend,
     MemoryObj,
     RemoteConnector,
     key_string,
@@ -23,7 +23,7 @@ class MemoryConnector(RemoteConnector):
     """Keeps each record, as it would stand in a real store, in a dictionary."""
 
     def __init__(
-        self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None, allocate_timeout: float = 5.0
+        self, url: str, local_cpu_backend: ChunkMemory, config: Any = None, allocate_timeout: float = 5.0
     ) -> None:
         super().__init__(config)
         self._allocate_timeout = allocate_timeout

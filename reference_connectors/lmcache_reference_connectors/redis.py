@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lmcache_connect import (
+    ChunkMemory,
     ConnectorAdapter,
     ConnectorContext,
     ConnectorOptions,
     CorruptRecordError,
     Key,
-    LocalCPUBackend,
     MemoryObj,
     RemoteConnector,
     StoreUnavailableError,
@@ -32,7 +32,7 @@ class RedisReferenceConnector(RemoteConnector):
     """Reads and writes the same records as the fast connector, but writes every chunk whole."""
 
     def __init__(
-        self, url: str, local_cpu_backend: LocalCPUBackend, config: Any = None, allocate_timeout: float = 5.0
+        self, url: str, local_cpu_backend: ChunkMemory, config: Any = None, allocate_timeout: float = 5.0
     ) -> None:
         super().__init__(config)
         self._allocate_timeout = allocate_timeout

@@ -1,1 +1,1 @@
-"""Inside LMCache: its plug-in framework loads `plugin`, and chunks lie in LMCache's own memory."""
+"""Inside LMCache: its plug-in framework loads `plugin`. Chunks lie in LMCache's own memory."""

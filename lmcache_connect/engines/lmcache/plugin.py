@@ -1,4 +1,4 @@
-"""This toolkit inside LMCache: an adapter for LMCache's own plug-in framework.
+"""An adapter for LMCache's own plug-in framework, which runs this toolkit's connectors inside LMCache.
 
     remote_storage_plugins: ["connect"]
     extra_config:
@@ -22,9 +22,10 @@ from ...managed import ManagedConnector
 from ...manager import ConnectorManager
 from ...metadata import CacheMetadata
 from ...observability import event
+from ..host_memory import HostMemoryObj
 
-# First, since it says what is missing where LMCache is not installed.
-from .memory import InsideMemory, InsideObj
+# Before the imports of LMCache, because it says what is missing where LMCache is not installed.
+from .memory import LMCacheMemory
 
 # ruff: isort: split
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext
@@ -39,9 +40,9 @@ _PING_FAILED: Final = 1
 _DEFAULTS: Final[Mapping[str, Any]] = {
     # A cache must never be worse than no cache: the engine computes what it does not get.
     "errors": "miss",
-    # LMCache tells nobody when memory becomes free, so that waiting long for it is seldom worth it.
+    # LMCache does not announce that memory became free, so a long wait for it seldom pays.
     "allocate_timeout": 0.5,
-    # The thread that asks is the engine's.
+    # A synchronous call holds up a thread of the engine.
     "sync_timeout": 10.0,
 }
 
@@ -53,15 +54,15 @@ class ConnectAdapter(ConnectorAdapter):  # type: ignore[misc]
         super().__init__(f"{_SCHEME}{PLUGIN_TYPE}")
 
     def can_parse(self, url: str) -> bool:
-        """Whether the plug-in is of this type: `connect`, or an instance of it."""
+        """Whether the URL names a plug-in of this type: `connect`, or an instance of it."""
         return url.startswith(_SCHEME) and url[len(_SCHEME) :].partition(".")[0] == PLUGIN_TYPE
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        """A connector for the URL that LMCache's `extra_config` gives. It connects on first use.
+        """Makes a connector for the URL that LMCache's `extra_config` gives. It connects on first use.
 
         Raises:
-            InvalidConfigError: there is no URL, or a setting is none of `ConnectorConfig`'s.
-            InvalidURLError, AdapterLoadError and what else making a connector raises.
+            InvalidConfigError: there is no URL, or `ConnectorConfig` does not know a setting.
+            InvalidURLError, AdapterLoadError: no connector can be made for the URL.
         """
         name = context.plugin_name or context.url.removeprefix(_SCHEME)
         own = settings_of(name, getattr(context.config, "extra_config", None) or {})
@@ -77,10 +78,10 @@ class ConnectAdapter(ConnectorAdapter):  # type: ignore[misc]
 
 
 class InsideConnector(RemoteConnector):  # type: ignore[misc]
-    """LMCache's connector contract, kept by a connector of this toolkit.
+    """A connector of this toolkit behind LMCache's connector contract.
 
-    Deadlines, retries, the circuit breaker and the byte budget are the managed connector's. Failures are misses and
-    dropped puts. Batches have one slot per key, so that LMCache puts no chunk in another's place.
+    Deadlines, retries, the circuit breaker and the byte budget are the managed connector's. A get that fails is a
+    miss, and a put that fails is dropped. Batches have one slot per key, as LMCache expects.
     """
 
     def __init__(self, context: ConnectorContext, url: str, settings: ConnectorConfig) -> None:
@@ -88,10 +89,10 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
             super().__init__(context.config, context.metadata)
         metadata = _toolkit_metadata(context.metadata)
         capacity = int(float(getattr(context.config, "max_local_cpu_size", 0) or 0) * (1 << 30))
-        self.memory: Final = InsideMemory(context.local_cpu_backend, capacity, metadata)
-        """What the connector receives into: LMCache's."""
+        self.memory: Final = LMCacheMemory(context.local_cpu_backend, capacity, metadata)
+        """LMCache's memory, which the connector receives into."""
         self.manager: Final = ConnectorManager(url, context.loop, self.memory, settings, metadata)
-        """What made the connector."""
+        """The manager that made the connector."""
         self.connector: Final[ManagedConnector] = self.manager.create_connector()
         """The connector of this toolkit."""
 
@@ -106,55 +107,55 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
         return self.connector.exists_sync(key.to_string())
 
     async def get(self, key: Any) -> Any:
-        """LMCache's object with a reference for the caller, or None."""
+        """Returns LMCache's object with a reference for the caller, or None for a miss."""
         return _handed_over(await self.connector.get(key.to_string()))
 
     async def put(self, key: Any, memory_obj: Any) -> None:
-        """Stores the chunk. Its reference is the caller's to give back, as LMCache 0.5.6 does."""
+        """Stores the chunk. The caller keeps its reference, and LMCache 0.5.6 gives it back."""
         await self.batched_put([key], [memory_obj])
 
     def remove_sync(self, key: Any) -> bool:
-        """Removes the chunk; for a thread without an event loop."""
+        """Removes the chunk. Returns whether it was there. For a thread without an event loop."""
         return self.connector.remove_sync(key.to_string())
 
     # -------------------------------------------------------------------------------------------------- batches
 
     def support_batched_get(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     async def batched_get(self, keys: Sequence[Any]) -> list[Any]:
-        """One slot per key, in order: LMCache's object with a reference for the caller, or None."""
+        """Returns one slot per key, in order: LMCache's object with a reference for the caller, or None for a miss."""
         return [_handed_over(obj) for obj in await self.connector.batched_get(_names(keys))]
 
     def support_batched_put(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     async def batched_put(self, keys: Sequence[Any], memory_objs: Sequence[Any]) -> None:
-        """Stores every chunk. Nothing touches their memory any more when this returns or raises."""
-        borrowed: list[InsideObj] = []
+        """Stores every chunk. When this returns or raises, nothing touches their memory any more."""
+        borrowed: list[HostMemoryObj] = []
         try:
-            borrowed.extend(self.memory.borrowed(theirs) for theirs in memory_objs)
+            borrowed.extend(self.memory.borrowed_from(theirs) for theirs in memory_objs)
             await self.connector.batched_put(_names(keys), borrowed)
         finally:
             for obj in borrowed:
                 obj.ref_count_down()
 
     def support_batched_contains(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     def batched_contains(self, keys: Sequence[Any]) -> int:
-        """How many of the first keys are there without a gap; for a thread without an event loop."""
+        """Returns how many of the first keys are there without a gap. For a thread without an event loop."""
         return self.connector.batched_contains(_names(keys))
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Any], pin: bool = False) -> int:
-        """How many of the first keys are there without a gap."""
+        """Returns how many of the first keys are there without a gap."""
         return await self.connector.batched_async_contains(lookup_id, _names(keys), pin)
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Any]) -> list[Any]:
-        """The chunks up to the first miss, without holes."""
+        """Returns the chunks up to the first miss, each with a reference for the caller."""
         found = await self.connector.batched_get_non_blocking(lookup_id, _names(keys))
         return [_handed_over(obj) for obj in found]
 
@@ -169,7 +170,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
         return self.connector.support_ping()
 
     async def ping(self) -> int:
-        """0 when the store answers, and otherwise not."""
+        """Returns 0 when the store answers, and 1 when it does not."""
         try:
             return await self.connector.ping()
         except LMCacheConnectError as error:
@@ -177,7 +178,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
             return _PING_FAILED
 
     async def close(self) -> None:
-        """Ends the connector in bounded time. Idempotent."""
+        """Closes the connector in bounded time. Idempotent."""
         await self.manager.close()
         self.memory.close()
 

@@ -80,9 +80,12 @@ async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
             )
         )
     if HOT_CACHE in wanted:
-        backend = manager.local_cpu_backend
-        matched = sum(name.startswith(request.prefix) for name in backend.get_keys())
-        removed = 0 if request.dry_run else backend.clear(request.prefix)
+        memory = manager.made_backend
+        cache = memory.hot_cache if memory is not None else None
+        matched = removed = 0
+        if cache is not None:
+            matched = sum(name.startswith(request.prefix) for name in cache.keys())
+            removed = 0 if request.dry_run else cache.clear(request.prefix)
         complete = request.dry_run or removed >= matched
         done.append(LocationCleared(location=HOT_CACHE, matched=matched, removed=removed, failed=0, complete=complete))
     return Cleared(dry_run=request.dry_run, locations=done)

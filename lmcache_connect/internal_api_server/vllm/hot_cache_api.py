@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from ..body import Body
+from ..problem import ProblemError, problems
 from ..state import Manager
 from ..views import HotCache
 
@@ -19,27 +20,34 @@ class Switch(Body):
 
 
 class Cleared(BaseModel):
-    """What was dropped; what somebody holds or pins stays."""
+    """How many chunks were dropped. Those that somebody holds or pins stay."""
 
     dropped: int
-    hot_cache: HotCache
+    hot_cache: HotCache | None
 
 
 @router.get("")
-async def hot_cache(manager: Manager) -> HotCache:
-    """What the hot cache holds now."""
-    return HotCache.of(manager.local_cpu_backend)
+async def hot_cache(manager: Manager) -> HotCache | None:
+    """What the hot cache holds now; null while the process has no memory for chunks yet."""
+    memory = manager.made_backend
+    return HotCache.of(memory) if memory is not None else None
 
 
-@router.put("")
+@router.put("", responses=problems(409))
 async def switch(new: Switch, manager: Manager) -> HotCache:
     """Switches the hot cache on or off. Off, it takes no further chunk, and serves those it has until they go."""
-    manager.local_cpu_backend.hot_cache_enabled = new.enabled
-    return HotCache.of(manager.local_cpu_backend)
+    memory = manager.local_cpu_backend
+    if memory.hot_cache is None:
+        raise ProblemError(409, "no_hot_cache", "chunks lie in memory that an engine owns, which has no hot cache here")
+    memory.hot_cache.enabled = new.enabled
+    return HotCache.of(memory)
 
 
 @router.post("/clear")
 def clear(manager: Manager) -> Cleared:
     """Drops every chunk that nobody holds or pins."""
-    dropped = manager.local_cpu_backend.clear()
-    return Cleared(dropped=dropped, hot_cache=HotCache.of(manager.local_cpu_backend))
+    memory = manager.made_backend
+    if memory is None:
+        return Cleared(dropped=0, hot_cache=None)
+    dropped = memory.hot_cache.clear() if memory.hot_cache is not None else 0
+    return Cleared(dropped=dropped, hot_cache=HotCache.of(memory))

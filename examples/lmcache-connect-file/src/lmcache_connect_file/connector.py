@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from lmcache_connect import Key, LocalCPUBackend, MemoryObj, RemoteConnector, key_string
+from lmcache_connect import ChunkMemory, Key, MemoryObj, RemoteConnector, key_string
 from lmcache_connect.contract import Flags
 from lmcache_connect.record import FrameHeader
 
@@ -29,7 +29,7 @@ class FileConnector(RemoteConnector):
 
     def __init__(
         self,
-        local_cpu_backend: LocalCPUBackend,
+        local_cpu_backend: ChunkMemory,
         path: str,
         options: FileOptions | None = None,
         allocate_timeout: float = 5.0,
