@@ -10,6 +10,7 @@ from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import MemoryObj
 from .connector import Documents, Flags, RemoteConnector, Slots
+from .scanning import end_scan
 
 T = TypeVar("T")
 

@@ -58,7 +58,7 @@ class HostMemory(ChunkMemory):
     """
 
     def __init__(self, theirs: Any, capacity: int, metadata: CacheMetadata | None) -> None:
-        """`theirs` is the engine's allocator. Where it is None, this process has no memory, and allocations find no room.
+        """`theirs` is the engine's allocator. None: this process has no memory, and every allocation finds no room.
 
         `capacity` is in bytes, as the engine was configured.
         """

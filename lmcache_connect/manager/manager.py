@@ -120,6 +120,11 @@ class ConnectorManager:
         return self._owner
 
     @property
+    def made_owner(self) -> LoopOwner | None:
+        """The owner of the connectors' event loop, if there is one yet."""
+        return self._owner
+
+    @property
     def local_cpu_backend(self) -> ChunkMemory:
         """The memory that connectors receive into; made on first use where the manager was given none."""
         if self._backend is None:

@@ -114,8 +114,8 @@ class HotCache:
                 self._drop(name)
             return len(names)
 
-    def keys(self) -> list[str]:
-        """The keys of the cached chunks."""
+    def names(self) -> list[str]:
+        """The keys of the cached chunks, as strings."""
         with self._lock:
             return list(self._chunks)
 

@@ -180,7 +180,7 @@ class LocalCPUBackend(ChunkMemory):
 
     def get_keys(self) -> list[str]:
         """The keys in the cache."""
-        return self._hot.keys()
+        return self._hot.names()
 
     # ------------------------------------------------------------------------------------------------ lifetime
 

@@ -57,6 +57,8 @@ class HealthCheck:
         An outcome that is at most `freshness` seconds old is given as it is, and those who ask while the stores are
         asked wait for the same answer.
         """
+        if not self._manager.known_connectors:
+            return ()  # and the manager may have no event loop yet: asking for its health must not start one
         return await self._manager.owner.run(self._check, timeout)
 
     async def _check(self, timeout: float) -> tuple[StoreHealth, ...]:

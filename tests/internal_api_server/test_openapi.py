@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from lmcache_connect import ConnectorManager
+from lmcache_connect import ConnectorManager, LocalCPUBackend
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect.testing import ValkeyServer
 
@@ -46,14 +46,18 @@ CAREFULLY: Final = settings(
 @pytest.fixture(scope="module")
 def api() -> Iterator[Any]:
     """The schema of a server that runs, on a manager with a real store."""
-    with ValkeyServer() as store, ConnectorManager(store.url()) as manager:
+    with (
+        ValkeyServer() as store,
+        LocalCPUBackend(1 << 20) as backend,
+        ConnectorManager(store.url(), None, backend) as manager,
+    ):
         connector = manager.create_connector()
         manager.create_connector("memory://openapi")
-        chunk = manager.local_cpu_backend.allocate((64,), "uint8")
+        chunk = backend.allocate((64,), "uint8")
         assert chunk is not None
         with chunk:
             connector.sync.put("a", chunk)
-            manager.local_cpu_backend.submit_put_task("a", chunk)
+            backend.submit_put_task("a", chunk)
         with InternalAPIServer(manager, APIServerConfig.load(thread=True)) as server:
             yield schemathesis.openapi.from_url(f"{server.address}/openapi.json")
 

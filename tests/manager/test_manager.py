@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lmcache_connect import (
+    ChunkMemory,
     ConnectorAdapter,
     ConnectorClosedError,
     ConnectorConfig,
@@ -314,7 +315,7 @@ async def test_what_a_careless_connector_returns_is_normalised_or_refused_by_nam
 @pytest.mark.asyncio
 async def test_a_batch_that_drops_its_holes_is_asked_key_by_key_and_nothing_is_mixed_up() -> None:
     class Compacting(Scripted):
-        def __init__(self, backend: LocalCPUBackend) -> None:
+        def __init__(self, backend: ChunkMemory) -> None:
             super().__init__()
             self.backend = backend
 

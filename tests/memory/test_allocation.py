@@ -257,7 +257,7 @@ def test_pinning_for_a_gpu_works_where_there_is_one_and_is_refused_where_there_i
 
 
 def test_a_full_chunks_size_comes_from_the_models_metadata(backend: LocalCPUBackend) -> None:
-    with pytest.raises(InvalidArgumentError, match="the backend was made without it"):
+    with pytest.raises(InvalidArgumentError, match="the memory was made without it"):
         backend.get_full_chunk_size_bytes()
     llama = CacheMetadata("m", 1, 0, "bfloat16", (32, 2, 256, 8, 128))
     with LocalCPUBackend(PAGE, metadata=llama) as described:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from lmcache_connect.memory.allocator import BlockAllocator
 from lmcache_connect.memory.arena import Arena
 
 PAGE: Final = 4096
@@ -19,15 +20,16 @@ PAGE: Final = 4096
 
 def test_a_lease_is_writable_and_exactly_as_long_as_asked() -> None:
     arena = Arena(16 * PAGE + 100, lambda: None)
-    assert (arena.capacity, arena.free_bytes, arena.largest_free) == (16 * PAGE, 16 * PAGE, 16 * PAGE)
+    assert (arena.capacity, arena.usage().free, arena.usage().largest_free) == (16 * PAGE, 16 * PAGE, 16 * PAGE)
     view = arena.lease(PAGE + 1)
     assert view is not None
     assert (len(view), view.format, view.readonly) == (PAGE + 1, "B", False)
-    assert (arena.free_bytes, arena.blocks) == (14 * PAGE, 1)
-    assert arena.rounded(PAGE + 1) == 2 * PAGE
+    assert (arena.usage().free, arena.usage().blocks) == (14 * PAGE, 1)
+    assert BlockAllocator.rounded(PAGE + 1) == 2 * PAGE
     assert arena.lease(16 * PAGE) is None
     del view
-    assert (arena.free_bytes, arena.blocks, arena.largest_free) == (16 * PAGE, 0, 16 * PAGE)
+    now = arena.usage()
+    assert (now.free, now.blocks, now.largest_free) == (16 * PAGE, 0, 16 * PAGE)
 
 
 @pytest.mark.parametrize("prefault", [True, False])
@@ -48,7 +50,7 @@ def test_a_kernel_that_cannot_prefault_has_every_page_touched_instead(monkeypatc
 
 def test_a_block_that_comes_back_is_announced() -> None:
     announced: list[int] = []
-    arena = Arena(16 * PAGE, lambda: announced.append(arena.free_bytes))
+    arena = Arena(16 * PAGE, lambda: announced.append(arena.usage().free))
     view: Any = arena.lease(PAGE)
     cycle: list[Any] = [arena.lease(PAGE)]
     cycle.append(cycle)
@@ -60,18 +62,33 @@ def test_a_block_that_comes_back_is_announced() -> None:
     assert announced == [15 * PAGE, 16 * PAGE]
 
 
-@pytest.mark.parametrize("busy_with", ["lease", "largest_free", "free_bytes", "blocks"])
-def test_a_block_that_comes_back_while_the_arena_is_busy_is_announced_by_whoever_was_busy(busy_with: str) -> None:
+@pytest.mark.parametrize("busy_with", ["lease", "usage"])
+def test_a_block_that_comes_back_while_the_arena_is_busy_is_announced_by_the_thread_that_was_busy(
+    busy_with: str,
+) -> None:
     announced: list[None] = []
     arena = Arena(16 * PAGE, lambda: announced.append(None))
     view = arena.lease(PAGE)
     with arena._lock:
         del view  # as it were in another thread, or in the garbage collector
     assert announced == []
-    taken = arena.lease(PAGE) if busy_with == "lease" else getattr(arena, busy_with)
+    taken = arena.lease(PAGE) if busy_with == "lease" else arena.usage()
     assert len(announced) == 1
     del taken
-    assert arena.free_bytes == 16 * PAGE
+    assert arena.usage().free == 16 * PAGE
+
+
+def test_the_end_of_an_object_is_counted_whatever_comes_first_its_block_or_its_report() -> None:
+    arena = Arena(16 * PAGE, lambda: None)
+    first, second = arena.lease(PAGE), arena.lease(PAGE)
+    assert (arena.usage().leases, arena.usage().objects, arena.usage().leaked) == (2, 2, 0)
+    del first
+    arena.object_ended(leaked=False)
+    with arena._lock:
+        arena.object_ended(leaked=True)  # as by the garbage collector, while the arena is busy
+    assert arena.usage() == (15 * PAGE, arena.usage().largest_free, 1, 2, 0, 1)
+    del second
+    assert arena.usage() == (16 * PAGE, 16 * PAGE, 0, 2, 0, 1)
 
 
 def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() -> None:
@@ -91,17 +108,18 @@ def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() ->
         leased = arena.lease(nbytes)
         if leased is None:
             refused += 1
-            assert arena.largest_free < nbytes
+            assert arena.usage().largest_free < nbytes
             continue
         stamp = step.to_bytes(4, "big")
         leased[:4] = leased[-4:] = stamp
         held.append((leased, stamp))
         del leased
     assert refused > 100
-    assert arena.capacity - arena.free_bytes == sum(arena.rounded(len(view)) for view, _ in held)
+    assert arena.capacity - arena.usage().free == sum(BlockAllocator.rounded(len(view)) for view, _ in held)
     held.clear()
-    assert arena.free_bytes == arena.largest_free == arena.capacity == 32 << 20
-    assert arena.blocks == 0
+    now = arena.usage()
+    assert now.free == now.largest_free == arena.capacity == 32 << 20
+    assert now.blocks == 0
 
 
 def test_blocks_of_thousands_of_sizes_leave_no_types_behind() -> None:
@@ -116,7 +134,7 @@ def test_blocks_of_thousands_of_sizes_leave_no_types_behind() -> None:
     for pages in range(1, 3_001):
         assert arena.lease(pages * PAGE) is not None
     assert types() == before
-    assert arena.free_bytes == arena.capacity
+    assert arena.usage().free == arena.capacity
 
 
 def test_four_threads_that_lease_and_drop_lose_nothing() -> None:
@@ -137,7 +155,8 @@ def test_four_threads_that_lease_and_drop_lose_nothing() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (arena.blocks, arena.free_bytes, arena.largest_free) == (0, 64 * PAGE, 64 * PAGE)
+    now = arena.usage()
+    assert (now.blocks, now.free, now.largest_free) == (0, 64 * PAGE, 64 * PAGE)
 
 
 def test_an_arena_that_is_gone_leaves_its_leases_readable() -> None:

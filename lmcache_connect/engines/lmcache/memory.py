@@ -24,9 +24,7 @@ class LMCacheMemory(HostMemory):
         dtypes: list[Any] = [getattr(torch, dtype.torch_name) for dtype in metadata.dtypes]
         if metadata.fmt is MemoryFormat.BINARY_BUFFER:
             shapes, dtypes = [torch.Size((metadata.nbytes, 0, 0, 0))], [None]
-        return allocator.allocate(
-            shapes, dtypes, TheirFormat(metadata.fmt.value), eviction=eviction, busy_loop=False
-        )
+        return allocator.allocate(shapes, dtypes, TheirFormat(metadata.fmt.value), eviction=eviction, busy_loop=False)
 
     def borrowed_from(self, theirs: Any) -> HostMemoryObj:
         """Returns an object for the memory of LMCache's `theirs`, whose references stay with the caller.
@@ -34,6 +32,4 @@ class LMCacheMemory(HostMemory):
         Raises:
             InvalidShapeError, UnknownDtypeError: it holds nothing that this toolkit can describe.
         """
-        return self.borrowed(
-            theirs, described(theirs.get_shapes(), theirs.get_dtypes(), theirs.get_memory_format())
-        )
+        return self.borrowed(theirs, described(theirs.get_shapes(), theirs.get_dtypes(), theirs.get_memory_format()))

@@ -65,7 +65,8 @@ class Threads(BaseModel):
 @router.get("/tasks")
 async def tasks(state: State) -> Tasks:
     """The tasks that live on the connectors' event loop, and where each one waits."""
-    return await state.manager.owner.run(_tasks)
+    owner = state.manager.made_owner
+    return await owner.run(_tasks) if owner is not None else Tasks(total=0, tasks=[])
 
 
 @router.get("/threads")

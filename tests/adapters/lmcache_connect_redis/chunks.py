@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lmcache_connect import LocalCPUBackend, MemoryObj
+from lmcache_connect import ChunkMemory, MemoryObj
 
 
 def payload(key: str, nbytes: int) -> bytes:
@@ -13,7 +13,7 @@ def payload(key: str, nbytes: int) -> bytes:
     return (block * (nbytes // len(block) + 1))[:nbytes]
 
 
-def chunk(backend: LocalCPUBackend, key: str, nbytes: int) -> MemoryObj:
+def chunk(backend: ChunkMemory, key: str, nbytes: int) -> MemoryObj:
     """A chunk of `nbytes` bytes for `key`."""
     obj = backend.allocate((nbytes,), "uint8")
     assert obj is not None

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from lmcache_connect import (
     AuthenticationError,
+    ChunkMemory,
     ConnectorConfig,
     ConnectorManager,
     LocalCPUBackend,
@@ -68,7 +69,7 @@ async def connector(
         gc.collect()
 
 
-def filled(backend: LocalCPUBackend, seed: int = 1, nbytes: int = NBYTES) -> MemoryObj:
+def filled(backend: ChunkMemory, seed: int = 1, nbytes: int = NBYTES) -> MemoryObj:
     obj = backend.allocate((nbytes,), "uint8")
     assert obj is not None
     obj.byte_array[:] = content(seed, nbytes)

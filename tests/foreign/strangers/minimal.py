@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmcache_connect import Key, LocalCPUBackend, MemoryObj, RemoteConnector, key_string
+from lmcache_connect import ChunkMemory, Key, MemoryObj, RemoteConnector, key_string
 from lmcache_connect.record import decode_record, encode_record
 
 
 class MinimalConnector(RemoteConnector):
-    def __init__(self, loop: Any, local_cpu_backend: LocalCPUBackend, config: Any, **options: Any) -> None:
+    def __init__(self, loop: Any, local_cpu_backend: ChunkMemory, config: Any, **options: Any) -> None:
         self.given = {"loop": loop, "local_cpu_backend": local_cpu_backend, "config": config, **options}
         self.backend = local_cpu_backend
         self.records: dict[str, bytes] = {}
