@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
 from ..contract import ConnectorContext
-from ..memory import LocalCPUBackend, MemoryObj
+from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
 from .shapes import described
 
@@ -19,7 +19,7 @@ class BackendView(ABC, Generic[ViewT]):
     `refusals` counts how often there was no room. `refused` is what was asked for at the last of these times.
     """
 
-    original: LocalCPUBackend
+    original: ChunkMemory
     config: Any
     metadata: Any
     refusals: int

@@ -37,12 +37,12 @@ _PACKAGE: Final = __name__.rpartition(".")[0]
 _APPLICATION: Final = "the application itself"
 
 Route: TypeAlias = tuple[str, str]
-"""Method and path."""
+"""A method and a path."""
 
 
 @dataclass(frozen=True)
 class RegisteredAPI:
-    """One router that was added. `source` is its module or what it was registered as; `routes` read `GET /version`."""
+    """A router that was added. `source` is its module, or its name at registration. `routes` read `GET /version`."""
 
     category: APICategory
     source: str
@@ -51,7 +51,7 @@ class RegisteredAPI:
 
 @dataclass(frozen=True)
 class _Offer:
-    """A router that may be added, and how to get hold of it."""
+    """A router that may be added. `load` imports it."""
 
     category: APICategory
     source: str
@@ -60,13 +60,13 @@ class _Offer:
 
 @dataclass
 class _Added:
-    """What one application has. Kept on the application, so that a second registry for it adds nothing twice."""
+    """The routers of one application. Kept on the application, so that a second registry for it adds nothing twice."""
 
     apis: dict[str, RegisteredAPI] = field(default_factory=dict)
     routers: dict[str, APIRouter] = field(default_factory=dict)
 
     def source_of(self, router: APIRouter) -> str | None:
-        """What a router was added as."""
+        """The source that a router was added under; None where it was not added."""
         return next((source for source, known in self.routers.items() if known is router), None)
 
 
@@ -75,12 +75,12 @@ _offers_lock: Final = threading.Lock()
 
 
 def register_router(router: APIRouter, *, category: APICategory = "common", source: str | None = None) -> None:
-    """Offers a router to every registry whose `register_all_apis` is called from now on. Once per `source`.
+    """Offers a router to every registry whose `register_all_apis` is called from now on: one router per `source`.
 
-    `source` names it in messages and in what is returned; by default the module of its first endpoint.
+    `source` names it in messages and in `RegisteredAPI`; by default the module of its first endpoint.
 
     Raises:
-        InvalidArgumentError: it is no `APIRouter`, there is no such category, or the source has offered another one.
+        InvalidArgumentError: not an `APIRouter`, an unknown category, or a source that has another router.
     """
     offer = _offer_of(router, category, source)
     with _offers_lock:
@@ -93,7 +93,7 @@ def register_router(router: APIRouter, *, category: APICategory = "common", sour
 
 
 def unregister_router(router: APIRouter) -> bool:
-    """Takes back what `register_router` was given; whether there was anything. Applications that have it keep it."""
+    """Withdraws a router from those on offer. Returns whether it was there. Applications that have it keep it."""
     with _offers_lock:
         kept = [offer for offer in _offered if offer.load() is not router]
         found = len(kept) < len(_offered)
@@ -104,9 +104,9 @@ def unregister_router(router: APIRouter) -> bool:
 class APIRegistry:
     """Adds the routes of modules `<category>/*_api.py` to an application, each of which has an `APIRouter` `router`.
 
-    A new module in one of the folders is found by itself. Others add routes by the entry point group
-    `lmcache_connect.apis` or by `register_router`. Routes that need a manager answer 503 until the application has one:
-    see `attach`.
+    A new module in one of the folders is found without further ado. Other packages add routes through the entry point
+    group `lmcache_connect.apis` or with `register_router`. Routes that need a manager answer 503 until the application
+    has one: see `attach`.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -120,26 +120,27 @@ class APIRegistry:
 
     @property
     def registered(self) -> tuple[RegisteredAPI, ...]:
-        """Everything that was added to the application, in this order."""
+        """Everything that was added to the application, in the order of adding."""
         return tuple(self._added.apis.values())
 
     @property
     def failures(self) -> tuple[APIModuleError, ...]:
-        """What the last `register_all_apis` could not add, and why."""
+        """The modules that the last `register_all_apis` could not add, and why."""
         return self._failures
 
     def register_all_apis(
         self, categories: Sequence[APICategory] | None = None, *, strict: bool = False
     ) -> tuple[RegisteredAPI, ...]:
-        """Adds the routes of these categories, by default of all, and returns what was added by this call.
+        """Adds the routes of these categories, by default of all. Returns what this call added.
 
-        The order is that of the categories as named, and within each our modules by name, then entry points by name,
-        then registered routers. A module that cannot be imported, has no router, or has a path that is taken, is left
-        out, logged as the event `api_module_failed`, and kept in `failures`. What was added before is not added again.
+        Categories are added in the order given. Within each, our modules come first, then entry points, both by name,
+        then registered routers. A module is left out where it cannot be imported, has no router, or has a path that is
+        taken. It is then logged as the event `api_module_failed`, and kept in `failures`. What was added before is not
+        added again.
 
         Raises:
             InvalidArgumentError: a category does not exist. Nothing was added then.
-            APIRegistrationError: with `strict`, at the end, where something was left out.
+            APIRegistrationError: `strict` is on and something was left out. The others were added.
         """
         added: list[RegisteredAPI] = []
         failures: list[APIModuleError] = []
@@ -162,10 +163,10 @@ class APIRegistry:
     def register_router(
         self, router: APIRouter, *, category: APICategory = "common", source: str | None = None
     ) -> RegisteredAPI:
-        """Adds one router to this application alone. One that it has already stays as it is.
+        """Adds one router to this application alone. A router that it has already stays as it is.
 
         Raises:
-            InvalidArgumentError: it is no `APIRouter`, there is no such category, or the source has added another one.
+            InvalidArgumentError: not an `APIRouter`, an unknown category, or a source that has another router.
             DuplicateRouteError: one of its paths is taken. Nothing was added then.
         """
         offer = _offer_of(router, category, source)
@@ -206,7 +207,7 @@ class APIRegistry:
             if (other := taken.get(_normal((method, path)))) is not None:
                 raise DuplicateRouteError(offer.source, f"{method} {path}", other)
         self._app.include_router(router)
-        self._app.openapi_schema = None  # made anew when it is asked for
+        self._app.openapi_schema = None  # FastAPI makes it again when it is asked for
         api = RegisteredAPI(offer.category, offer.source, tuple(f"{method} {path}" for method, path in routes))
         self._added.apis[offer.source] = api
         self._added.routers[offer.source] = router
@@ -215,7 +216,7 @@ class APIRegistry:
     def _taken(self) -> Iterator[tuple[str, Route]]:
         for route in _routes(self._app.routes):
             yield _APPLICATION, route
-        for api in self._added.apis.values():  # these as well are in the application: here with their module's name
+        for api in self._added.apis.values():  # they are in the application's routes too, but here they have a name
             for text in api.routes:
                 method, _, path = text.partition(" ")
                 yield api.source, (method, path)
@@ -229,7 +230,7 @@ def _checked(categories: Sequence[APICategory] | None) -> tuple[APICategory, ...
         raise InvalidArgumentError("categories", f"{categories!r} is a string; {expected}")
     for category in categories:
         if category not in CATEGORIES:
-            raise InvalidArgumentError("categories", f"{category!r} is no category; {expected}")
+            raise InvalidArgumentError("categories", f"{category!r} is not a category; {expected}")
     return tuple(dict.fromkeys(categories))
 
 
@@ -260,7 +261,7 @@ def _category_of(entry: EntryPoint) -> APICategory:
 def _loaded(offer: _Offer) -> APIRouter:
     try:
         found = offer.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does at import, the others go on
+    except (Exception, SystemExit) as error:  # whatever a foreign module does at import, the others are still added
         raise APIModuleError(offer.source, f"importing it raised {type(error).__name__}: {error}") from error
     router = found if isinstance(found, APIRouter) else getattr(found, "router", None)
     if not isinstance(router, APIRouter):
@@ -278,6 +279,6 @@ def _routes(routes: Iterable[Any]) -> Iterator[Route]:
 
 
 def _normal(route: Route) -> Route:
-    """What two routes have in common that answer the same requests: the names of parameters do not count."""
+    """Equal for routes that answer the same requests: the names of parameters do not count."""
     method, path = route
     return method, re.sub(r"\{[^}]*\}", "{}", path)

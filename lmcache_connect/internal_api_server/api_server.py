@@ -1,4 +1,4 @@
-"""`InternalAPIServer`: serves the internal API on a loop of the application's, or in a thread of its own."""
+"""`InternalAPIServer`: serves the internal API on the application's event loop, or in a thread of its own."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ except ImportError as missing:
     raise MissingExtraError("the internal API server", missing.name or "uvicorn", "api") from missing
 
 _FORCE_GRACE: Final = 1.0
-"""Seconds that connections have to end when the grace period is over."""
+"""Seconds that connections have to end after the grace period."""
 
 _SYNC_TIMEOUT: Final = 60.0
 
 _MAX_HEAD_BYTES: Final = 256 << 10
-"""Of a request's first line and headers: room for the longest look-up with GET, every character percent-encoded."""
+"""The most bytes of a request's first line and headers. The longest look-up with GET fits, percent-encoded."""
 
 
 class InternalAPIServer:
-    """An HTTP server for one manager. Any number of them live in a process, each on an address of its own.
+    """An HTTP server for one manager. A process may run several, each on an address of its own.
 
-    `start()` returns once it listens; then `address` says where. Runs on the loop that `start()` is awaited on, or with
-    `config.thread` on one of its own; the manager may live on either. Use it as `async with`, or as `with` from a
-    thread without a loop, which wants `config.thread`. The manager is borrowed: it is not closed here.
+    `start()` returns once it listens; then `address` says where. It runs on the loop that `start()` is awaited on, or
+    with `config.thread` on a loop of its own. The manager may live on either, and is not closed here. Use it as
+    `async with`. From a thread without a loop, use it as `with`, which needs `config.thread`.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class InternalAPIServer:
         *,
         routers: Sequence[APIRouter] = (),
     ) -> None:
-        """Listens on nothing yet. `routers` are served besides those that are found by themselves.
+        """Does not listen yet. `routers` are served besides those that the registry finds.
 
         Raises:
-            InvalidConfigError: the settings would let anybody on the network in.
+            InvalidConfigError: the settings would let everybody on the network in.
             DuplicateRouteError: a router's path is taken.
         """
         self._config = config if config is not None else APIServerConfig.load()
@@ -74,7 +74,7 @@ class InternalAPIServer:
 
     @property
     def state(self) -> APIState:
-        """What its routes work on."""
+        """The state that its routes work on."""
         return self._state
 
     @property
@@ -84,12 +84,12 @@ class InternalAPIServer:
 
     @property
     def address(self) -> str | None:
-        """Where it listens: `http://127.0.0.1:8000` or `unix:/path`; None where it does not."""
+        """Where it listens: `http://127.0.0.1:8000` or `unix:/path`. None while it does not listen."""
         return self._running[0].listener.address if self._running else None
 
     @property
     def metrics_address(self) -> str | None:
-        """Where it serves metrics alone; None without `config.metrics_port`."""
+        """Where it serves metrics alone. None without `config.metrics_port`."""
         return self._running[1].listener.address if len(self._running) > 1 else None
 
     @property
@@ -101,7 +101,7 @@ class InternalAPIServer:
         """Binds, and returns once connections are accepted.
 
         Raises:
-            ServerBindError: it cannot listen there; nothing is left open.
+            ServerBindError: it cannot listen there. Nothing is left open.
             ServerStateError: it was started before, or the application did not start.
         """
         if self._was_started:
@@ -129,7 +129,7 @@ class InternalAPIServer:
     async def stop(self) -> None:
         """Stops listening, lets requests under way finish for `stop_grace` seconds, then drops them. Idempotent.
 
-        Whoever is cancelled here does not stop it.
+        It goes on where the caller is cancelled.
         """
         owner = self._owner
         if owner is None or owner.is_closed:
@@ -182,7 +182,7 @@ class InternalAPIServer:
 
     async def _stop(self) -> None:
         if self._stopping is None:
-            # A task of its own, so that a stopper who is cancelled does not leave half of it open.
+            # A task of its own, so that a caller who is cancelled does not leave half of it open.
             self._stopping = asyncio.get_running_loop().create_task(self._stop_once())
         await asyncio.shield(self._stopping)
 
@@ -217,7 +217,7 @@ class InternalAPIServer:
 
 
 class _Running:
-    """One listener and what serves it."""
+    """One listener and the server behind it."""
 
     def __init__(self, listener: Listener, app: FastAPI, config: APIServerConfig) -> None:
         self.listener = listener
@@ -250,7 +250,7 @@ class _Running:
             raise ServerStateError("the application's start-up failed; the log of uvicorn.error says why")
 
     async def stop(self, grace: float) -> None:
-        """Ends it within `grace` seconds and a little."""
+        """Ends it, at the latest about a second after `grace`."""
         if self._task is not None and not self._task.done():
             self._server.should_exit = True
             await asyncio.wait((self._task,), timeout=grace)
@@ -266,12 +266,12 @@ class _Running:
                 self._task.cancel()
                 await asyncio.wait((self._task,))
         if self._task is not None and not self._task.cancelled():
-            self._task.exception()  # retrieved
+            self._task.exception()  # so that asyncio does not log it as never retrieved
         self.listener.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which are the application's to set, and with a word when it listens."""
+    """uvicorn without signal handlers, which the application sets. `ready` is set once it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

@@ -17,7 +17,7 @@ from .state import attach
 
 _DESCRIPTION = (
     "State, metrics and switches of one LMCache Connect process. GET never changes state. Every failure is answered "
-    "with a `Problem`. Where the server has a token, it goes into `Authorization: Bearer <token>`."
+    "with a `Problem`. Where the server has a token, send it as `Authorization: Bearer <token>`."
 )
 
 
@@ -44,7 +44,7 @@ def create_app(
 
 
 def create_metrics_app(manager: ConnectorManager, config: APIServerConfig) -> FastAPI:
-    """The application that has `/metrics` and nothing else."""
+    """The application that serves `/metrics` alone."""
     app = _application("LMCache Connect metrics", openapi_url=None)
     attach(app, manager, config)
     app.include_router(metrics_api.router)
@@ -61,7 +61,7 @@ def create_metrics_app(manager: ConnectorManager, config: APIServerConfig) -> Fa
 
 
 def _application(title: str, **settings: Any) -> FastAPI:
-    # No pages of documentation: they load scripts from elsewhere.
+    # FastAPI's pages of documentation are off: they load scripts from other sites.
     app = FastAPI(
         title=title,
         version=__version__,

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Body(BaseModel):
-    """Takes what the document says and nothing else: no unknown field, no number for a truth value."""
+    """Accepts what the API's document describes, and refuses the rest: an unknown field, a number for a boolean."""
 
     model_config = ConfigDict(strict=True, extra="forbid")

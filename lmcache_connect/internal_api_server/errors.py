@@ -8,7 +8,7 @@ from ..errors import LMCacheConnectError
 
 
 class APIModuleError(LMCacheConnectError, ImportError):
-    """A module of the internal API cannot be added to an application. `module` is its name, or its router's."""
+    """A module of the internal API cannot be added to an application. `module` is its name, or the router's source."""
 
     def __init__(self, module: str, reason: str) -> None:
         super().__init__(f"the API module {module} was left out: {reason}")
@@ -17,7 +17,7 @@ class APIModuleError(LMCacheConnectError, ImportError):
 
 
 class DuplicateRouteError(APIModuleError):
-    """A route is there already. `route` reads `GET /version`; `registered` is the module that has it."""
+    """A route exists already. `route` reads `GET /version`; `registered` is the module that has it."""
 
     def __init__(self, module: str, route: str, registered: str) -> None:
         super().__init__(module, f"its route {route} is taken already by {registered}; give it another path")
@@ -26,7 +26,7 @@ class DuplicateRouteError(APIModuleError):
 
 
 class APIRegistrationError(LMCacheConnectError, ImportError):
-    """Modules of the internal API were left out, and `strict` was asked for. `failures` says which, and why."""
+    """Modules of the internal API were left out although `strict` was set. `failures` says which, and why."""
 
     def __init__(self, failures: Iterable[str]) -> None:
         self.failures = tuple(failures)
@@ -34,7 +34,7 @@ class APIRegistrationError(LMCacheConnectError, ImportError):
 
 
 class ServerBindError(LMCacheConnectError, OSError):
-    """The internal API server cannot listen where it shall. `address` reads `127.0.0.1:8000` or `unix:/path`."""
+    """The internal API server cannot listen on its address. `address` reads `127.0.0.1:8000` or `unix:/path`."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"cannot listen on {address}: {reason}")

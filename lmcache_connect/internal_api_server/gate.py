@@ -1,4 +1,4 @@
-"""`Gate`: who may do what, decided before a route sees the request."""
+"""`Gate`: decides who may do what, before a route sees the request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
 OPEN_PATHS: Final = frozenset({"/", "/health/live", "/health/ready"})
-"""What needs no token: the status page, which holds no data, and what an orchestrator asks."""
+"""Paths that need no token: the status page, which holds no data, and the checks of an orchestrator."""
 
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),
@@ -28,19 +28,18 @@ _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-"""On every answer that does not say otherwise."""
-
+"""On every answer that does not set them itself."""
 
 _DRAINED: Final = 8
-"""Times the limit that a body may have to be taken, and forgotten, before it is refused."""
+"""A body of up to so many times the limit is read and thrown away before it is refused."""
 
 
 class Gate:
     """Refuses requests for other hosts, from other sites, without the token, and those that are too large or too slow.
 
-    * The Host header must be an address of this machine, localhost, or one of `allowed_hosts`: a page that makes a
-      name of its own point here (DNS rebinding) is refused.
-    * What a browser sends on behalf of another site is refused where it would change something.
+    * The Host header must be an IP address, localhost, or one of `allowed_hosts`. A foreign page whose host name
+      resolves to this machine (DNS rebinding) is refused.
+    * A request that a browser sends for another site is refused where it would change something.
     * The token is compared in constant time.
     """
 
@@ -84,7 +83,7 @@ class Gate:
         received = 0
 
         async def receive_bounded() -> Message:
-            # FastAPI's own limit answers before this gate, in plain text and for any host.
+            # Not left to FastAPI: its limit would answer before this gate does, in plain text and to any host.
             nonlocal received
             message = await receive()
             if message["type"] == "http.request":
@@ -113,7 +112,7 @@ class Gate:
                 late = answer_unexpected(scope["path"], error)
             if not started:
                 await late(scope, receive, send_with_headers)
-            # Otherwise the server sees an answer without an end, and closes the connection.
+            # Otherwise the answer has begun: the server sees that it has no end, and closes the connection.
 
     def _refusal(self, scope: Scope) -> tuple[int, str, str, dict[str, str] | None] | None:
         headers = Headers(scope=scope)
@@ -137,7 +136,7 @@ class Gate:
                 {"www-authenticate": "Bearer"},
             )
         length = headers.get("content-length", "0")
-        if int(length) > self._max_body_bytes:  # the server has seen that it is a number
+        if int(length) > self._max_body_bytes:  # the server has checked that it is a number
             return self._too_large()
         return None
 
@@ -146,7 +145,7 @@ class Gate:
         return 413, "body_too_large", detail, {"connection": "close"}
 
     async def _drain(self, receive: Receive) -> None:
-        """Takes a body that is somewhat too large, since whoever sends reads no answer before; not one without end."""
+        """Reads a body that is somewhat too large: many clients read no answer before they have sent all. Bounded."""
         left = _DRAINED * self._max_body_bytes
         with anyio.move_on_after(self._timeout):
             while left > 0:

@@ -1,4 +1,4 @@
-"""`Listener`: the socket of a server, bound before the server starts, so that a failure is told at once."""
+"""`Listener`: the socket of a server. It is bound before the server starts, so that a failure is raised at once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Final
 
 from .errors import ServerBindError
 
-BACKLOG = 128
+_BACKLOG: Final = 128
 
 
 class Listener:
-    """A bound and listening socket. `address` is where, as a URL; for a unix socket, `unix:<path>`."""
+    """A bound and listening socket. `address` is its URL; for a unix socket, `unix:<path>`."""
 
     def __init__(self, sock: socket.socket, address: str, file: tuple[Path, int, int] | None = None) -> None:
         self.sock = sock
@@ -23,10 +24,10 @@ class Listener:
 
     @classmethod
     def tcp(cls, host: str, port: int) -> Listener:
-        """Listens on the first address of `host`. Port 0 takes a free one.
+        """Listens on the first address of `host`. Port 0 takes a free port.
 
         Raises:
-            ServerBindError: the port is occupied, privileged, or the address is not this machine's.
+            ServerBindError: the port is occupied or privileged, or this machine does not have the address.
         """
         shown = f"[{host}]" if ":" in host else host
         where = f"{shown}:{port}"
@@ -38,10 +39,10 @@ class Listener:
             raise ServerBindError(where, f"the name cannot be resolved: {error.strerror}") from error
         sock = socket.socket(family, kind, protocol)
         try:
-            # Of a server that has just ended, connections may linger; two servers at a time are refused all the same.
+            # Connections of a server that has just ended may linger. Two servers at a time are refused all the same.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
-            sock.listen(BACKLOG)
+            sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
             raise ServerBindError(where, _tcp_reason(error)) from error
@@ -50,22 +51,24 @@ class Listener:
 
     @classmethod
     def unix(cls, path: Path) -> Listener:
-        """Listens on a unix socket, made with mode 0600. What is at `path` already is never removed.
+        """Listens on a unix socket that is made with mode 0600. A file that is at `path` already is never removed.
 
         Raises:
-            ServerBindError: something is there, or it cannot be made.
+            ServerBindError: something is at `path`, or the socket cannot be made there.
         """
         where = f"unix:{path}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             try:
-                os.fchmod(sock.fileno(), 0o600)  # on Linux the file is then made with it: nobody can be faster
+                os.fchmod(
+                    sock.fileno(), 0o600
+                )  # on Linux the file is made with this mode, so that nobody can open it before
             except OSError:
-                pass  # elsewhere it is set below, before anything listens
+                pass  # other systems: the mode is set below, before anything listens
             sock.bind(str(path))
             path.chmod(0o600)
             made = path.stat()
-            sock.listen(BACKLOG)
+            sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
             raise ServerBindError(where, _unix_reason(error, path)) from error
@@ -73,7 +76,7 @@ class Listener:
         return cls(sock, where, (path, made.st_dev, made.st_ino))
 
     def close(self) -> None:
-        """Closes the socket, and removes its file where that is still ours. Idempotent."""
+        """Closes the socket, and removes its file where it is still the one made here. Idempotent."""
         self.sock.close()
         file, self._file = self._file, None
         if file is None:
@@ -84,7 +87,7 @@ class Listener:
             if (found.st_dev, found.st_ino) == (device, inode):
                 path.unlink()
         except OSError:
-            pass  # somebody removed it, or its folder
+            pass  # the file or its folder was removed meanwhile
 
 
 def _tcp_reason(error: OSError) -> str:
@@ -112,13 +115,13 @@ def _unix_reason(error: OSError, path: Path) -> str:
 
 
 def _occupant(path: Path) -> str:
-    """What is at a path, and what to do about it."""
+    """Says what is at a path, and what to do about it."""
     try:
         is_socket = stat.S_ISSOCK(path.lstat().st_mode)
     except OSError:
         return "something is there"
     if not is_socket:
-        return "a file that is no socket is there; choose another path"
+        return "a file that is not a socket is there; choose another path"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -1,4 +1,4 @@
-"""`Problem`: the one shape of every answer that is no success."""
+"""`Problem`: the one shape of every answer to a request that failed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ..observability import event
 
 
 class Problem(BaseModel):
-    """What went wrong, for people in `detail`, and for programs in `problem`."""
+    """What went wrong: `detail` is for people, `problem` for programs."""
 
     problem: str = Field(description="a word for the kind, such as `not_found` or the class of the error")
     detail: str = Field(description="what was wrong, what was expected, and what to do")
 
 
 class ProblemError(HTTPException):
-    """Raised by a route to answer with a `Problem`. An application that knows nothing of these answers its detail."""
+    """Raised by a route to answer with a `Problem`. Without `answer_errors` only the detail is answered."""
 
     def __init__(self, status: int, problem: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, detail, dict(headers or {}))
@@ -61,17 +61,17 @@ _WORDS: Final = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route that may answer with these, for its documentation."""
+    """The `responses=` of a route that may answer with these statuses, for the OpenAPI document."""
     return {status: {"model": Problem} for status in statuses}
 
 
 def answer(status: int, problem: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """A `Problem` as a response."""
+    """A response with a `Problem` as its body."""
     return JSONResponse({"problem": problem, "detail": detail}, status, headers=dict(headers or {}))
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Has an application answer the toolkit's errors, and those of its routes, with a `Problem`."""
+    """Makes an application answer the toolkit's errors, and the `ProblemError` of a route, with a `Problem`."""
 
     @app.exception_handler(ProblemError)
     async def _problem(_request: Request, error: ProblemError) -> JSONResponse:
@@ -84,7 +84,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Has an application answer every failure with a `Problem`."""
+    """Makes an application answer every failure with a `Problem`."""
     answer_errors(app)
 
     @app.exception_handler(HTTPException)
@@ -97,7 +97,7 @@ def answer_problems(app: FastAPI) -> None:
 
 
 def _explained(error: Mapping[str, Any]) -> str:
-    """Where and what, never the input, which may hold anything: its names as well, where they are the caller's."""
+    """Says where and what. Never shows the input, which may hold anything, nor the name of an unknown field."""
     place = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         return f"{'.'.join(place[:-1])}: a field that is not known here"
@@ -105,9 +105,9 @@ def _explained(error: Mapping[str, Any]) -> str:
 
 
 def answer_unexpected(path: str, error: Exception) -> JSONResponse:
-    """The answer to what no route expects, logged with where it came from.
+    """The answer to an error that no route expects. Logs it with the place that it came from.
 
-    Without its message, here as there: nobody has looked at what it may hold.
+    The error's message is in neither: it may hold anything, secrets included.
     """
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))

@@ -19,7 +19,7 @@ MIN_TOKEN_LENGTH = 16
 
 
 class APIServerConfig(Settings):
-    """Frozen settings of one server. Code beats the environment, which beats the defaults.
+    """Frozen settings of one server. Arguments beat the environment, which beats the defaults.
 
     Each setting `name` is read from the environment variable `LMCACHE_CONNECT_API_NAME`; lists are JSON there.
 
@@ -30,28 +30,28 @@ class APIServerConfig(Settings):
     model_config = SettingsConfigDict(env_prefix="LMCACHE_CONNECT_API_")
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any but a loopback address needs a token."""
+    """The address to listen on. An address other than loopback needs a token."""
 
     port: Port = 0
-    """The port to listen on; 0 takes a free one, which the server reports."""
+    """The port to listen on. 0 takes a free one: see `InternalAPIServer.address`."""
 
     unix_socket: Path | None = None
-    """The path of a unix socket to listen on instead, which its owner alone may use (mode 0600)."""
+    """The path of a unix socket to listen on instead. Only its owner may use it (mode 0600)."""
 
     token: SecretStr | None = None
-    """What callers send as `Authorization: Bearer <token>`; at least 16 characters."""
+    """The token that callers send as `Authorization: Bearer <token>`. At least 16 characters."""
 
     token_file: Path | None = None
-    """A file that holds the token, instead of `token`. Space around it does not count."""
+    """A file to read the token from, instead of `token`. White space around the token is ignored."""
 
     protect: Protection | None = None
     """What needs the token: `all`, or `writes` alone. Default: `writes` on loopback and unix sockets, else `all`."""
 
     allowed_hosts: tuple[str, ...] = ()
-    """Host names, without a port, that requests may be addressed to besides the address itself and localhost."""
+    """Host names, without a port, that requests may name in `Host` besides IP addresses and localhost."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 26)] = 1 << 20
-    """Bytes of a request's body."""
+    """The most bytes of a request's body."""
 
     request_timeout: Seconds = 30.0
     """How long a request may take in seconds, its body included."""
@@ -63,25 +63,25 @@ class APIServerConfig(Settings):
     """How long `stop()` lets requests under way finish, in seconds."""
 
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Connections at a time; a further one is answered with 503."""
+    """The most connections at a time. A further one is answered with 503."""
 
     thread: bool = False
-    """Whether the server runs on an event loop in a thread of its own rather than on the caller's."""
+    """Whether the server runs on an event loop in a thread of its own. Otherwise it runs on the caller's loop."""
 
     metrics_port: Port | None = None
-    """A port for `/metrics` alone, so that scraping opens nothing else; 0 takes a free one."""
+    """A port for `/metrics` alone, so that a scraper reaches nothing else. 0 takes a free one."""
 
     metrics_host: str = "127.0.0.1"
-    """The address of that port. Any but a loopback address needs `metrics_token` or `metrics_open`."""
+    """The address of that port. An address other than loopback needs `metrics_token` or `metrics_open`."""
 
     metrics_token: SecretStr | None = None
-    """The token for that port; at least 16 characters."""
+    """The token for that port. At least 16 characters."""
 
     metrics_open: bool = False
-    """Whether that port may listen on any address without a token: metrics hold no secret and no key."""
+    """Whether that port may listen on any address without a token. Metrics hold neither secrets nor keys."""
 
     loggers: tuple[str, ...] = ("lmcache_connect", "lmcache", "uvicorn")
-    """Loggers whose level may be changed, and those below them."""
+    """Loggers whose level may be changed. It holds for the loggers below them as well."""
 
     @field_validator("token", "metrics_token")
     @classmethod
@@ -98,11 +98,11 @@ class APIServerConfig(Settings):
 
     @classmethod
     def load(cls, **settings: Any) -> Self:
-        """The settings given, over those of the environment, over the defaults; the token file is read.
+        """The settings given, over those of the environment, over the defaults. Reads the token file.
 
         Raises:
-            InvalidConfigError: an unknown setting, a value of the wrong type or range, or an address that anybody may
-                reach without a token. No value is shown.
+            InvalidConfigError: an unknown setting, a value of the wrong type or range, or an address that everybody
+                may reach without a token. The message shows no value.
         """
         made = super().load(**settings)
         if made.token_file is not None:
@@ -111,10 +111,10 @@ class APIServerConfig(Settings):
         return made
 
     def check_access(self) -> None:
-        """Refuses what would let anybody on the network in.
+        """Refuses settings that would let everybody on the network in.
 
         Raises:
-            InvalidConfigError: a listener beyond the machine has no token.
+            InvalidConfigError: an address that other machines reach has no token.
         """
         if self.unix_socket is None and not is_loopback(self.host) and self.token is None:
             raise InvalidConfigError(
@@ -127,7 +127,7 @@ class APIServerConfig(Settings):
             raise InvalidConfigError(
                 "metrics_token",
                 f"{self.metrics_host} can be reached from other machines: set metrics_token, or metrics_open=true to "
-                "let anybody read the metrics",
+                "let everybody read the metrics",
             )
 
     @property
@@ -141,7 +141,7 @@ class APIServerConfig(Settings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address. A name other than localhost may be anybody's."""
+    """Whether only this machine reaches an address. A name other than localhost may resolve to any address."""
     if host == "localhost":
         return True
     try:
@@ -165,5 +165,5 @@ def _read_token(file: Path) -> SecretStr:
     except OSError as error:
         raise InvalidConfigError("token_file", f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise InvalidConfigError("token_file", f"what {file} holds is no token: {error}") from None
+        raise InvalidConfigError("token_file", f"{file} does not hold a token: {error}") from None
     return SecretStr(token)

@@ -1,4 +1,4 @@
-"""`APIState`: what the routes of one application work on."""
+"""`APIState`: the manager and the settings that the routes of one application work on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ATTRIBUTE: Final = "lmcache_connect"
 
 @dataclass
 class APIState:
-    """The manager that an application shows, the server's settings, and what is kept between requests."""
+    """The manager, the server's settings, and what is kept between requests: the last health check and metrics."""
 
     manager: ConnectorManager
     config: APIServerConfig
@@ -30,10 +30,10 @@ class APIState:
 
 
 def attach(app: FastAPI, manager: ConnectorManager, config: APIServerConfig | None = None) -> APIState:
-    """Gives an application of your own the manager that its internal API works on.
+    """Gives an application of your own the manager that its internal API works on. Returns its state.
 
-    Only the settings for routes count: `ready_timeout` and `loggers`. The toolkit's errors are answered as problems.
-    Who may reach the application is its own affair; see `InternalAPIServer` for one that is safe by default.
+    Of the settings, only those for routes count: `ready_timeout` and `loggers`. The toolkit's errors are answered as
+    problems. The application itself must decide who may reach it; `InternalAPIServer` is safe by default.
     """
     state = APIState(manager, config if config is not None else APIServerConfig.load())
     setattr(app.state, _ATTRIBUTE, state)
@@ -42,10 +42,10 @@ def attach(app: FastAPI, manager: ConnectorManager, config: APIServerConfig | No
 
 
 def state_of(app: FastAPI) -> APIState:
-    """What `attach` gave an application.
+    """The state that `attach` gave an application.
 
     Raises:
-        ProblemError: 503, where it was given nothing.
+        ProblemError: 503, where it was given none.
     """
     state = getattr(app.state, _ATTRIBUTE, None)
     if not isinstance(state, APIState):
@@ -53,13 +53,13 @@ def state_of(app: FastAPI) -> APIState:
     return state
 
 
-# Coroutines, although they wait for nothing: FastAPI hands others to a thread, which costs more than all they do.
+# Coroutines, although they wait for nothing: FastAPI runs plain functions in a thread, which costs more.
 async def _state(request: Request) -> APIState:
     return state_of(request.app)
 
 
 State = Annotated[APIState, Depends(_state)]
-"""What a route takes to work on a manager."""
+"""The type of a route's parameter for the state."""
 
 
 async def _manager(state: State) -> ConnectorManager:
@@ -67,4 +67,4 @@ async def _manager(state: State) -> ConnectorManager:
 
 
 Manager = Annotated[ConnectorManager, Depends(_manager)]
-"""What a route takes that needs the manager alone."""
+"""The type of a route's parameter for the manager alone."""

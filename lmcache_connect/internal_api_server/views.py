@@ -1,4 +1,4 @@
-"""What several routes show: connectors, their operations, the hot cache."""
+"""What several routes answer with: connectors, their operations, the hot cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Operation(BaseModel):
 
     @classmethod
     def of(cls, counted: OperationStatistics) -> Operation:
-        """The counters as they are."""
+        """The counters now."""
         return cls(
             calls=counted.calls,
             keys=counted.items,
@@ -50,7 +50,7 @@ class Connector(BaseModel):
     kind: str = Field(description="the connector's class")
     state: Literal["open", "closed"]
     breaker: Literal["closed", "open", "half_open"] = Field(description="the circuit breaker; `closed`: calls are made")
-    bypass: bool = Field(description="whether the store is left out: every get a miss, every put dropped")
+    bypass: bool = Field(description="whether the store is left out: every get is a miss, every put is dropped")
     in_flight: int
     statistics: dict[str, Operation] = Field(description="by operation, such as `get` and `batched_put`")
 
@@ -76,7 +76,7 @@ class HotCache(BaseModel):
     chunks: int
     bytes: int
     arena_capacity: int
-    arena_reserved: int = Field(description="of the arena: cached chunks, and those that somebody holds")
+    arena_reserved: int = Field(description="bytes of the arena with cached chunks, and with chunks that are held")
     arena_largest_free: int
     evictions: int
     refusals: int = Field(description="allocations that found no room")

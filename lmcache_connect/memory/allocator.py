@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from typing import Final
 
 GRANULE: Final = 4096
-"""Blocks are whole pages, so that no two share one: sizes are rounded up to a multiple of this."""
+"""Blocks are whole pages, so that no two blocks share one: sizes are rounded up to a multiple of this."""
 
 SMALL: Final = 1 << 20
 """Blocks below this size, in bytes, are placed at the high end of the arena, the others at the low end."""
@@ -74,7 +74,7 @@ class BlockAllocator:
         return start
 
     def free(self, start: int, size: int) -> None:
-        """Takes back a block that `allocate` gave."""
+        """Frees a block that `allocate` returned."""
         self.free_bytes += size
         if (before := self._end_of.get(start)) is not None:
             gap = self._size_of[before]

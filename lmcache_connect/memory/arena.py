@@ -1,4 +1,4 @@
-"""`Arena`: one anonymous mapping, handed out in blocks. A block that is handed out is called a lease."""
+"""`Arena`: one anonymous mapping, handed out in blocks. A block that is handed out is a lease."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class HotCache:
             return obj is not None
 
     def unpin(self, key: Key) -> bool:
-        """Takes one pin back. Returns False where the chunk is not cached or not pinned."""
+        """Releases one pin. Returns False where the chunk is not cached or not pinned."""
         with self._lock:
             obj = self._find(key_string(key))
             return obj is not None and obj.unpin()
@@ -122,7 +122,7 @@ class HotCache:
     def evict_one(self) -> bool:
         """Drops the chunk that the policy names first among those that nobody else holds or pins.
 
-        Returns False where there is none.
+        Returns False where there was nothing to drop.
         """
         with self._lock:
             name = next((name for name in self._policy.candidates() if self._chunks[name].obj.can_evict()), None)
@@ -150,7 +150,7 @@ class HotCache:
             return None
         if cached.obj.is_valid():
             return cached.obj
-        # A caller gave back one reference too many: the cache's own. The chunk is gone; the cache goes on.
+        # A caller released one reference too many: the cache's own. The chunk is gone; the cache goes on.
         self._drop(name)
         return None
 

@@ -117,7 +117,7 @@ class LocalCPUBackend(ChunkMemory):
         self._arena.object_ended(leaked)
 
     def object_let_go(self, obj: MemoryObj) -> None:
-        """Called by an object when a reference or a pin was given back: if it is cached, it may be evicted now."""
+        """Called by an object when a reference or a pin was released: if it is cached, it may be evicted now."""
         self._line.wake_first()
 
     def owns(self, obj: object) -> bool:
@@ -167,7 +167,7 @@ class LocalCPUBackend(ChunkMemory):
         return self._hot.contains(key, pin=True)
 
     def unpin(self, key: Key) -> bool:
-        """Takes one pin back. Returns False where the chunk is not cached or not pinned."""
+        """Releases one pin. Returns False where the chunk is not cached or not pinned."""
         return self._hot.unpin(key)
 
     def remove(self, key: Key, force: bool = True) -> bool:

@@ -30,14 +30,14 @@ class ObjectOwner(Protocol):
         """
 
     def object_let_go(self, obj: MemoryObj) -> None:
-        """Called when a reference or a pin was given back and the object lives on: a cache may evict it now."""
+        """Called when a reference or a pin was released and the object lives on: a cache may evict it now."""
 
 
 class MemoryObj:
     """A chunk's bytes, with its shapes and dtypes.
 
-    It starts with one reference, which belongs to the caller that received it. It dies when the last one is given
-    back: from then on every use raises `ReleasedObjectError`. `with obj:` gives one reference back at the end.
+    It starts with one reference, which belongs to the caller that received it. It dies when the last one is
+    released: from then on every use raises `ReleasedObjectError`. `with obj:` releases one reference at the end.
     Views made from it (`byte_array` and slices of it, `numpy()`, `tensor`) keep the memory from being reused as
     long as they exist. So a forgotten view never shows another chunk's data; it only takes up room. Thread-safe.
     """
@@ -185,19 +185,19 @@ class MemoryObj:
         return self._refs
 
     def ref_count_up(self) -> None:
-        """Takes one more reference. Raises `ReleasedObjectError` on a released object."""
+        """Adds a reference. Raises `ReleasedObjectError` on a released object."""
         with _lock:
             self._live("ref_count_up")
             self._refs += 1
 
     def ref_count_down(self) -> None:
-        """Gives one reference back; the last one releases the object. Raises `ReleasedObjectError` after that."""
+        """Releases one reference. The last one ends the object: after that this raises `ReleasedObjectError`."""
         with _lock:
             self._live("ref_count_down")
             self._refs -= 1
             released = not self._refs
             if released:
-                self._view = None  # the block goes back to the arena unless a view of it still exists
+                self._view = None  # the arena reclaims the block, unless a view of it still exists
                 self._pins = 0
         if released:
             self._owner.object_released(self, leaked=False)
@@ -212,7 +212,7 @@ class MemoryObj:
         return True
 
     def unpin(self) -> bool:
-        """Takes one pin back. Returns False where there was none."""
+        """Releases one pin. Returns False where there was none."""
         with _lock:
             self._live("unpin")
             if not self._pins:

@@ -1,4 +1,4 @@
-"""Giving references back in bulk."""
+"""Releasing references in bulk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Releasable(Protocol):
 
 
 def release_all(result: object) -> None:
-    """Gives back one reference of every memory object in a result: of one object, or of those in a list or tuple.
+    """Releases one reference of every memory object in a result: of one object, or of each in a list or tuple.
 
     Whatever else is in the result is left alone: None for a miss, an object that was released already, other values.
     """

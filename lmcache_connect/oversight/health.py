@@ -65,7 +65,7 @@ class HealthCheck:
         if self._clock() - self._found_at < self._freshness:
             return self._found
         if self._running is None or self._running.done():
-            # A task of its own: whoever is cancelled must not take the others' answer away.
+            # A task of its own: a caller who is cancelled must not take the others' answer away.
             self._running = asyncio.get_running_loop().create_task(self._ask(timeout))
         return await asyncio.shield(self._running)
 

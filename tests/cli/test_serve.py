@@ -103,7 +103,7 @@ def test_it_says_where_it_listens_and_how_the_stores_are() -> None:
         (("--url", "nonsense"), "the scheme is missing"),
         (("--url", "redisx://h"), "no adapter for the scheme 'redisx'"),
         (("--url", "memory://s", "--host", "0.0.0.0"), "set token or token_file"),
-        (("--url", "memory://s", "--host", "203.0.113.7", "--token-file", "/dev/null"), "is no token"),
+        (("--url", "memory://s", "--host", "203.0.113.7", "--token-file", "/dev/null"), "does not hold a token"),
         (("--url", "memory://s", "--unix-socket", "/nowhere/api.sock"), "there is no folder /nowhere"),
         (("--url", "memory://s", "--log-level", "LOUD"), "expected DEBUG, INFO, WARNING or ERROR"),
         (("--url", "memory://s", "--port", "70000"), "port"),

@@ -119,7 +119,7 @@ async def test_what_is_at_a_unix_sockets_path_is_never_removed(
     path = tmp_path / "api.sock"
     async with ConnectorManager(NO_STORE, None, local_cpu_backend) as manager:
         path.write_text("mine")
-        with pytest.raises(ServerBindError, match="a file that is no socket is there"):
+        with pytest.raises(ServerBindError, match="a file that is not a socket is there"):
             await server_of(manager, unix_socket=path).start()
         assert path.read_text() == "mine"
         path.unlink()

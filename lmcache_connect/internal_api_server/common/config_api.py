@@ -13,7 +13,7 @@ router = APIRouter(tags=["common"])
 
 
 class Configuration(BaseModel):
-    """Settings by name. Secrets read `***`; of `extra_config`, values that may be one do as well."""
+    """Settings by name. Secrets read `***`, and so does each value of `extra_config` that may be a secret."""
 
     settings: dict[str, Any] = Field(description="of the manager and its connectors: `ConnectorConfig`")
     server: dict[str, Any] = Field(description="of this server: `APIServerConfig`")

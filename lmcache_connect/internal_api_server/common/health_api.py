@@ -20,7 +20,7 @@ class Liveness(BaseModel):
 
 
 class StoreReadiness(BaseModel):
-    """One connector's store. `seconds` is the ping's round trip; `error` the class of its failure."""
+    """One connector's store. `seconds` is the ping's round trip, `error` the class of its failure."""
 
     connector: str
     health: Health
@@ -29,12 +29,12 @@ class StoreReadiness(BaseModel):
 
     @classmethod
     def of(cls, found: StoreHealth) -> StoreReadiness:
-        """Without the failure's message, because this route may need no token."""
+        """Leaves out the failure's message, because this route needs no token."""
         return cls(connector=found.connector, health=found.health, seconds=found.seconds, error=found.error)
 
 
 class Readiness(BaseModel):
-    """Whether every store answers that is not closed or bypassed on purpose."""
+    """Whether every store answers. Stores that were closed or bypassed do not count."""
 
     status: Literal["ready", "not_ready"]
     stores: list[StoreReadiness]
@@ -48,9 +48,9 @@ async def liveness() -> Liveness:
 
 @router.get("/health/ready", responses={503: {"model": Readiness}})
 async def readiness(state: State, response: Response) -> Readiness:
-    """Pings every store at once, with the deadline `ready_timeout`; 503 where one does not answer.
+    """Pings every store at once, with the deadline `ready_timeout`. Answers 503 where one does not answer.
 
-    An answer is at most half a second old: however many ask, the stores are asked twice a second.
+    An answer may be half a second old, so that stores are pinged at most twice a second.
     """
     found = await state.health.check(state.config.ready_timeout)
     is_ready = all(store.is_usable for store in found)

@@ -1,4 +1,4 @@
-"""Log levels, read and changed while the process runs."""
+"""Reading and changing log levels while the process runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Level = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"]
 
 
 class LoggerLevel(BaseModel):
-    """One logger. `level` is its own, `NOTSET` where it has none; `effective` is what counts."""
+    """One logger. `level` is its own, `NOTSET` where it has none. `effective` is the one in effect."""
 
     logger: str
     level: str
@@ -33,14 +33,14 @@ class LogLevels(BaseModel):
 
 
 class NewLevel(Body):
-    """What a logger is to have; `NOTSET` takes its own level back."""
+    """The level that a logger is to have. `NOTSET` removes its own level."""
 
     level: Level = Field(description="a standard level of Python's logging")
 
 
 @router.get("/log-levels")
 async def log_levels(state: State) -> LogLevels:
-    """The loggers under those of the setting `loggers` that exist."""
+    """The loggers that exist, of those in the setting `loggers` and below."""
     names = [name for name in list(logging.root.manager.loggerDict) if _may_change(state.config.loggers, name)]
     return LogLevels(loggers=[_level(name) for name in sorted({*names, *state.config.loggers})])
 
@@ -51,7 +51,9 @@ async def set_log_level(logger: Annotated[str, Path(max_length=256)], new: NewLe
     known = logger in state.config.loggers or logger in logging.root.manager.loggerDict
     if not known or not _may_change(state.config.loggers, logger):
         raise ProblemError(
-            404, "not_found", f"no such logger; expected one under {', '.join(state.config.loggers)}, as GET lists them"
+            404,
+            "not_found",
+            f"no such logger may be changed; expected one under {', '.join(state.config.loggers)}, as GET lists them",
         )
     logging.getLogger(logger).setLevel(new.level)
     event(logging.WARNING, "log_level", logger=logger, level=new.level)

@@ -15,9 +15,9 @@ router = APIRouter(tags=["common"])
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "the metrics"}},
 )
 async def metrics(state: State, request: Request) -> Response:
-    """Every metric, in Prometheus' text format, or in OpenMetrics where it is asked for. No label holds a URL.
+    """Every metric, in Prometheus' text format, or in OpenMetrics where the request accepts it. No label holds a URL.
 
-    At most a quarter of a second old.
+    An answer may be a quarter of a second old.
     """
     body, media_type = await state.metrics.rendered(request.headers.get("accept", ""))
     return Response(body, media_type=media_type)

@@ -1,4 +1,4 @@
-"""What the process is doing: asyncio tasks and threads, with their stacks."""
+"""Stacks: what the asyncio tasks and the threads of the process are doing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..state import State
 router = APIRouter(tags=["common"])
 
 _MOST: Final = 1000
-"""Tasks, or threads, that are listed."""
+"""The most tasks, or threads, that are listed."""
 
 _DEPTH: Final = 64
-"""Frames of one stack, the innermost of them."""
+"""The most frames of one stack. The innermost ones are kept."""
 
 
 class Frame(BaseModel):
-    """A place in the code. No value of a variable is ever shown."""
+    """A place in the code. Values of variables are never shown."""
 
     function: str
     file: str
@@ -32,7 +32,7 @@ class Frame(BaseModel):
 
 
 class TaskState(BaseModel):
-    """One task that has not ended. `stack` begins where it waits."""
+    """One task that has not ended. `stack` begins with the frame that waits."""
 
     name: str
     coroutine: str
@@ -40,14 +40,14 @@ class TaskState(BaseModel):
 
 
 class Tasks(BaseModel):
-    """The tasks of the connectors' event loop. `total` counts those left out as well."""
+    """The tasks of the connectors' event loop. `total` counts those that are left out of the list as well."""
 
     total: int
     tasks: list[TaskState] = Field(description=f"the first {_MOST}, by name")
 
 
 class ThreadState(BaseModel):
-    """One thread. `stack` begins with what it executes."""
+    """One thread. `stack` begins with the frame that it executes."""
 
     name: str
     ident: int | None
@@ -56,7 +56,7 @@ class ThreadState(BaseModel):
 
 
 class Threads(BaseModel):
-    """The threads of the process. `total` counts those left out as well."""
+    """The threads of the process. `total` counts those that are left out of the list as well."""
 
     total: int
     threads: list[ThreadState] = Field(description=f"the first {_MOST}, by name")
@@ -64,14 +64,14 @@ class Threads(BaseModel):
 
 @router.get("/tasks")
 async def tasks(state: State) -> Tasks:
-    """The tasks that live on the connectors' event loop, and where each one waits."""
+    """The tasks on the connectors' event loop, and where each one waits. None before there is such a loop."""
     owner = state.manager.made_owner
     return await owner.run(_tasks) if owner is not None else Tasks(total=0, tasks=[])
 
 
 @router.get("/threads")
 async def threads() -> Threads:
-    """The threads of the process, and what each one executes."""
+    """The threads of the process, and where each one is."""
     frames = sys._current_frames()
     alive = sorted(threading.enumerate(), key=lambda thread: thread.name)
     return Threads(
@@ -103,7 +103,7 @@ def _task(task: asyncio.Task[object]) -> TaskState:
 
 
 def _awaiting(coroutine: object) -> Iterable[Frame]:
-    """From where it waits outwards: what a task awaits, and what that awaits, and so on."""
+    """The frames of the coroutines that await each other, from the one that waits outwards."""
     found: list[Frame] = []
     while coroutine is not None and len(found) < _DEPTH:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)

@@ -1,4 +1,4 @@
-"""The status page, and the document that it shows."""
+"""The status page, and the document that its script shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter(tags=["common"])
 
 
 class StoreStatus(BaseModel):
-    """One connector and its store. `ping_seconds` and `error` are of the last ping."""
+    """One connector and its store. `ping_seconds`, `error` and `detail` are of the last ping."""
 
     connector: Connector
     health: Health
@@ -29,7 +29,7 @@ class StoreStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """Everything at a glance. Times are seconds since 1970; counters only grow, rates are their differences."""
+    """Everything at a glance. Times are seconds since 1970. Counters only grow: take differences for rates."""
 
     version: str
     worker: str | None = Field(description="the name under which it announces itself to others")
@@ -41,12 +41,12 @@ class Status(BaseModel):
 
 @router.get("/status")
 async def status(state: State) -> Status:
-    """The stores, their health, their counters, and the arena. Pings the stores, twice a second at most."""
+    """The stores, their health, their counters, and the arena. Pings the stores at most twice a second."""
     manager = state.manager
     health = {found.connector: found for found in await state.health.check(state.config.ready_timeout)}
     stores = []
     for connector in manager.known_connectors:
-        found = health.get(connector.name)  # None: made since the last ping
+        found = health.get(connector.name)  # None: it was made after the last ping
         stores.append(
             StoreStatus(
                 connector=Connector.of(connector),
@@ -68,7 +68,7 @@ async def status(state: State) -> Status:
 
 @router.get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
-    """The status page. It holds no data: its script asks for that."""
+    """The status page. It holds no data itself: its script asks for them."""
     found = _page()
     return HTMLResponse(found.html, headers={"content-security-policy": found.content_security_policy})
 

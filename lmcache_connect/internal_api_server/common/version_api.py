@@ -1,4 +1,4 @@
-"""Which release runs here."""
+"""The release that runs."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Version(BaseModel):
 
 @router.get("/version")
 async def version() -> Version:
-    """The release that runs here."""
+    """The release that answers."""
     return Version(version=__version__, python=platform.python_version())

@@ -1,4 +1,4 @@
-"""The status page: one HTML file without a build step, whose script asks `/status` every second."""
+"""The status page: one HTML file without a build step. Its script asks `/status` every second."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class StatusPage:
-    """The page, and the policy under which a browser runs its own script and style and nothing else."""
+    """The page, and the content security policy that lets a browser run its script and style and nothing else."""
 
     html: str
     content_security_policy: str
 
     @classmethod
     def load(cls) -> StatusPage:
-        """The page of this release."""
+        """Reads the page of this release."""
         html = files(__name__).joinpath("page.html").read_text("utf-8")
         script, style = (_digest(html, name) for name in ("script", "style"))
         policy = (

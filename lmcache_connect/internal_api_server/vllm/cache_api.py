@@ -20,9 +20,9 @@ MOST_KEYS: Final = 1_000_000
 
 
 class ClearRequest(Body):
-    """What to clear: the keys that start with `prefix`, a dry run unless `dry_run` is false.
+    """Which keys to remove: those that start with `prefix`. With `dry_run`, they are only counted.
 
-    An empty prefix means everything, and needs `everything`.
+    An empty prefix means every key, and needs `everything`.
     """
 
     prefix: Annotated[str, Field(max_length=4096)]
@@ -31,11 +31,11 @@ class ClearRequest(Body):
     locations: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] | None = Field(
         default=None, description="names of connectors, and `hot-cache`; null: all of them"
     )
-    limit: Annotated[int, Field(ge=1, le=MOST_KEYS)] = Field(default=100_000, description="keys per connector")
+    limit: Annotated[int, Field(ge=1, le=MOST_KEYS)] = Field(default=100_000, description="the most keys per connector")
 
 
 class LocationCleared(BaseModel):
-    """What was done in one place. `complete`: false where the limit came first, or a failure."""
+    """What was done in one place. `complete` is false where the limit was reached, or a key could not be removed."""
 
     location: str
     matched: int
@@ -46,7 +46,7 @@ class LocationCleared(BaseModel):
 
 
 class Cleared(BaseModel):
-    """What was found, and removed unless it was a dry run."""
+    """What was found, and was removed unless it was a dry run."""
 
     dry_run: bool
     locations: list[LocationCleared]
@@ -54,9 +54,9 @@ class Cleared(BaseModel):
 
 @router.post("/clear", responses=problems(404, 409, 502))
 async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
-    """Removes the keys under a prefix from the stores and the hot cache, or with `dry_run` counts them.
+    """Removes the keys under a prefix from the stores and the hot cache. With `dry_run`, counts them.
 
-    Ends at the server's `request_timeout` at the latest; call it again for what is left.
+    It ends at the server's `request_timeout` at the latest: call it again to remove the rest.
     """
     if not request.prefix and not request.everything:
         raise ProblemError(

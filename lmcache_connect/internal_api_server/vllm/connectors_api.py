@@ -1,4 +1,4 @@
-"""Connectors: what each is doing, and the switches that an operator has."""
+"""Connectors: what each is doing, and an operator's switches for it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Connectors(BaseModel):
 
 
 class Ending(Body):
-    """How calls under way end. `grace`: seconds that they have to finish; null: the setting `close_grace`."""
+    """How calls under way end. `grace`: seconds that they have to finish. Null takes the setting `close_grace`."""
 
     grace: Grace = None
 
 
 class Bypass(Body):
-    """Whether the store is to be left out."""
+    """Whether the store is left out from now on."""
 
     enabled: bool
 
 
 @router.get("")
 async def connectors(manager: Manager) -> Connectors:
-    """Every connector, and those that were closed and may be recreated."""
+    """The connectors, including those that were closed and may be recreated."""
     return Connectors(connectors=[Connector.of(connector) for connector in manager.known_connectors])
 
 
@@ -50,7 +50,7 @@ async def connector(name: ConnectorName, manager: Manager) -> Connector:
 
 @router.post("/{name}/close", responses=problems(404, 502))
 async def close(name: ConnectorName, manager: Manager, ending: Ending | None = None) -> Connector:
-    """Closes a connector: calls under way may finish, later ones fail until it is recreated. Closing twice is fine."""
+    """Closes a connector. Calls under way may finish; later ones fail until it is recreated. Idempotent."""
     found = manager.connector(name)
     await found.close(ending.grace if ending is not None else None)
     return Connector.of(found)
@@ -58,9 +58,9 @@ async def close(name: ConnectorName, manager: Manager, ending: Ending | None = N
 
 @router.post("/{name}/recreate", responses=problems(404, 409, 502))
 async def recreate(name: ConnectorName, manager: Manager, ending: Ending | None = None) -> Connector:
-    """Makes a connector anew, from the same URL: new connections, the breaker closed. The application notices nothing.
+    """Recreates a connector from the same URL, with new connections and a closed circuit breaker.
 
-    One that was closed is open again.
+    The application keeps its connector, which is open afterwards, also where it was closed.
     """
     found = manager.connector(name)
     await manager.recreate(found, ending.grace if ending is not None else None)
@@ -69,7 +69,7 @@ async def recreate(name: ConnectorName, manager: Manager, ending: Ending | None 
 
 @router.put("/{name}/bypass", responses=problems(404))
 async def bypass(name: ConnectorName, new: Bypass, manager: Manager) -> Connector:
-    """Leaves the store out, or takes it back in: with a bypass every get is a miss and every put is dropped."""
+    """Leaves the store out, or uses it again. With a bypass every get is a miss and every put is dropped."""
     found = manager.connector(name)
     found.bypass = new.enabled
     return Connector.of(found)

@@ -14,7 +14,7 @@ router = APIRouter(prefix="/vllm/hot-cache", tags=["vllm"])
 
 
 class Switch(Body):
-    """Whether the hot cache is to take chunks."""
+    """Whether the hot cache takes chunks from now on."""
 
     enabled: bool
 
@@ -35,7 +35,7 @@ async def hot_cache(manager: Manager) -> HotCache | None:
 
 @router.put("", responses=problems(409))
 async def switch(new: Switch, manager: Manager) -> HotCache:
-    """Switches the hot cache on or off. Off, it takes no further chunk, and serves those it has until they go."""
+    """Switches the hot cache on or off. Off, it takes no further chunks, and serves those that it has."""
     memory = manager.local_cpu_backend
     if memory.hot_cache is None:
         raise ProblemError(409, "no_hot_cache", "chunks lie in memory that an engine owns, which has no hot cache here")
@@ -45,7 +45,7 @@ async def switch(new: Switch, manager: Manager) -> HotCache:
 
 @router.post("/clear")
 def clear(manager: Manager) -> Cleared:
-    """Drops every chunk that nobody holds or pins."""
+    """Drops every chunk that nobody holds or pins. Does nothing where there is no hot cache."""
     memory = manager.made_backend
     if memory is None:
         return Cleared(dropped=0, hot_cache=None)

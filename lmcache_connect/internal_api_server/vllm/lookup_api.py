@@ -31,7 +31,7 @@ class LookupRequest(Body):
 
 
 class Lookup(BaseModel):
-    """What the store holds. `found` has one answer per key, in order."""
+    """Which keys the store holds. `found` has one answer per key, in order."""
 
     connector: str
     keys: int
@@ -45,24 +45,24 @@ async def lookup(
     key: Annotated[list[ShortKey], Query(min_length=1, max_length=16)],
     connector: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Lookup:
-    """The hit prefix of a few keys. Asks the store, and changes nothing."""
+    """Looks up a few keys in the store. Changes nothing."""
     return await _lookup(manager, connector, key)
 
 
 @router.post("/lookup", responses=problems(404, 409, 502))
 async def lookup_many(request: LookupRequest, manager: Manager) -> Lookup:
-    """The hit prefix of many keys. Asks the store, and changes nothing."""
+    """Looks up many keys in the store. Changes nothing."""
     return await _lookup(manager, request.connector, request.keys)
 
 
 async def _lookup(manager: ConnectorManager, name: str | None, keys: list[str]) -> Lookup:
-    connector = the_connector(manager, name)
+    connector = _connector(manager, name)
     found = await connector.batched_exists(keys)
     return Lookup(connector=connector.name, keys=len(keys), hit_prefix=prefix_length(found), found=found)
 
 
-def the_connector(manager: ConnectorManager, name: str | None) -> ManagedConnector:
-    """The connector of this name; without one, the only one that is open."""
+def _connector(manager: ConnectorManager, name: str | None) -> ManagedConnector:
+    """The connector of this name. Without a name: the open connector, where there is only one."""
     if name is not None:
         return manager.connector(name)
     live = manager.connectors
