@@ -15,17 +15,21 @@ _THREADS_FROM: Final = {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}
 
 
 class S3ConnectorAdapter(ConnectorAdapter):
-    """`s3://bucket/prefix?endpoint=...`, and LMCache's forms with the host of a bucket; options: `S3Options`."""
+    """Takes `s3://bucket/prefix?endpoint=...`, and LMCache's URLs with the host of a bucket."""
 
     schema = "s3://"
     options = S3Options
 
     def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
-        """Imports what botocore needs for sessions, which takes long."""
+        """Imports what botocore needs for sessions. That takes long, so it is not done on the event loop."""
         import botocore.session  # noqa: F401
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        """A connector that connects on first use, and asks for credentials then."""
+        """Returns a connector. It looks for credentials and connects on first use.
+
+        Raises:
+            InvalidURLError, InvalidOptionError: the URL or its options name no possible bucket.
+        """
         options = context.options(S3Options)
         location = locate(context.remote_url, options)
         return S3Connector(

@@ -1,4 +1,4 @@
-"""`Bucket`: the requests to a bucket that bring no chunks: look-ups, listings, removals, multipart uploads."""
+"""`Bucket`: the requests to a bucket that move no chunks: look-ups, listings, removals, multipart uploads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .storing import Part
 from .transfers import Pool
 
 MAX_DELETED: Final = 1000
-"""Names that one request may delete."""
+"""The most names that one request may delete."""
 
 T = TypeVar("T")
 
 
 class Bucket:
-    """Small requests, each tried again where that may help. Lives on one event loop."""
+    """Makes small requests, each of them again where that may help. Lives on one event loop."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Bucket:
         self._is_known = False
 
     async def exists(self, name: str) -> bool:
-        """Whether there is an object of this name."""
+        """Returns whether there is an object of this name."""
         head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 400, 404}))
         if head.status == 400:
-            # A HEAD's answer has no body that would say why: credentials may have expired.
+            # A HEAD's answer has no body that would say why. A GET's has: credentials may have expired, for example.
             wanted = {"range": "bytes=0-0"}
             allowed = frozenset({200, 206, 404, 416})
             head, _ = await self._ask("GET", name, headers=wanted, operation="look-up", allowed=allowed)
@@ -55,10 +55,10 @@ class Bucket:
         return head.status != 404
 
     async def check(self) -> None:
-        """Asks, once, whether the bucket is there: what is not found might be missing with it.
+        """Asks whether the bucket is there, if that is not known yet: an object may be missing together with it.
 
         Raises:
-            NoSuchBucketError: it is not.
+            NoSuchBucketError: the bucket does not exist.
         """
         if not self._is_known:
             await self.ping()
@@ -67,7 +67,7 @@ class Bucket:
         """Asks whether the bucket is there.
 
         Raises:
-            NoSuchBucketError: it is not.
+            NoSuchBucketError: the bucket does not exist.
         """
         head, _ = await self._ask("HEAD", "", operation="ping", allowed=frozenset({200, 204, 400, 404, 405}))
         if head.status == 400:
@@ -79,7 +79,7 @@ class Bucket:
         self._is_known = True
 
     async def page(self, prefix: str, token: str | None) -> Page:
-        """A part of the listing of the names that start with `prefix`."""
+        """Returns a part of the listing of the names that start with `prefix`. `token` None: the first part."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000", "prefix": prefix}
         if token is not None:
             query["continuation-token"] = token
@@ -87,11 +87,11 @@ class Bucket:
         return self._read(page_of, body, "listing")
 
     async def remove(self, name: str) -> None:
-        """Removes an object, if it is there."""
+        """Removes an object. It need not be there."""
         await self._ask("DELETE", name, operation="removal", allowed=frozenset({200, 204, 404}))
 
     async def remove_all(self, names: Sequence[str]) -> dict[str, StoreError]:
-        """Removes up to a thousand objects by one request; the errors of those that stay, by name."""
+        """Removes up to `MAX_DELETED` objects with one request. Returns the errors of those that stay, by name."""
         if len(names) > MAX_DELETED:
             raise InvalidArgumentError("names", f"{len(names)} of them; expected at most {MAX_DELETED}")
         items = "".join(f"<Object><Key>{escape(name)}</Key></Object>" for name in names)
@@ -110,12 +110,12 @@ class Bucket:
     # ------------------------------------------------------------------------------------------------- multipart
 
     async def begin_upload(self, name: str, headers: Mapping[str, str]) -> str:
-        """Begins a multipart upload; its id."""
+        """Begins a multipart upload. Returns its id."""
         _, body = await self._ask("POST", name, query={"uploads": ""}, headers=headers, operation="multipart put")
         return self._read(lambda found: text_of(found, "InitiateMultipartUploadResult", "UploadId"), body, "put")
 
     async def complete_upload(self, name: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
-        """Makes an object of its parts."""
+        """Makes an object of its parts, which are stored."""
         tag = f"Checksum{checksum.upper()}"
         items = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
@@ -132,7 +132,7 @@ class Bucket:
         self._read(lambda found: text_of(found, "CompleteMultipartUploadResult", "ETag"), answer, "put")
 
     async def abort_upload(self, name: str, upload: str) -> None:
-        """Frees the parts of an upload that is given up."""
+        """Gives up an upload, so that the store frees its parts."""
         await self._ask(
             "DELETE", name, query={"uploadId": upload}, operation="multipart put", allowed=frozenset({200, 204, 404})
         )

@@ -1,4 +1,4 @@
-"""`CredentialSource`: botocore's chain of credentials, asked in a thread and kept until they expire."""
+"""`CredentialSource`: credentials from the options or from botocore's chain, kept until they expire."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CHAIN: Final = "the environment, the profile, the container and the instance"
 
 
 class CredentialSource:
-    """Options first, then botocore's chain: environment, profile (SSO and assumed roles too), container, instance.
+    """Looks in the options, then in botocore's chain: environment, profile (also SSO and roles), container, instance.
 
-    Whatever reads files or asks a server does so in a thread. Temporary credentials are renewed before they expire; as
-    long as those at hand are good for a while, nobody waits for that. Lives on one event loop.
+    The chain reads files and asks servers, so it runs in a thread. Temporary credentials are renewed before they
+    expire. While those at hand stay good for some minutes, requests do not wait for that. Lives on one event loop.
     """
 
     def __init__(self, store: str, options: S3Options) -> None:
@@ -37,12 +37,12 @@ class CredentialSource:
         self._found: Any = None
         self._frozen: ReadOnlyCredentials | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.region: str | None = None
-        """The region that the environment or the profile names. Known after the first `current()`."""
+        """The region that the environment or the profile names, if any. Known after the first `current()`."""
 
     async def current(self) -> ReadOnlyCredentials | None:
-        """Credentials that are good now; None where nothing is signed.
+        """Returns credentials that are good now. None: requests are not signed.
 
         Raises:
             AuthenticationError: there are none, or they cannot be renewed.
@@ -58,15 +58,15 @@ class CredentialSource:
         return self._frozen
 
     async def refresh(self, refused: ReadOnlyCredentials | None) -> bool:
-        """Asks the chain anew, because the store refused these; whether there are others now."""
+        """Asks the chain again, because the store refused `refused`. Returns whether there are others now."""
         if self._options.access_key is not None or self._options.anonymous:
             return False
         if self._frozen is refused:
-            await self._renew(lambda: self._frozen is refused, anew=True)
+            await self._renew(lambda: self._frozen is refused, from_scratch=True)
         return self._frozen != refused
 
     def close(self) -> None:
-        """Stops what it does in the background."""
+        """Stops a renewal in the background."""
         if self._renewing is not None:
             self._renewing.cancel()
 
@@ -74,20 +74,20 @@ class CredentialSource:
         try:
             await self._renew(self._is_due)
         except AuthenticationError:
-            pass  # those at hand are still good; when they are not, whoever needs them is told
+            pass  # those at hand are still good, and the call that finds none raises
 
-    async def _renew(self, is_needed: Callable[[], bool], *, anew: bool = False) -> None:
-        """Asks the chain, unless somebody else has done so meanwhile; `anew`, as if it had never been asked."""
+    async def _renew(self, is_needed: Callable[[], bool], *, from_scratch: bool = False) -> None:
+        """Asks the chain, unless another call has done so meanwhile. `from_scratch`: forgets what it said before."""
         try:
-            async with self._turn:
+            async with self._lock:
                 if is_needed():
-                    if anew:
+                    if from_scratch:
                         self._found = self._session = None
                     self._frozen = await anyio.to_thread.run_sync(self._resolve)
-        except AuthenticationError:  # an OSError as well
+        except AuthenticationError:  # it is an OSError, too
             raise
         except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
-            # Its text may hold the answer of a metadata server: its class has to do.
+            # Its text may hold the answer of a metadata server, so only its class is shown.
             raise AuthenticationError(
                 self._store, f"no credentials: asking {_CHAIN} failed with {type(error).__name__}"
             ) from None

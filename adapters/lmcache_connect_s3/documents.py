@@ -1,4 +1,4 @@
-"""The XML documents that S3 answers with, read from a peer that may send anything."""
+"""The XML documents that S3 answers with. The peer may send anything, so reading them is bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_DEPTH: Final = 16
 
 
 class DocumentError(ValueError):
-    """It is no XML document, or not one of S3's."""
+    """The bytes are not an XML document, or not the one that was expected."""
 
 
 @dataclass
@@ -27,27 +27,27 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def find(self, name: str) -> str:
-        """The text of the first child of this name; "" where there is none."""
+        """Returns the text of the first child of this name; "" if there is none."""
         return next((child.text for child in self.children if child.name == name), "")
 
     def all(self, name: str) -> Iterator[Element]:
-        """The children of this name."""
+        """Returns the children of this name."""
         return (child for child in self.children if child.name == name)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Part of a listing. `token` is for the next part; None at the end."""
+    """Part of a listing. `token` asks for the next part; None at the end."""
 
     names: tuple[str, ...]
     token: str | None
 
 
 def parse(document: bytes) -> Element:
-    """The root of a document. Entities and document types are refused, so nothing can grow in it.
+    """Returns the root of a document. Refuses entities and document types, with which a short document can grow.
 
     Raises:
-        DocumentError: it cannot be read.
+        DocumentError: the document cannot be read.
     """
     if len(document) > MAX_DOCUMENT_BYTES:
         raise DocumentError(f"a document of {len(document)} bytes")
@@ -80,14 +80,14 @@ def parse(document: bytes) -> Element:
     try:
         parser.Parse(document, True)
     except expat.ExpatError as error:
-        raise DocumentError(f"no XML: {error}") from None
+        raise DocumentError(f"a document that is not XML: {error}") from None
     if not root.children:
         raise DocumentError("an empty document")
     return root.children[0]
 
 
 def error_of(document: bytes) -> tuple[str, str] | None:
-    """Code and message of an error document; None where it is none."""
+    """Returns code and message of an error document. None: it is not one."""
     if document.lstrip()[:1] != b"<":
         return None
     try:
@@ -100,10 +100,10 @@ def error_of(document: bytes) -> tuple[str, str] | None:
 
 
 def page_of(document: bytes) -> Page:
-    """A part of a listing, by ListObjectsV2 with `encoding-type=url`.
+    """Returns the part of a listing that ListObjectsV2 answers with `encoding-type=url`.
 
     Raises:
-        DocumentError: it is none.
+        DocumentError: the document is something else.
     """
     root = parse(document)
     if root.name != "ListBucketResult":
@@ -118,10 +118,10 @@ def page_of(document: bytes) -> Page:
 
 
 def failed_deletions(document: bytes) -> dict[str, tuple[str, str]]:
-    """Names that DeleteObjects did not delete, with code and message.
+    """Returns the names that DeleteObjects did not delete, with code and message.
 
     Raises:
-        DocumentError: it is no answer to that.
+        DocumentError: the document is something else.
     """
     root = parse(document)
     if root.name != "DeleteResult":
@@ -133,10 +133,10 @@ def failed_deletions(document: bytes) -> dict[str, tuple[str, str]]:
 
 
 def text_of(document: bytes, root_name: str, name: str) -> str:
-    """One text of a document whose root has this name.
+    """Returns the text of the element `name` in a document whose root is `root_name`.
 
     Raises:
-        DocumentError: it is none, or has no such text.
+        DocumentError: the document is something else, or has no such text.
     """
     root = parse(document)
     if root.name != root_name or not (found := root.find(name)):

@@ -1,4 +1,4 @@
-"""What an S3 server refuses, as typed errors."""
+"""The errors for what an S3 server refuses, and `refusal`, which chooses the one for an answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ThrottledError(StoreUnavailableError):
 
 
 class ExpiredCredentialsError(AuthenticationError):
-    """Temporary credentials have expired. They are resolved anew, once, before this is raised."""
+    """Temporary credentials have expired. They are renewed once before this is raised."""
 
 
 _DENIED: Final = frozenset(
@@ -55,7 +55,7 @@ _MOST_SECONDS: Final = 30.0
 
 
 def refusal(store: str, status: int, code: str, message: str, headers: Mapping[str, str], operation: str) -> StoreError:
-    """The error for an answer that is no success. `code` and `message` are of its XML document, or empty."""
+    """Returns the error for an answer that refuses a request. `code` and `message`: of its document, or empty."""
     said = f"{operation}: the server answers {status}" + (f" {code}" if code else "")
     if message:
         said += f" (it said: {message})"

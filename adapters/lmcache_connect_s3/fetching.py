@@ -102,7 +102,7 @@ class GetJob(Job):
         answer = await self._ask(connection, ObjectRequest(fetch.name, 0, self._call.options.range_size or None))
         match answer:
             case NoObject.EMPTY:
-                fetch.corrupt(CorruptRecordError("short", "a value of 0 bytes is no record"))
+                fetch.corrupt(CorruptRecordError("short", "a value of 0 bytes is not a record"))
             case NoObject():
                 fetch.missing()
             case ObjectAnswer():

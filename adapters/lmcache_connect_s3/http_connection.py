@@ -150,9 +150,9 @@ class HTTPConnection:
         try:
             messages, _, rest = parser.feed_data(head)
         except HttpProcessingError as error:
-            raise self.broken(f"an answer that is no HTTP ({type(error).__name__})") from None
+            raise self.broken(f"an answer that is not HTTP ({type(error).__name__})") from None
         if len(messages) != 1 or rest:
-            raise self.broken("an answer that is no HTTP")
+            raise self.broken("an answer that is not HTTP")
         message, payload = messages[0]
         has_body = method != "HEAD" and message.code >= 200 and message.code not in {204, 304}
         length = message.headers.get("content-length")

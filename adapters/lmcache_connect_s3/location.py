@@ -100,7 +100,7 @@ def locate(url: RemoteURL, options: S3Options) -> Location:
     if port:
         raise InvalidURLError(url.redacted(), "a port stands behind the bucket's name", "it in ?endpoint=")
     if _BUCKET.fullmatch(host) is None:
-        raise InvalidURLError(url.redacted(), f"{host!r} is no name of a bucket", _SHAPE)
+        raise InvalidURLError(url.redacted(), f"{host!r} cannot be the name of a bucket", _SHAPE)
     if options.endpoint is not None:
         return _at_endpoint(url, options, options.endpoint, host, prefix)
     # A certificate for *.s3... is for one label, so a bucket with dots goes into the path.
@@ -113,7 +113,7 @@ def _prefix(url: RemoteURL, options: S3Options) -> str:
     if path and options.prefix is not None:
         raise InvalidOptionError(url.redacted(), "prefix", options.prefix, "one prefix; the path is another one")
     if path and any(part in {"", ".", ".."} for part in path.split("/")):
-        raise InvalidURLError(url.redacted(), f"the path {url.path!r} is no prefix", _SHAPE)
+        raise InvalidURLError(url.redacted(), f"the path {url.path!r} cannot be a prefix", _SHAPE)
     return path or (options.prefix or "").strip("/")
 
 

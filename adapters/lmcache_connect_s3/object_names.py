@@ -1,4 +1,4 @@
-"""`ObjectNames`: keys as names of objects, and back."""
+"""`ObjectNames`: the names of objects for keys, and the keys for names."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from urllib.parse import quote, unquote
 from lmcache_connect.errors import InvalidKeyError
 
 MAX_NAME_BYTES: Final = 1024
-"""What S3 allows."""
+"""The longest name that S3 allows."""
 
 SEGMENT: Final = 200
-"""Characters of a name between slashes: a store that keeps objects as files has a limit of 255 or so."""
+"""The most characters between slashes. Stores that keep objects as files have a limit of about 255."""
 
 _PLAIN: Final = "@=+,-_.~"
-"""What stands for itself besides letters and digits; everything else is percent-encoded."""
+"""These characters, letters and digits are not percent-encoded."""
 
 
 class ObjectNames:
-    """Names under one prefix: `prefix/` and the key, percent-encoded, so that any key is a name that any store takes.
+    """Names under one prefix: `prefix/` and the key, percent-encoded, so that any store takes the name of any key.
 
-    A long one is cut into segments, each but the last ending in a `%`, which no encoded text ends in. So every name
-    stands for one key, a prefix of a key gives a prefix of its name, and no name is another one's folder.
+    A long key is cut into segments. Each but the last ends in a `%`, which encoded text never does. So every name
+    stands for one key, a prefix of a key gives a prefix of its name, and no name is the folder of another.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = f"{prefix}/" if prefix else ""
 
     def name(self, key: str) -> str:
-        """The object's name.
+        """Returns the name of the key's object.
 
         Raises:
-            InvalidKeyError: it would be longer than S3 allows.
+            InvalidKeyError: the name would be longer than S3 allows.
         """
         name = self._prefix + _encoded(key)
         if len(name.encode()) > MAX_NAME_BYTES:
@@ -39,11 +39,11 @@ class ObjectNames:
         return name
 
     def listed_prefix(self, key_prefix: str) -> str:
-        """What the names of all keys with this prefix begin with."""
+        """Returns what the names of all keys with this prefix begin with."""
         return self._prefix + _encoded(key_prefix)
 
     def key(self, name: str) -> str | None:
-        """The key that a name stands for; None where it is no name of ours."""
+        """Returns the key that a name stands for. None: this class does not make such a name."""
         if not name.startswith(self._prefix):
             return None
         encoded = name[len(self._prefix) :]
@@ -60,5 +60,5 @@ def _encoded(key: str) -> str:
         text = "%/".join(text[start : start + SEGMENT] for start in range(0, len(text), SEGMENT))
     if "." not in text:
         return text
-    # A segment that begins with a dot may be a hidden file, or "." or "..", which are no names at all.
+    # A segment that begins with a dot may be a hidden file, or "." or "..", which no file has.
     return "/".join(f"%2E{part[1:]}" if part.startswith(".") else part for part in text.split("/"))

@@ -1,4 +1,4 @@
-"""`S3Options`: what an `s3://` URL may say."""
+"""`S3Options`: the options of an `s3://` URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmcache_connect import ConnectorOptions
 from lmcache_connect.config import Bytes, Seconds
 
 MIN_PART_BYTES: Final = 5 << 20
-"""S3 takes no smaller parts of a multipart upload but the last one."""
+"""S3 takes smaller parts only as the last one of a multipart upload."""
 
 MIN_RANGE_BYTES: Final = 1 << 20
 
@@ -26,13 +26,13 @@ class S3Options(ConnectorOptions):
     """`http://host:port` or `https://host` of a store that is not AWS; by default AWS in `region`."""
 
     region: str | None = None
-    """By default that of the host's name, the environment or the profile, else us-east-1."""
+    """By default the one in the host's name, the environment or the profile, else us-east-1."""
 
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """Where the bucket stands: `path`, in the path; `virtual`, in the host's name; `auto`, virtual for AWS alone."""
+    """Where the bucket's name stands: in the `path` or the host's name (`virtual`). `auto`: virtual for AWS only."""
 
     prefix: str | None = None
-    """A namespace in the bucket, such as `tenant/model`; the URL's path says the same."""
+    """A namespace in the bucket, such as `tenant/model`. The URL's path may name it instead."""
 
     profile: str | None = None
     """The profile of the AWS configuration files whose credentials are used."""
@@ -41,58 +41,58 @@ class S3Options(ConnectorOptions):
     """The access key id, instead of those of the environment, the profile, the container or the instance."""
 
     secret_key: SecretStr | None = None
-    """Its secret. Better kept in the environment or a profile: URLs are passed around."""
+    """Its secret. The environment or a profile is a safer place, because URLs are passed around."""
 
     session_token: SecretStr | None = None
     """The session token of temporary credentials."""
 
     anonymous: bool = False
-    """Whether requests are not signed at all."""
+    """Whether requests are sent without a signature."""
 
     sign_payload: Literal["auto", "always", "never"] = "auto"
-    """Whether what is put is hashed for the signature; `auto`: neither over TLS, which protects it, nor on loopback."""
+    """Whether what is put is hashed for the signature. `auto`: not over TLS, which protects it, and not on loopback."""
 
     object_checksum: Literal["none", "crc32", "sha256"] = "none"
-    """A checksum of S3's own (`x-amz-checksum-*`) that is sent with puts and checked on gets, besides the record's."""
+    """S3's own checksum (`x-amz-checksum-*`), sent with puts and checked on gets in addition to the record's."""
 
     storage_class: str | None = None
-    """Such as `ONEZONE_IA` or `EXPRESS_ONEZONE`."""
+    """The storage class of what is put, such as `ONEZONE_IA` or `EXPRESS_ONEZONE`."""
 
     requester_pays: bool = False
-    """Whether whoever asks agrees to pay for it."""
+    """Whether the caller agrees to pay for requests (requester pays)."""
 
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
-    """Server-side encryption of what is put; by default the bucket's."""
+    """Server-side encryption of what is put. By default the bucket's."""
 
     sse_kms_key_id: str | None = None
     """The KMS key, for `sse=aws:kms`."""
 
     tags: str | None = None
-    """Tags for what is put, `name=value` with `&` (as `%26`) between them: for lifecycle rules."""
+    """Tags for what is put, for lifecycle rules: `name=value`, with `&` (written `%26`) between them."""
 
     pool_size: Count = 8
-    """Connections for chunks. Look-ups and listings have others, as many again."""
+    """Connections for chunks. Look-ups and listings have as many of their own."""
 
     io: Literal["auto", "thread", "loop"] = "auto"
-    """What moves a call's bytes: threads, or the event loop; `auto`: threads from 1 MiB on. TLS stays on the loop."""
+    """What moves a call's bytes: threads or the event loop. `auto`: threads from 1 MiB on. TLS stays on the loop."""
 
     threads: Count | None = None
-    """How many threads move bytes at a time; by default one more than there are CPUs. More of them get in their way."""
+    """How many threads move bytes at a time. By default one more than there are CPUs; more of them are slower."""
 
     range_size: Annotated[int, Field(ge=0, le=1 << 30)] = 16 << 20
-    """Chunks of more bytes than this are got in ranges of this size, side by side; 0 gets them whole."""
+    """Larger chunks are fetched in ranges of this many bytes, side by side. 0 fetches every chunk whole."""
 
     multipart_threshold: Annotated[int, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 64 << 20
-    """Chunks of more bytes than this are put in parts, side by side."""
+    """Chunks of more bytes than this are put in parts, side by side (a multipart upload)."""
 
     part_size: Annotated[int, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 16 << 20
-    """The size of a part."""
+    """The size of a part in bytes."""
 
     attempts: Annotated[int, Field(ge=1, le=20)] = 4
-    """How often one request is made inside the deadline, as long as the retry budget lasts."""
+    """How often one request is made at most, inside the deadline and while the retry budget lasts."""
 
     exists_cache: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 0.0
-    """Seconds for which a key that was found counts as there; 0: never. One that was not is never remembered."""
+    """Seconds for which a key that was found counts as found. 0: every look-up asks. Misses are not remembered."""
 
     connect_timeout: Seconds = 5.0
     """How long connecting and the TLS handshake may take together, in seconds."""
@@ -101,13 +101,13 @@ class S3Options(ConnectorOptions):
     """The longest record that is sent or received."""
 
     checksum: bool = True
-    """Whether records are written with a checksum. One that has a checksum is always verified."""
+    """Whether records are written with a checksum. A record that has one is always verified."""
 
     ca_file: str | None = None
     """Certificate authorities to trust instead of the system's (PEM)."""
 
     verify: bool = True
-    """Whether the server's certificate is verified. `false` is for trials alone."""
+    """Whether the server's certificate is verified. `false` is for trials only."""
 
     @field_validator("range_size")
     @classmethod

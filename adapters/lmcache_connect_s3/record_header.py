@@ -42,7 +42,7 @@ async def _read(connection: HTTPConnection, answer: ObjectAnswer, key: str) -> F
     total = answer.version.nbytes
     if total < MIN_HEADER_BYTES + TRAILER_BYTES:
         await _check_document(connection, answer.head)
-        raise CorruptRecordError("short", f"a value of {total} bytes is no record")
+        raise CorruptRecordError("short", f"a value of {total} bytes is not a record")
     prefix = bytes(await stream.peek(_PREFIX_BYTES))
     if prefix.lstrip()[:1] == b"<" and total <= MAX_ERROR_BYTES:
         await _check_document(connection, answer.head)
@@ -52,7 +52,7 @@ async def _read(connection: HTTPConnection, answer: ObjectAnswer, key: str) -> F
         raise CorruptRecordError("short", f"a value of {total} bytes with a header of {length}")
     header = decode_header(await stream.peek(length), key, total)
     if header.is_striped:
-        raise CorruptRecordError("striped", "a chunk of parts, which no object is", removable=False)
+        raise CorruptRecordError("striped", "its chunk is striped over parts, which no object's is", removable=False)
     return header
 
 

@@ -1,4 +1,4 @@
-"""`Requests`: what every request to a bucket needs: its head, and what an answer that is no success means."""
+"""`Requests`: the heads of requests to a bucket, and the errors for answers that refuse them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .http_connection import HTTPConnection, ResponseHead
 from .signer import EMPTY, ReadOnlyCredentials, Signer
 
 MAX_ERROR_BYTES: Final = 64 << 10
-"""Of an error document."""
+"""The longest error document that is read."""
 
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 
 class Requests:
-    """Heads of requests with one set of credentials. Safe in any thread."""
+    """Makes requests with one set of credentials. Safe in any thread."""
 
     def __init__(self, store: str, signer: Signer, credentials: ReadOnlyCredentials | None) -> None:
         self.store = store
@@ -43,7 +43,7 @@ class Requests:
         )
 
     async def refused(self, connection: HTTPConnection, head: ResponseHead, operation: str) -> StoreError:
-        """The error for an answer that is no success, whose body is read for it."""
+        """Reads the body of an answer that refuses a request. Returns the error that it stands for."""
         code = message = ""
         if head.has_body and (head.length is None or head.length <= MAX_ERROR_BYTES):
             code, message = error_of(await connection.read_body(head, MAX_ERROR_BYTES)) or ("", "")
@@ -52,7 +52,10 @@ class Requests:
         return refusal(self.store, head.status, code, message, head.headers, operation)
 
     def refused_early(self, last_words: bytes, operation: str) -> StoreError | None:
-        """The error for an answer that came while the request was still being sent; None where it is no answer."""
+        """Returns the error for an answer that came while the request was still being sent. None: it refuses nothing.
+
+        `last_words` is what the server sent before it closed the connection.
+        """
         status = _STATUS.match(last_words)
         if status is None or int(status[1]) < 300:
             return None

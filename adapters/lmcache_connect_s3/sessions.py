@@ -1,4 +1,4 @@
-"""`ExpressSessions`: the short-lived credentials that S3 Express buckets want instead of the account's."""
+"""`ExpressSessions`: the short-lived credentials that S3 Express buckets take in place of the account's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .signer import ReadOnlyCredentials, Signer
 from .transfers import Pool
 
 _LASTS: Final = 240.0
-"""Seconds for which a session is used. A store gives it for five minutes."""
+"""Seconds for which a session is used. The store lets it expire after five minutes."""
 
 
 class ExpressSessions:
-    """Made by CreateSession with the account's credentials, and anew before they expire. Lives on one event loop."""
+    """Makes a session with the account's credentials, and another before it expires. Lives on one event loop."""
 
     def __init__(self, store: str, source: CredentialSource, signer: Signer, pool: Pool) -> None:
         self._store = store
@@ -30,22 +30,23 @@ class ExpressSessions:
         self._pool = pool
         self._session: ReadOnlyCredentials | None = None
         self._until = 0.0
-        self._making: asyncio.Lock = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def current(self) -> ReadOnlyCredentials | None:
-        """A session that is good now.
+        """Returns a session that is good now.
 
         Raises:
-            AuthenticationError: the store gives none.
+            AuthenticationError: there are no credentials, or the store refuses them.
+            StoreError: the request for a session failed otherwise.
         """
-        async with self._making:
+        async with self._lock:
             if self._session is None or time.monotonic() >= self._until:
                 self._session = await self._create()
                 self._until = time.monotonic() + _LASTS
             return self._session
 
     async def refresh(self, refused: ReadOnlyCredentials | None) -> bool:
-        """Makes another one, because the store refused this one."""
+        """Makes another session, because the store refused `refused`. Returns whether it differs."""
         if self._session is refused:
             self._session = None
         return await self.current() != refused

@@ -18,11 +18,16 @@ try:
 except ImportError as missing:
     raise MissingExtraError("s3://", missing.name or "botocore", "s3") from missing
 
-__all__ = ["EMPTY", "UNSIGNED", "ReadOnlyCredentials", "Signer"]  # the credentials for modules that need no driver
+__all__ = [
+    "EMPTY",
+    "UNSIGNED",
+    "ReadOnlyCredentials",
+    "Signer",
+]  # the credentials: for modules without driver
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 EMPTY: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-"""SHA-256 of no bytes."""
+"""The SHA-256 of an empty payload."""
 
 _AGENT: Final = "lmcache-connect"
 _UNRESERVED: Final = "-_.~"
@@ -32,7 +37,7 @@ _S3SigV4Auth: Any = S3SigV4Auth  # its stubs leave out what a subclass needs
 
 
 class _Auth(_S3SigV4Auth):  # type: ignore[misc]
-    """botocore's signer, told what the payload's hash is, and without its log, which would hold session tokens."""
+    """botocore's signer. It is told the payload's hash, and does not write its log, which would hold session tokens."""
 
     def payload(self, request: Any) -> str:
         return str(request.context["payload"])
@@ -47,7 +52,7 @@ class _Auth(_S3SigV4Auth):  # type: ignore[misc]
 
 
 class _SessionAuth(_Auth):
-    """The same for S3 Express, whose sessions have a header of their own for their token."""
+    """The same for S3 Express, which has a header of its own for a session's token."""
 
     def _modify_request_before_signing(self, request: Any) -> None:
         super()._modify_request_before_signing(request)
@@ -57,7 +62,7 @@ class _SessionAuth(_Auth):
 
 
 class Signer:
-    """Makes the first line and the headers of requests to one bucket. Safe in any thread."""
+    """Makes the request line and the headers of requests to one bucket. Safe in any thread."""
 
     def __init__(self, location: Location, requester_pays: bool, *, session: bool = True) -> None:
         """`session` False: the credentials are the account's, also for a bucket that wants those of a session."""
@@ -78,9 +83,10 @@ class Signer:
         length: int | None = None,
         payload: str = EMPTY,
     ) -> bytes:
-        """A request for the object `name`, or for the bucket where that is empty, up to the empty line behind it.
+        """Returns the head of a request, with the empty line at its end. An empty `name` stands for the bucket.
 
-        `length` is the body's, where there is one; `payload` its SHA-256 in hexadecimal, or `UNSIGNED`.
+        `length` is the body's in bytes; None where there is no body. `payload` is its SHA-256 in hexadecimal, or
+        `UNSIGNED`. `credentials` None: the request is not signed.
         """
         path = self._location.base + quote(name, safe="/" + _UNRESERVED)
         if query:

@@ -22,7 +22,7 @@ _HASHED_PIECE = 1 << 20
 
 
 class Record:
-    """A chunk as it is stored: header, payload, trailer. The trailer is known when the payload was hashed."""
+    """A chunk as it is stored: header, payload, trailer. `trailer` is None until the payload was hashed."""
 
     def __init__(self, key: str, obj: MemoryObj, checksum: bool) -> None:
         self.header = encode_header(key, obj.metadata, checksum=checksum)
@@ -32,7 +32,7 @@ class Record:
         self.length = len(self.header) + obj.get_size() + TRAILER_BYTES
 
     def hash_payload(self) -> None:
-        """Makes the trailer. Reads the whole payload: not on an event loop."""
+        """Makes the trailer. Reads the whole payload, so it must not run on an event loop."""
         if self.trailer is None:
             hasher = PayloadHasher()
             with self.obj.byte_array as view:
@@ -41,7 +41,7 @@ class Record:
             self.trailer = hasher.trailer()
 
     def feed(self, update: Callable[[bytes | memoryview], object], start: int, end: int) -> None:
-        """Shows the bytes of a span to a hasher. The trailer is known."""
+        """Shows the bytes of a span to a hasher. The trailer must be known."""
         head, payload, tail = self.cut(start, end)
         update(head)
         for at in range(0, len(payload), _HASHED_PIECE):
@@ -49,10 +49,10 @@ class Record:
         update(tail)
 
     def cut(self, start: int, end: int) -> tuple[bytes, memoryview, bytes]:
-        """What a span holds of header, payload and trailer. The trailer is known."""
+        """Returns what a span holds of header, payload and trailer. The trailer must be known."""
         first = len(self.header)
         last = first + self.obj.get_size()
-        assert self.trailer is not None  # noqa: S101  # who calls has hashed
+        assert self.trailer is not None  # noqa: S101  # the caller has hashed
         return (
             self.header[start:end],
             self.obj.byte_array[max(start - first, 0) : max(min(end, last) - first, 0)],
@@ -61,7 +61,7 @@ class Record:
 
 
 class Storing(Transfers):
-    """After `run()` every job's object is stored."""
+    """Stores objects, or the parts of one. After `run()` every one is stored."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Storing(Transfers):
         self.object_checksum = object_checksum
 
     def store_all(self, names: Sequence[str], records: Sequence[Record]) -> None:
-        """A job for every object."""
+        """Adds a job for every object."""
         self._pending.extend(_Put(self, name, record) for name, record in zip(names, records, strict=True))
 
     async def prepare(self) -> None:
-        """Hashes in a thread what has to be hashed before it is sent."""
+        """Hashes in a thread what a request says of its body before it sends it."""
         if self.signs_payload or self.object_checksum != "none":
             await in_thread(self._hash_all)
 
@@ -93,7 +93,7 @@ class Storing(Transfers):
                 job.hash()
 
     def store_parts(self, name: str, record: Record, upload: str, size: int) -> list[Part]:
-        """A job for every part of an object, whose payload has been hashed."""
+        """Adds a job for every part of an object, and returns them. The payload must have been hashed."""
         parts = [
             Part(self, name, record, upload, number, start, min(start + size, record.length))
             for number, start in enumerate(range(0, record.length, size), 1)
@@ -103,7 +103,7 @@ class Storing(Transfers):
 
 
 class _Put(Job):
-    """One object."""
+    """The PUT of one object."""
 
     operation = "put"
 
@@ -145,7 +145,7 @@ class _Put(Job):
         return self._call.headers
 
     def hash(self) -> None:
-        """Makes what the request says of its body beforehand. Reads all of it: not on an event loop."""
+        """Makes the hashes in the request's head. Reads the whole body, so it must not run on an event loop."""
         call, record = self._call, self._record
         record.hash_payload()
         if call.object_checksum != "none":
@@ -166,7 +166,7 @@ class _Put(Job):
 
 
 class Part(_Put):
-    """One part of an object. `etag` is there when it is stored."""
+    """The PUT of one part of an object. `etag` is set when the part is stored."""
 
     operation = "put of a part"
 
@@ -184,7 +184,7 @@ class Part(_Put):
 
     @property
     def checksum(self) -> str:
-        """Its checksum of S3's own, where there is one."""
+        """S3's own checksum of the part; "" if it has none."""
         return next(iter(self._checksum.values()), "")
 
     async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:

@@ -158,5 +158,5 @@ class Transfers:
 
 
 def lost(store: str, error: StreamClosedError) -> StoreError:
-    """The error for a connection that was lost; what was said last is a part of an answer, and for nobody's eyes."""
+    """Returns the error for a connection that was lost. It does not quote what was received last: part of an answer."""
     return StoreUnavailableError(store, str(error))

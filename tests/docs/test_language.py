@@ -25,6 +25,8 @@ FOLDERS: Final = (
     "lmcache_connect/keys.py",
     "lmcache_connect/dtypes.py",
     "lmcache_connect/metadata.py",
+    "docs/s3.md",
+    "tests/adapters/lmcache_connect_s3",
     "tests/docs",
     "tests/examples",
     "tests/packaging",

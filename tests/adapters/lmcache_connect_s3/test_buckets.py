@@ -1,4 +1,4 @@
-"""Buckets as operators use them, on moto and rclone, and credentials from wherever they come."""
+"""Buckets as operators use them, on moto and rclone, and credentials from every source."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ async def test_temporary_credentials_are_renewed_before_they_expire_and_the_loop
 
 @pytest.mark.parametrize("io", ["thread", "loop"])
 @pytest.mark.asyncio
-async def test_credentials_that_the_store_calls_expired_are_resolved_anew_once(
+async def test_credentials_that_the_store_calls_expired_are_renewed_once(
     monkeypatch: pytest.MonkeyPatch, local_cpu_backend: LocalCPUBackend, io: str
 ) -> None:
     with FaultyS3Server() as server, container(lifetime=7200) as (address, asked):

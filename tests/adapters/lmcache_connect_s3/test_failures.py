@@ -1,4 +1,4 @@
-"""Whatever an S3 server does wrong: the right bytes, a miss, or a typed error, by the deadline, and nothing kept."""
+"""What an S3 server may do wrong. The caller gets the right bytes, a miss or a typed error by the deadline."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_a_body_that_breaks_again_and_again_is_resumed_each_time(
 
 
 @pytest.mark.asyncio
-async def test_an_object_that_is_replaced_while_it_is_resumed_is_read_anew(
+async def test_an_object_that_is_replaced_while_it_is_resumed_is_read_again(
     server: FaultyS3Server, connector: ManagedConnector
 ) -> None:
     await put(connector, "other", seed=2)
@@ -419,7 +419,9 @@ async def test_interim_answers_are_passed_over(server: FaultyS3Server, connector
 
 
 @pytest.mark.asyncio
-async def test_bytes_behind_an_answer_are_nobodys_answer(server: FaultyS3Server, connector: ManagedConnector) -> None:
+async def test_bytes_behind_an_answer_are_not_taken_for_an_answer(
+    server: FaultyS3Server, connector: ManagedConnector
+) -> None:
     await put(connector, "k", seed=1)
     await put(connector, "other", seed=2)
     smuggled = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -433,7 +435,7 @@ async def test_bytes_behind_an_answer_are_nobodys_answer(server: FaultyS3Server,
 
 
 @pytest.mark.asyncio
-async def test_an_answer_to_nobody_that_comes_late_is_no_reason_to_remove_an_object(
+async def test_a_late_answer_to_another_request_does_not_remove_an_object(
     server: FaultyS3Server, connector: ManagedConnector
 ) -> None:
     await put(connector, "k", seed=1)

@@ -1,4 +1,4 @@
-"""What an `s3://` URL may say, and where that is."""
+"""The bucket and the place that an `s3://` URL names."""
 
 from __future__ import annotations
 
