@@ -5,6 +5,20 @@ Imported by the adapters of network stores. A new store adds its protocol and no
 
 from __future__ import annotations
 
+from .arrivals import Arrivals
+from .connector import IO, LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
+from .crew import Crew, Equipment
 from .room import PlaceInLine, Room, RoomLine
 
-__all__ = ["PlaceInLine", "Room", "RoomLine"]
+__all__ = [
+    "IO",
+    "LARGE_BYTES",
+    "NAMES_AT_A_TIME",
+    "Arrivals",
+    "Crew",
+    "Equipment",
+    "PlaceInLine",
+    "Room",
+    "RoomLine",
+    "StreamingConnector",
+]

@@ -31,9 +31,9 @@ from ..metadata import ChunkMetadata
 
 T = TypeVar("T")
 
-_AHEAD: Final = 16
-"""Chunks that room is made for at a time. The allocator's data then stay in the CPU's cache, which each chunk that is
-received pushes them out of."""
+_AT_A_TIME: Final = 16
+"""Chunks that room is made for at a time. The allocator then finds its data in the CPU's cache, from which every chunk
+that is received displaces them."""
 
 
 class Closable(Protocol):
@@ -134,20 +134,21 @@ class Room:
         self._awaited = 0
         self._spare: list[MemoryObj] = []
 
-    async def make(self, connection: Closable, metadata: ChunkMetadata) -> MemoryObj:
-        """Returns memory for a chunk whose payload is on the wire. The caller owns the one reference.
+    async def make(self, connection: Closable, metadata: ChunkMetadata, expected: int = 1) -> MemoryObj:
+        """Returns memory for a chunk whose payload is on the wire, with one reference.
 
+        The reference is the caller's if the attempt succeeds. If it fails, `release` gives it back.
         If this raises, there is no place for the payload, and `connection` has been closed.
+
+        `expected`: how many chunks of the same metadata object will come, this one included. Room for some of them is
+        made at the same time, where there is some.
 
         Raises:
             NoRoomError: there is no room now, and the get is not first in line.
             ArenaExhaustedError: the batch does not fit into the arena, so waiting would not help.
             AllocationTimeoutError: nobody released enough room within `allocate_timeout` seconds.
         """
-        obj = self._backend.allocate_chunk(metadata)
-        if obj is None and self._spare:
-            self.release_spare()
-            obj = self._backend.allocate_chunk(metadata)
+        obj = self._make_now(metadata, expected)
         if obj is None:
             try:
                 self._check_that_waiting_helps(metadata.nbytes)
@@ -158,29 +159,37 @@ class Room:
         self._made.append(obj)
         return obj
 
-    def make_ahead(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
-        """Returns memory for a chunk, or None if there is none now. Never waits.
-
-        Makes room for several chunks at a time. `expected`: how many chunks of this metadata will come, this one
-        included. The same metadata object must be passed for each of them.
-        """
-        if not self._spare or self._spare[-1].metadata is not metadata:
+    def _make_now(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
+        if self._spare and self._spare[-1].metadata is metadata:
+            return self._spare.pop()
+        obj = self._backend.allocate_chunk(metadata)
+        if obj is None and self._spare:
             self.release_spare()
-            for _ in range(min(expected, _AHEAD)):
-                obj = self._backend.allocate_chunk(metadata, eviction=not self._spare)
-                if obj is None:
+            obj = self._backend.allocate_chunk(metadata)
+        if obj is not None and expected > 1:
+            self.release_spare()
+            for _ in range(min(expected, _AT_A_TIME) - 1):
+                spare = self._backend.allocate_chunk(metadata, eviction=False)
+                if spare is None:
                     break
-                self._spare.append(obj)
-            if not self._spare:
-                return None
-        obj = self._spare.pop()
-        self._made.append(obj)
+                self._spare.append(spare)
         return obj
 
     def release_spare(self) -> None:
-        """Releases memory that `make_ahead` made for chunks that did not come."""
+        """Releases room that was made for expected chunks, and that none has come for."""
         while self._spare:
             self._spare.pop().ref_count_down()
+
+    def release(self) -> None:
+        """Releases everything: the attempt has failed, and nothing is received any more.
+
+        A chunk that its receiver has released already, because it did not verify, is left alone.
+        """
+        self.release_spare()
+        for obj in self._made:
+            if obj.is_valid():
+                obj.ref_count_down()
+        self._made.clear()
 
     def _check_that_waiting_helps(self, nbytes: int) -> None:
         held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())

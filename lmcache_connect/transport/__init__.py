@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .courier import Couriers, in_thread
 from .dialing import open_tcp_stream, open_unix_stream
-from .pool import ConnectionPool
+from .pool import ConnectionPool, Pooled, lost_connection
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
@@ -19,12 +19,14 @@ from .wire import StreamClosedError
 __all__ = [
     "ConnectionPool",
     "Couriers",
+    "Pooled",
     "Stream",
     "StreamClosedError",
     "TLSSettings",
     "TLSSettingsError",
     "ThreadStream",
     "in_thread",
+    "lost_connection",
     "open_tcp_stream",
     "open_unix_stream",
 ]

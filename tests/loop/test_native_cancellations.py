@@ -28,9 +28,9 @@ from lmcache_connect import (
     StoreUnavailableError,
 )
 from lmcache_connect.loop import NativeCancellations
+from lmcache_connect.streaming import Crew, Equipment
 from lmcache_connect_redis.connector import RedisConnector
 from lmcache_connect_redis.protocol.connection import Connection
-from lmcache_connect_redis.schedule import Schedule
 
 pytestmark = pytest.mark.asyncio
 
@@ -190,19 +190,16 @@ async def test_a_batch_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancel
         await call
 
 
-async def test_a_schedule_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancelled(valkey_url: str) -> None:
+async def test_a_crew_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancelled(valkey_url: str) -> None:
     released = asyncio.Event()
 
-    class Breaking(Schedule):
-        """Three pieces of work, of which the last one served fails."""
+    class Breaking(Crew[Connection]):
+        """Three pieces of work. The last one that is begun fails."""
 
         left = 3
 
-        def waiting(self) -> int:
+        def unbegun(self) -> int:
             return self.left
-
-        def end_thread(self) -> None:
-            raise AssertionError("this schedule runs on the loop")
 
         async def serve(self, connection: Connection) -> None:
             self.left -= 1
@@ -215,7 +212,7 @@ async def test_a_schedule_that_fails_in_the_turn_in_which_it_is_cancelled_is_can
 
     async with ConnectorManager(f"{valkey_url}?pool_size=3", config=CONFIG) as manager:
         redis = cast(RedisConnector, manager.create_connector().wrapped)
-        call = asyncio.ensure_future(Breaking(redis._transfers, 3, 3).run())
+        call = asyncio.ensure_future(Breaking(Equipment(redis._transfers, workers=3)).run())
         await released.wait()
         with pytest.raises(asyncio.CancelledError):
             await call

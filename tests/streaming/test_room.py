@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,21 +15,13 @@ from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
 from lmcache_connect.streaming import PlaceInLine, RoomLine
 
+from .connections import FakeConnection
+
 pytestmark = pytest.mark.asyncio
 
 MIB = 1 << 20
 # Long beside what a test takes: one that waited for its end would fail.
 LONG = 20.0
-
-
-class FakeConnection:
-    """Knows whether it was closed."""
-
-    def __init__(self) -> None:
-        self.is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
 
 
 @pytest.fixture
@@ -41,9 +34,8 @@ def backend() -> Iterator[LocalCPUBackend]:
 
 
 @pytest.fixture
-def mebibyte(backend: LocalCPUBackend) -> ChunkMetadata:
-    with taken(backend, 1)[0] as obj:
-        return obj.metadata
+def mebibyte() -> ChunkMetadata:
+    return ChunkMetadata.of((MIB,), "uint8")
 
 
 def taken(backend: LocalCPUBackend, count: int) -> list[MemoryObj]:
@@ -202,31 +194,48 @@ async def test_a_get_waits_in_line_for_as_long_as_the_settings_say(
     release_all(list(kept))
 
 
-async def test_room_that_was_made_ahead_serves_a_chunk_of_another_kind_when_the_arena_is_full(
+async def test_room_for_expected_chunks_is_made_at_once_and_serves_a_chunk_of_another_kind_when_the_arena_is_full(
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
     async def attempt(place: PlaceInLine) -> list[MemoryObj]:
         room = place.room()
-        first = room.make_ahead(mebibyte, 4)
-        assert first is not None
+        first = await room.make(FakeConnection(), mebibyte, expected=9)
         assert backend.statistics().live_objects == 4
-        second = await room.make(FakeConnection(), mebibyte)
+        second = await room.make(FakeConnection(), replace(mebibyte))
         assert backend.statistics().live_objects == 2
-        third = room.make_ahead(mebibyte, 9)
-        assert third is not None
+        third = await room.make(FakeConnection(), mebibyte, expected=2)
         assert backend.statistics().live_objects == 4
-        room.release_spare()
-        assert backend.statistics().live_objects == 3
+        fourth = await room.make(FakeConnection(), mebibyte)
+        assert backend.statistics().live_objects == 4
+        fourth.ref_count_down()
         return [first, second, third]
 
     release_all(list(await RoomLine(backend, LONG).serve(attempt)))
 
 
-async def test_room_that_is_made_ahead_never_waits(backend: LocalCPUBackend, mebibyte: ChunkMetadata) -> None:
-    kept = taken(backend, 4)
+async def test_room_for_chunks_that_do_not_come_is_released(backend: LocalCPUBackend, mebibyte: ChunkMetadata) -> None:
+    async def attempt(place: PlaceInLine) -> MemoryObj:
+        room = place.room()
+        obj = await room.make(FakeConnection(), mebibyte, expected=3)
+        assert backend.statistics().live_objects == 3
+        room.release_spare()
+        return obj
 
-    async def attempt(place: PlaceInLine) -> MemoryObj | None:
-        return place.room().make_ahead(mebibyte, 2)
+    obj = await RoomLine(backend, LONG).serve(attempt)
+    assert backend.statistics().live_objects == 1
+    obj.ref_count_down()
 
-    assert await RoomLine(backend, LONG).serve(attempt) is None
-    release_all(list(kept))
+
+async def test_a_failed_attempt_releases_all_of_its_room_but_what_its_receiver_has_released(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    async def attempt(place: PlaceInLine) -> None:
+        room = place.room()
+        corrupt = await room.make(FakeConnection(), mebibyte)
+        await room.make(FakeConnection(), mebibyte, expected=2)
+        corrupt.ref_count_down()
+        room.release()
+        room.release()
+
+    await RoomLine(backend, LONG).serve(attempt)
+    assert backend.statistics().live_objects == 0

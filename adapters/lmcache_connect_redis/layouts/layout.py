@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lmcache_connect import MemoryObj
-from lmcache_connect.streaming import PlaceInLine
+from lmcache_connect.streaming import Arrivals, Crew, Equipment
 
-from ..protocol.connection import Connection, Connections
-from ..schedule import FetchSchedule, StoreSchedule
+from ..protocol.connection import Connection
+from ..store_pipeline import StoreRequest
 
 
 class Layout(ABC):
     """Which keys and values a chunk has in the store, and how they are looked up, moved and removed.
 
-    `name` is the chunk's own name everywhere: its key with the connector's prefix. Holds no connection.
+    A chunk's `name` is its key behind the connector's prefix. A layout holds no connection.
     """
 
     keys_each: ClassVar[int]
@@ -24,29 +24,30 @@ class Layout(ABC):
 
     @abstractmethod
     def encode_exists(self, names: Sequence[bytes]) -> bytes:
-        """One command per name, whose reply is the number of its keys that are there."""
+        """Returns one command per name. The reply is the number of the chunk's keys that are there."""
 
     @abstractmethod
     async def remove(self, connection: Connection, name: str) -> bool:
-        """Removes everything that belongs to the chunk; whether it was there."""
+        """Removes every key of the chunk. Returns whether it was there."""
 
     @abstractmethod
     def listed_pattern(self, pattern: str) -> str:
-        """The pattern of the keys that name a chunk, from the pattern of the chunks' names."""
+        """Returns the pattern of the keys that stand for chunks whose names match `pattern`."""
 
     @abstractmethod
     def listed_name(self, key: str) -> str | None:
-        """The name of the chunk that a key in the store stands for, if any. Each chunk has one such key."""
+        """Returns the name of the chunk that a key in the store stands for. None for any other key.
+
+        Each chunk has one such key.
+        """
 
     @abstractmethod
-    def fetching(self, pool: Connections, workers: int, names: Sequence[str], place: PlaceInLine) -> FetchSchedule[Any]:
-        """Gets the chunks of one call."""
+    def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Crew[Connection]:
+        """Returns the crew that gets the chunks of one call."""
 
     @abstractmethod
-    def storing(
-        self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
-    ) -> StoreSchedule[Any]:
-        """Puts the chunks of one call.
+    def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
+        """Returns the requests that put the chunks of one call.
 
         Raises:
             ValueTooLargeError, InvalidShapeError, UnknownDtypeError: a chunk that the layout cannot hold.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypeAlias
+from typing import Final
 
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreProtocolError
-from lmcache_connect.transport import ConnectionPool, Stream, StreamClosedError
+from lmcache_connect.transport import Stream, StreamClosedError
 
 from .replies import reply_error
 
 MAX_LINE_BYTES: Final = 4096
+
+TURN_BYTES: Final = 32 << 20
+"""What a call moves over one connection before it leaves it to callers that wait for one."""
+
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
 
@@ -54,6 +58,25 @@ class Connection:
             raise self.unexpected(line, "an integer")
         self.pending -= 1
         return self.number(line)
+
+    async def read_flags(self, expected: int) -> list[bool]:
+        """For each of some outstanding integer replies, whether it is `expected`, a number of one digit.
+
+        Takes as many replies as have arrived, at least one. Raises the typed error of an error reply.
+        """
+        view = await self.stream.peek_available(4)
+        count = min(len(view) // 4, self.pending)
+        data = bytes(view[: 4 * count])
+        if data[0::4] != b":" * count or data[2::4] != b"\r" * count or data[3::4] != b"\n" * count:
+            short = (data[4 * at] == 0x3A and data[4 * at + 2 : 4 * at + 4] == b"\r\n" for at in range(count))
+            count = next((at for at, is_short in enumerate(short) if not is_short), count)
+            if count == 0:
+                return [await self.read_integer() == expected]
+            data = data[: 4 * count]
+        self.stream.take(4 * count)
+        self.pending -= count
+        digit = 0x30 + expected
+        return [flag == digit for flag in data[1::4]]
 
     async def read_status(self) -> str:
         """A status reply such as `OK`. Raises the typed error of an error reply."""
@@ -122,7 +145,3 @@ def lost_connection(store: str, error: StreamClosedError) -> StoreUnavailableErr
     said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
     hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""
     return StoreUnavailableError(store, f"{error}{hint}")
-
-
-Connections: TypeAlias = ConnectionPool[Connection]
-"""A pool of them."""

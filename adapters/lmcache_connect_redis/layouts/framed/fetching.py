@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from lmcache_connect import CorruptRecordError
-from lmcache_connect.streaming import PlaceInLine
+from lmcache_connect.streaming import Arrivals, Equipment
 
-from ...protocol.connection import Connection, Connections
+from ...fetch_pipeline import FetchPipeline
+from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
-from ...schedule import FetchSchedule
 from .records import RecordIO, StripedChunk
 
 _HEAD_TRIES: Final = 3
@@ -21,22 +21,21 @@ _Part = tuple[StripedChunk, int, int]  # the chunk, the part's index, the slot
 _Ask = int | _Part  # a slot's value, or a part
 
 
-class Fetching(FetchSchedule[_Ask]):
+class Fetching(FetchPipeline[_Ask]):
     """Whole chunks by their slots, and the parts of those whose head says that they are striped."""
 
     def __init__(
-        self, pool: Connections, records: RecordIO, workers: int, names: Sequence[str], place: PlaceInLine
+        self, equipment: Equipment[Connection], records: RecordIO, names: Sequence[str], arrivals: Arrivals
     ) -> None:
-        super().__init__(pool, workers, len(names), place)
+        super().__init__(equipment, arrivals)
         self._records = records
         self._names = names
         self._slots = deque(range(len(names)))
         self._parts: deque[_Part] = deque()
-        self._chunks: set[StripedChunk] = set()
         self._tries: dict[int, int] = {}
         self._typical = 1 << 20
 
-    def waiting(self) -> int:
+    def unbegun(self) -> int:
         return len(self._parts) + len(self._slots)
 
     def next_ask(self) -> tuple[_Ask, bytes, int]:
@@ -47,39 +46,23 @@ class Fetching(FetchSchedule[_Ask]):
         slot = self._slots.popleft()
         return slot, encode_command(b"GET", self._names[slot].encode()), self._typical
 
-    def take(self, connection: Connection, ask: _Ask) -> Awaitable[int]:
-        return self._take_value(connection, ask) if isinstance(ask, int) else self._take_part(connection, ask)
+    def take(self, connection: Connection, ask: _Ask, outstanding: int) -> Awaitable[int]:
+        if isinstance(ask, int):
+            return self._take_value(connection, ask, outstanding)
+        return self._take_part(connection, ask)
 
-    def take_likely(self, connection: Connection, ask: _Ask, more: int) -> int:
-        if not isinstance(ask, int):
-            return 0
+    async def _take_value(self, connection: Connection, slot: int, outstanding: int) -> int:
         try:
-            obj = self._records.receive_likely(connection, self._names[ask], self.room, more)
+            got = await self._records.receive(connection, self._names[slot], self.arrivals.room, outstanding)
         except CorruptRecordError as error:
-            self.corrupt[ask] = error
-            self.settle()
-            return 1
-        if obj is None:
-            return 0
-        self.found[ask] = obj
-        self.settle()
-        return obj.get_size()
-
-    async def _take_value(self, connection: Connection, slot: int) -> int:
-        try:
-            got = await self._records.receive(connection, self._names[slot], self.room)
-        except CorruptRecordError as error:
-            self.corrupt[slot] = error
-            self.settle()
+            self.arrivals.corrupt[slot] = error
             return 0
         if not isinstance(got, StripedChunk):
-            self.found[slot] = got
-            self.settle()
+            self.arrivals.found[slot] = got
             if got is None:
                 return 0
             self._typical = got.get_size()
             return self._typical
-        self._chunks.add(got)
         self._typical = 1 << 10  # heads are small, and their parts count by themselves
         self._parts.extend((got, index, slot) for index in range(1, got.plan.parts + 1))
         self.hire()
@@ -98,10 +81,8 @@ class Fetching(FetchSchedule[_Ask]):
         return _size(part)
 
     def _complete(self, chunk: StripedChunk, slot: int) -> None:
-        self._chunks.discard(chunk)
         if chunk.failure is None and not chunk.is_missing_parts:
-            self.found[slot] = chunk.obj
-            self.settle()
+            self.arrivals.found[slot] = chunk.obj
             return
         chunk.obj.ref_count_down()
         tries = self._tries[slot] = self._tries.get(slot, 0) + 1
@@ -110,16 +91,9 @@ class Fetching(FetchSchedule[_Ask]):
             self._slots.appendleft(slot)
             self.hire()
             return
-        self.corrupt[slot] = chunk.failure or CorruptRecordError(
+        self.arrivals.corrupt[slot] = chunk.failure or CorruptRecordError(
             "parts", "the store does not hold all parts of the chunk"
         )
-        self.settle()
-
-    def release(self) -> None:
-        for chunk in self._chunks:
-            chunk.obj.ref_count_down()
-        self._chunks.clear()
-        super().release()
 
 
 def _size(part: _Part) -> int:

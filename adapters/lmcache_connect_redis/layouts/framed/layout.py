@@ -7,15 +7,16 @@ from typing import ClassVar
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.record import FIXED_HEADER_BYTES, is_part_name
-from lmcache_connect.streaming import PlaceInLine
+from lmcache_connect.streaming import Arrivals, Equipment
 
 from ...options import RedisOptions
-from ...protocol.connection import Connection, Connections
+from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
+from ...store_pipeline import StoreRequest
 from ..layout import Layout
 from .fetching import Fetching
 from .records import RecordIO
-from .storing import Storing
+from .storing import put_requests
 
 
 class FramedLayout(Layout):
@@ -50,8 +51,12 @@ class FramedLayout(Layout):
     def listed_name(self, key: str) -> str | None:
         return None if is_part_name(key) else key
 
-    def fetching(self, pool: Connections, workers: int, names: Sequence[str], place: PlaceInLine) -> Fetching:
-        return Fetching(pool, self._records, workers, names, place)
+    def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Fetching:
+        return Fetching(equipment, self._records, names, arrivals)
 
-    def storing(self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]) -> Storing:
-        return Storing(pool, self._records, workers, names, objs, self._stripe)
+    def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
+        return [
+            request
+            for name, obj in zip(names, objs, strict=True)
+            for request in put_requests(self._records, name, obj, self._stripe)
+        ]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
 from lmcache_connect import CorruptRecordError, MemoryObj
 from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import (
-    CRC_BYTES,
-    DIGEST,
     FIXED_HEADER_BYTES,
     MAX_HEADER_BYTES,
     MIN_HEADER_BYTES,
@@ -24,14 +21,13 @@ from lmcache_connect.record import (
     encode_header,
     glance_plan,
     header_length,
-    key_digest,
 )
 from lmcache_connect.streaming import Room
-from lmcache_connect.transport import ThreadStream
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command, encode_expiry
+from .likely import LikelyHeader
 
 STAGING_MS: Final = 600_000
 """Parts live so long, in milliseconds, until their head is written: what a writer that died leaves behind goes away."""
@@ -52,31 +48,6 @@ class StripedChunk:
         self.left = self.plan.parts
 
 
-@dataclass(frozen=True, slots=True)
-class _Likeness:
-    """A whole record that was received, without what differs from key to key: the next one is probably like it."""
-
-    reply: bytes  # the reply's line and the header, up to the digest
-    rest: bytes  # the header behind the digest, up to its CRC
-    header: FrameHeader
-
-    @classmethod
-    def of(cls, size: int, header: FrameHeader, encoded: bytes) -> _Likeness:
-        return cls(
-            b"$%d\r\n%b" % (size, encoded[: DIGEST.start]), encoded[DIGEST.stop : header.length - CRC_BYTES], header
-        )
-
-    def matches(self, head: bytes, name: str) -> bool:
-        digest = len(self.reply)
-        line = digest - DIGEST.start
-        return (
-            head.startswith(self.reply)
-            and head[digest : digest + 16] == key_digest(name)
-            and head.endswith(self.rest, digest + 16, -CRC_BYTES)
-            and zlib.crc32(head[line:-CRC_BYTES]) == int.from_bytes(head[-CRC_BYTES:], "little")
-        )
-
-
 class RecordIO:
     """Sends and receives the records of one store. Holds no connection."""
 
@@ -88,7 +59,7 @@ class RecordIO:
         self._expiry = encode_expiry(ttl)
         # Parts outlive their head, so that a head never stands without them.
         self._part_expiry = encode_expiry(STAGING_MS if ttl is None else ttl + STAGING_MS)
-        self._likely: _Likeness | None = None
+        self._likely = LikelyHeader()
         self.keeps_parts = ttl is None
         """Whether parts have to be made lasting once their head stands."""
 
@@ -166,67 +137,36 @@ class RecordIO:
 
     # ---------------------------------------------------------------------------------------------- receiving
 
-    async def receive(self, connection: Connection, name: str, room: Room) -> MemoryObj | StripedChunk | None:
-        """The value of the next reply: a whole chunk, or a striped one with room for its parts, or None for a miss.
+    async def receive(
+        self, connection: Connection, name: str, room: Room, outstanding: int = 1
+    ) -> MemoryObj | StripedChunk | None:
+        """Receives the next reply: a whole chunk, or the head of a striped one, with room for its parts.
+
+        Returns None if the store does not hold the chunk. `outstanding`: replies that are expected, this one included.
 
         Raises:
             CorruptRecordError: it does not verify. The stream stands behind it and is usable.
         """
-        size = await self._receive_size(connection)
-        if size is None:
-            return None
-        header = await self._checked_header(connection, name, size)
-        if isinstance(connection.stream, ThreadStream) and header.plan is None and header.payload_length:
-            encoded = bytes(connection.stream.buffered_view()[: header.length])
-            self._likely = _Likeness.of(size, header, encoded)
-        if header.part_index:
-            await self._skip(connection, size)
-            raise CorruptRecordError("key", f"it is part {header.part_index} of a striped chunk")
-        obj = await room.make(connection, header.metadata)
+        header = self._likely.take(connection, name)
+        if header is None:
+            outstanding = 1  # the next one may be different again
+            size = await self._receive_size(connection)
+            if size is None:
+                return None
+            header = await self._checked_header(connection, name, size)
+            if header.part_index:
+                await self._skip(connection, size)
+                raise CorruptRecordError("key", f"it is part {header.part_index} of a striped chunk")
+            if header.plan is None and header.payload_length:
+                self._likely.remember(size, header, connection.stream.buffered_view())
+            connection.stream.take(header.length)
+        obj = await room.make(connection, header.metadata, outstanding)
         try:
             await self._receive_payload(connection, header, obj, (0, header.payload_length))
         except BaseException:
             obj.ref_count_down()
             raise
         return obj if header.plan is None else StripedChunk(name, header.plan, obj)
-
-    def receive_likely(self, connection: Connection, name: str, room: Room, more: int) -> MemoryObj | None:
-        """A whole chunk, where the next reply is one like the last and its header is there: for a thread stream.
-
-        None where it may be anything else, of which nothing was taken then. `more` chunks are expected behind it.
-        Everything is checked as `receive` checks it.
-
-        Raises:
-            CorruptRecordError: it does not verify. The stream stands behind it and is usable.
-        """
-        likely = self._likely
-        stream = connection.stream
-        if likely is None or not isinstance(stream, ThreadStream):
-            return None
-        nbytes = len(likely.reply) - DIGEST.start + likely.header.length
-        if stream.buffered < nbytes:
-            return None
-        head = bytes(stream.buffered_view()[:nbytes])
-        if not likely.matches(head, name):
-            return None
-        obj = room.make_ahead(likely.header.metadata, more + 1)
-        if obj is None:
-            return None
-        try:
-            stream.take(nbytes)
-            hasher = PayloadHasher() if likely.header.has_checksum else None
-            stream.receive(obj.byte_array, hasher, TRAILER_BYTES + 2 + nbytes)
-            trailer = bytes(stream.fill(TRAILER_BYTES + 2))
-            if trailer[TRAILER_BYTES:] != b"\r\n":
-                raise connection.broken(f"a value ends with {trailer[TRAILER_BYTES:]!r}")
-            stream.take(TRAILER_BYTES + 2)
-            connection.pending -= 1
-            if hasher is not None:
-                hasher.verify(trailer[:TRAILER_BYTES])
-        except BaseException:
-            obj.ref_count_down()
-            raise
-        return obj
 
     async def receive_part(self, connection: Connection, chunk: StripedChunk, index: int) -> bool:
         """Part `index` into its place in `chunk.obj`; False where the store does not hold it.
@@ -241,6 +181,7 @@ class RecordIO:
         if header.plan != chunk.plan or header.part_index != index or not chunk.obj.is_valid():
             await self._skip(connection, size)
             raise CorruptRecordError("part", f"it is not part {index} of this generation")
+        connection.stream.take(header.length)
         await self._receive_payload(connection, header, chunk.obj, chunk.plan.bounds(index))
         return True
 
@@ -282,7 +223,6 @@ class RecordIO:
         start, end = bounds
         hasher = PayloadHasher() if header.has_checksum else None
         stream = connection.stream
-        stream.take(header.length)
         if start < end:
             await stream.receive_into(obj.byte_array[start:end], hasher)
         trailer = bytes(await stream.peek(TRAILER_BYTES + 2))

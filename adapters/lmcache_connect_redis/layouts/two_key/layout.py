@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import ClassVar
 
 from lmcache_connect import CorruptRecordError, MemoryObj
-from lmcache_connect.streaming import PlaceInLine
+from lmcache_connect.streaming import Arrivals, Equipment
 
+from ...fetch_pipeline import FetchPipeline
 from ...options import RedisOptions
-from ...protocol.connection import Connection, Connections
+from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
-from ...schedule import Awaited, FetchSchedule, StoreSchedule
+from ...store_pipeline import StoreRequest
 from ..layout import Layout
 from .records import METADATA_SUFFIX, TwoKeyRecords, both_keys
-
-_Piece = tuple[str, MemoryObj]
 
 
 class TwoKeyLayout(Layout):
@@ -48,78 +46,59 @@ class TwoKeyLayout(Layout):
     def listed_name(self, key: str) -> str | None:
         return key.removesuffix(METADATA_SUFFIX) if key.endswith(METADATA_SUFFIX) else None
 
-    def fetching(self, pool: Connections, workers: int, names: Sequence[str], place: PlaceInLine) -> TwoKeyFetching:
-        return TwoKeyFetching(pool, self._records, workers, names, place)
+    def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> TwoKeyFetching:
+        return TwoKeyFetching(equipment, self._records, names, arrivals)
 
-    def storing(
-        self, pool: Connections, workers: int, names: Sequence[str], objs: Sequence[MemoryObj]
-    ) -> TwoKeyStoring:
-        return TwoKeyStoring(pool, self._records, workers, names, objs)
+    def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
+        for obj in objs:
+            self._records.check(obj)
+        return [TwoKeyPut(self._records, name, obj) for name, obj in zip(names, objs, strict=True)]
 
 
-class TwoKeyFetching(FetchSchedule[int]):
+class TwoKeyFetching(FetchPipeline[int]):
     """Chunks by their slots."""
 
     def __init__(
-        self,
-        pool: Connections,
-        records: TwoKeyRecords,
-        workers: int,
-        names: Sequence[str],
-        place: PlaceInLine,
+        self, equipment: Equipment[Connection], records: TwoKeyRecords, names: Sequence[str], arrivals: Arrivals
     ) -> None:
-        super().__init__(pool, workers, len(names), place)
+        super().__init__(equipment, arrivals)
         self._records = records
         self._names = names
         self._slots = deque(range(len(names)))
         self._typical = 1 << 20
 
-    def waiting(self) -> int:
+    def unbegun(self) -> int:
         return len(self._slots)
 
     def next_ask(self) -> tuple[int, bytes, int]:
         slot = self._slots.popleft()
         return slot, encode_command(b"MGET", *both_keys(self._names[slot])), self._typical
 
-    async def take(self, connection: Connection, ask: int) -> int:
+    async def take(self, connection: Connection, ask: int, outstanding: int) -> int:
         try:
-            obj = await self._records.receive(connection, self.room)
+            obj = await self._records.receive(connection, self.arrivals.room)
         except CorruptRecordError as error:
-            self.corrupt[ask] = error
-            obj = None
-        self.found[ask] = obj
-        self.settle()
+            self.arrivals.corrupt[ask] = error
+            return 0
+        self.arrivals.found[ask] = obj
         if obj is None:
             return 0
         self._typical = obj.get_size()
         return self._typical
 
 
-class TwoKeyStoring(StoreSchedule[_Piece]):
-    """Chunks one by one: each stands as a whole, or not at all."""
+class TwoKeyPut(StoreRequest):
+    """Both keys of a chunk, in one transaction: the chunk stands as a whole, or not at all."""
 
-    def __init__(
-        self,
-        pool: Connections,
-        records: TwoKeyRecords,
-        workers: int,
-        names: Sequence[str],
-        objs: Sequence[MemoryObj],
-    ) -> None:
-        super().__init__(pool, workers, len(names))
+    def __init__(self, records: TwoKeyRecords, name: str, obj: MemoryObj) -> None:
         self._records = records
-        for name, obj in zip(names, objs, strict=True):
-            records.check(obj)
-            self.pieces.append((name, obj))
+        self._name = name
+        self._obj = obj
 
-    async def send(self, connection: Connection, piece: _Piece) -> int:
-        name, obj = piece
-        await self._records.send(connection, name, obj)
-        return obj.get_size()
+    async def send(self, connection: Connection) -> int:
+        await self._records.send(connection, self._name, self._obj)
+        return self._obj.get_size()
 
-    def reading(self, connection: Connection, piece: _Piece, awaited: Awaited) -> Callable[[], Awaitable[None]]:
-        return partial(self._stored, connection)
-
-    async def _stored(self, connection: Connection) -> None:
+    async def read_replies(self, connection: Connection) -> StoreRequest | None:
         await self._records.read_stored(connection)
-        self.settle()
+        return None

@@ -1,0 +1,1 @@
+"""Which servers a URL stands for, and how a connection to one of them is opened."""

@@ -1,0 +1,207 @@
+"""`StreamingConnector`: the base of connectors that move chunks over connections of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, Generic, Literal
+
+import anyio
+
+from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots
+from ..errors import InvalidArgumentError, StoreError, StoreUnavailableError
+from ..keys import Key, key_strings
+from ..memory import MemoryObj
+from ..transport import ConnectionPool, Couriers, StreamClosedError, lost_connection
+from .arrivals import Arrivals
+from .crew import C, Equipment
+from .room import PlaceInLine, RoomLine
+
+LARGE_BYTES: Final = 1 << 20
+"""A call that moves fewer bytes stays on the event loop: it is over before a thread would have begun."""
+
+NAMES_AT_A_TIME: Final = 250
+"""Keys that are made names before the event loop does other work."""
+
+IO = Literal["auto", "thread", "loop"]
+"""What moves a call's bytes. `auto`: a thread for `LARGE_BYTES` and more, the event loop for less."""
+
+Names = list[str]  # inside the class, `list` is a method
+
+
+class StreamingConnector(RemoteConnector, Generic[C]):
+    """Moves chunks between the arena and connections to a store. No copy is made in between.
+
+    This class has the pools of connections, the threads, the line of gets that wait for room, and the calls that every
+    network store answers alike. A store's connector adds its protocol: `dial`, `names_of`, `workers`, `receive`, `send`
+    and its look-ups. Lives on one event loop. Connects on first use.
+    """
+
+    def __init__(
+        self,
+        context: ConnectorContext,
+        *,
+        pool_size: int,
+        lookup_pool_size: int,
+        connect_timeout: float,
+        io: IO,
+        is_tls: bool,
+        lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
+    ) -> None:
+        """Takes what the URL's options say of connections. `lost` translates the loss of a connection.
+
+        TLS stays on the event loop, whatever `io` says.
+        """
+        super().__init__(context.config, context.metadata)
+        self._store: Final = context.remote_url.label()
+        self._connect_timeout: Final = connect_timeout
+        self._threads_from: Final = math.inf if is_tls else {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
+        self._transfers = ConnectionPool(pool_size, self._connect, self._store, lost)
+        # Look-ups have connections of their own: they must not wait behind megabytes.
+        self._lookups = ConnectionPool(lookup_pool_size, self._connect, self._store, lost)
+        # Used by the get that is first in line for room. See `room`: nobody else may need its connections.
+        self._when_first = ConnectionPool(pool_size, self._connect, self._store, lost)
+        self._line = RoomLine(context.local_cpu_backend, context.settings.allocate_timeout)
+        self._couriers = Couriers()
+        self._chunk_size = ChunkSize(context.metadata)
+
+    # ------------------------------------------------------------------------------------- the store's protocol
+
+    @abstractmethod
+    async def dial(self) -> C:
+        """Opens a connection that is ready for requests. The caller sets the deadline.
+
+        Raises:
+            StoreUnavailableError, AuthenticationError, CertificateError, or another `StoreError`.
+        """
+
+    @abstractmethod
+    def names_of(self, keys: Sequence[str]) -> Names:
+        """Returns the name of each key in the store."""
+
+    @abstractmethod
+    def workers(self, nbytes: int, in_threads: bool) -> int:
+        """Returns how many connections a call that moves `nbytes` bytes uses at a time, at most."""
+
+    @abstractmethod
+    async def receive(
+        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[C]
+    ) -> None:
+        """Receives the chunks of `keys`, whose names in the store are `names`, into `arrivals`.
+
+        A key that the store does not hold leaves its slot None. If this raises, the caller releases `arrivals`.
+        """
+
+    @abstractmethod
+    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+        """Sends the chunks of `keys`. When it raises, some are stored, each of them whole."""
+
+    @abstractmethod
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
+        """Returns for each key whether the store holds it."""
+
+    @abstractmethod
+    def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yields the keys that start with `prefix`. May yield one twice."""
+
+    # ---------------------------------------------------------------------------------- what every store answers
+
+    async def exists(self, key: Key) -> bool:
+        """Returns whether the store holds the key."""
+        return (await self.batched_exists([key]))[0]
+
+    async def list(self) -> Names:
+        """Returns every key, each once."""
+        return [*dict.fromkeys([key async for key in self.scan()])]
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        """Returns the chunk, received straight into the arena. None if the store does not hold it.
+
+        Raises:
+            CorruptRecordError: the record does not verify.
+        """
+        arrivals = await self._get([key])
+        if 0 in arrivals.corrupt:
+            raise arrivals.corrupt[0]
+        return arrivals.found[0]
+
+    async def batched_get(self, keys: Sequence[Key]) -> Slots:
+        """Returns one slot per key. A record that does not verify is a miss, counted and discarded."""
+        arrivals = await self._get(keys)
+        try:
+            for slot, error in arrivals.corrupt.items():
+                await self.discard_corrupt(keys[slot], error)
+        except BaseException:
+            arrivals.release()
+            raise
+        return arrivals.found
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        """Sends the chunk straight from its memory."""
+        await self.batched_put([key], [memory_obj])
+
+    async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
+        """Sends every chunk straight from its memory. When it fails, some are stored, each of them whole."""
+        if len(keys) != len(memory_objs):
+            raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
+        texts, names = await self._named(keys)
+        await self.send(texts, names, memory_objs)
+
+    async def close(self) -> None:
+        """Closes every connection. Idempotent."""
+        self._couriers.close()
+        for pool in (self._transfers, self._lookups, self._when_first):
+            pool.close()
+
+    # --------------------------------------------------------------------------------------------------- inside
+
+    def _equipment(self, nbytes: int) -> Equipment[C]:
+        """Returns what a call that moves `nbytes` bytes works with."""
+        in_threads = nbytes >= self._threads_from
+        return Equipment(self._transfers, self.workers(nbytes, in_threads), self._couriers if in_threads else None)
+
+    async def _get(self, keys: Sequence[Key]) -> Arrivals:
+        texts, names = await self._named(keys)
+        nbytes = len(keys) * self._chunk_size.expected
+
+        async def attempt(place: PlaceInLine) -> Arrivals:
+            if place.is_first:  # it may wait for room, and it does that on the event loop
+                equipment = Equipment(self._when_first, self.workers(nbytes, in_threads=False))
+            else:
+                equipment = self._equipment(nbytes)
+            arrivals = Arrivals(len(names), place.room())
+            try:
+                await self.receive(texts, names, arrivals, equipment)
+            except BaseException:
+                arrivals.release()
+                raise
+            arrivals.room.release_spare()
+            return arrivals
+
+        arrivals = await self._line.serve(attempt)
+        if (size := next((obj.get_size() for obj in arrivals.found if obj is not None), None)) is not None:
+            self._chunk_size.observe(size)
+        return arrivals
+
+    async def _named(self, keys: Sequence[Key]) -> tuple[Names, Names]:
+        """Returns the keys as text, and their names in the store."""
+        texts: Names = []
+        names: Names = []
+        for start in range(0, len(keys), NAMES_AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)
+            piece = key_strings(keys[start : start + NAMES_AT_A_TIME])
+            texts += piece
+            names += self.names_of(piece)
+        return texts, names
+
+    async def _connect(self) -> C:
+        try:
+            with anyio.fail_after(self._connect_timeout):
+                return await self.dial()
+        except TimeoutError:
+            raise StoreUnavailableError(
+                self._store, f"connecting did not finish within {self._connect_timeout} s"
+            ) from None

@@ -1,0 +1,127 @@
+"""`Crew`: the workers of one call, each of which serves one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..loop import NativeCancellations
+from ..transport import ConnectionPool, Couriers, Pooled
+
+C = TypeVar("C", bound=Pooled)
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment(Generic[C]):
+    """What a crew works with.
+
+    Attributes:
+        pool: the connections.
+        workers: how many connections the crew uses at a time, at most.
+        couriers: the threads that move its bytes. None where the event loop moves them.
+    """
+
+    pool: ConnectionPool[C]
+    workers: int
+    couriers: Couriers | None = None
+
+
+class Crew(ABC, Generic[C]):
+    """Does the work of one call with as many workers as there is work for, up to a limit.
+
+    A worker acquires a connection, serves it until there is no work or others wait for a connection, and releases it.
+    Work may come up while the crew is at work: `hire` starts workers for it. The first failure is kept and ends the
+    other workers. A worker that still waits for a connection when everything is done is dismissed.
+    """
+
+    def __init__(self, equipment: Equipment[C]) -> None:
+        self._pool = equipment.pool
+        self._limit = equipment.workers
+        self._couriers = equipment.couriers
+        self._workers = 0
+        self._serving = 0
+        self._failure: Exception | None = None
+        self._group: TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @abstractmethod
+    def unbegun(self) -> int:
+        """Returns the number of pieces of work that no worker has begun."""
+
+    @abstractmethod
+    async def serve(self, connection: C) -> None:
+        """Works over one connection until there is no unbegun work, or until others should have the connection.
+
+        In a thread it may await nothing but the connection's stream. When it returns, no reply is outstanding.
+        """
+
+    async def run(self) -> None:
+        """Does all the work. When it has ended, however it ended, nothing touches a buffer any more.
+
+        Raises:
+            The first failure of a worker.
+        """
+        if self._limit == 1:
+            while self.unbegun():
+                await self._serve_one()
+            return
+        self._loop = asyncio.get_running_loop()
+        cancellations = NativeCancellations()
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._start_workers()
+        finally:
+            self._group = None
+        cancellations.raise_lost()
+        if self._failure is not None:
+            raise self._failure
+
+    def hire(self) -> None:
+        """Starts workers for work that has come up. Called by `serve`, on the event loop or in a thread."""
+        if self._loop is None:
+            return  # the only worker does it
+        if self._couriers is None:
+            self._start_workers()
+        else:
+            self._loop.call_soon_threadsafe(self._start_workers)
+
+    def _start_workers(self) -> None:
+        if self._group is None:
+            return
+        arriving = self._workers - self._serving  # hired, and still without a connection: there is work for each
+        for _ in range(min(self._limit - self._workers, self.unbegun() - arriving)):
+            self._workers += 1
+            self._group.start_soon(self._work)
+
+    async def _work(self) -> None:
+        try:
+            while self.unbegun():
+                await self._serve_one()
+            if not self._serving:
+                self._end_others()  # they wait for connections that nothing is left to do with
+        except Exception as failure:
+            # Kept instead of raised into the group, where it would swallow a cancellation of the caller's task.
+            self._failure = self._failure or failure
+            self._end_others()
+        finally:
+            self._workers -= 1
+
+    async def _serve_one(self) -> None:
+        async with self._pool.acquired() as connection:
+            self._serving += 1
+            try:
+                if self._couriers is None:
+                    await self.serve(connection)
+                else:
+                    await self._couriers.run(connection, self.serve(connection))
+            finally:
+                self._serving -= 1
+
+    def _end_others(self) -> None:
+        if self._group is not None and self._workers > 1:
+            self._group.cancel_scope.cancel()
