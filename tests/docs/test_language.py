@@ -33,7 +33,12 @@ FOLDERS: Final = (
     "tests/record",
     "examples",
     "benchmarks",
+    "docs",
+    "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    ".ci/run",
 )
 
 

@@ -71,6 +71,7 @@ OPTIONAL: Final = (
 # In every sdist; a folder only where the tree has it.
 SDIST_FILES: Final = (
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "Makefile",
     "PKG-INFO",
