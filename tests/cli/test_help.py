@@ -42,8 +42,7 @@ def test_the_sentences_are_short_and_plain(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_says_first_what_it_does(name: str) -> None:
-    verbs = {"Connect", "List", "Put", "Serve"}
-    assert texts(COMMANDS[name])[""].split()[0] in verbs
+    assert texts(COMMANDS[name])[""].split()[0] not in {"A", "An", "It", "The", "This"}, "begin with a verb"
 
 
 @pytest.mark.parametrize("name", sorted({"demo", "ping", "serve"}))
