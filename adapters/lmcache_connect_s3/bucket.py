@@ -13,12 +13,12 @@ import anyio
 from lmcache_connect import StoreError
 from lmcache_connect.errors import InvalidArgumentError, StoreProtocolError
 
-from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, error_of, failed_deletions, page_of, text_of
+from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, failed_deletions, page_of, text_of
 from .failures import NoSuchBucketError, refusal
 from .http_connection import HTTPConnection, ResponseHead
-from .request_source import RequestSource
-from .requests import MAX_ERROR_BYTES, Requests
+from .refusals import MAX_ERROR_BYTES, refused, refused_late
 from .retries import Retries, Tries
+from .signing import Signing
 from .storing import Part
 from .transfers import Pool
 
@@ -34,11 +34,11 @@ class Bucket:
     def __init__(
         self,
         pool: Pool,
-        source: RequestSource,
+        signing: Signing,
         retries: Retries,
     ) -> None:
         self._pool = pool
-        self._source = source
+        self._signing = signing
         self._retries = retries
         self._is_known = False
 
@@ -103,9 +103,7 @@ class Bucket:
         )
         failed = self._read(failed_deletions, answer, "removal")
         store = self._pool.store
-        return {
-            name: refusal(store, 200, code, message, {}, "removal") for name, (code, message) in failed.items() if code
-        }
+        return {name: refusal(store, "removal", 200, {}, error) for name, error in failed.items() if error.code}
 
     # ------------------------------------------------------------------------------------------------- multipart
 
@@ -155,38 +153,38 @@ class Bucket:
         length = len(body) if method in {"POST", "PUT"} else None
         tries = Tries()
         while True:
-            requests = await self._source.current()
-            text = requests.head(method, name, query=query, headers=headers, length=length, payload=payload)
+            signer = await self._signing.current()
+            request = signer.head(method, name, query=query, headers=headers, length=length, payload=payload)
             connection: HTTPConnection | None = None
             try:
                 async with self._pool.acquired() as connection:
-                    found = await self._exchange(connection, requests, text + body, method, operation, allowed, limit)
+                    found = await self._exchange(connection, request + body, method, operation, allowed, limit)
                 self._retries.succeeded()
                 return found
             except StoreError as error:
                 is_stale = connection is not None and connection.was_stale(error.__cause__)
                 retry = self._retries.again(tries, error, is_stale=is_stale)
-                if retry is None or (retry.renews and not await self._source.renew(requests)):
+                if retry is None or (retry.renews and not await self._signing.renew(signer)):
                     raise
             await anyio.sleep(retry.pause)
 
     async def _exchange(
         self,
         connection: HTTPConnection,
-        requests: Requests,
-        text: bytes,
+        request: bytes,
         method: str,
         operation: str,
         allowed: frozenset[int],
         limit: int,
     ) -> tuple[ResponseHead, bytes]:
-        await connection.request(text)
+        await connection.request(request)
         head = await connection.read_head(method)
         if head.status not in allowed:
-            raise await requests.refused(connection, head, operation)
+            raise await refused(connection, head, operation)
         body = await connection.read_body(head, limit)
-        if (error := error_of(body)) is not None and (head.status < 300 or error[0] == "NoSuchBucket"):
-            raise refusal(requests.store, head.status, *error, head.headers, operation)
+        error = refused_late(connection.store, head, body, operation)
+        if error is not None and (head.status < 300 or isinstance(error, NoSuchBucketError)):
+            raise error
         return head, body
 
     def _read(self, read: Callable[[bytes], T], document: bytes, operation: str) -> T:

@@ -42,8 +42,8 @@ from .http_connection import HTTPConnection, parser_protocol
 from .location import Location
 from .object_names import ObjectNames
 from .options import MAX_PARTS, S3Options
-from .request_source import CallRequests, RequestSource
 from .retries import Retries
+from .signing import CallSigner, Signing
 from .storing import Record, Storing
 from .transfers import Pool, lost
 
@@ -95,8 +95,8 @@ class S3Connector(RemoteConnector):
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
         self._chunk_size = ChunkSize(metadata)
         self._retries = Retries(options.attempts)
-        self._source = RequestSource(store, location, options, self._lookups)
-        self._bucket = Bucket(self._lookups, self._source, self._retries)
+        self._signing = Signing(store, location, options, self._lookups)
+        self._bucket = Bucket(self._lookups, self._signing, self._retries)
         self._headers = _object_headers(options)
         self._seen: dict[str, float] = {}
         self._protocol: Any = None
@@ -105,7 +105,7 @@ class S3Connector(RemoteConnector):
         return ConnectionPool(size, self._connect, self._store, lost)
 
     async def _connect(self) -> HTTPConnection:
-        location = self._source.location
+        location = self._signing.location
         name = self._tls.server_name = location.server_name
         if self._protocol is None:
             self._protocol = parser_protocol(asyncio.get_running_loop())
@@ -225,17 +225,17 @@ class S3Connector(RemoteConnector):
         names = await self._object_names(keys)
         pairs = list(zip(key_strings(keys), names, strict=True))
         nbytes = len(keys) * self._chunk_size.expected
-        requests = CallRequests(self._source, await self._source.current())
+        signer = CallSigner(self._signing, await self._signing.current())
 
         async def attempt(place: PlaceInLine) -> Fetching:
             # Who waits for room in the arena waits on the loop.
             is_large = nbytes >= self._threads_from and not place.is_first
             fetching = Fetching(
-                requests,
+                signer,
                 pairs,
                 place.room(),
                 self._options,
-                **self._how(self._when_first if place.is_first else self._transfers, requests, is_large),
+                **self._how(self._when_first if place.is_first else self._transfers, signer, is_large),
             )
             try:
                 await fetching.run()
@@ -251,13 +251,13 @@ class S3Connector(RemoteConnector):
                 break
         return fetching
 
-    def _how(self, pool: Pool, requests: CallRequests, is_large: bool) -> dict[str, Any]:
+    def _how(self, pool: Pool, signer: CallSigner, is_large: bool) -> dict[str, Any]:
         return {
             "pool": pool,
             "workers": min(self._threads, self._options.pool_size) if is_large else self._options.pool_size,
             "retries": self._retries,
             "couriers": self._couriers if is_large else None,
-            "renew": requests.renew,
+            "renew": signer.renew,
         }
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -288,20 +288,20 @@ class S3Connector(RemoteConnector):
             self._remember(name)
 
     async def _storing(self, nbytes: int) -> Storing:
-        requests = CallRequests(self._source, await self._source.current())
+        signer = CallSigner(self._signing, await self._signing.current())
         return Storing(
-            requests,
+            signer,
             self._headers,
             signs_payload=self._signs_payload(),
             object_checksum=self._options.object_checksum,
-            **self._how(self._transfers, requests, nbytes >= self._threads_from),
+            **self._how(self._transfers, signer, nbytes >= self._threads_from),
         )
 
     def _signs_payload(self) -> bool:
         match self._options.sign_payload:
             case "auto":
                 return not (
-                    self._source.location.is_tls or self._source.location.is_loopback or self._options.anonymous
+                    self._signing.location.is_tls or self._signing.location.is_loopback or self._options.anonymous
                 )
             case choice:
                 return choice == "always" and not self._options.anonymous
@@ -331,7 +331,7 @@ class S3Connector(RemoteConnector):
     async def close(self) -> None:
         """Closes every connection."""
         self._couriers.close()
-        self._source.close()
+        self._signing.close()
         for pool in (self._transfers, self._lookups, self._when_first):
             pool.close()
 

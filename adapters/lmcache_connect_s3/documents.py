@@ -27,12 +27,20 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def find(self, name: str) -> str:
-        """Returns the text of the first child of this name; "" if there is none."""
+        """Returns the text of the first child of this name, or ""."""
         return next((child.text for child in self.children if child.name == name), "")
 
     def all(self, name: str) -> Iterator[Element]:
         """Returns the children of this name."""
         return (child for child in self.children if child.name == name)
+
+
+@dataclass(frozen=True)
+class ErrorDocument:
+    """What a server says of an error: a code such as `SlowDown`, and a message of one line. Either may be empty."""
+
+    code: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ def parse(document: bytes) -> Element:
     return root.children[0]
 
 
-def error_of(document: bytes) -> tuple[str, str] | None:
-    """Returns code and message of an error document. None: it is not one."""
+def error_of(document: bytes) -> ErrorDocument | None:
+    """Returns the error that a document names. None: it names no error."""
     if document.lstrip()[:1] != b"<":
         return None
     try:
@@ -96,7 +104,7 @@ def error_of(document: bytes) -> tuple[str, str] | None:
         return None
     if root.name != "Error":
         return None
-    return _one_line(root.find("Code"), 80), _one_line(root.find("Message"), 300)
+    return _error(root)
 
 
 def page_of(document: bytes) -> Page:
@@ -117,8 +125,8 @@ def page_of(document: bytes) -> Page:
     return Page(tuple(unquote(name) if is_encoded else name for name in names), token if is_truncated else None)
 
 
-def failed_deletions(document: bytes) -> dict[str, tuple[str, str]]:
-    """Returns the names that DeleteObjects did not delete, with code and message.
+def failed_deletions(document: bytes) -> dict[str, ErrorDocument]:
+    """Returns the names that DeleteObjects did not delete, and why.
 
     Raises:
         DocumentError: the document is something else.
@@ -126,10 +134,7 @@ def failed_deletions(document: bytes) -> dict[str, tuple[str, str]]:
     root = parse(document)
     if root.name != "DeleteResult":
         raise DocumentError(f"a {root.name[:40]!r} in place of a DeleteResult")
-    return {
-        error.find("Key"): (_one_line(error.find("Code"), 80), _one_line(error.find("Message"), 300))
-        for error in root.all("Error")
-    }
+    return {error.find("Key"): _error(error) for error in root.all("Error")}
 
 
 def text_of(document: bytes, root_name: str, name: str) -> str:
@@ -142,6 +147,10 @@ def text_of(document: bytes, root_name: str, name: str) -> str:
     if root.name != root_name or not (found := root.find(name)):
         raise DocumentError(f"a {root.name[:40]!r} without a {name}; expected a {root_name}")
     return found
+
+
+def _error(element: Element) -> ErrorDocument:
+    return ErrorDocument(_one_line(element.find("Code"), 80), _one_line(element.find("Message"), 300))
 
 
 def _one_line(text: str, limit: int) -> str:

@@ -8,6 +8,8 @@ from typing import Final
 from lmcache_connect import AuthenticationError, StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreCommandError, StoreProtocolError
 
+from .documents import ErrorDocument
+
 
 class NoSuchBucketError(StoreError):
     """The bucket does not exist there. Permanent."""
@@ -54,8 +56,11 @@ _ELSEWHERE: Final = frozenset({"PermanentRedirect", "TemporaryRedirect", "Author
 _MOST_SECONDS: Final = 30.0
 
 
-def refusal(store: str, status: int, code: str, message: str, headers: Mapping[str, str], operation: str) -> StoreError:
-    """Returns the error for an answer that refuses a request. `code` and `message`: of its document, or empty."""
+def refusal(
+    store: str, operation: str, status: int, headers: Mapping[str, str], error: ErrorDocument | None
+) -> StoreError:
+    """Returns the error for an answer that refuses a request. `error`: of its body, where that names one."""
+    code, message = (error.code, error.message) if error is not None else ("", "")
     said = f"{operation}: the server answers {status}" + (f" {code}" if code else "")
     if message:
         said += f" (it said: {message})"

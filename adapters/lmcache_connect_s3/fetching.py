@@ -27,7 +27,7 @@ from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
 from .options import S3Options
 from .receiving import Receiving, Span, cut
 from .record_header import read_record_header
-from .request_source import CallRequests
+from .signing import CallSigner
 from .transfers import Job, Transfers
 
 
@@ -36,7 +36,7 @@ class Fetching(Transfers):
 
     def __init__(
         self,
-        requests: CallRequests,
+        signer: CallSigner,
         names: Sequence[tuple[str, str]],
         room: Room,
         options: S3Options,
@@ -44,7 +44,7 @@ class Fetching(Transfers):
     ) -> None:
         """`names` are pairs of a key and its object's name. `room` is where the chunks' memory comes from."""
         super().__init__(**transfers)  # type: ignore[arg-type]
-        self.requests = requests
+        self.signer = signer
         self.room = room
         self.options = options
         self._fetches = [ObjectFetch(key, name) for key, name in names]
@@ -89,13 +89,13 @@ class GetJob(Job):
             await self._get_rest(connection, self._span)
 
     async def _ask(self, connection: HTTPConnection, asked: ObjectRequest) -> ObjectAnswer | NoObject:
-        options, requests = self._call.options, self._call.requests.current
+        options = self._call.options
         headers = asked.headers()
         if options.object_checksum != "none":
             headers["x-amz-checksum-mode"] = "ENABLED"
-        await connection.request(requests.head("GET", asked.name, headers=headers))
+        await connection.request(self._call.signer.current.head("GET", asked.name, headers=headers))
         head = await connection.read_head("GET")
-        return await read_answer(connection, head, asked, requests, options.max_value_bytes + OVERHEAD_BYTES)
+        return await read_answer(connection, head, asked, options.max_value_bytes + OVERHEAD_BYTES)
 
     async def _get_start(self, connection: HTTPConnection) -> None:
         fetch = self._fetch

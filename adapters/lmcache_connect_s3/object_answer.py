@@ -15,7 +15,7 @@ from lmcache_connect.errors import ValueTooLargeError
 
 from .failures import NoSuchBucketError
 from .http_connection import HTTPConnection, ResponseHead
-from .requests import Requests
+from .refusals import refused
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
@@ -70,7 +70,7 @@ class NoObject(Enum):
 
 
 async def read_answer(
-    connection: HTTPConnection, head: ResponseHead, asked: ObjectRequest, requests: Requests, max_bytes: int
+    connection: HTTPConnection, head: ResponseHead, asked: ObjectRequest, max_bytes: int
 ) -> ObjectAnswer | NoObject:
     """Checks an answer whose head was read. Reads its body only where that is not the object.
 
@@ -84,12 +84,12 @@ async def read_answer(
     else:
         nothing = NoObject.REPLACED if head.status in {404, 412} else None
     if nothing is not None:
-        refused = await requests.refused(connection, head, "get")
-        if nothing is NoObject.MISSING and isinstance(refused, NoSuchBucketError):
-            raise refused
+        error = await refused(connection, head, "get")
+        if nothing is NoObject.MISSING and isinstance(error, NoSuchBucketError):
+            raise error
         return nothing
     if head.status not in {200, 206}:
-        raise await requests.refused(connection, head, "get")
+        raise await refused(connection, head, "get")
     answer = _answer(connection, head, max_bytes)
     if asked.version is None:
         wanted = min(asked.end if asked.end is not None else answer.version.nbytes, answer.version.nbytes)

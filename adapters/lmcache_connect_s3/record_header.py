@@ -8,11 +8,9 @@ from lmcache_connect import CorruptRecordError
 from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.record import MIN_HEADER_BYTES, TRAILER_BYTES, FrameHeader, decode_header, header_length
 
-from .documents import error_of
-from .failures import refusal
 from .http_connection import HTTPConnection, ResponseHead
 from .object_answer import ObjectAnswer
-from .requests import MAX_ERROR_BYTES
+from .refusals import MAX_ERROR_BYTES, refused_late
 
 _PREFIX_BYTES: Final = 8
 """A record's magic, version and the length of its header."""
@@ -57,14 +55,13 @@ async def _read(connection: HTTPConnection, answer: ObjectAnswer, key: str) -> F
 
 
 async def _check_document(connection: HTTPConnection, head: ResponseHead) -> None:
-    # Some servers begin an answer before they know that it fails: status 200, and an error in place of the object.
-    error = error_of(await connection.read_body(head, MAX_ERROR_BYTES))
+    body = await connection.read_body(head, MAX_ERROR_BYTES)
+    error = refused_late(connection.store, head, body, "get")
     if error is None:
         return
-    failure = refusal(connection.store, head.status, *error, head.headers, "get")
-    if failure.retryable or failure.permanent:
-        raise failure
-    raise StoreProtocolError(connection.store, failure.message)
+    if error.retryable or error.permanent:
+        raise error
+    raise StoreProtocolError(connection.store, error.message)
 
 
 async def _skip_body(connection: HTTPConnection, head: ResponseHead) -> None:

@@ -12,7 +12,8 @@ from lmcache_connect.errors import StoreProtocolError
 from .credentials import CredentialSource
 from .documents import DocumentError, parse
 from .http_connection import HTTPConnection
-from .requests import MAX_ERROR_BYTES, Requests
+from .location import Location
+from .refusals import MAX_ERROR_BYTES, refused
 from .signer import ReadOnlyCredentials, Signer
 from .transfers import Pool
 
@@ -23,10 +24,10 @@ _LASTS: Final = 240.0
 class ExpressSessions:
     """Makes a session with the account's credentials, and another before it expires. Lives on one event loop."""
 
-    def __init__(self, store: str, source: CredentialSource, signer: Signer, pool: Pool) -> None:
+    def __init__(self, store: str, account: CredentialSource, location: Location, pool: Pool) -> None:
         self._store = store
-        self._source = source
-        self._signer = signer
+        self._account = account
+        self._location = location
         self._pool = pool
         self._session: ReadOnlyCredentials | None = None
         self._until = 0.0
@@ -52,20 +53,19 @@ class ExpressSessions:
         return await self.current() != refused
 
     async def _create(self) -> ReadOnlyCredentials:
-        credentials = await self._source.current()
+        credentials = await self._account.current()
         if credentials is None:
             raise AuthenticationError(self._store, "an S3 Express bucket cannot be used without credentials")
-        requests = Requests(self._store, self._signer, credentials)
         headers = {"x-amz-create-session-mode": "ReadWrite"}
-        text = requests.head("GET", "", query={"session": ""}, headers=headers)
+        request = Signer(self._location, credentials).head("GET", query={"session": ""}, headers=headers)
         async with self._pool.acquired() as connection:
-            return await self._ask(connection, requests, text)
+            return await self._ask(connection, request)
 
-    async def _ask(self, connection: HTTPConnection, requests: Requests, text: bytes) -> ReadOnlyCredentials:
-        await connection.request(text)
+    async def _ask(self, connection: HTTPConnection, request: bytes) -> ReadOnlyCredentials:
+        await connection.request(request)
         head = await connection.read_head("GET")
         if head.status != 200:
-            raise await requests.refused(connection, head, "CreateSession")
+            raise await refused(connection, head, "CreateSession")
         document = await connection.read_body(head, MAX_ERROR_BYTES)
         try:
             root = parse(document)

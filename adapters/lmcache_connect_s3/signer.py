@@ -62,21 +62,31 @@ class _SessionAuth(_Auth):
 
 
 class Signer:
-    """Makes the request line and the headers of requests to one bucket. Safe in any thread."""
+    """Makes the request line and the headers of requests to one bucket, with one set of credentials.
 
-    def __init__(self, location: Location, requester_pays: bool, *, session: bool = True) -> None:
-        """`session` False: the credentials are the account's, also for a bucket that wants those of a session."""
+    Safe in any thread.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        credentials: ReadOnlyCredentials | None,
+        *,
+        requester_pays: bool = False,
+        session: bool = False,
+    ) -> None:
+        """`credentials` None: requests are not signed. `session`: they are those of an S3 Express session."""
+        self.credentials: Final = credentials
         self._location = location
         self._region = location.region or DEFAULT_REGION
         self._service = "s3express" if location.is_express else "s3"
-        self._has_session = location.is_express and session
+        self._auth = _SessionAuth if session else _Auth
         self._always = {"x-amz-request-payer": "requester"} if requester_pays else {}
 
     def head(
         self,
-        credentials: ReadOnlyCredentials | None,
         method: str,
-        name: str,
+        name: str = "",
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -86,18 +96,17 @@ class Signer:
         """Returns the head of a request, with the empty line at its end. An empty `name` stands for the bucket.
 
         `length` is the body's in bytes; None where there is no body. `payload` is its SHA-256 in hexadecimal, or
-        `UNSIGNED`. `credentials` None: the request is not signed.
+        `UNSIGNED`.
         """
         path = self._location.base + quote(name, safe="/" + _UNRESERVED)
         if query:
             encoded = ((quote(key, safe=_UNRESERVED), quote(value, safe=_UNRESERVED)) for key, value in query.items())
             path += "?" + "&".join(f"{key}={value}" for key, value in sorted(encoded))
         given = {**self._always, **(headers or {})}
-        if credentials is not None:
+        if self.credentials is not None:
             request = AWSRequest(method=method, url=self._location.url + path, headers=given)
             request.context["payload"] = payload
-            signs = _SessionAuth if self._has_session else _Auth
-            signs(credentials, self._service, self._region).add_auth(request)
+            self._auth(self.credentials, self._service, self._region).add_auth(request)
             given = dict(request.headers.items())
         given.pop("host", None)
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._location.host_header}", f"User-Agent: {_AGENT}"]

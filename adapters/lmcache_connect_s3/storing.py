@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from lmcache_connect import MemoryObj, StoreError
+from lmcache_connect import MemoryObj
 from lmcache_connect.record import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
 from lmcache_connect.transport import StreamClosedError, in_thread
 
-from .documents import error_of
-from .failures import refusal
 from .http_connection import HTTPConnection, ResponseHead
 from .object_checksum import ObjectChecksum
-from .request_source import CallRequests
-from .requests import MAX_ERROR_BYTES, Requests
+from .refusals import MAX_ERROR_BYTES, refused, refused_early, refused_late
 from .signer import UNSIGNED
+from .signing import CallSigner
 from .transfers import Job, Transfers
 
 _HASHED_PIECE = 1 << 20
@@ -65,7 +63,7 @@ class Storing(Transfers):
 
     def __init__(
         self,
-        requests: CallRequests,
+        signer: CallSigner,
         headers: Mapping[str, str],
         *,
         signs_payload: bool,
@@ -73,7 +71,7 @@ class Storing(Transfers):
         **transfers: object,
     ) -> None:
         super().__init__(**transfers)  # type: ignore[arg-type]
-        self.requests = requests
+        self.signer = signer
         self.headers = headers
         self.signs_payload = signs_payload
         self.object_checksum = object_checksum
@@ -121,8 +119,7 @@ class _Put(Job):
         call, record = self._call, self._record
         start, end = self._span
         headers = {**self._headers(), **self._checksum}
-        requests = call.requests.current
-        head = requests.head(
+        head = call.signer.current.head(
             "PUT", self._name, query=self._query, headers=headers, length=end - start, payload=self._payload
         )
         connection.begin()
@@ -135,11 +132,11 @@ class _Put(Job):
                 await connection.stream.send_framed(head + record.header, record.obj.byte_array, hasher, hasher.trailer)
             answer = await connection.read_head("PUT")
         except StreamClosedError as error:
-            refused = requests.refused_early(error.last_words, self.operation)
-            if refused is None:
+            refusal = refused_early(connection.store, error.last_words, self.operation)
+            if refusal is None:
                 raise
-            raise refused from error.with_traceback(None)
-        await self._check(connection, requests, answer)
+            raise refusal from error.with_traceback(None)
+        await self._check(connection, answer)
 
     def _headers(self) -> Mapping[str, str]:
         return self._call.headers
@@ -157,12 +154,12 @@ class _Put(Job):
             record.feed(digest.update, *self._span)
             self._payload = digest.hexdigest()
 
-    async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:
+    async def _check(self, connection: HTTPConnection, answer: ResponseHead) -> None:
         if answer.status not in {200, 201, 204}:
-            raise await requests.refused(connection, answer, self.operation)
+            raise await refused(connection, answer, self.operation)
         body = await connection.read_body(answer, MAX_ERROR_BYTES)
-        if (error := error_of(body)) is not None:
-            raise _failed(requests, answer, error, self.operation)
+        if (error := refused_late(connection.store, answer, body, self.operation)) is not None:
+            raise error
 
 
 class Part(_Put):
@@ -187,13 +184,9 @@ class Part(_Put):
         """S3's own checksum of the part; "" if it has none."""
         return next(iter(self._checksum.values()), "")
 
-    async def _check(self, connection: HTTPConnection, requests: Requests, answer: ResponseHead) -> None:
-        await super()._check(connection, requests, answer)
+    async def _check(self, connection: HTTPConnection, answer: ResponseHead) -> None:
+        await super()._check(connection, answer)
         etag = answer.etag
         if etag is None:
             raise connection.broken("a part was stored without an ETag")
         self.etag = etag
-
-
-def _failed(requests: Requests, answer: ResponseHead, error: tuple[str, str], operation: str) -> StoreError:
-    return refusal(requests.store, answer.status, *error, answer.headers, operation)

@@ -11,7 +11,6 @@ from lmcache_connect.errors import StoreProtocolError, ValueTooLargeError
 from lmcache_connect_s3.failures import NoSuchBucketError
 from lmcache_connect_s3.http_connection import ResponseHead
 from lmcache_connect_s3.object_answer import NoObject, ObjectAnswer, ObjectRequest, ObjectVersion, read_answer
-from lmcache_connect_s3.requests import Requests
 
 FIRST = ObjectRequest("k", 0, 100)
 WHOLE = ObjectRequest("k", 0, None)
@@ -44,8 +43,7 @@ async def read(
 ) -> ObjectAnswer | NoObject:
     length = headers.pop("content-length", None)
     head = ResponseHead(status, headers, int(length) if length is not None else None, length != "0", False)
-    requests = Requests("s3://bkt", cast(Any, None), None)
-    return await read_answer(cast(Any, connection or _Connection()), head, asked, requests, MAX_BYTES)
+    return await read_answer(cast(Any, connection or _Connection()), head, asked, MAX_BYTES)
 
 
 def part(start: int, last: int, total: int, **headers: str) -> dict[str, str]:
