@@ -1,4 +1,4 @@
-"""Settings of the toolkit: from code, or from environment variables named `LMCACHE_CONNECT_<SETTING>`."""
+"""`ConnectorConfig`: the toolkit's settings, from code or from environment variables `LMCACHE_CONNECT_<SETTING>`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import InvalidConfigError, InvalidURLError
-from .redaction import is_secret_name, redact
+from .redaction import HIDDEN, is_secret_name, redact
 from .url import RemoteURL
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -17,7 +17,7 @@ ErrorMode = Literal["raise", "miss"]
 
 
 class Settings(BaseSettings):
-    """Frozen settings: code beats the environment, which beats the defaults. A subclass adds its prefix and fields."""
+    """Frozen settings. Code wins over the environment, which wins over the defaults. A subclass adds fields."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -29,10 +29,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **settings: Any) -> Self:
-        """The settings given, over those of the environment, over the defaults.
+        """The settings that are given, with the environment's and the defaults for all others.
 
         Raises:
-            InvalidConfigError: an unknown setting, or a value of the wrong type or range. No value is shown.
+            InvalidConfigError: a setting does not exist, or its value has the wrong type or range. No value is shown.
         """
         for name in settings:
             if name not in cls.model_fields:
@@ -47,28 +47,25 @@ class Settings(BaseSettings):
 
 
 class ConnectorConfig(Settings):
-    """Frozen settings for managers and connectors. Code beats the environment, which beats the defaults.
+    """Frozen settings for managers and connectors, made by `load()`.
 
-    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_NAME`, where an empty one counts as
-    none; `extra_config` is JSON.
-
-    Raises:
-        InvalidConfigError: from `load()`, naming the setting and what was expected of it.
+    A setting `name` that code does not give is read from the environment variable `LMCACHE_CONNECT_NAME`. An empty
+    variable counts as not set. `extra_config` is JSON there.
     """
 
     model_config = SettingsConfigDict(env_prefix="LMCACHE_CONNECT_")
 
     url: SecretStr | None = None
-    """The store, where the manager is given none. A secret, because it may hold a password."""
+    """The store's URL, for a manager that is given none. A secret, because it may contain a password."""
 
     errors: ErrorMode = "raise"
-    """`raise`: a failure is a typed error. `miss`: it is a miss or a dropped put, counted by reason."""
+    """`raise`: a failed operation raises a typed error. `miss`: it is a miss or a dropped put, counted by reason."""
 
     operation_timeout: Seconds = 10.0
     """The deadline of one operation in seconds, to which the time for its bytes is added."""
 
     min_throughput: Bytes = 32 << 20
-    """Bytes per second that a store gives at its worst; an operation on n bytes has n / min_throughput more."""
+    """A store's lowest throughput, in bytes per second. An operation on n bytes has n / min_throughput seconds more."""
 
     allocate_timeout: Seconds = 5.0
     """How long a get waits for room in the arena, in seconds, inside the operation's deadline."""
@@ -77,56 +74,56 @@ class ConnectorConfig(Settings):
     """How often a failed attempt is repeated, inside the operation's deadline."""
 
     retry_backoff: Seconds = 0.02
-    """The pause before the first repetition in seconds; it doubles each time and is jittered."""
+    """The pause before the first repetition, in seconds. It doubles each time and varies at random."""
 
     breaker_failures: Annotated[int, Field(ge=1, le=1_000_000)] = 5
-    """Failed operations in a row that open the circuit breaker."""
+    """How many operations in a row must fail to open the circuit breaker."""
 
     breaker_reset: Seconds = 1.0
-    """How long the breaker stays open before one call is let through as a probe, in seconds."""
+    """How long the breaker stays open before it lets one call through as a probe, in seconds."""
 
     max_bytes_in_flight: Bytes = 1 << 30
-    """Bytes of payload that one connector moves at a time; further operations wait their turn."""
+    """Bytes of payload that one connector moves at a time. Further operations wait."""
 
     close_grace: Seconds = 5.0
-    """How long `close()` lets operations in flight finish, in seconds."""
+    """How long `close()` lets operations under way go on, in seconds."""
 
     sync_timeout: Seconds = 60.0
-    """How long a synchronous call waits at most, in seconds, where it is given no timeout of its own."""
+    """How long a synchronous call without a timeout of its own waits at most, in seconds."""
 
     chunk_size: Annotated[int, Field(ge=1, le=1 << 20)] = 256
     """Tokens in a full chunk."""
 
     max_local_cpu_bytes: Bytes = 1 << 30
-    """The arena of a local CPU backend that a manager makes for itself, in bytes."""
+    """The size of the memory that a manager makes for itself, in bytes."""
 
     remote_storage_plugins: tuple[str, ...] = ()
-    """Plug-ins by name, `type` or `type.instance`, which `extra_config` says more of. JSON in the environment."""
+    """The names of plug-ins, `type` or `type.instance`. `extra_config` has their settings. JSON in the environment."""
 
     allowed_modules: tuple[str, ...] | None = None
-    """The modules, by exact name, that plug-ins may be imported from; by default any. JSON in the environment."""
+    """The exact names of modules that plug-ins may be imported from; None: any module. JSON in the environment."""
 
     lmcache_names: bool = False
-    """Whether `import lmcache...` finds this toolkit's types, for connectors written for LMCache, without LMCache."""
+    """Whether `import lmcache...` gives this toolkit's types, so that connectors written for LMCache run without it."""
 
     import_timeout: Seconds = 10.0
     """How long importing a plug-in's module may take, in seconds."""
 
     announce_interval: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 10.0
-    """Seconds after which a manager tells a store that it uses, if that is a Redis, that it is there; 0: never."""
+    """How often a manager announces itself in the Redis stores that it uses, in seconds; 0: never."""
 
     extra_config: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Settings of adapters and plug-ins, by name."""
 
     def shown(self) -> dict[str, Any]:
-        """Every setting as plain data, without secrets, for people: what may be one reads `***`.
+        """Every setting as plain data for people. What may be a secret is shown as `***`.
 
-        Of `extra_config`, whose entries are anybody's, only numbers and the names of modules and classes are shown.
+        Of `extra_config`, whose entries may be anything, only numbers and names of modules and classes are shown.
         """
         values = self.model_dump(mode="json", exclude={"url", "extra_config"})
         values["url"] = _address(self.url.get_secret_value()) if self.url is not None else None
         values["extra_config"] = {
-            redact(str(name)): value if _is_harmless(str(name), value) else "***"
+            redact(str(name)): value if _is_harmless(str(name), value) else HIDDEN
             for name, value in self.extra_config.items()
         }
         return values
@@ -144,4 +141,4 @@ def _address(url: str) -> str:
     try:
         return RemoteURL.parse(url).label()
     except InvalidURLError:
-        return "***"
+        return HIDDEN

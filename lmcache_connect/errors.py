@@ -1,8 +1,7 @@
-"""Every exception of the toolkit. Each carries its facts as fields and builds its own message.
+"""Every exception of the toolkit. Each has its facts as fields and builds its own message from them.
 
-Each class also derives from the builtin that a reader expects (`ValueError`, `ConnectionError`, ...), so that
-code which knows nothing of this package can still catch it. No message ever contains a password: URLs are
-given to these classes in their redacted form only.
+Most classes also derive from a builtin exception (`ValueError`, `ConnectionError`, ...), so that code which knows
+nothing of this package can catch them. No message contains a password: URLs are given to these classes redacted.
 """
 
 from __future__ import annotations
@@ -11,22 +10,18 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
-def _known(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
 class LMCacheConnectError(Exception):
-    """Base of every error raised by this package. It can be pickled, with its fields, and so cross processes."""
+    """Base of every error of this package. It can be pickled with its fields, and so be sent to another process."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with the finished message in place of the facts.
+        # The default would call the class with the finished message instead of the facts.
         return _restored, (type(self), self.args, self.__dict__)
 
 
 def _restored(kind: type[LMCacheConnectError], args: tuple[Any, ...], fields: dict[str, Any]) -> LMCacheConnectError:
-    # By the layout's own __new__: `kind.__new__` may be that of a sibling, such as MemoryError, which refuses.
+    # Not by `kind.__new__`, which may be a sibling base's, such as MemoryError's, and refuses other classes.
     error = (OSError if issubclass(kind, OSError) else Exception).__new__(kind)
-    super(LMCacheConnectError, error).__init__(*args)  # the builtin's part: its args and, for an ImportError, its msg
+    super(LMCacheConnectError, error).__init__(*args)  # sets the builtin's args and, for an ImportError, its msg
     error.__dict__.update(fields)
     return error
 
@@ -45,7 +40,7 @@ class InvalidURLError(LMCacheConnectError, ValueError):
 
 
 class UnknownSchemeError(InvalidURLError, LookupError):
-    """No adapter is registered for the URL's scheme. Matching is exact and a miss is never cached."""
+    """No adapter is known for the URL's scheme. Schemes match exactly. `known` names those that there are."""
 
     def __init__(self, url: str, scheme: str, known: Iterable[str]) -> None:
         self.scheme = scheme
@@ -58,7 +53,7 @@ class UnknownSchemeError(InvalidURLError, LookupError):
 
 
 class UnknownOptionError(InvalidURLError):
-    """The URL's query names an option that its adapter does not have."""
+    """The URL's query names an option that its adapter does not have. `known` names those that it has."""
 
     def __init__(self, url: str, option: str, known: Iterable[str]) -> None:
         self.option = option
@@ -67,7 +62,7 @@ class UnknownOptionError(InvalidURLError):
 
 
 class InvalidOptionError(InvalidURLError):
-    """An option of the URL has a value of the wrong type or range."""
+    """An option of the URL has a value of the wrong type or range. A secret value is `***`."""
 
     def __init__(self, url: str, option: str, value: str, expected: str) -> None:
         self.option = option
@@ -94,7 +89,7 @@ class InvalidKeyError(LMCacheConnectError, ValueError):
 
 
 class UnknownDtypeError(LMCacheConnectError, ValueError):
-    """A dtype name or object has no counterpart here."""
+    """A name or an object is not one of the dtypes that chunks can have."""
 
     def __init__(self, dtype: object, known: Iterable[str]) -> None:
         self.dtype = dtype
@@ -112,7 +107,7 @@ class InvalidShapeError(LMCacheConnectError, ValueError):
 
 
 class InvalidArgumentError(LMCacheConnectError, ValueError):
-    """An argument of a call is wrong in itself or does not fit another one."""
+    """An argument of a call is wrong, or does not fit another one."""
 
     def __init__(self, argument: str, reason: str) -> None:
         super().__init__(f"invalid argument {argument!r}: {reason}")
@@ -124,7 +119,10 @@ class InvalidArgumentError(LMCacheConnectError, ValueError):
 
 
 class AdapterLoadError(LMCacheConnectError, ImportError):
-    """An adapter is known by name but its module, its class or its driver cannot be imported."""
+    """A scheme's adapter is known by name, but its module, its class or its driver cannot be imported.
+
+    `extra` is the extra of this distribution that installs the driver, where that is what is missing.
+    """
 
     def __init__(self, scheme: str, target: str, distribution: str, reason: str, extra: str | None = None) -> None:
         hint = f"; install it with: pip install 'lmcache-connect[{extra}]'" if extra else ""
@@ -140,7 +138,7 @@ class AdapterLoadError(LMCacheConnectError, ImportError):
 
 
 class MissingExtraError(LMCacheConnectError, ImportError):
-    """An optional part is used whose packages are not installed."""
+    """A part of the toolkit was used whose packages are not installed. `extra` installs them."""
 
     def __init__(self, feature: str, module: str, extra: str) -> None:
         super().__init__(
@@ -165,10 +163,10 @@ class LMCacheInstalledError(LMCacheConnectError, RuntimeError):
 
 
 class PluginError(LMCacheConnectError):
-    """A class that others wrote, named in a URL or in the configuration, cannot be used.
+    """A class that a URL or the configuration names cannot be used.
 
-    `distribution` is the installed package that the module belongs to, or "" where none is known. What the plug-in
-    itself raised is the `__cause__`.
+    `distribution` is the installed package that the module belongs to, or "" where none is known. An error that the
+    plug-in itself raised is the `__cause__`.
     """
 
     def __init__(self, module: str, class_name: str, distribution: str, reason: str) -> None:
@@ -181,23 +179,23 @@ class PluginError(LMCacheConnectError):
 
 
 class PluginImportError(PluginError, ImportError):
-    """A plug-in's module cannot be imported: it is not there, not allowed, too slow, or raised something."""
+    """A plug-in's module cannot be imported: it does not exist, is not allowed, takes too long, or raised an error."""
 
 
 class PluginClassMissingError(PluginError, AttributeError):
-    """A plug-in's module has no such class."""
+    """A plug-in's module has no class of this name."""
 
 
 class PluginTypeError(PluginError, TypeError):
-    """A plug-in's class is no connector, or wants arguments that nobody can give it."""
+    """A plug-in's class is not a connector, or its constructor asks for arguments that it cannot be given."""
 
 
 class PluginConstructionError(PluginError, RuntimeError):
-    """A plug-in's class raised while an instance was made."""
+    """The constructor of a plug-in's class raised an error."""
 
 
 class DuplicateSchemeError(LMCacheConnectError, ValueError):
-    """A scheme is registered already and `replace=True` was not given."""
+    """A scheme is registered already, and `replace=True` was not given."""
 
     def __init__(self, scheme: str, registered: str, offered: str) -> None:
         super().__init__(
@@ -216,13 +214,13 @@ class AmbiguousSchemeError(LMCacheConnectError, ValueError):
         self.claims = tuple(claims)
         super().__init__(
             f"the scheme {scheme!r} is claimed by {' and '.join(self.claims)}: "
-            f"uninstall all but one, or settle it with register_adapter(<the adapter>, replace=True)"
+            f"uninstall all but one, or choose one with register_adapter(<the adapter>, replace=True)"
         )
         self.scheme = scheme
 
 
 class UnknownConnectorError(LMCacheConnectError, LookupError):
-    """A manager has no connector of this name."""
+    """A manager has no connector of this name. `known` names those that it has."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.known = tuple(known)
@@ -231,7 +229,7 @@ class UnknownConnectorError(LMCacheConnectError, LookupError):
 
 
 class UnsupportedOperationError(LMCacheConnectError, NotImplementedError):
-    """A connector's store cannot do what was asked."""
+    """A connector's store does not have this operation."""
 
     def __init__(self, connector: str, operation: str) -> None:
         super().__init__(f"{connector} does not support {operation}()")
@@ -240,7 +238,7 @@ class UnsupportedOperationError(LMCacheConnectError, NotImplementedError):
 
 
 class ConnectorContractError(LMCacheConnectError, TypeError):
-    """A connector or an adapter broke its contract: it returned or raised what it must not."""
+    """A connector or an adapter broke its contract: it returned or raised something that it must not."""
 
     def __init__(self, connector: str, operation: str, got: str, expected: str) -> None:
         super().__init__(f"{connector}.{operation} {got}; expected {expected}")
@@ -262,7 +260,7 @@ class ReleasedObjectError(LMCacheConnectError, RuntimeError):
 
 
 class ForeignObjectError(LMCacheConnectError, ValueError):
-    """A memory object of another backend, or something that is no memory object, was handed in."""
+    """A call was given a memory object of another backend, or something that is not a memory object."""
 
     def __init__(self, got: str, expected: str) -> None:
         super().__init__(f"got {got}; expected {expected}")
@@ -285,7 +283,7 @@ class ArenaExhaustedError(LMCacheConnectError, MemoryError):
 
 
 class AllocationTimeoutError(ArenaExhaustedError, TimeoutError):
-    """Room was waited for and did not appear in time. `waited` is seconds."""
+    """The arena had no room in time. `waited` is how long the call waited for room, in seconds."""
 
     def __init__(self, requested: int, free: int, capacity: int, waited: float) -> None:
         super().__init__(requested, free, capacity, f"waited {waited:.3f} s")
@@ -303,10 +301,10 @@ class BackendClosedError(LMCacheConnectError, RuntimeError):
 
 
 class CorruptRecordError(LMCacheConnectError, ValueError):
-    """A stored record does not verify. It is treated as a miss and never returned.
+    """A stored record does not verify. It is counted as a miss and never returned.
 
-    `reason` is a short word for counting (`"checksum"`, `"length"`, `"key"`, ...). `removable` says whether the
-    record may be deleted: a record of a newer version is somebody's good data and stays.
+    `reason` is one word, by which records are counted (`"checksum"`, `"length"`, `"key"`, ...). `removable` says
+    whether the record may be deleted: a record of a newer release is valid there, and stays.
     """
 
     def __init__(self, reason: str, detail: str, *, removable: bool = True) -> None:
@@ -324,7 +322,7 @@ class FrameError(CorruptRecordError):
 
 
 class ConnectorClosedError(LMCacheConnectError, RuntimeError):
-    """A connector, a manager or a loop owner was used after, or was closed during, the call."""
+    """A connector, a manager or a loop owner was closed before or during the call."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is closed; create a new one")
@@ -332,7 +330,7 @@ class ConnectorClosedError(LMCacheConnectError, RuntimeError):
 
 
 class SyncCallOnLoopError(LMCacheConnectError, RuntimeError):
-    """A synchronous call was made on the owning event loop's own thread, where it could only deadlock."""
+    """A synchronous call was made on the thread of the owning event loop, which would then wait for itself."""
 
     def __init__(self, operation: str) -> None:
         super().__init__(
@@ -343,7 +341,7 @@ class SyncCallOnLoopError(LMCacheConnectError, RuntimeError):
 
 
 class LoopNotRunningError(LMCacheConnectError, RuntimeError):
-    """The owning event loop is not running, or it is closed, so that nothing could ever answer."""
+    """The owning event loop is not running, or is closed, so the call could never be answered."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the owning event loop cannot run this call: {reason}")
@@ -351,7 +349,7 @@ class LoopNotRunningError(LMCacheConnectError, RuntimeError):
 
 
 class SyncTimeoutError(LMCacheConnectError, TimeoutError):
-    """A synchronous call got no answer from the owning loop in time and was cancelled. `seconds` is that time."""
+    """A synchronous call got no answer from the owning loop within `seconds`, and was cancelled."""
 
     def __init__(self, operation: str, seconds: float) -> None:
         super().__init__(f"{operation} got no answer from the owning event loop within {seconds:.3f} s")
@@ -360,7 +358,7 @@ class SyncTimeoutError(LMCacheConnectError, TimeoutError):
 
 
 class ForkedProcessError(LMCacheConnectError, RuntimeError):
-    """The object belongs to the parent process. Its sockets, loop and memory are not usable here."""
+    """The object belongs to the parent process. Its sockets, loop and memory cannot be used in a fork."""
 
     def __init__(self, what: str, owner_pid: int, pid: int) -> None:
         super().__init__(
@@ -376,10 +374,10 @@ class ForkedProcessError(LMCacheConnectError, RuntimeError):
 
 
 class StoreError(LMCacheConnectError):
-    """An operation on a store failed. With `errors="miss"` it becomes a miss or a dropped put.
+    """An operation on a store failed. With the setting `errors="miss"` it becomes a miss or a dropped put.
 
-    `retryable`: the same call may succeed a moment later. `permanent`: no retry and no cache-miss treatment can
-    help, an operator must act; such an error is raised in both error modes.
+    `retryable` says that the same call may succeed a moment later. `permanent` says that an operator must act: such an
+    error is raised with `errors="miss"`, too.
     """
 
     retryable: ClassVar[bool] = False
@@ -392,13 +390,13 @@ class StoreError(LMCacheConnectError):
 
 
 class StoreUnavailableError(StoreError, ConnectionError):
-    """The store cannot be reached or dropped the connection."""
+    """The store cannot be reached, or it dropped the connection."""
 
     retryable = True
 
 
 class OperationTimeoutError(StoreError, TimeoutError):
-    """The operation's deadline passed. `seconds` is the time it was given."""
+    """The operation's deadline passed. `seconds` is the time that it was given."""
 
     def __init__(self, store: str, operation: str, seconds: float, detail: str = "") -> None:
         super().__init__(
@@ -423,7 +421,7 @@ class CircuitOpenError(StoreUnavailableError):
 
 
 class AuthenticationError(StoreError, PermissionError):
-    """The store refused the credentials, or wants some (NOAUTH, WRONGPASS, NOPERM)."""
+    """The store refused the credentials, or was given none and requires them (NOAUTH, WRONGPASS, NOPERM)."""
 
     permanent = True
 
@@ -443,19 +441,19 @@ class ReadOnlyStoreError(StoreError):
 
 
 class StoreLoadingError(StoreUnavailableError):
-    """The server is loading its dataset from disk and answers soon."""
+    """The server is loading its data from disk and will answer soon."""
 
 
 class WrongTypeError(StoreError, TypeError):
-    """The key holds another kind of value, written by somebody else. It is left alone."""
+    """The key holds a value of another kind, which another program has written. It is left as it is."""
 
 
 class WrongNodeError(StoreError):
-    """A cluster node says that the key lives elsewhere (MOVED, ASK, CROSSSLOT)."""
+    """A cluster node says that another node has the key (MOVED, ASK, CROSSSLOT)."""
 
 
 class StoreProtocolError(StoreError, ConnectionError):
-    """The server's answer is not what the protocol allows. The connection is dropped."""
+    """The server's answer breaks the protocol. The connection is dropped."""
 
     retryable = True
 
@@ -465,7 +463,7 @@ class StoreCommandError(StoreError):
 
 
 class ConnectorFailureError(StoreError):
-    """A connector raised something that is no error of this package; it is the `__cause__`."""
+    """A connector raised an error that is not one of this package. It is the `__cause__`."""
 
 
 class ValueTooLargeError(StoreError, ValueError):
@@ -477,12 +475,16 @@ class ValueTooLargeError(StoreError, ValueError):
         self.limit = limit
 
 
-# ------------------------------------------------------------------------------------------- the internal API server
+# ----------------------------------------------------------------------------------------------------- messages
+
+
+def _known(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _shortened(value: object, limit: int = 200) -> str:
     try:
         text = repr(value)
-    except Exception:  # an integer of more than 4300 digits, say: the error at hand must not turn into another
+    except Exception:  # of an integer of more than 4300 digits, for example: it must not hide the error at hand
         text = f"<{type(value).__name__} without a repr>"
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

@@ -1,4 +1,4 @@
-"""What a text, a URL or a setting may show of its secrets."""
+"""Hides secrets in texts, URLs and settings that are shown to people."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
-# A URL's beginning: at the start of a text, or behind a space, a quote or a bracket in it.
-_BEGINNING: Final = re.compile(r"(?<![^\s'\"(<\[])[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+HIDDEN: Final = "***"
+"""What is shown in the place of a secret."""
 
+# A URL's beginning: at the start of a text, or after a space, a quote or a bracket in it.
+_BEGINNING: Final = re.compile(r"(?<![^\s'\"(<\[])[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 HOST_PATTERN: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?"
 )
-
+"""One `host[:port]` of a URL, with an IPv6 address in brackets."""
 
 _SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token|credential|signature|auth|key$", re.IGNORECASE)
 
 
-HIDDEN: Final = "***"
-
-
 def redact(text: str) -> str:
-    """A URL, however malformed, or a text with one in it, with everything hidden that may be a secret."""
+    """A URL, or a text with one in it, with everything hidden that may be a secret. The URL may be malformed."""
     found = _BEGINNING.search(text)
     start = found.start() if found is not None else 0
-    if re.search(r"@|:\S", text[:start]) is not None:  # rather a password with '://' in it
+    if re.search(r"@|:\S", text[:start]) is not None:  # this looks like a password with '://' in it
         start = 0
     return text[:start] + redact_url(text[start:])
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what is called so may be a secret: `password`, `access_key`, and so on."""
+    """Whether a name such as `password` or `access_key` says that the value may be a secret."""
     return _SECRET_NAME.search(name) is not None
 
 
 def redact_url(url: str) -> str:
+    """A URL with everything hidden that may be a secret. It may be malformed: then rather too much is hidden."""
     beginning = _BEGINNING.match(url)
     head = beginning.group() if beginning is not None else ""
-    # A raw '/', '?' or '#' in a password is malformed, and then the last '@' still ends the credentials.
+    # A password with a raw '/', '?' or '#' is malformed. Even then the last '@' ends the credentials.
     credentials, at, location = url[len(head) :].rpartition("@")
     first, sign, others = location.partition("&")
     if at:
@@ -53,7 +53,7 @@ def redact_url(url: str) -> str:
 
 
 def _hidden_hosts(location: str, *, whole: bool) -> str:
-    # `user:password` without `@host` reads as a host and its port. With `whole`, what follows may belong to it.
+    # `user:password` without `@host` looks like a host and its port. With `whole`, all that follows may belong to it.
     authority = re.split(r"[/?#]", location, maxsplit=1)[0]
     shown = []
     for item in authority.split(","):
@@ -67,7 +67,7 @@ def _hidden_hosts(location: str, *, whole: bool) -> str:
 
 
 def _hidden_field(field: str) -> str:
-    # To the field's end, all that follows a secret's name may belong to the secret.
+    # Everything from a secret's name to the end of the field may belong to the secret.
     pieces = re.split(r"([?;#&])", field)
     for index, piece in enumerate(pieces):
         name, sign, value = piece.partition("=")
@@ -77,6 +77,7 @@ def _hidden_field(field: str) -> str:
 
 
 def redacted_option(name: str, value: str) -> str:
+    """`name=value` of an option, with the value hidden where it may be a secret or contain one."""
     if _SECRET_NAME.search(name):
         return f"{name}={HIDDEN}"
     return _hidden_field(f"{name}={value}")

@@ -1,4 +1,4 @@
-"""The URL of a store, parsed once into a frozen value that hides its secrets."""
+"""`RemoteURL`: the URL of a store, parsed once into a frozen value that hides its secrets."""
 
 from __future__ import annotations
 
@@ -36,26 +36,31 @@ class HostPort(BaseModel):
 
 
 class URLOptions(BaseModel):
-    """Base of an adapter's typed options: one field per query option, validated by pydantic.
+    """Base of an adapter's typed options: one field for each option of the query, validated by pydantic.
 
-    A subclass adds its fields; the query may name these and nothing else.
+    A subclass adds its fields. A query may name these and nothing else.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """What a query may name, in the order of the fields."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 OptionsT = TypeVar("OptionsT", bound=URLOptions)
 
 
 class RemoteURL(BaseModel):
-    """A parsed store URL. Percent-escapes are decoded, once; `repr`, `str` and `redacted()` show no secret.
+    """A parsed store URL. Percent-escapes are decoded once. `repr`, `str` and `redacted()` show no secret.
 
     Attributes:
         scheme: in lower case, without `://`.
         hosts: every host in the order given; empty for a URL with a path alone, such as `unix:///run/redis.sock`.
-        username: decoded; None where there is none.
-        password: decoded, in a `SecretStr`; None where there is none.
-        path: decoded, with its leading slash; "" where there is none.
+        username: decoded; None where the URL has no username.
+        password: decoded, in a `SecretStr`; None where the URL has no password.
+        path: decoded, with its leading slash; "" where the URL has no path.
         raw: the URL as it was given, in a `SecretStr`.
         query: decoded options in the order given; values of secret-looking options are kept out of every repr.
     """
@@ -76,10 +81,10 @@ class RemoteURL(BaseModel):
 
     @classmethod
     def parse(cls, url: str | RemoteURL) -> RemoteURL:
-        """The value of a URL.
+        """Parses a URL. One that is parsed already is returned as it is.
 
         Raises:
-            InvalidURLError: what is wrong, with the password hidden.
+            InvalidURLError: it cannot be understood. The password is not shown.
         """
         if isinstance(url, RemoteURL):
             return url
@@ -95,20 +100,20 @@ class RemoteURL(BaseModel):
         if not sign or _SCHEME.fullmatch(scheme) is None:
             raise InvalidURLError(hidden, "the scheme is missing", _SHAPE)
         location = url.partition("://")[2]
-        # The library's urlsplit puts parts of the URL, a password among them, into its errors.
+        # Not urllib's urlsplit: its errors contain parts of the URL, which may be a password.
         match = _LOCATION.fullmatch(location)
         assert match is not None  # noqa: S101  # every part of the pattern may be empty
         authority, path, query, fragment = match.groups()
         credentials, at, hosts = authority.rpartition("@")
         if location.count("@") > len(at):
-            # Without this, what follows a raw '/' in a password would be taken, and shown, as a host or a path.
+            # What follows a raw '/' in a password would be taken for a host or a path, and shown.
             raise InvalidURLError(
                 hidden,
                 "a raw '/', '?', '#' or '@' stands in the credentials or a raw '@' behind them",
                 "them as %2F, %3F, %23, %40",
             )
         if fragment is not None:
-            raise InvalidURLError(hidden, "'#' starts a fragment, which a store URL has none of", "'%23'")
+            raise InvalidURLError(hidden, "'#' starts a fragment, and a store URL has no fragment", "'%23'")
         user, colon, password = credentials.partition(":")
         return cls(
             scheme=scheme,
@@ -122,19 +127,19 @@ class RemoteURL(BaseModel):
 
     @property
     def host(self) -> str:
-        """The first host, or "" where there is none."""
+        """The first host, or "" where the URL has no host."""
         return self.hosts[0].host if self.hosts else ""
 
     @property
     def port(self) -> int | None:
-        """The first host's port, or None where there is none."""
+        """The first host's port, or None where the URL does not name it."""
         return self.hosts[0].port if self.hosts else None
 
     def single_host(self, default_port: int) -> tuple[str, int]:
         """Host and port of a store that is one server.
 
         Raises:
-            InvalidURLError: no host, or more than one.
+            InvalidURLError: the URL has no host, or more than one.
         """
         if len(self.hosts) != 1:
             raise InvalidURLError(self.redacted(), f"{len(self.hosts)} hosts", "exactly one host[:port]")
@@ -143,11 +148,13 @@ class RemoteURL(BaseModel):
     def options(self, model: type[OptionsT]) -> OptionsT:
         """The query as an adapter's typed options.
 
+        A connector gets those of its URL from `ConnectorContext.options`, where they are validated already.
+
         Raises:
-            UnknownOptionError: an option that the adapter does not have, with those that it has.
+            UnknownOptionError: an option that the model does not have.
             InvalidOptionError: a value of the wrong type or range. A secret's value is not shown.
         """
-        known = [field.alias or name for name, field in model.model_fields.items()]
+        known = model.option_names()
         for name in self.query:
             if name not in known:
                 raise UnknownOptionError(self.redacted(), name, known)
@@ -160,14 +167,14 @@ class RemoteURL(BaseModel):
             expected = first["msg"]
             shown = redacted_option(name, value).partition("=")[2] if value else ""
             if shown != value:
-                expected = expected.replace(value, shown)  # an adapter's own validator may have put it there
+                expected = expected.replace(value, shown)  # the message of an adapter's own validator may contain it
             raise InvalidOptionError(self.redacted(), name, shown, expected) from None
 
     def unwrapped(self, prefix: str) -> RemoteURL:
-        """The URL that `prefix+<scheme>://...` stands around: without `prefix+`, and without the options `prefix_...`.
+        """The URL inside `prefix+<scheme>://...`: without `prefix+`, and without the options `prefix_...`.
 
         Raises:
-            InvalidURLError: it is no such URL.
+            InvalidURLError: this URL does not begin with `prefix+`, or what follows is not a URL.
         """
         raw = self.raw.get_secret_value()
         if not self.scheme.startswith(f"{prefix}+"):
@@ -192,7 +199,7 @@ class RemoteURL(BaseModel):
         return _in_one_line(f"{self.scheme}://{credentials}{hosts}{self.path}" + (f"?{query}" if query else ""))
 
     def label(self) -> str:
-        """Scheme, hosts and path alone, in one line: what names a store in logs, errors and metrics."""
+        """Scheme, hosts and path, in one line. It names the store in logs, errors and metrics."""
         return _in_one_line(f"{self.scheme}://{','.join(map(str, self.hosts))}{self.path}")
 
     def __str__(self) -> str:
@@ -260,7 +267,7 @@ def _host(hidden: str, item: str) -> HostPort:
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
-        raise InvalidURLError(hidden, f"{item!r} is no IPv6 address", "one such as [::1]:6379") from None
+        raise InvalidURLError(hidden, f"{item!r} is not an IPv6 address", "one such as [::1]:6379") from None
     return HostPort(host=host, port=port)
 
 

@@ -18,11 +18,11 @@ _SHAPE = "external://host:port/module_path/?connector_name=ClassName"
 
 
 class ExternalConnectorAdapter(ConnectorAdapter):
-    """`external://host:port/module_path/?connector_name=ClassName`, one host, the path with dots or slashes.
+    """`external://host:port/module_path/?connector_name=ClassName`, with dots or slashes in the module's path.
 
-    The class is a `RemoteConnector`, or has the methods of one. It is made with those of `loop`, `local_cpu_backend`
-    and `config`, of `metadata`, `context`, `url`, `host` and `port`, and of the URL's further options (strings) that
-    its constructor asks for by name. The host means nothing to this adapter.
+    The class is a `RemoteConnector`, or has the methods of one. Its constructor is given what it asks for by name:
+    `loop`, `local_cpu_backend`, `config`, `metadata`, `context`, `url`, `host`, `port`, and the URL's further options
+    as strings. There is exactly one host, and this adapter makes no use of it.
     """
 
     schema = "external://"
@@ -37,15 +37,16 @@ class ExternalConnectorAdapter(ConnectorAdapter):
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """A new instance of the class that the URL names.
 
-        On the owning event loop's own thread an import may take 40 ms; `await manager.open_connector(url)` gives it
-        `import_timeout` and the loop goes on. The class's constructor runs on the calling thread in both.
+        The import may take `LOOP_IMPORT_SECONDS` where the owning event loop runs in the calling thread, and the
+        setting `import_timeout` elsewhere. `await manager.open_connector(url)` imports in a thread, with the latter.
+        The class's constructor runs in the calling thread.
 
         Raises:
             InvalidURLError: a `ValueError`: more than one host, or no `connector_name`.
             PluginImportError: an `ImportError`: the module cannot be imported, or not in time, or is not allowed.
             PluginClassMissingError: an `AttributeError`: the module has no such class.
-            PluginTypeError: a `TypeError`: it is no connector, or wants arguments that nobody can give it.
-            PluginConstructionError: it raised.
+            PluginTypeError: a `TypeError`: it is not a connector, or asks for arguments that it cannot be given.
+            PluginConstructionError: its constructor raised an error.
         """
         url = context.remote_url
         timeout = context.settings.import_timeout

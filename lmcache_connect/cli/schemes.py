@@ -45,5 +45,5 @@ def _report(registry: AdapterRegistry, scheme: str) -> SchemeReport:
     except LMCacheConnectError as error:
         return SchemeReport(scheme, described, str(error))
     model = None if adapter is None else adapter.options
-    names = None if model is None else [field.alias or name for name, field in model.model_fields.items()]
+    names = None if model is None else model.option_names()
     return SchemeReport(scheme, described, None, names)

@@ -1,4 +1,4 @@
-"""`WorkerAnnouncement`: what a manager tells the others that share its store."""
+"""`WorkerAnnouncement`: what a manager tells the other managers that share its store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_ANNOUNCEMENT_BYTES: Final = 32 << 10
-"""Of one announcement as it is stored. What a store gives beyond that is not looked at."""
+"""The size of one stored announcement, in bytes. A larger one is not read."""
 
 MAX_WORKERS: Final = 4096
-"""Announcements that are read from one store."""
+"""How many announcements are read from one store."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Text = Annotated[str, Field(max_length=256)]
@@ -18,7 +18,7 @@ Seconds = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
 
 
 class _Announced(BaseModel):
-    # From a store that others write to: what is unknown is ignored, so that releases can differ.
+    # Other releases write to the same store: a field that this one does not know is ignored.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -34,7 +34,7 @@ class AnnouncedStatistics(_Announced):
 
 
 class AnnouncedConnector(_Announced):
-    """One connector of a worker, and what it did: by operation, such as `get` and `batched_put`."""
+    """One connector of a worker, with its counters by operation (`get`, `batched_put`, ...)."""
 
     name: Text
     store: Text
@@ -55,22 +55,25 @@ class AnnouncedArena(_Announced):
 
 
 class WorkerAnnouncement(_Announced):
-    """One manager, at `announced` by its own clock. Times are seconds since 1970. Holds no secret and no key."""
+    """What one manager says of itself at the time `announced`. Holds no secret and no key.
+
+    Times are seconds since 1970 by the manager's own clock.
+    """
 
     worker: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
-    """Unique for every manager that ever was."""
+    """The manager's name. No other manager has had it."""
     host: Text
     pid: Count
     version: Text
     started: Seconds
     announced: Seconds
     api: Text | None = None
-    """Where its internal API listens, if it has one."""
+    """Where its internal API listens; None where it has none."""
     connectors: Annotated[tuple[AnnouncedConnector, ...], Field(max_length=64)] = ()
     arena: AnnouncedArena = AnnouncedArena()
 
     def encode(self) -> bytes:
-        """As it is stored: JSON, of at most `MAX_ANNOUNCEMENT_BYTES`."""
+        """The announcement as it is stored: JSON of at most `MAX_ANNOUNCEMENT_BYTES`, without statistics if need be."""
         document = self.model_dump_json().encode()
         if len(document) > MAX_ANNOUNCEMENT_BYTES:
             bare = tuple(item.model_copy(update={"statistics": {}}) for item in self.connectors)
@@ -79,7 +82,7 @@ class WorkerAnnouncement(_Announced):
 
     @classmethod
     def decode(cls, document: bytes) -> WorkerAnnouncement | None:
-        """What a store gave; None where it is no announcement."""
+        """The announcement in a stored document; None where the document is not one."""
         if len(document) > MAX_ANNOUNCEMENT_BYTES:
             return None
         try:

@@ -1,4 +1,4 @@
-"""`ConnectorContext`: everything that a connector is made from."""
+"""`ConnectorContext`: what a connector is made from."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ConnectorContext:
     Attributes:
         url: the store's URL as it was given, secrets included: never log it; `remote_url` is the safe one.
         loop: the owning event loop. Everything the connector awaits runs there.
-        local_cpu_backend: memory for what the connector receives. Borrowed: do not close it.
-        config: the configuration as the manager was given it, or `settings`.
+        local_cpu_backend: the memory that the connector receives chunks into. It is borrowed: do not close it.
+        config: the configuration as the manager was given it, or the manager's own settings.
         metadata: the model's cache geometry, where it is known.
-        plugin_name: `name` or `name.instance` in plug-in mode.
+        plugin_name: the plug-in's name, `type` or `type.instance`, where a plug-in makes the connector.
         remote_url: the parsed URL.
         owner: the loop's owner, for calls from other threads.
         settings: the toolkit's own settings for this connector, with the URL's options applied.

@@ -12,17 +12,17 @@ from .context import ConnectorContext
 
 
 class WrappingAdapter(ConnectorAdapter):
-    """Answers for `prefix+<scheme>://...`: `fault+redis://host?ttl=60&fault_seed=7`, where the prefix is `fault`.
+    """Answers for `prefix+<scheme>://...`, such as `fault+redis://host?ttl=60&fault_seed=7`, whose prefix is `fault`.
 
-    Options whose names begin with `prefix_` are its own, and are those of its `options`. Everything else of the URL is
-    the other connector's, which the manager makes, with the same event loop, memory and configuration. Wrappers of
-    different kinds may stand around each other: `fault+audit+redis://...`.
+    Options whose names begin with `prefix_` are the wrapper's own, and its model `options` describes them. The rest of
+    the URL is that of the connector inside, which the manager makes with the same event loop, memory and configuration.
+    Wrappers of different kinds may stand around each other: `fault+audit+redis://...`.
     """
 
     prefix: ClassVar[str]
 
     def known_schemes(self) -> tuple[str, ...]:
-        """`prefix+<scheme>`, and what else the adapter names."""
+        """`prefix+<scheme>`, and the schemes that the adapter names besides."""
         return (f"{self.prefix}+{ANY_SCHEME}", *super().known_schemes())
 
     def is_wrapping(self, url: RemoteURL) -> bool:
@@ -34,7 +34,7 @@ class WrappingAdapter(ConnectorAdapter):
         return url.with_options_of(self.prefix) if self.is_wrapping(url) else url
 
     def parse_options(self, url: RemoteURL) -> ConnectorOptions | None:
-        """This adapter's own options, checked."""
+        """This adapter's own options, validated. Raises as `ConnectorAdapter.parse_options` does."""
         return super().parse_options(self.own_url(url))
 
     def wrapped_urls(self, url: RemoteURL, config: Any) -> tuple[RemoteURL, ...]:
@@ -46,7 +46,7 @@ class WrappingAdapter(ConnectorAdapter):
         return (url.unwrapped(self.prefix),) if self.is_wrapping(url) else ()
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        """The other connector, wrapped."""
+        """The connector inside, wrapped."""
         return self.wrap(context.make_wrapped(), context)
 
     @abstractmethod

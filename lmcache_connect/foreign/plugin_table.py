@@ -50,8 +50,8 @@ class PluginTable:
     def find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str] | None:
         """The adapter that answers for a URL, of those that are loaded, and its plug-in's name; None where none does.
 
-        `plugin://type[.instance]` is answered by the plug-in of this name. Where there is none, and for any other URL,
-        the first adapter answers whose `can_parse` says so.
+        `plugin://type[.instance]` is answered by the plug-in of this name. Where no plug-in has it, and for any other
+        URL, the first adapter answers whose `can_parse` says so.
 
         Raises:
             PluginError, InvalidConfigError: the plug-in of this name has not loaded.

@@ -27,7 +27,7 @@ class AdapterTarget:
         """A new adapter.
 
         Raises:
-            AdapterLoadError: the module, its driver or the class cannot be imported, or the class is no adapter.
+            AdapterLoadError: the module, its driver or the class cannot be imported, or the class is not an adapter.
         """
         module, _, attribute = self.target.partition(":")
         try:
@@ -58,7 +58,7 @@ def adapter_of(found: object) -> ConnectorAdapter:
     One that does not derive from `ConnectorAdapter`, and has its methods, is wrapped.
 
     Raises:
-        ConnectorContractError: it is no adapter, or the class cannot be made without arguments.
+        ConnectorContractError: it is not an adapter, or the class cannot be made without arguments.
     """
     name = getattr(found, "__qualname__", type(found).__qualname__)
     if not ForeignAdapter.is_adapter(found):

@@ -23,21 +23,22 @@ from ..memory import ChunkMemory
 from ..observability import OperationStatistics, event
 
 FIRST_AFTER: Final = 1.0
-"""Seconds between a connector's making and the first look at whether it was used."""
+"""Seconds from when a connector is made until the announcer looks for the first time whether it was used."""
 
-_PATIENCE: Final = 2.0
+_ANSWER_SECONDS: Final = 2.0
 """Seconds that a store has to take an announcement."""
 
 _MOST_CONNECTORS: Final = 64
-"""What an announcement has room for."""
+"""Connectors that one announcement may describe."""
 
 
 class Announcer:
-    """Tells every store that can keep announcements, and that the manager has used, that this manager is there.
+    """Tells the stores that a manager uses that this manager is there, where they can keep announcements.
 
-    Repeated every `interval` seconds, and kept by the store for three times as long: one that died disappears. A store
-    that is down, or refuses, is tried again the next time; no operation ever waits for that or fails by it. Lives on
-    the connectors' event loop, in timers that end with this object.
+    An announcement is repeated every `interval` seconds. The store keeps it for three times as long, so that of a
+    process that died it disappears. A store that is down, or refuses, is tried again the next time. No operation waits
+    for an announcement or fails because of one. Timers on the connectors' event loop drive it; they hold this object by
+    weak reference and end with it.
     """
 
     def __init__(
@@ -47,37 +48,37 @@ class Announcer:
         backend: Callable[[], ChunkMemory | None],
     ) -> None:
         self.worker: Final = f"{_plain(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
-        """Unique for every manager that ever was."""
+        """The name of this manager in announcements. No other manager has had it."""
         self.api: str | None = None
-        """Where this manager's internal API listens."""
+        """Where this manager's internal API listens; None where it has none."""
         self._interval = interval
         self._connectors = connectors
         self._backend = backend
         self._started = time.time()
         self._ticking = False
-        self._told: weakref.WeakSet[ManagedConnector] = weakref.WeakSet()
+        self._announced: weakref.WeakSet[ManagedConnector] = weakref.WeakSet()
         self._refused: weakref.WeakSet[ManagedConnector] = weakref.WeakSet()
         self._round: asyncio.Task[None] | None = None
         self._ended = False
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the timers, from any thread. Once."""
+        """Starts the timers, from any thread. Further calls do nothing."""
         if not self._ticking:
             self._ticking = True
             this: weakref.ref[Announcer] = weakref.ref(self)
             loop.call_soon_threadsafe(_later, loop, FIRST_AFTER, this)
 
     def tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One round, and the timer for the next one."""
+        """Starts one round of announcements, and the timer for the next one."""
         if self._ended:
             return
         if self._round is None or self._round.done():
             self._round = loop.create_task(self.announce())
-        # Nobody has used a store yet: looked at again soon, so that whoever has is seen soon.
-        _later(loop, self._interval if self._told else min(FIRST_AFTER, self._interval), weakref.ref(self))
+        # Until a store has been used, the next look comes soon, so that the first announcement does not wait long.
+        _later(loop, self._interval if self._announced else min(FIRST_AFTER, self._interval), weakref.ref(self))
 
     async def announce(self) -> None:
-        """Tells every store that was used and is believed to be up. Never raises."""
+        """Announces this manager to every store that was used and is believed to be up. Never raises."""
         used = [connector for connector in self._connectors() if _is_used(connector)]
         if not used:
             return
@@ -87,7 +88,7 @@ class Announcer:
                 group.start_soon(self._tell, connector, document)
 
     def describe(self) -> WorkerAnnouncement:
-        """The manager now."""
+        """The manager's announcement, as things are now."""
         backend = self._backend()
         arena = AnnouncedArena()
         if backend is not None:
@@ -111,33 +112,33 @@ class Announcer:
         )
 
     async def end(self) -> None:
-        """Stops, and takes the announcements back where the store is up. Bounded; never raises."""
+        """Stops, and withdraws the announcements from the stores that are up. Takes bounded time; never raises."""
         self._ended = True
         if self._round is not None:
             self._round.cancel()
             await asyncio.wait((self._round,))
-        told = [connector for connector in self._told if _is_up(connector)]
+        announced = [connector for connector in self._announced if _is_up(connector)]
         async with anyio.create_task_group() as group:
-            for connector in told:
+            for connector in announced:
                 group.start_soon(self._withdraw, connector)
 
     async def _tell(self, connector: ManagedConnector, document: bytes) -> None:
         try:
-            with anyio.fail_after(_PATIENCE):
+            with anyio.fail_after(_ANSWER_SECONDS):
                 await connector.wrapped.announce(self.worker, document, 3 * self._interval)
-        except Exception as error:  # whatever a connector of others raises, nobody's operation fails by it
+        except Exception as error:  # of any kind: no operation may fail because of an announcement
             if connector not in self._refused:
                 self._refused.add(connector)
                 event(logging.INFO, "announcement_refused", store=connector.store, error=_reason(error))
         else:
-            self._told.add(connector)
+            self._announced.add(connector)
             self._refused.discard(connector)
 
     async def _withdraw(self, connector: ManagedConnector) -> None:
         try:
-            with anyio.move_on_after(_PATIENCE):
+            with anyio.move_on_after(_ANSWER_SECONDS):
                 await connector.wrapped.withdraw(self.worker)
-        except Exception as error:  # it expires
+        except Exception as error:  # the announcement expires
             event(logging.DEBUG, "withdrawal_refused", store=connector.store, error=_reason(error))
 
 
@@ -188,7 +189,6 @@ def _plain(host: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError) and not isinstance(error, LMCacheConnectError):
-        return f"no answer within {_PATIENCE} s"
-    return (
-        str(error) if isinstance(error, LMCacheConnectError) else type(error).__name__
-    )  # others' texts may hold anything
+        return f"no answer within {_ANSWER_SECONDS} s"
+    # The text of any other error may hold a secret.
+    return str(error) if isinstance(error, LMCacheConnectError) else type(error).__name__

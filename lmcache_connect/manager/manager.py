@@ -1,4 +1,4 @@
-"""`ConnectorManager`: from a URL to a live connector, and back to nothing."""
+"""`ConnectorManager`: makes connectors from URLs, owns them, and closes them."""
 
 from __future__ import annotations
 
@@ -55,13 +55,20 @@ class ConnectorManager:
     ) -> None:
         """Connects to nothing yet.
 
-        `url` is the default for `create_connector`; None takes `config.url`. `loop` is the event loop that shall own
-        the connectors; None adopts the running one, or starts one in a thread where none runs. Without
-        `local_cpu_backend` the manager makes one of `config.max_local_cpu_bytes`. `config` is a `ConnectorConfig`; any
-        other object is handed through to connectors, which then run with the settings of the environment.
+        Args:
+            url: what `create_connector` takes by default; None: `config.url`.
+            loop: the event loop that connectors run on; None: the running one or, where none runs, one in a thread of
+                its own.
+            local_cpu_backend: the memory that connectors receive into. It is borrowed. None: the manager makes one of
+                `config.max_local_cpu_bytes` when it is first needed.
+            config: a `ConnectorConfig`; None: the environment's. Any other object is handed to connectors as it is,
+                and the toolkit's own settings are those of the environment.
+            metadata: the model's cache geometry, where it is known.
+            plugin_name: what connectors of the registry's adapters are told as their plug-in's name.
 
         Raises:
-            InvalidURLError, InvalidConfigError.
+            InvalidURLError: `url` cannot be understood.
+            InvalidConfigError: a setting of the environment is wrong.
             LMCacheInstalledError: the setting `lmcache_names` is on, and LMCache itself is installed.
         """
         self._settings = config if isinstance(config, ConnectorConfig) else ConnectorConfig.load()
@@ -82,7 +89,7 @@ class ConnectorManager:
         self.announcer: Announcer | None = None
         """Tells the stores that this manager is there; None where the setting `announce_interval` is 0."""
         if self._settings.announce_interval:
-            # By weak reference: it must not keep a manager alive that nobody closes.
+            # By weak reference: it must not keep alive a manager that the application has dropped.
             this = weakref.ref(self)
             self.announcer = Announcer(
                 self._settings.announce_interval,
@@ -121,12 +128,15 @@ class ConnectorManager:
 
     @property
     def made_owner(self) -> LoopOwner | None:
-        """The owner of the connectors' event loop, if there is one yet."""
+        """The owner of the connectors' event loop; None where none was found or started yet."""
         return self._owner
 
     @property
     def local_cpu_backend(self) -> ChunkMemory:
-        """The memory that connectors receive into; made on first use where the manager was given none."""
+        """The memory that connectors receive into. Where the manager was given none, the first reading makes it.
+
+        `made_backend` looks without making any.
+        """
         if self._backend is None:
             self._check_open()
             self._backend = LocalCPUBackend(self._settings.max_local_cpu_bytes, metadata=self._metadata)
@@ -134,7 +144,7 @@ class ConnectorManager:
 
     @property
     def made_backend(self) -> ChunkMemory | None:
-        """The memory that connectors receive into, if there is any yet."""
+        """The memory that connectors receive into; None where none was made yet."""
         return self._backend
 
     @property
@@ -144,19 +154,19 @@ class ConnectorManager:
 
     @property
     def known_connectors(self) -> tuple[ManagedConnector, ...]:
-        """The live connectors, and closed ones that somebody still holds, in the order in which they were made."""
+        """The live connectors, and closed ones that the application still holds, in the order of their making."""
         return self._roster.known
 
     @property
     def gone(self) -> StoreMetrics:
-        """What connectors have counted that nobody holds any more."""
+        """What connectors have counted that were collected as garbage."""
         return self._roster.gone
 
     def connector(self, name: str) -> ManagedConnector:
         """The connector, live or closed, that has this name.
 
         Raises:
-            UnknownConnectorError: there is none.
+            UnknownConnectorError: no connector has it.
         """
         return self._roster.named(name)
 
@@ -169,11 +179,15 @@ class ConnectorManager:
     def create_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """A new connector for `url`, by default the manager's. It connects on first use. The manager closes it.
 
-        An adapter that is used for the first time is imported here; `open()` and `async with` do that in advance, off
+        An adapter that is used for the first time is imported here. `open()` and `async with` do that in advance, off
         the event loop, for the manager's own URL.
 
         Raises:
-            InvalidURLError and its subclasses, AdapterLoadError, ConnectorContractError, ConnectorClosedError.
+            InvalidArgumentError: there is no URL.
+            InvalidURLError: the URL cannot be understood. Subclasses say that its scheme is not known, or an option.
+            AdapterLoadError, PluginError, InvalidConfigError: what answers for the URL cannot be loaded.
+            ConnectorContractError: the adapter did not make a connector.
+            ConnectorClosedError, ForkedProcessError: the manager is closed, or belongs to the parent process.
         """
         self._check_open()
         remote_url = RemoteURL.parse(url) if url is not None else self._url
@@ -249,7 +263,7 @@ class ConnectorManager:
     # ----------------------------------------------------------------------------------------------- lifetime
 
     async def open(self) -> ConnectorManager:
-        """Adopts the running loop where none was given, and imports the adapter of the manager's URL off the loop."""
+        """Adopts the running loop where none was given, and imports the adapter of the manager's URL in a thread."""
         self._check_open()
         _ = self.owner
         if self._url is None:
@@ -264,14 +278,15 @@ class ConnectorManager:
     async def close(self, grace: float | None = None) -> None:
         """Closes everything that the manager made, connectors first. Idempotent; see `ManagedConnector.close`.
 
-        Whoever is cancelled while closing does not stop it; a further call waits for the same end.
+        A caller who is cancelled does not stop the closing; a further call waits for the same end. In a thread without
+        an event loop the `with` statement does the same, within the setting `sync_timeout`.
 
         Raises:
             ExceptionGroup: what went wrong while closing, after everything was tried.
         """
         owner = self._begin_closing()
         if owner is None:
-            await anyio.to_thread.run_sync(self.discard)
+            await anyio.to_thread.run_sync(self._discard)
             return
         try:
             await owner.run(self._close_on_loop, grace)
@@ -279,27 +294,19 @@ class ConnectorManager:
             if self._closing is None or self._closing.done():
                 await owner.close()
 
-    def close_sync(self, grace: float | None = None) -> None:
-        """`close()` for a thread without an event loop."""
-        owner = self._begin_closing()
-        if owner is None:
-            self.discard()
-            return
-        try:
-            owner.run_sync("ConnectorManager.close", self._settings.sync_timeout, self._close_on_loop, grace)
-        finally:
-            owner.close_sync()
-
     def _begin_closing(self) -> LoopOwner | None:
-        """The owner of the loop that connectors must be closed on; None where none can be, or none was made."""
+        """Refuses further calls. Returns the owner of the loop that connectors must be closed on.
+
+        None where there are no connectors, or their loop has ended or belongs to the parent process.
+        """
         self._closed = True
         owner = self._owner
         if owner is None or owner.is_closed or owner.is_forked() or not self._roster.owned:
             return None
         return owner
 
-    def discard(self) -> None:
-        """Closes a manager that has no connector to wait for."""
+    def _discard(self) -> None:
+        """Closes a manager that has no connector to wait for. Blocks until the loop's own thread has ended."""
         self._closed = True
         if self._owns_backend and self._backend is not None:
             self._backend.close()
@@ -308,7 +315,7 @@ class ConnectorManager:
 
     async def _close_on_loop(self, grace: float | None) -> None:
         if self._closing is None:
-            # A task of its own, so that a closer who is cancelled does not leave half of the connectors open.
+            # A task of its own, so that a caller who is cancelled does not leave half of the connectors open.
             self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
         await asyncio.shield(self._closing)
 
@@ -347,7 +354,14 @@ class ConnectorManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close_sync()
+        owner = self._begin_closing()
+        if owner is None:
+            self._discard()
+            return
+        try:
+            owner.run_sync("ConnectorManager.close", self._settings.sync_timeout, self._close_on_loop, None)
+        finally:
+            owner.close_sync()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closed", True):  # closed, or never quite made
@@ -381,7 +395,7 @@ def create_connector(
     try:
         connector = manager.create_connector()
     except BaseException:
-        manager.discard()
+        manager._discard()
         raise
     connector.closes_also(manager.close)
     return connector

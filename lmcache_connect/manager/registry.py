@@ -1,4 +1,4 @@
-"""Which adapter answers for a scheme: the built-in table, installed entry points, and `register()`."""
+"""`AdapterRegistry`: which adapter answers for a scheme."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class AdapterRegistry:
         return sorted(found, key=lambda target: (target.scheme, target.target, target.distribution))
 
     def describe(self, scheme: str) -> str | None:
-        """Who answers for a scheme, as text for people; None where nobody does. Imports nothing.
+        """Who answers for a scheme, as text for people; None where there is no adapter. Imports nothing.
 
         Raises:
             AmbiguousSchemeError: installed packages claim it for different adapters.
@@ -110,7 +110,7 @@ class AdapterRegistry:
         return adapter
 
     def load(self, scheme: str) -> ConnectorAdapter | None:
-        """The adapter for a scheme, or for a family as `schemes()` names it; None where there is none.
+        """The adapter for a scheme, or for a family as `schemes()` names it; None where nothing answers for it.
 
         It is imported where this is its first use.
 

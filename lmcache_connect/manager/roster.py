@@ -35,7 +35,7 @@ class Roster:
 
     @property
     def known(self) -> tuple[ManagedConnector, ...]:
-        """The live connectors and the closed ones that somebody still holds, in the order in which they were made."""
+        """The live connectors, and closed ones that the application still holds, in the order of their making."""
         return tuple(connector for known in self._known if (connector := known()) is not None)
 
     def next_name(self, scheme: str) -> str:
@@ -47,7 +47,7 @@ class Roster:
         """Adds a new connector."""
         self._plans[connector] = plan
         self._known = (*(known for known in self._known if known() is not None), weakref.ref(connector))
-        # At the process's exit nobody reads the counters any more.
+        # At the process's exit the counters are not read any more.
         weakref.finalize(connector, self.gone.add, connector.metrics).atexit = False
         self.owned = (*self.live, connector)
 
@@ -60,7 +60,7 @@ class Roster:
         """The known connector of this name.
 
         Raises:
-            UnknownConnectorError: there is none.
+            UnknownConnectorError: no connector has it.
         """
         known = self.known
         for connector in known:

@@ -124,6 +124,20 @@ async def test_the_context_carries_what_the_manager_was_given(local_cpu_backend:
 
 
 @pytest.mark.asyncio
+async def test_looking_at_a_manager_makes_nothing() -> None:
+    manager = ConnectorManager("memory://unused", config=SMALL)
+    async with manager:
+        assert manager.made_backend is None
+        assert (manager.connectors, manager.known_connectors, manager.plugins) == ((), (), ())
+        assert "memory://unused" in repr(manager)
+        assert manager.announcer is not None
+        manager.announcer.describe()
+        assert manager.made_backend is None
+        backend = manager.local_cpu_backend  # this makes it
+        assert manager.made_backend is backend is manager.local_cpu_backend
+
+
+@pytest.mark.asyncio
 async def test_a_custom_scheme_works_like_a_built_in_one() -> None:
     done = await asyncio.to_thread(
         subprocess.run,
@@ -278,7 +292,7 @@ async def test_a_ping_beside_the_breakers_probe_does_not_let_another_call_throug
 @pytest.mark.asyncio
 async def test_a_corrupt_record_is_not_absent_as_well_and_no_count_of_misses_is_zero_or_less() -> None:
     manager, store = scripted()
-    error = CorruptRecordError("short", "3 bytes are no header")
+    error = CorruptRecordError("short", "3 bytes are not a header")
 
     async def report_twice() -> None:
         for _ in range(2):

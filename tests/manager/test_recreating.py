@@ -1,4 +1,4 @@
-"""A connector made anew under the application's hands, and one that an operator takes out of the way."""
+"""A connector that is recreated while the application uses it, and one that an operator bypasses."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_a_call_under_way_ends_with_the_old_connector_and_later_ones_do_no
 
 
 @pytest.mark.asyncio
-async def test_whoever_is_cancelled_while_recreating_leaves_a_working_connector_and_no_open_old_one(
+async def test_a_caller_cancelled_while_recreating_leaves_a_working_connector_and_closes_the_old_one(
     local_cpu_backend: LocalCPUBackend,
 ) -> None:
     with ValkeyServer() as server:

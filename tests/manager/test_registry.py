@@ -334,9 +334,9 @@ def test_two_distributions_that_claim_one_scheme_are_refused_with_both_named(
         registry.find(url("store://h"))
     assert str(caught.value) == (
         "the scheme 'store' is claimed by other_store:Adapter (other-store) and some_store:Adapter (some-store): "
-        "uninstall all but one, or settle it with register_adapter(<the adapter>, replace=True)"
+        "uninstall all but one, or choose one with register_adapter(<the adapter>, replace=True)"
     )
-    registry.register(MyAdapter("store://"), replace=True)  # the operator's word settles it
+    registry.register(MyAdapter("store://"), replace=True)  # the operator has chosen
     assert isinstance(registry.find(url("store://h")), MyAdapter)
 
 

@@ -1,4 +1,4 @@
-"""Connectors in the styles found in the wild: no base class, plain functions, references given back inside `put`."""
+"""Connectors in the styles found in the wild: no base class, plain functions, references released inside `put`."""
 
 from __future__ import annotations
 
