@@ -4,9 +4,9 @@
     make bench ARGS='--rounds 3 --server redis --transport tcp'
     make bench-setup lmcache                              # before: valkey-glide, coredis, matplotlib; torch and LMCache
 
-Every chunk that is read is compared with what was written. GB is 10^9 bytes. CPU seconds are this process's, all
-threads, so the server's are not in them. Who goes first changes from round to round; medians are reported, and only
-ratios within one run mean anything on a machine that others use too.
+Every chunk that is read is compared with what was written. GB is 10^9 bytes. CPU seconds are those
+of this process, without the server's. Another client begins in each round, and medians are reported. On a shared
+machine, only ratios within one run are meaningful.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULTS: Final = Path(__file__).parent / "results"
 SERVERS: Final[dict[str, type[StoreServer]]] = {"valkey": ValkeyServer, "redis": RedisServer}
 TRANSPORTS: Final = ("tcp", "unix")
 WAYS: Final = ("thread", "loop")
-"""`?io=`: what moves large chunks."""
+"""The option `io` of the URL: what moves large chunks."""
 
 
 async def compare(server: StoreServer, transport: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -71,7 +71,7 @@ async def compare(server: StoreServer, transport: str, options: argparse.Namespa
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what was asked for, and writes JSON, Markdown and plots."""
+    """Runs the selected work, and writes JSON, Markdown and plots."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--server", choices=[*SERVERS, "both"], default="both")

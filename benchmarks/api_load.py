@@ -87,7 +87,7 @@ asyncio.run(main())
 
 @dataclass
 class Measured:
-    """What the rounds of one arrangement gave."""
+    """The results of one arrangement in all rounds."""
 
     rates: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Measured:
 
 
 async def transfer(connector: ManagedConnector, seconds: float, measured: Measured) -> None:
-    """Gets all chunks again and again, checksums on, and notes GB/s and the loop's gaps."""
+    """Gets all chunks repeatedly, with checksums, and notes GB/s and the loop's gaps."""
     moved = 0
     started = time.perf_counter()
     async with LoopWatch() as watch:
@@ -114,7 +114,7 @@ async def transfer(connector: ManagedConnector, seconds: float, measured: Measur
 
 @asynccontextmanager
 async def load(address: str, rate: float, measured: Measured) -> AsyncIterator[None]:
-    """Requests at a steady rate from another process, for the block."""
+    """Sends requests at a steady rate from another process, in the `with` block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LOAD, address, str(rate), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""`Comparison`: all contenders on one server, interleaved, everything that is read compared with what was written."""
+"""`Comparison`: all contenders on one server, interleaved. Every chunk that is read is compared with what was put."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FLOOR: Final = "bare sockets"
 
 
 class WrongDataError(Exception):
-    """A contender gave other bytes than were put, or found other keys."""
+    """A contender returned other bytes than were put, or found other keys."""
 
 
 class Comparison:
@@ -44,14 +44,14 @@ class Comparison:
     ) -> None:
         self.samples = Samples()
         self.missing: dict[str, str] = {}
-        """Why a contender did not take part, by name."""
+        """The reason for each contender that did not take part, by name."""
         self._kinds = list(contenders)
         self._databases = databases
         self._floor = floor
         self._log = log
 
     async def run(self, chunk_bytes: int, chunks: int, rounds: int) -> None:
-        """`rounds` rounds with one chunk size, after one that does not count: it pays for first touches."""
+        """Runs `rounds` rounds with one chunk size, after one that does not count, in which memory is touched first."""
         contenders = await self._open(chunk_bytes, chunks)
         counted = self.samples
         room = chunks * (chunk_bytes + (64 << 10))
@@ -85,7 +85,7 @@ class Comparison:
             if kind.name in self.missing:
                 continue
             contender = kind()
-            # One each: nobody pays for replacing another's values.
+            # A database for each, so that no contender replaces the values of another.
             database = number if kind.database is None else kind.database
             try:
                 await contender.open(self._databases(database), chunk_bytes, chunks)
@@ -138,7 +138,7 @@ class Comparison:
         self.samples.note("exists k keys/s", 0, contender.name, LOOK_UPS / clock.wall / 1e3)
 
     async def _loop_gap(self, contender: Contender, chunk_bytes: int, chunks: int) -> None:
-        # Apart from the rounds: looking at the clock costs something as well.
+        # Apart from the rounds, because reading the clock costs time too.
         keys = _keys("bench", chunks)
         for verb, work in (("put", contender.put), ("get", contender.get)):
             async with LoopWatch() as watch:
@@ -150,8 +150,8 @@ class Comparison:
 async def streaming_gaps(url: str, seconds: float) -> dict[str, float]:
     """Milliseconds between turns of the event loop while 32 MiB chunks stream both ways at full speed.
 
-    Garbage collection is made to pass over what stands already, as a server does after its start: a full collection of
-    the modules that this process has imported takes 20 to 30 ms by itself. `longest_unstolen_ms` leaves out gaps in
+    The garbage collector ignores existing objects, as in a server after its start: a full collection of the imported
+    modules takes 20 to 30 ms. `longest_unstolen_ms` leaves out gaps in
     which the hypervisor took a CPU away.
     """
     contender = Connect()

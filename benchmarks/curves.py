@@ -1,4 +1,4 @@
-"""Whether the cost of one chunk, and of one look-up, stays the same however many there are."""
+"""Measures whether the cost of one chunk, and of one look-up, depends on the number of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .contenders.connect import Connect
 from .measurement import Clock
 
 CHUNK_BYTES: Final = 16 << 10
-"""Small, so that what is measured is the cost of a chunk rather than of its bytes."""
+"""Small, so that the cost of a chunk is measured and not that of its bytes."""
 CHUNKS: Final = (10, 100, 1000, 10_000)
 LOOK_UPS: Final = (10, 100, 1000, 10_000, 100_000)
 ROUNDS: Final = 5

@@ -1,4 +1,4 @@
-"""What the kernel gives: bare `recv_into` and `sendmsg` against a server that only sends zeros and swallows bytes."""
+"""The kernel's limit: bare `recv_into` and `sendmsg` against a server that sends zeros and discards data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 _REQUEST: Final = struct.Struct("<cQ")
-"""`g` or `p`, and a number of bytes: the server sends, or swallows, so many; and then says `.`."""
+"""A request: `g` or `p`, and a number of bytes, which the server sends or discards. Then it answers `.`."""
 
 _BLOCK: Final = 1 << 20
 _START_SECONDS: Final = 20.0
@@ -30,7 +30,7 @@ class Moved:
 
 
 class FloorClient:
-    """A blocking socket, one at a time: no protocol, no event loop, no checksum, nothing that looks at a byte."""
+    """One blocking socket, without a protocol, an event loop or a checksum."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -1,4 +1,4 @@
-"""Samples of one run, and what a report says of them."""
+"""The samples of one run, and their summary for a report."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Clock:
 
 @dataclass
 class Samples:
-    """Every measured value, by work and by who did it."""
+    """Every measured value, by work and contender."""
 
     values: dict[Work, dict[str, list[float]]] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Samples:
         self.values.setdefault((work, chunk_bytes), {}).setdefault(name, []).append(value)
 
     def transfer(self, verb: str, chunk_bytes: int, name: str, nbytes: int, wall: float, cpu: float) -> None:
-        """Keeps what a transfer of `nbytes` tells: GB/s and CPU seconds per GB, of 10^9 bytes."""
+        """Keeps the GB/s and the CPU seconds per GB of a transfer of `nbytes`. A GB is 10^9 bytes."""
         self.note(f"{verb} GB/s", chunk_bytes, name, nbytes / 1e9 / wall)
         self.note(f"{verb} CPU s/GB", chunk_bytes, name, cpu / (nbytes / 1e9))
 

@@ -59,9 +59,9 @@ STYLE: Final = {
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes `redis_speed` and `redis_curves`, each as `.svg` and `.png`, into `folder`, which is made if need be.
+    """Writes `redis_speed` and `redis_curves`, each as `.svg` and `.png`, into `folder`, and creates the folder.
 
-    Returns the paths written. A figure that the report has nothing for is left out.
+    Returns the paths written. A figure without data in the report is left out.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -138,7 +138,7 @@ def _bars(ax: Any, results: Sequence[Any], names: Sequence[str]) -> None:
         for slot, name in enumerate(names):
             value = entry["values"].get(name)
             if value is None:
-                continue  # it cannot do this: a gap
+                continue  # it does not support this: a gap
             centre = left + (slot + 0.5) * width
             ax.bar(centre, value["median"], width * 0.9, color=COLOURS.get(name, OTHER))
             ax.vlines(centre, value["low"], value["high"], color=INK, linewidth=0.7, alpha=0.75)
@@ -171,7 +171,7 @@ def _bars(ax: Any, results: Sequence[Any], names: Sequence[str]) -> None:
 
 
 def _curves(report: Mapping[str, Any]) -> Any:
-    """What one chunk, and one look-up, costs in a batch of how many."""
+    """The cost of one chunk, and of one look-up, by the size of the batch."""
     curves = report.get("curves") or {}
     chunks, look_ups = curves.get("chunks", []), curves.get("look_ups", [])
     if not (chunks or look_ups):
@@ -219,7 +219,7 @@ def _lines(ax: Any, curves: Sequence[_Curve], title: str, label: str) -> None:
 
 
 def _spread(counts: Sequence[int]) -> list[int]:
-    """The counts that leave room for each other's labels on a logarithmic axis; the last one always."""
+    """The counts whose labels do not overlap on a logarithmic axis, and always the last one."""
     kept: list[int] = []
     apart = (max(counts) / min(counts)) ** 0.09 if counts else 1.0
     for count in sorted(set(counts), reverse=True):

@@ -25,12 +25,12 @@ _MORE_IS_BETTER: Final = ("/s",)
 
 
 def shown(nbytes: int) -> str:
-    """A chunk size as people say it."""
+    """A chunk size in binary units."""
     return "" if not nbytes else f"{nbytes // MIB} MiB" if nbytes >= MIB else f"{nbytes // KIB} KiB"
 
 
 def times_better(work: str, ours: float, theirs: float) -> float:
-    """How many times better `ours` is, whether more or less of it is better."""
+    """How many times better `ours` is. For some figures more is better, for others less."""
     more_is_better = work.endswith(_MORE_IS_BETTER)
     return ours / theirs if more_is_better else theirs / ours
 

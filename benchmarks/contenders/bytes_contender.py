@@ -1,4 +1,4 @@
-"""`BytesContender`: a client that takes and gives `bytes`, and so copies each value into the memory it is wanted in."""
+"""`BytesContender`: a client that takes and returns `bytes`, so that each value is copied into the wanted memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ COMMANDS: Final = 16
 
 
 class BytesContender(Contender):
-    """Moves a batch over a few connections, and lands what it gets as LMCache's own Valkey connector does.
+    """Moves a batch over a few connections, and copies the values as LMCache's own Valkey connector does.
 
     Every connection has one request at a time, of as many chunks as `request_bytes` holds, and of one where a chunk is
     longer. Both numbers are what measured fastest: more in flight only makes these clients copy more.
     """
 
     connections: ClassVar[int]
-    """How many there are."""
+    """The number of connections."""
 
     request_bytes: ClassVar[int]
     """Bytes of values in one request at most; a chunk that is longer has a request of its own."""
@@ -44,7 +44,7 @@ class BytesContender(Contender):
         """Fetches a few values, in one request where it can; None for a miss."""
 
     def make_room(self, chunk_bytes: int, chunks: int) -> None:
-        """Allocates a buffer per chunk, and pays for its page faults now."""
+        """Allocates a buffer for each chunk, and touches its pages, so that no page fault is measured."""
         memory = memoryview(mmap.mmap(-1, chunk_bytes * chunks))
         for start in range(0, len(memory), mmap.PAGESIZE):
             memory[start] = 1
@@ -52,11 +52,11 @@ class BytesContender(Contender):
         self._chunks_a_request = max(1, min(COMMANDS, self.request_bytes // chunk_bytes))
 
     def give_back_room(self) -> None:
-        """Forgets every buffer; the memory goes with the last view of it."""
+        """Drops every buffer. The memory is free when its last view is gone."""
         self._staged, self._room, self._received = [], [], []
 
     def stage(self, payloads: Sequence[bytes]) -> None:
-        """Keeps the payloads: they are what the client wants, and cannot change."""
+        """Keeps the payloads. The client takes `bytes`, which nothing can change."""
         self._staged = list(payloads)
 
     async def put(self, keys: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ class BytesContender(Contender):
         return list(self._received)
 
     def release(self) -> None:
-        """Forgets what was fetched; the buffers are used again."""
+        """Drops what was fetched. The buffers are used again."""
         self._received = []
 
     def _land(self, index: int, value: bytes | None) -> memoryview | None:

@@ -1,4 +1,4 @@
-"""This toolkit's own contenders: the Redis connector, and the plain redis-py one that it is held against."""
+"""This toolkit's own contenders: the Redis connector, and the simple one on redis-py."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class _OnOurMemory(Contender):
 
 
 class Connect(_OnOurMemory):
-    """The Redis connector as an application has it: by its manager, checksums on."""
+    """The Redis connector as an application uses it: through a manager, with checksums."""
 
     name: ClassVar[str] = "Connect"
     options: ClassVar[dict[str, str]] = {}
-    """Beside what the URL says."""
+    """Options that are added to the URL."""
 
     async def _connect(self, url: str) -> RemoteConnector:
         config = ConnectorConfig.load(operation_timeout=_OPERATION_TIMEOUT)
@@ -87,14 +87,14 @@ class Connect(_OnOurMemory):
 
 
 class ConnectUnchecked(Connect):
-    """Without checksums: what verifying costs is the difference."""
+    """Without checksums: the difference is the cost of verifying."""
 
     name: ClassVar[str] = "Connect, no checksum"
     options: ClassVar[dict[str, str]] = {"checksum": "false"}
 
 
 class Plain(_OnOurMemory):
-    """The connector that anybody would write on redis-py, of `reference_connectors/`."""
+    """The simple connector on redis-py from `reference_connectors/`."""
 
     name: ClassVar[str] = "plain redis-py"
 

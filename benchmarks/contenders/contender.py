@@ -1,4 +1,4 @@
-"""`Contender`: what every client under measurement can do, in the terms of a KV cache."""
+"""`Contender`: the operations of a KV cache that every measured client supports."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Contender(ABC):
     """
 
     name: ClassVar[str]
-    """Stands in the table: short."""
+    """A short name for the table."""
 
     database: ClassVar[int | None] = None
-    """The one database that it can use; None: any."""
+    """The only database that it can use; None for any."""
 
     @abstractmethod
     async def open(self, url: str, chunk_bytes: int, chunks: int) -> None:
@@ -56,7 +56,7 @@ class Contender(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Lets go of what was received. Not measured."""
+        """Releases what was received. Not measured."""
 
     @abstractmethod
     async def exists(self, keys: Sequence[str]) -> list[bool]:

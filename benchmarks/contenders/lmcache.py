@@ -25,7 +25,7 @@ _PAGE: Final = 4096  # LMCache's allocator rounds a chunk up to pages
 
 @lru_cache(maxsize=8192)
 def engine_key(key: str) -> Any:
-    """LMCache's key object. Kept, since LMCache's callers hold such objects: the parsing is not theirs to pay for."""
+    """LMCache's key object. It is cached, because LMCache's callers have such objects and need not parse them."""
     from lmcache.utils import CacheEngineKey
 
     return CacheEngineKey.from_string(key)
@@ -121,7 +121,7 @@ class LMCacheContender(Contender):
         return [None if obj is None else byte_view(obj) for obj in self._received]
 
     def release(self) -> None:
-        """Gives the MemoryObjs back to LMCache's allocator."""
+        """Releases the MemoryObjs to LMCache's allocator."""
         self._drop(self._received)
 
     @staticmethod
@@ -132,9 +132,9 @@ class LMCacheContender(Contender):
         objs.clear()
 
     async def close(self) -> None:
-        """Does what the connector's own `close` sets out to do.
+        """Closes the connector without its own `close`.
 
-        That one blocks the loop on work of the same loop (AsyncPQExecutor.shutdown), so it never returns.
+        That blocks the loop while it waits for work of the same loop (AsyncPQExecutor.shutdown), so it never returns.
         """
         self.release()
         self._drop(self._staged)

@@ -97,7 +97,7 @@ def server(locked_server: ValkeyServer) -> ValkeyServer:
 
 @pytest.fixture
 def proxy(server: ValkeyServer) -> Iterator[FaultProxy]:
-    """What stands between the command and the server."""
+    """A proxy between the command and the server."""
     with FaultProxy(server.host, server.port) as proxy:
         yield proxy
 
@@ -108,7 +108,7 @@ def url_of(proxy: FaultProxy, query: str = "") -> str:
 
 
 def key_count(server: ValkeyServer) -> int:
-    """Chunks in the store, and parts of none that would stay there for ever."""
+    """The number of chunks in the store, plus parts without a chunk that would never expire."""
     with server.client() as client:
         names = set(client.scan_iter())
         chunks = {name for name in names if b"\x1f" not in name}

@@ -20,7 +20,7 @@ TINY = 128 << 10
 
 
 class Sound(MemoryConnector):
-    """Nothing is wrong with it: what the others are measured against."""
+    """A store without a fault. The others derive from it."""
 
     def __init__(self, context: ConnectorContext) -> None:
         super().__init__(context.remote_url.label(), context.local_cpu_backend)
@@ -121,7 +121,7 @@ made: list[Sound] = []
 
 @pytest.fixture
 def demo_on(invoke: Callable[..., Ran]) -> Iterator[Callable[..., tuple[Ran, Any]]]:
-    """Runs the demo on a connector of the class; gives what it said, and its JSON document."""
+    """Runs the demo on a connector of the class. Returns its output and its JSON document."""
     made.clear()
 
     def call(broken: type[Sound], *arguments: str) -> tuple[Ran, Any]:

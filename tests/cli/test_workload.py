@@ -1,4 +1,4 @@
-"""The demo's own tools: they must see what they are there to see."""
+"""The demo's own tools: each of them finds the mistakes that it is meant to find."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ BLOCK: Final = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE
 
 
 def files() -> dict[str, str]:
-    """What the page says is in each file: its blocks, one behind the other."""
+    """The files of the page: for each name, all its blocks, joined."""
     found: dict[str, str] = defaultdict(str)
     for _, name, text in BLOCK.findall(PAGE):
         found[name] += text

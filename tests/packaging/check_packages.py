@@ -3,8 +3,8 @@
 Run by `make package`. What the tests cannot see from a source tree shows here: a file missing from the sdist,
 a package missing from the wheel, a driver imported by accident, a missing extra reported as a bare traceback.
 
-The same file has two parts: without an argument it builds and installs; with `inside` it is what runs in the
-empty environment, from an empty directory, where it may import the library.
+This file has two parts. Without an argument, it builds and installs. With `inside`, it runs in the empty environment,
+from an empty directory, and may import the library.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def step(message: str) -> None:
 
 def run(*command: str | Path, cwd: Path) -> None:
     """Run a command whose output is of interest only when it fails."""
-    # A caller's PYTHONPATH would let the source tree shine through.
+    # With the caller's PYTHONPATH, the source tree could be imported instead of the wheel.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [str(part) for part in command],
@@ -183,7 +183,7 @@ def install(wheel: Path, work: Path) -> Path:
 
 
 def check_command(python: Path, cwd: Path) -> None:
-    """Without its extra, the command says what to install instead of ending in somebody else's traceback."""
+    """Without its extra, the command says what to install instead of ending in a traceback."""
     command = python.with_name(DISTRIBUTION + python.suffix)
     done = subprocess.run(
         [command, "--help"],
@@ -212,7 +212,7 @@ def check_packages() -> None:
         # -I: no module may come from PYTHONPATH or from the script's folder.
         inside = subprocess.run([python, "-I", script, "inside"], cwd=elsewhere, timeout=300, check=False)
         if inside.returncode != 0:
-            sys.exit(inside.returncode)  # it has said why
+            sys.exit(inside.returncode)  # it has printed why
         check_command(python, elsewhere)
         (ROOT / "dist").mkdir(exist_ok=True)
         for path in (sdist, wheel):

@@ -1,4 +1,4 @@
-"""The stored record: what is written is read back, and nothing else ever is."""
+"""The frame of a stored record: what was written is read back, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def record_of(
 
 
 def with_valid_crc(record: bytes | bytearray) -> bytes:
-    """The record with the CRC of its header made right, so that what is behind the CRC is checked by itself."""
+    """The record with a correct header CRC, so that the checks after the CRC are tested alone."""
     (length,) = struct.unpack_from("<H", record, 6)
     fixed = bytearray(record)
     if 4 <= length <= len(fixed):
@@ -362,7 +362,7 @@ def test_a_damaged_head_or_part_is_found() -> None:
 @pytest.mark.parametrize(
     ("offset", "layout", "number"),
     [
-        (44, "I", 4),  # a part that is none
+        (44, "I", 4),  # not the name of a part
         (44, "I", (1 << 32) - 1),
         (40, "I", MIN_STRIPE_BYTES - 1),
         (40, "I", 0),
@@ -400,7 +400,7 @@ def test_errors_are_not_remembered_for_a_later_good_record() -> None:
 
 
 def decoded_or_refused(record: bytes) -> bool:
-    """Whether it decodes; and if so, that every number in it is true of the bytes at hand."""
+    """Whether the record decodes. If it does, checks every number in it against its bytes."""
     refused = None
     metadata, payload = ChunkMetadata.of((1,), "uint8"), memoryview(b"")
     try:

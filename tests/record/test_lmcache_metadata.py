@@ -1,4 +1,4 @@
-"""LMCache's description of a chunk: what fits into it, and what is made of bytes that are none."""
+"""LMCache's metadata of a chunk: what it can describe, and how other bytes are refused."""
 
 from __future__ import annotations
 

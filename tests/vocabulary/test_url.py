@@ -1,4 +1,4 @@
-"""Store URLs: parsed once, into a frozen value, and refused where they are not understood."""
+"""Store URLs: parsed once into a frozen value, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No password in any text that a URL, well-formed or not, gives rise to."""
+"""No text that is made from a URL, valid or not, contains a password."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Options(URLOptions):
 
 
 def every_text(text: str) -> list[str]:
-    """What a person or a log could come to see of a URL."""
+    """The texts that a person or a log could see of a URL."""
     try:
         url = RemoteURL.parse(text)
     except InvalidURLError as error:

@@ -15,7 +15,7 @@ class FileConnectorAdapter(ConnectorAdapter):
     options = FileOptions
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
-        """A connector that touches the folder on first use."""
+        """Creates the connector. The folder is not opened before its first use."""
         url = context.remote_url
         if url.hosts or url.username or not url.path.strip("/") or "\0" in url.path:
             raise InvalidURLError(

@@ -1,7 +1,7 @@
 """One chunk's file: its key, a line feed, and the chunk's record.
 
-Blocking, for threads. The key stands in front so that a listing can tell it, and an operator with `head -n 1`; no key
-holds a line feed.
+The functions block, so they run in threads. The key comes first, so that a listing can read it, and an operator with
+`head -n 1`. No key contains a line feed.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from lmcache_connect.record import (
 )
 
 PIECE: Final = 1 << 18
-"""Bytes that are hashed and moved at a time, while the CPU's cache holds them."""
+"""The bytes that are hashed and moved at a time, while the CPU's cache holds them."""
 
 EXTRA_BYTES: Final = MAX_KEY_BYTES + 1 + OVERHEAD_BYTES
-"""A file is never longer than its payload and this."""
+"""The most bytes of a file besides its payload."""
 
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class StoppedError(Exception):
-    """Nobody waits for the result any more."""
+    """The caller no longer waits for the result."""
 
 
 class ChunkFile:
-    """A chunk's file, open for reading. What is replaced or removed meanwhile stays readable to who has it open."""
+    """A chunk's file, open for reading. It stays readable when it is replaced or removed meanwhile."""
 
     def __init__(self, path: Path, store: str) -> None:
-        """Opens the file; raises `OSError`, `FileNotFoundError` among them, or `WrongTypeError`."""
+        """Opens the file. Raises `OSError`, such as `FileNotFoundError`, or `WrongTypeError`."""
         try:
             self._file = FileIO(os.open(path, _FLAGS))
         except OSError as error:
@@ -58,7 +58,7 @@ class ChunkFile:
             raise WrongTypeError(store, f"{path.name} is not a regular file")
 
     def read_key(self) -> str | None:
-        """The key that the file begins with, or None."""
+        """The key at the start of the file; None where there is no key."""
         line, end, _ = os.pread(self._file.fileno(), MAX_KEY_BYTES + 1, 0).partition(b"\n")
         try:
             return line.decode() if end else None
@@ -78,7 +78,7 @@ class ChunkFile:
         return header
 
     def read_payload(self, header: FrameHeader, payload: memoryview, stop: Event) -> None:
-        """Fills `payload`, and verifies it. Raises `CorruptRecordError`; `StoppedError` soon after `stop` was set."""
+        """Fills `payload` and verifies it. Raises `CorruptRecordError`, or `StoppedError` soon after `stop` was set."""
         hasher = PayloadHasher()
         for start in range(0, len(payload), PIECE):
             if stop.is_set():
@@ -107,10 +107,10 @@ class ChunkFile:
 
 
 def write_chunk(path: Path, work: Path, key: str, metadata: ChunkMetadata, payload: memoryview, stop: Event) -> None:
-    """Makes or replaces the file at `path`, by way of a temporary one in the folder `work`.
+    """Creates or replaces the file at `path`, by renaming a temporary file from the folder `work`.
 
-    The file is there as a whole or as it was before, whenever and however this ends: a temporary file that a killed
-    process leaves behind is nobody's chunk. Nothing is forced to the disk: what a power failure tears does not verify.
+    The file at `path` is either complete or unchanged, even if the process is killed: its temporary file is not a
+    chunk. Nothing is forced to the disk. After a power failure, a torn file fails its check.
     """
     descriptor, temporary = tempfile.mkstemp(dir=work)
     try:
@@ -132,7 +132,7 @@ def write_chunk(path: Path, work: Path, key: str, metadata: ChunkMetadata, paylo
 
 def _write(file: FileIO, data: memoryview) -> None:
     done = 0
-    while done < len(data):  # a disk that fills up takes a part, and refuses the next
+    while done < len(data):  # a disk that is nearly full writes a part, and refuses the next
         done += file.write(data[done:]) or 0
 
 

@@ -1,4 +1,4 @@
-"""`ChunkFolder`: where each chunk's file is, and which have to go. Blocking, for threads; thread-safe."""
+"""`ChunkFolder`: the files of all chunks, and the removal of old ones. Methods block; any thread may call them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .failures import translated
 T = TypeVar("T")
 
 STALE: Final = 3600.0
-"""Seconds after which a temporary file that nobody wrote to is a dead process's."""
+"""Seconds without a write after which a temporary file belongs to a dead process."""
 
 _LONGEST_WAIT: Final = 600.0
-"""Seconds between two sweeps, if anything is stored at all."""
+"""Seconds between two sweeps, while chunks are stored."""
 
 _SUBFOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _NAME: Final = re.compile(r"[0-9a-f]{38}")
 
 
 class ChunkFolder:
-    """Files named by their key's digest, so that any key will do and none leads out of the folder.
+    """Files that are named by the digest of their key, so that any key is possible and none leads out of the folder.
 
-    Several processes may use one folder. Each keeps to `max_bytes` by itself: it looks at the whole folder again
-    before it has added a tenth of that, so that n of them may exceed it by n - 1 tenths. Both sizes are bytes.
+    Several processes may use one folder. Each of them enforces `max_bytes` alone: it looks at the whole folder again
+    before it has added a tenth of `max_bytes`. So n processes may exceed the limit by n - 1 tenths.
     """
 
     def __init__(self, root: Path, store: str, ttl: float | None, max_bytes: int | None) -> None:
@@ -68,7 +68,7 @@ class ChunkFolder:
             return file
 
     def write(self, key: str, obj: MemoryObj, stop: Event) -> None:
-        """Makes or replaces the chunk's file."""
+        """Creates or replaces the chunk's file."""
         path = self.path(key)
         nbytes = obj.get_size() + EXTRA_BYTES
         with translated(self._store), obj.byte_array as payload:
@@ -82,7 +82,7 @@ class ChunkFolder:
                     self._coming -= nbytes
 
     def remove(self, key: str) -> bool:
-        """Removes the chunk's file; whether there was one."""
+        """Removes the chunk's file. Returns whether it was there."""
         with translated(self._store):
             try:
                 self.path(key).unlink()
@@ -95,7 +95,7 @@ class ChunkFolder:
         return [key for key in self._each(self._files(), self._key_of, stop) if key is not None]
 
     def probe(self) -> None:
-        """Makes a file and removes it. Raises the error that a put would."""
+        """Creates a file and removes it. Raises the error that a put would raise."""
         with translated(self._store):
             for folder in (self._root, self._work):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class ChunkFolder:
             file.unlink()
 
     def path(self, key: str) -> Path:
-        """Where the chunk's file is."""
+        """The path of the chunk's file."""
         digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self._root / digest[:2] / digest[2:]
 
@@ -127,7 +127,7 @@ class ChunkFolder:
             self._added += nbytes
 
     def _sweep(self, room: int | None) -> None:
-        """Removes what dead processes and time have left over, and then what was not read for longest."""
+        """Removes files of dead processes and expired chunks, then the chunks that were not read for longest."""
         for path in _contents(self._work):
             facts = _facts(path)
             if facts is not None and time.time() - facts.st_mtime > STALE:
@@ -151,10 +151,10 @@ class ChunkFolder:
 
     def _note_use(self, file: ChunkFile) -> None:
         try:
-            # By hand, because most file systems are mounted so that reading seldom moves this time.
+            # Explicitly, because most file systems are mounted so that reading seldom updates this time.
             os.utime(file.fileno(), ns=(time.time_ns(), file.facts.st_mtime_ns))
         except OSError:
-            pass  # another user's file, or a read-only mount: it is read all the same
+            pass  # another user's file, or a read-only mount: reading it is still possible
 
     # ---------------------------------------------------------------------------------------------------- inside
 
@@ -199,7 +199,7 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _facts(path: Path) -> os.stat_result | None:
-    """What the system knows of a regular file; None for anything else."""
+    """The status of a regular file; None for anything else."""
     try:
         facts = path.stat(follow_symlinks=False)
     except FileNotFoundError:

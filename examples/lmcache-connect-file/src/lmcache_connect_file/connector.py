@@ -53,7 +53,7 @@ class FileConnector(RemoteConnector):
 
     async def get(self, key: Key) -> MemoryObj | None:
         name = key_string(key)
-        with ExitStack() as files:  # closes what the thread has opened, whatever happens to this task
+        with ExitStack() as files:  # closes the file that the thread has opened, even if this task is cancelled
             found = await self._in_thread(lambda _: self._open(name, files))
             if found is None:
                 return None
@@ -62,7 +62,7 @@ class FileConnector(RemoteConnector):
             try:
                 await self._in_thread(lambda stop: self._read(file, header, chunk, stop))
             except BaseException:
-                chunk.ref_count_down()  # the thread has ended: nobody writes into it any more
+                chunk.ref_count_down()  # the thread has ended, so it no longer writes into the chunk
                 raise
             return chunk
 
@@ -99,10 +99,10 @@ class FileConnector(RemoteConnector):
             file.read_payload(header, payload, stop)
 
     async def _in_thread(self, work: Callable[[Event], T]) -> T:
-        """What `work(stop)` returns, from a thread.
+        """Runs `work(stop)` in a thread, and returns its result.
 
-        A task that is cancelled still waits here until the thread has ended, which sees `stop` and is soon done: it may
-        have a caller's buffer in its hands.
+        A task that is cancelled still waits here until the thread has ended, because the thread may use a buffer of the
+        caller. It sees `stop` and ends soon.
         """
         stop = Event()
         job = self._threads.submit(work, stop)
@@ -111,7 +111,7 @@ class FileConnector(RemoteConnector):
             await asyncio.wait((done,))
         except asyncio.CancelledError:
             stop.set()
-            # Work that has not begun never will. The shield, because anyio cancels again in every turn.
+            # Work that has not begun is not started. The shield is there because anyio repeats its cancellation.
             with anyio.CancelScope(shield=True):
                 while not job.cancel() and not done.done():
                     try:
@@ -119,6 +119,6 @@ class FileConnector(RemoteConnector):
                     except asyncio.CancelledError:
                         continue
             if done.done() and not done.cancelled():
-                done.exception()  # it is of no interest any more, and asyncio shall not log it
+                done.exception()  # retrieved, so that asyncio does not log it
             raise
         return done.result()

@@ -1,4 +1,4 @@
-"""`translated`: what the operating system raises becomes an error of the toolkit, once, where it comes in."""
+"""`translated`: turns errors of the operating system into errors of the toolkit, in one place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: Final[dict[int | None, type[StoreError]]] = {
 
 @contextmanager
 def translated(store: str) -> Iterator[None]:
-    """Raises a `StoreError` from any `OSError` of the block. What is not listed may be better a moment later."""
+    """Raises a `StoreError` for any `OSError` in the block. Errors that are not listed can be retried."""
     try:
         yield
     except LMCacheConnectError:

@@ -1,4 +1,4 @@
-"""What a file URL may say."""
+"""The options of a file URL."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class FileOptions(ConnectorOptions):
     """`file:///path/to/folder[?option=value&...]`"""
 
     ttl: Seconds | None = None
-    """Chunks that were stored longer ago than this, in seconds, are misses, and are removed; by default none."""
+    """Seconds after which a stored chunk is a miss and is removed. By default chunks do not expire."""
 
     max_bytes: Bytes | None = None
-    """What the chunks may take together; those that were not read for longest go first. By default no limit."""
+    """The most bytes of all chunks, by default unlimited. Chunks that were not read for longest are removed first."""
 
     threads: Annotated[int, Field(ge=1, le=64)] = 4
-    """Threads that read and write."""
+    """The number of threads that read and write."""
