@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Final
-
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
-from .connector import LARGE_BYTES, S3Connector
+from .connector import S3Connector
 from .location import locate
 from .options import S3Options
-
-_THREADS_FROM: Final = {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}
 
 
 class S3ConnectorAdapter(ConnectorAdapter):
@@ -31,14 +26,4 @@ class S3ConnectorAdapter(ConnectorAdapter):
             InvalidURLError, InvalidOptionError: the URL or its options name no possible bucket.
         """
         options = context.options(S3Options)
-        location = locate(context.remote_url, options)
-        return S3Connector(
-            context.remote_url.label(),
-            location,
-            options,
-            local_cpu_backend=context.local_cpu_backend,
-            allocate_timeout=context.settings.allocate_timeout,
-            threads_from=math.inf if location.is_tls else _THREADS_FROM[options.io],
-            config=context.config,
-            metadata=context.metadata,
-        )
+        return S3Connector(context, options, locate(context.remote_url, options))

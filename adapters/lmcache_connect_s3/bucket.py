@@ -15,12 +15,11 @@ from lmcache_connect.errors import InvalidArgumentError, StoreProtocolError
 
 from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, failed_deletions, page_of, text_of
 from .failures import NoSuchBucketError, refusal
-from .http_connection import HTTPConnection, ResponseHead
+from .http_connection import HTTPConnection, Pool, ResponseHead
 from .refusals import MAX_ERROR_BYTES, refused, refused_late
 from .retries import Retries, Tries
 from .signing import Signing
 from .storing import Part
-from .transfers import Pool
 
 MAX_DELETED: Final = 1000
 """The most names that one request may delete."""

@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmcache_connect import CorruptRecordError
-from lmcache_connect.contract import Slots
 from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
-from lmcache_connect.streaming import Room
+from lmcache_connect.streaming import Arrivals, Equipment
 from lmcache_connect.transport import ThreadStream
 
 from .http_connection import HTTPConnection
@@ -27,45 +26,41 @@ from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
 from .options import S3Options
 from .receiving import Receiving, Span, cut
 from .record_header import read_record_header
+from .retries import Retries
 from .signing import CallSigner
 from .transfers import Job, Transfers
 
 
 class Fetching(Transfers):
-    """Gets objects. After `run()` each has been verified, or is missing or corrupt."""
+    """Gets objects into `arrivals`. After `run()` each has been verified, or is missing or corrupt."""
 
     def __init__(
         self,
+        equipment: Equipment[HTTPConnection],
+        retries: Retries,
         signer: CallSigner,
-        names: Sequence[tuple[str, str]],
-        room: Room,
         options: S3Options,
-        **transfers: object,
+        keys: Sequence[str],
+        names: Sequence[str],
+        arrivals: Arrivals,
     ) -> None:
-        """`names` are pairs of a key and its object's name. `room` is where the chunks' memory comes from."""
-        super().__init__(**transfers)  # type: ignore[arg-type]
-        self.signer = signer
-        self.room = room
+        """`names` are those of the keys' objects."""
+        super().__init__(equipment, retries, signer)
         self.options = options
-        self._fetches = [ObjectFetch(key, name) for key, name in names]
+        self.arrivals = arrivals
+        self._fetches = [ObjectFetch(key, name) for key, name in zip(keys, names, strict=True)]
         self._pending.extend(GetJob(self, fetch) for fetch in self._fetches)
 
-    @property
-    def chunks(self) -> Slots:
-        """One slot per object: its chunk, or None. The caller owns them."""
-        return [fetch.state.chunk if isinstance(fetch.state, Verified) else None for fetch in self._fetches]
-
-    @property
-    def corrupt(self) -> dict[int, CorruptRecordError]:
-        """The error of every slot whose object did not verify."""
-        states = enumerate(fetch.state for fetch in self._fetches)
-        return {slot: state.error for slot, state in states if isinstance(state, Corrupt)}
-
-    def release(self) -> None:
-        """Releases every chunk: the call failed or was cancelled, and every worker has ended."""
-        self.room.release_spare()
-        for fetch in self._fetches:
-            fetch.release()
+    async def run(self) -> None:
+        await super().run()
+        for slot, fetch in enumerate(self._fetches):
+            match fetch.state:
+                case Verified(chunk):
+                    self.arrivals.found[slot] = chunk
+                case Corrupt(error):
+                    self.arrivals.corrupt[slot] = error
+                case _:
+                    pass  # missing
 
 
 class GetJob(Job):
@@ -120,7 +115,7 @@ class GetJob(Job):
         rest = cut(answer.end, version.nbytes, call.options.range_size)
         if rest and version.etag is None and not header.has_checksum:
             raise connection.broken("a part of an object without an ETag, which nothing would tell from another's")
-        chunk = await call.room.make(connection, header.metadata)
+        chunk = await call.arrivals.room.make(connection, header.metadata)
         checksum = None
         if not rest and call.options.object_checksum != "none":
             checksum = ObjectChecksum.stored(call.options.object_checksum, answer.head.headers)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from lmcache_connect.errors import MissingExtraError, StoreProtocolError
-from lmcache_connect.transport import Stream, StreamClosedError
+from lmcache_connect.transport import ConnectionPool, Stream, StreamClosedError
 
 try:
     from aiohttp.base_protocol import BaseProtocol
@@ -237,3 +237,6 @@ class HTTPConnection:
 def parser_protocol(loop: asyncio.AbstractEventLoop) -> BaseProtocol:
     """Returns the object that aiohttp's parsers belong to. One serves all connections of an event loop."""
     return BaseProtocol(loop)
+
+
+Pool: TypeAlias = ConnectionPool[HTTPConnection]

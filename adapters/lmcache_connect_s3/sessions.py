@@ -11,11 +11,10 @@ from lmcache_connect.errors import StoreProtocolError
 
 from .credentials import CredentialSource
 from .documents import DocumentError, parse
-from .http_connection import HTTPConnection
+from .http_connection import HTTPConnection, Pool
 from .location import Location
 from .refusals import MAX_ERROR_BYTES, refused
 from .signer import ReadOnlyCredentials, Signer
-from .transfers import Pool
 
 _LASTS: Final = 240.0
 """Seconds for which a session is used. The store lets it expire after five minutes."""

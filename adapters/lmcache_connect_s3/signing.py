@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .credentials import CredentialSource
+from .http_connection import Pool
 from .location import Location
 from .options import S3Options
 from .sessions import ExpressSessions
 from .signer import Signer
-from .transfers import Pool
 
 
 class Signing:

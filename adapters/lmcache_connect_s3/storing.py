@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.record import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
+from lmcache_connect.streaming import Equipment
 from lmcache_connect.transport import StreamClosedError, in_thread
 
 from .http_connection import HTTPConnection, ResponseHead
 from .object_checksum import ObjectChecksum
 from .refusals import MAX_ERROR_BYTES, refused, refused_early, refused_late
+from .retries import Retries
 from .signer import UNSIGNED
 from .signing import CallSigner
 from .transfers import Job, Transfers
@@ -63,15 +65,15 @@ class Storing(Transfers):
 
     def __init__(
         self,
+        equipment: Equipment[HTTPConnection],
+        retries: Retries,
         signer: CallSigner,
         headers: Mapping[str, str],
         *,
         signs_payload: bool,
         object_checksum: str,
-        **transfers: object,
     ) -> None:
-        super().__init__(**transfers)  # type: ignore[arg-type]
-        self.signer = signer
+        super().__init__(equipment, retries, signer)
         self.headers = headers
         self.signs_payload = signs_payload
         self.object_checksum = object_checksum

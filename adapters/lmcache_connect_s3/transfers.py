@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
 
 import anyio
-from anyio.abc import TaskGroup
 
-from lmcache_connect import StoreError, StoreUnavailableError
-from lmcache_connect.loop import NativeCancellations
-from lmcache_connect.transport import ConnectionPool, Couriers, StreamClosedError
+from lmcache_connect import StoreError
+from lmcache_connect.streaming import Crew, Equipment
+from lmcache_connect.transport import StreamClosedError
 
 from .http_connection import HTTPConnection
 from .retries import Retries, Tries
-
-Pool: TypeAlias = ConnectionPool[HTTPConnection]
+from .signing import CallSigner
 
 
 class Job(ABC):
@@ -33,64 +28,43 @@ class Job(ABC):
         """Makes the request. Waits for nothing but the stream: a thread may have taken it over."""
 
 
-class Transfers:
-    """Runs jobs, which may add further ones, with as many workers as there are jobs for. The first failure that cannot
-    be helped ends them all."""
+class Transfers(Crew[HTTPConnection]):
+    """Runs jobs, which may add further ones. The first failure that is not tried again ends them all."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        workers: int,
-        retries: Retries,
-        couriers: Couriers | None,
-        renew: Callable[[], Awaitable[bool]],
-    ) -> None:
-        """With `couriers`, threads move the bytes. `renew` gets other credentials; whether there are any."""
-        self._pool = pool
-        self._limit = workers
+    def __init__(self, equipment: Equipment[HTTPConnection], retries: Retries, signer: CallSigner) -> None:
+        """`signer` signs the requests of all jobs."""
+        super().__init__(equipment)
+        self.signer = signer
         self._retries = retries
-        self._couriers = couriers
-        self._renew = renew
         self._pending: deque[Job] = deque()
         self._later: list[tuple[float, Job]] = []
         self._expired: list[tuple[Job, StoreError]] = []
-        self._active = 0
-        self._has_grown = False
-        self._failure: Exception | None = None
-        self._group: TaskGroup | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, job: Job) -> None:
-        """One job more, also from a thread that is at one."""
+        """Adds a job. May be called by a job, in its thread as well."""
         self._pending.append(job)
-        self._has_grown = True
+        self.hire()
+
+    def unbegun(self) -> int:
+        return len(self._pending)
 
     async def run(self) -> None:
-        """Does everything. The first failure is raised when nothing touches a buffer any more."""
-        self._loop = asyncio.get_running_loop()
+        """Runs all jobs. When it has ended, however it ended, nothing touches a buffer any more.
+
+        Raises:
+            The first failure that is not tried again.
+        """
         while self._pending:
-            self._has_grown = False
-            cancellations = NativeCancellations()
-            try:
-                async with anyio.create_task_group() as self._group:
-                    for _ in range(min(self._limit, len(self._pending))):
-                        self._active += 1
-                        self._group.start_soon(self._work)
-            finally:
-                self._group = None
-                self._active = 0
-            cancellations.raise_lost()
-            if self._failure is not None:
-                raise self._failure
+            await super().run()
             await self._try_again()
 
     async def _try_again(self) -> None:
         if self._expired:
             jobs, self._expired = self._expired, []
-            if not await self._renew():
+            if not await self.signer.renew():
                 raise jobs[0][1]
             self._pending.extend(job for job, _ in jobs)
-        elif self._later and not self._pending:
+        elif self._later:
             self._later.sort(key=lambda item: item[0])
             await anyio.sleep(max(0.0, self._later[0][0] - time.monotonic()))
             now = time.monotonic()
@@ -98,36 +72,20 @@ class Transfers:
             self._later = [item for item in self._later if item[0] > now + 0.01]
             self._pending.extend(due)
 
-    @property
-    def _lacks_workers(self) -> bool:
-        """Whether jobs that were added could be done side by side by more workers than there are: in a new round."""
-        return self._has_grown and self._active < min(self._limit, len(self._pending))
-
-    async def _work(self) -> None:
-        try:
-            while self._pending and self._failure is None and not self._lacks_workers:
-                async with self._pool.acquired() as connection:
-                    if self._couriers is None:
-                        await self._serve(connection)
-                    else:
-                        await self._couriers.run(connection, self._serve(connection))
-        except Exception as failure:
-            # Kept rather than raised into the group, where it would swallow a cancellation of the caller's task.
-            self._end(failure)
-        finally:
-            self._active -= 1
-
-    async def _serve(self, connection: HTTPConnection) -> None:
-        while self._failure is None and not self._lacks_workers:
+    async def serve(self, connection: HTTPConnection) -> None:
+        while True:
             try:
                 job = self._pending.popleft()
             except IndexError:
-                return
+                return  # another worker took the last one, maybe in its thread
+            failure: StoreError | StreamClosedError | None = None
             try:
                 await job.run(connection)
                 self._retries.succeeded()
             except (StoreError, StreamClosedError) as error:
-                self._failed(job, connection, error.with_traceback(None))
+                failure = error.with_traceback(None)
+            if failure is not None:
+                self._failed(job, connection, failure)
             if not connection.is_reusable:
                 connection.close()
                 return
@@ -138,25 +96,10 @@ class Transfers:
             error = self._pool.lost(self._pool.store, error)
         retry = self._retries.again(job.tries, error, is_stale=is_stale)
         if retry is None:
-            self._end(error)
-        elif retry.renews:
+            raise error
+        if retry.renews:
             self._expired.append((job, error))
         elif retry.pause:
             self._later.append((time.monotonic() + retry.pause, job))
         else:
             self._pending.append(job)
-
-    def _end(self, failure: Exception) -> None:
-        if self._failure is None:
-            self._failure = failure
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel)
-
-    def _cancel(self) -> None:
-        if self._group is not None:
-            self._group.cancel_scope.cancel()
-
-
-def lost(store: str, error: StreamClosedError) -> StoreError:
-    """Returns the error for a connection that was lost. It does not quote what was received last: part of an answer."""
-    return StoreUnavailableError(store, str(error))
