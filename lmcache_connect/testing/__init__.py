@@ -1,4 +1,4 @@
-"""Tools for testing connectors: the conformance suite, real servers, a fault proxy, a watch on the event loop.
+"""Tools for testing connectors: conformance suite, real servers, fault proxy, scripted wire, a watch on the event loop.
 
 Needs the extra `lmcache-connect[testing]`; what a name needs is imported when the name is first used.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .conformance import Capabilities, ConnectorConformance
     from .loop_watch import LoopWatch
+    from .scripted_wire import ScriptedWire
     from .servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
     from .servers.faulty_s3 import FaultyS3Server
     from .servers.redis import RedisServer, ServerStartError, ValkeyServer
@@ -29,6 +30,7 @@ __all__ = [
     "MotoServer",
     "RcloneServer",
     "RedisServer",
+    "ScriptedWire",
     "ServerStartError",
     "Subject",
     "ValkeyServer",
@@ -42,6 +44,7 @@ _MODULES: Final = {
     "servers.fault_proxy": ("Direction", "Fault", "FaultKind", "FaultProxy"),
     "servers.faulty_s3": ("FaultyS3Server",),
     "loop_watch": ("LoopWatch",),
+    "scripted_wire": ("ScriptedWire",),
     "servers.s3": ("MotoServer", "RcloneServer"),
     "servers.redis": ("RedisServer", "ServerStartError", "ValkeyServer"),
     "subject": ("Subject", "arena_balance", "check_payload", "payload"),

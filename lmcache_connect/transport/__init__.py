@@ -2,29 +2,32 @@
 
 Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `streaming`, by the adapters, and by tests.
 
-From the bottom up: `wire` makes the system calls, `transfer` moves a buffer over a wire in steps, `stream` is what
-protocol code uses, `loop_stream` and `thread_stream` are its two kinds, `courier` runs protocol code in a thread.
+From the bottom up: `wire` makes the system calls, and `transfer` moves a buffer over a wire in steps. `stream` is what
+protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `courier` runs protocol code in a thread.
 """
 
 from __future__ import annotations
 
 from .courier import Couriers, in_thread
 from .dialing import open_tcp_stream, open_unix_stream
+from .loop_stream import LoopStream
 from .pool import ConnectionPool, Pooled, lost_connection
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
-from .wire import StreamClosedError
+from .wire import StreamClosedError, Wire
 
 __all__ = [
     "ConnectionPool",
     "Couriers",
+    "LoopStream",
     "Pooled",
     "Stream",
     "StreamClosedError",
     "TLSSettings",
     "TLSSettingsError",
     "ThreadStream",
+    "Wire",
     "in_thread",
     "lost_connection",
     "open_tcp_stream",

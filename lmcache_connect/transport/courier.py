@@ -57,8 +57,8 @@ class Couriers:
 
         `connection.stream` is a `ThreadStream` while `work` runs, and the loop stream again when this returns.
 
-        A caller that is cancelled closes the connection, and goes on when the thread has let go of every buffer. That
-        takes as long as the piece that the thread is moving.
+        Work that fails closes the connection. So does a caller that is cancelled. It goes on when the thread has let go
+        of every buffer, which takes as long as the piece that the thread is moving.
 
         Raises:
             What `work` raises.

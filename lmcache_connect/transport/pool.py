@@ -89,7 +89,7 @@ class ConnectionPool(Generic[C]):
 
     async def acquire(self) -> C:
         """Returns a connection, which the caller passes to `release` later. Raises what `acquired` raises on entry."""
-        if self._waiting or self._granted >= self._free:
+        if not self._closed and (self._waiting or self._granted >= self._free):
             grant: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(grant)
             try:
@@ -107,7 +107,7 @@ class ConnectionPool(Generic[C]):
         return self._take_idle() or await self._open()
 
     def release(self, connection: C) -> None:
-        """Takes back a connection that `acquire` returned. Closes it where it cannot be used again.
+        """Receives a connection that `acquire` returned. Closes it where it cannot be used again.
 
         Raises:
             KeyError: it was released before.

@@ -31,7 +31,7 @@ class Scratch:
         return self.stop - self.start
 
     def take_line(self, searched: int) -> bytes | None:
-        """Takes the bytes before the next CR LF, and the CR LF. Returns them without it; None where there is none.
+        """Takes the bytes before the next CR LF, and the CR LF. Returns them without it; None where no CR LF has come.
 
         The first `searched` bytes are known to hold no beginning of a CR LF.
         """

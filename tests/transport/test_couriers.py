@@ -147,6 +147,43 @@ async def test_a_stream_that_is_closed_meanwhile_ends_the_work(
     assert not connection.stream.is_open
 
 
+async def test_a_connection_has_a_thread_stream_while_work_runs_and_its_loop_stream_afterwards(
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
+) -> None:
+    connection, _ = ends
+    loop_stream = connection.stream
+
+    async def work(fails: bool) -> Stream:
+        if fails:
+            raise ValueError("no")
+        return connection.stream
+
+    thread_stream = await couriers.run(connection, work(False))
+    assert isinstance(thread_stream, ThreadStream)
+    assert not thread_stream.is_open
+    assert connection.stream is loop_stream
+    assert loop_stream.is_open
+    with pytest.raises(ValueError, match="no"):
+        await couriers.run(connection, work(True))
+    assert connection.stream is loop_stream
+    assert not loop_stream.is_open  # nothing tells where work that failed has left the stream
+
+
+async def test_two_threads_cannot_take_over_one_connection(
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
+) -> None:
+    connection, peer = ends
+    dest = bytearray(5)
+    running = asyncio.ensure_future(couriers.run(connection, receive(connection, dest)))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="a thread may have taken it over already"):
+        await couriers.run(connection, receive(connection, bytearray(5)))
+    peer.sendall(b"hello")
+    await running
+    assert dest == b"hello"
+    assert couriers.threads == 1
+
+
 async def test_work_that_waits_for_something_else_is_refused(
     couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
@@ -246,7 +283,7 @@ async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int
 
 
 @pytest.mark.parametrize("by", ["task", "scope"])
-async def test_whoever_is_cancelled_while_a_thread_reads_waits_until_it_has_let_go(by: str) -> None:
+async def test_a_caller_that_is_cancelled_while_a_thread_reads_waits_until_it_has_let_go(by: str) -> None:
     began, go_on = threading.Event(), threading.Event()
     has_ended = False
 
