@@ -107,12 +107,10 @@ class _ScriptedSocket:
                 raise copy(piece)  # the script's own would keep the frames of the call, and so its buffer
             if not piece:
                 return b""
-            received, rest = piece[:limit], piece[limit:]
-            if rest:
-                self.pieces[0] = rest
-            else:
-                self.pieces.popleft()
-            return received
+            self.pieces.popleft()
+            if len(piece) > limit:
+                self.pieces.appendleft(piece[limit:])
+            return piece[:limit]
         if flags & socket.MSG_DONTWAIT:
             raise BlockingIOError
         raise AssertionError("the script has ended, and the code under test waits for more")
