@@ -9,7 +9,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-s3 bench-setup package lmcache lock clean
+.PHONY: help setup demo test check format bench bench-small bench-s3 bench-setup package lmcache lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ format: $(READY) ## Repair what ruff can repair, format, list the rest
 
 bench: $(READY) ## Compare the Redis connector with other clients
 	"$(BIN)/python" -m benchmarks $(ARGS)
+
+bench-small: $(READY) ## Measure what the managed connector adds to a small call
+	"$(BIN)/python" -m benchmarks.small_calls $(ARGS)
 
 bench-s3: $(READY) ## Compare the S3 connector with other clients; needs nginx
 	"$(BIN)/python" -m benchmarks.s3_comparison $(ARGS)

@@ -48,7 +48,7 @@ class RemoteConnector(ABC):
     """
 
     # Class attributes, so that a subclass which never calls super().__init__() works as well.
-    _owner: LoopOwner | None = None
+    _bound_to: LoopOwner | None = None
     _on_corrupt: Callable[[str, CorruptRecordError], None] | None = None
     config: Any = None
     metadata: Any = None
@@ -233,13 +233,13 @@ class RemoteConnector(ABC):
 
     def _attach(self, owner: LoopOwner, on_corrupt: Callable[[str, CorruptRecordError], None]) -> None:
         """Called once by what manages this connector: whose loop it runs on, and who is told of corrupt records."""
-        self._owner = owner
+        self._bound_to = owner
         self._on_corrupt = on_corrupt
 
     def _bound(self, operation: str) -> LoopOwner:
-        if self._owner is None:
+        if self._bound_to is None:
             raise LoopNotRunningError(f"{operation}() needs a connector that a ConnectorManager made")
-        return self._owner
+        return self._bound_to
 
     @staticmethod
     def _thunk(func: Callable[..., Awaitable[T]], *args: Any) -> Callable[[], Awaitable[T]]:

@@ -38,6 +38,18 @@ _POLL: Final = 0.25
 """Seconds between looks at whether the owning loop still runs, while a caller elsewhere waits for it."""
 
 
+_forks = 0
+"""How often this process was made by a fork since it imported this module. Reading it is cheaper than `os.getpid()`."""
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - a fact about the process
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
 class LoopOwner:
     """The one event loop that a manager's connectors run on, and the ways to it from elsewhere.
 
@@ -49,6 +61,7 @@ class LoopOwner:
         self._loop = loop
         self._thread = thread
         self._pid = os.getpid()
+        self._forks = _forks
         self._closed = False
         if thread is not None:
             self._finalizer = weakref.finalize(self, thread.stop)
@@ -101,8 +114,8 @@ class LoopOwner:
     def check(self, what: str = "the loop owner") -> None:
         """Raises `ForkedProcessError` in a fork, `ConnectorClosedError` after close, `LoopNotRunningError` for a dead
         loop; otherwise nothing."""
-        if self._pid != (pid := os.getpid()):
-            raise ForkedProcessError(what, self._pid, pid)
+        if self._forks != _forks:
+            raise ForkedProcessError(what, self._pid, os.getpid())
         if self._closed:
             raise ConnectorClosedError(what)
         if self._loop.is_closed():
@@ -110,21 +123,30 @@ class LoopOwner:
 
     def is_forked(self) -> bool:
         """Whether this is a fork of the process that made the owner."""
-        return self._pid != os.getpid()
+        return self._forks != _forks
 
-    async def run(
+    def run(
+        self,
+        func: Callable[P, Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, T]:
+        """Returns what awaits `func(*args)` on the owning loop, and is to be awaited at once.
+
+        A caller on the owning loop gets the coroutine of `func` itself. For one on another loop the call is marshalled
+        across: cancelling the caller cancels the operation and waits until it touches nothing any more. A result that
+        then comes too late is given to `release_all`.
+        """
+        if self.is_current():
+            return func(*args, **kwargs)
+        return self._run_across(func, *args, **kwargs)
+
+    async def _run_across(
         self,
         func: Callable[P, Coroutine[Any, Any, T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Awaits `func(*args)` on the owning loop: directly where the caller runs there, else marshalled across.
-
-        Cancelling the caller cancels the operation and waits for it to let go of what it uses. A result that then
-        comes too late is given to `release_all`.
-        """
-        if self.is_current():
-            return await func(*args, **kwargs)
         self.check()
         here = asyncio.get_running_loop()
         done = here.create_future()

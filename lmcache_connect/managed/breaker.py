@@ -8,7 +8,7 @@ from typing import Final
 
 
 class BreakerState(Enum):
-    """`closed` lets calls through, `open` none, `half_open` one as a probe."""
+    """`closed` lets all calls through, `open` none, `half_open` one, as a probe."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -16,19 +16,20 @@ class BreakerState(Enum):
 
 
 class Admission:
-    """One operation's leave to start, which its verdict is given with."""
+    """One operation's permission to start. Its verdict, given with it, may be the one that a probe was made for."""
 
     __slots__ = ()
 
 
 _ORDINARY: Final = Admission()
-"""While the breaker is closed no call differs from another."""
+"""The permission of every operation that starts while the breaker is closed."""
 
 
 class CircuitBreaker:
-    """Opens after `failures` failed operations in a row; after `reset` seconds one probe decides.
+    """Opens after `failures` failed operations in a row. After `reset` seconds one probe decides.
 
-    `clock` gives seconds that only grow. Not thread-safe: it belongs to one event loop.
+    A verdict is one call of `succeeded`, `failed` or `abandoned`. `clock` returns monotonic seconds. Not thread-safe:
+    it belongs to one event loop.
     """
 
     def __init__(self, failures: int, reset: float, clock: Callable[[], float]) -> None:
@@ -57,21 +58,19 @@ class CircuitBreaker:
         return max(0.0, self._opened_at + self._reset - self._clock())
 
     def admit(self) -> Admission | None:
-        """Leave for an operation to start, or None. It is given back with one `succeeded`, `failed` or `abandoned`.
+        """Returns the permission for an operation to start, or None. One that starts gives one verdict with it.
 
-        An operation that starts without leave gives its verdict with None.
+        An operation that starts without permission gives its verdict with None.
         """
-        match self.state:
-            case BreakerState.CLOSED:
-                return _ORDINARY
-            case BreakerState.HALF_OPEN:
-                self._probe = Admission()
-                return self._probe
-            case BreakerState.OPEN:
-                return None
+        if self._opened_at is None:
+            return _ORDINARY
+        if self.state is BreakerState.OPEN:
+            return None
+        self._probe = Admission()
+        return self._probe
 
     def succeeded(self, admission: Admission | None) -> None:
-        """The store answered. Whichever operation saw that, the breaker closes."""
+        """The store answered. The breaker closes, whether or not this operation was the probe."""
         self.failures = 0
         self._opened_at = None
         self._probe = None
@@ -79,16 +78,16 @@ class CircuitBreaker:
     def failed(self, admission: Admission | None) -> None:
         """The store did not answer."""
         self.failures += 1
-        # Calls from before it opened may fail long after: they must neither put the next probe off nor end one.
+        # Calls that began before it opened may fail long after. They must neither delay the next probe nor end one.
         if self._end_probe(admission) or (self._opened_at is None and self.failures >= self._limit):
             self._opened_at = self._clock()
 
     def abandoned(self, admission: Admission | None) -> None:
-        """The operation ended without telling anything about the store: its caller cancelled it, say."""
+        """The operation ended and says nothing about the store: its caller cancelled it, for example."""
         self._end_probe(admission)
 
     def reset(self) -> None:
-        """Closes, whatever was seen: what is called from now on is another connection."""
+        """Closes, because further calls go over another connection."""
         self.succeeded(None)
 
     def _end_probe(self, admission: Admission | None) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 
 class ByteBudget:
@@ -24,21 +22,11 @@ class ByteBudget:
         """Requests that wait."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def take(self, nbytes: int) -> AsyncIterator[None]:
-        """Holds `nbytes` of the budget for the block."""
-        if nbytes == 0:  # a look-up must not wait behind transfers
-            yield
-            return
+    async def acquire(self, nbytes: int) -> None:
+        """Takes `nbytes` of the budget, and waits for them where they are not free. Nothing is taken when it raises."""
         share = min(nbytes, self.limit)
-        await self._acquire(share)
-        try:
-            yield
-        finally:
-            self.used -= share
-            self._grant()
-
-    async def _acquire(self, share: int) -> None:
+        if not share:  # a look-up must not wait behind transfers
+            return
         if not self._waiting and self.used + share <= self.limit:
             self.used += share
             return
@@ -48,11 +36,16 @@ class ByteBudget:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                self.used -= share  # granted and cancelled in the same moment
+                self.used -= share  # granted and cancelled in the same iteration of the loop
             elif (share, granted) in self._waiting:
                 self._waiting.remove((share, granted))
             self._grant()
             raise
+
+    def release(self, nbytes: int) -> None:
+        """Gives back what `acquire(nbytes)` took."""
+        self.used -= min(nbytes, self.limit)
+        self._grant()
 
     def _grant(self) -> None:
         while self._waiting:
@@ -62,4 +55,4 @@ class ByteBudget:
                     return
                 self.used += share
                 granted.set_result(None)
-            self._waiting.popleft()  # granted now, or cancelled: its waiter finds itself gone and goes on
+            self._waiting.popleft()  # granted now, or cancelled before

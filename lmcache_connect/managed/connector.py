@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -29,9 +28,26 @@ from ..keys import Key, key_string, key_strings
 from ..memory import MemoryObj, release_all
 from ..observability import OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
-from .drain import Drain
-from .leases import Leases
-from .operation_runner import CANCEL_GRACE, OperationRunner, note_corrupt
+from .holds import Holds
+from .lifetime import Lifetime, close_soon
+from .operation_runner import OperationRunner, note_corrupt
+from .operations import (
+    ANNOUNCE,
+    ANNOUNCED,
+    BATCHED_EXISTS,
+    BATCHED_GET,
+    BATCHED_PUT,
+    BATCHED_REMOVE,
+    EXISTS,
+    GET,
+    LIST,
+    PING,
+    PUT,
+    REMOVE,
+    SCAN,
+    WITHDRAW,
+    Load,
+)
 from .sync_connector import SyncConnector
 
 T = TypeVar("T")
@@ -53,19 +69,16 @@ class ManagedConnector(RemoteConnector):
         self._context = context
         self._settings = context.settings
         self._owner = context.owner
-        self._loops = context.owner
         self._store = context.remote_url.label()
         # The author's class, not what holds it to the rules.
         self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
         self.name: Final = name or f"{context.remote_url.scheme}-1"
         """What an operator calls it: its scheme and a number, unique within its manager."""
         self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner, self.name)
-        self._closing: asyncio.Task[None] | None = None
-        self._endings: set[asyncio.Task[None]] = set()
+        self._lifetime = Lifetime(self._runner, self._store, self._class_name)
         self._batches_are_positional = True
         self._chunk_size = ChunkSize(context.metadata)
         wrapped._attach(context.owner, partial(note_corrupt, self._store))  # no reference back to this object
-        self._after_close: Callable[[], Awaitable[None]] | None = None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
 
@@ -97,7 +110,7 @@ class ManagedConnector(RemoteConnector):
     @property
     def in_flight(self) -> int:
         """Operations under way."""
-        return self._runner.in_flight
+        return len(self._runner.in_flight)
 
     @property
     def is_closed(self) -> bool:
@@ -141,7 +154,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> bool:
             return bool(await self._wrapped.exists(key))
 
-        return await self._loops.run(self._runner.run, "exists", call, miss=lambda: False, count=_count_flags)
+        return await self._owner.run(self._runner.run, EXISTS, call)
 
     async def get(self, key: Key) -> MemoryObj | None:
         """The chunk, with one reference for the caller; None on a miss or for a record that does not verify.
@@ -159,15 +172,8 @@ class ManagedConnector(RemoteConnector):
                 return None
             return self._checked("get", found)
 
-        return await self._loops.run(
-            self._runner.run,
-            "get",
-            call,
-            miss=lambda: None,
-            count=self._count_chunks,
-            deadline_bytes=self._chunk_size.for_deadline,
-            budget_bytes=self._chunk_size.for_budget,
-        )
+        load = Load(1, self._chunk_size.for_deadline, self._chunk_size.for_budget)
+        return await self._owner.run(self._runner.run, GET, call, load)
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Stores the chunk. Borrows `memory_obj`: nothing touches it any more when this returns or raises.
@@ -182,17 +188,8 @@ class ManagedConnector(RemoteConnector):
         async def call() -> None:
             await self._wrapped.put(key, memory_obj)
 
-        with Leases((memory_obj,)):
-            nbytes = memory_obj.get_size()
-            await self._loops.run(
-                self._runner.run,
-                "put",
-                call,
-                miss=lambda: None,
-                deadline_bytes=nbytes,
-                budget_bytes=nbytes,
-                moved=nbytes,
-            )
+        with Holds((memory_obj,)):
+            await self._owner.run(self._runner.run, PUT, call, Load.of_put(1, memory_obj.get_size()))
 
     async def remove(self, key: Key) -> bool:
         """Removes the key; whether it was there."""
@@ -201,7 +198,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> bool:
             return bool(await self._wrapped.remove(key))
 
-        return await self._loops.run(self._runner.run, "remove", call, miss=lambda: False)
+        return await self._owner.run(self._runner.run, REMOVE, call)
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes keys; for each, whether it is gone now, whether or not it was there."""
@@ -213,9 +210,7 @@ class ManagedConnector(RemoteConnector):
                 raise self._contract("batched_remove", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
             return found
 
-        return await self._loops.run(
-            self._runner.run, "batched_remove", call, miss=lambda: [False] * len(wanted), items=len(wanted)
-        )
+        return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load(len(wanted)))
 
     async def list(self) -> list[str]:
         """Every key in the store, in no particular order. `scan` does not hold them all.
@@ -227,7 +222,7 @@ class ManagedConnector(RemoteConnector):
             # Third-party connectors are known to answer None for "no keys".
             return list(await self._wrapped.list() or ())
 
-        return await self._loops.run(self._runner.run, "list", call)
+        return await self._owner.run(self._runner.run, LIST, call)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that start with `prefix`. Keys written or removed meanwhile may or may not appear; none twice."""
@@ -245,15 +240,14 @@ class ManagedConnector(RemoteConnector):
         try:
             done = False
             while not done:
-                # A page is not repeated: a generator that raised is finished.
-                found, done = await self._loops.run(self._runner.run, "scan", page, retries=0)
+                found, done = await self._owner.run(self._runner.run, SCAN, page)
                 for name in found:
                     if name not in seen:
                         seen.add(name)
                         yield name
         finally:
             if not self.is_closed:
-                await self._loops.run(end_scan, names)
+                await self._owner.run(end_scan, names)
 
     def support_ping(self) -> bool:
         """Whether `ping` asks the store."""
@@ -265,11 +259,35 @@ class ManagedConnector(RemoteConnector):
         async def call() -> int:
             return int(await self._wrapped.ping())
 
-        return await self._loops.run(self._runner.run, "ping", call, probe=True)
+        return await self._owner.run(self._runner.run, PING, call)
 
     def support_announcements(self) -> bool:
         """Whether the store can say which workers use it."""
         return self._wrapped.support_announcements()
+
+    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
+        """Keeps a worker's document in the store for `ttl` seconds, away from the chunks.
+
+        Raises:
+            ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
+        """
+
+        async def call() -> None:
+            await self._wrapped.announce(worker, document, ttl)
+
+        await self._owner.run(self._runner.run, ANNOUNCE, call)
+
+    async def withdraw(self, worker: str) -> None:
+        """Removes a worker's document, where there is one.
+
+        Raises:
+            ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
+        """
+
+        async def call() -> None:
+            await self._wrapped.withdraw(worker)
+
+        await self._owner.run(self._runner.run, WITHDRAW, call)
 
     async def announced(self) -> Documents:
         """The documents of the workers that use the store, for `WorkerAnnouncement.decode`."""
@@ -277,7 +295,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> Documents:
             return await self._wrapped.announced()
 
-        return await self._loops.run(self._runner.run, "announced", call)
+        return await self._owner.run(self._runner.run, ANNOUNCED, call)
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """`exists` for every key, in order."""
@@ -289,14 +307,7 @@ class ManagedConnector(RemoteConnector):
                 raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
             return found
 
-        return await self._loops.run(
-            self._runner.run,
-            "batched_exists",
-            call,
-            miss=lambda: [False] * len(wanted),
-            count=_count_flags,
-            items=len(wanted),
-        )
+        return await self._owner.run(self._runner.run, BATCHED_EXISTS, call, Load(len(wanted)))
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
         """How many of the first keys are there without a gap."""
@@ -309,19 +320,9 @@ class ManagedConnector(RemoteConnector):
         async def call() -> Slots:
             return await self._fetch_positional(wanted)
 
-        def nothing() -> Slots:
-            return [None] * len(wanted)
-
-        return await self._loops.run(
-            self._runner.run,
-            "batched_get",
-            call,
-            miss=nothing,
-            count=self._count_chunks,
-            items=len(wanted),
-            deadline_bytes=len(wanted) * self._chunk_size.for_deadline,
-            budget_bytes=len(wanted) * self._chunk_size.for_budget,
-        )
+        count = len(wanted)
+        load = Load(count, count * self._chunk_size.for_deadline, count * self._chunk_size.for_budget)
+        return await self._owner.run(self._runner.run, BATCHED_GET, call, load)
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
         """The chunks up to the first miss, without holes. What lies behind it is released."""
@@ -339,18 +340,9 @@ class ManagedConnector(RemoteConnector):
         async def call() -> None:
             await self._wrapped.batched_put(wanted, objs)
 
-        with Leases(objs):
+        with Holds(objs):
             nbytes = sum(obj.get_size() for obj in objs)
-            await self._loops.run(
-                self._runner.run,
-                "batched_put",
-                call,
-                miss=lambda: None,
-                items=len(wanted),
-                deadline_bytes=nbytes,
-                budget_bytes=nbytes,
-                moved=nbytes,
-            )
+            await self._owner.run(self._runner.run, BATCHED_PUT, call, Load.of_put(len(wanted), nbytes))
 
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
@@ -376,85 +368,56 @@ class ManagedConnector(RemoteConnector):
         Operations that are cancelled raise `ConnectorClosedError`, and so does every later one. Concurrent calls wait
         for the same end. In a fork only this object is marked closed; the parent's sockets are left alone.
         """
-        if self._loops.is_forked():
+        if self._owner.is_forked():
             self._runner.refuse()
             return
-        await self._loops.run(self._close, self._settings.close_grace if grace is None else grace)
-        after, self._after_close = self._after_close, None
-        if after is not None:
-            await after()
+        seconds = self._settings.close_grace if grace is None else grace
+        await self._owner.run(self._lifetime.close, self._wrapped, seconds)
+        await self._lifetime.run_after_close()
 
     def closes_also(self, close: Callable[[], Awaitable[None]]) -> None:
         """Awaits `close` after the connector's own end: for a connector that owns what it was made with."""
-        self._after_close = close
+        self._lifetime.closes_also(close)
 
-    async def _close(self, grace: float) -> None:
-        if self._closing is None:
-            self._runner.refuse()
-            # A task of its own, so that a closer who is cancelled does not leave the store half closed.
-            self._closing = asyncio.get_running_loop().create_task(self._close_once(grace))
-        await asyncio.shield(self._closing)
-
-    async def _close_once(self, grace: float) -> None:
-        await self._end(self._wrapped, self._runner.drain(), grace)
-        if self._endings:
-            await asyncio.wait(self._endings)
-
-    async def remake(
+    async def recreate(
         self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float | None = None
     ) -> None:
         """Takes a new connector from `make` in place of the one inside, which is then closed as `close()` does it.
 
-        Calls from now on go to the new one, with the circuit breaker closed; a connector that was closed is open again.
-        Calls under way finish with the old one. Whoever is cancelled here does not stop that. For the manager, whose
-        `recreate` says what to make.
+        Further calls go to the new one, with the circuit breaker closed. A connector that was closed is open again.
+        Calls under way finish with the old one. Cancelling the caller does not stop the old one's end. This is for the
+        manager, whose `recreate` says what to make.
 
         Raises:
-            What `make` raises; nothing has changed then.
+            What `make` raises. Nothing has changed then.
         """
-        await self._loops.run(self._remake, make, self._settings.close_grace if grace is None else grace)
+        await self._owner.run(self._recreate, make, self._settings.close_grace if grace is None else grace)
 
-    async def _remake(self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float) -> None:
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+    async def _recreate(self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float) -> None:
+        await self._lifetime.wait_closed()
         made, context = make()
-        before, was_closed = self._wrapped, self.is_closed
+        before = self._wrapped
         self._wrapped, self._context = made, context
         made._attach(context.owner, partial(note_corrupt, self._store))
         self._batches_are_positional = True
-        self._closing = None
-        ending = None
-        if not was_closed:  # the calls under way now are the old one's
-            ending = asyncio.get_running_loop().create_task(self._end(before, self._runner.drain(), grace))
-        self._runner.readmit()
         event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
-        if ending is not None:
-            self._endings.add(ending)
-            ending.add_done_callback(self._endings.discard)
-            await asyncio.shield(ending)
-
-    async def _end(self, wrapped: RemoteConnector, drain: Drain, grace: float) -> None:
-        await self._runner.finish(drain, grace)
-        with anyio.move_on_after(max(grace, CANCEL_GRACE)) as scope:
-            await wrapped.close()
-        if scope.cancelled_caught:
-            event(logging.WARNING, "close_timed_out", store=self._store, connector=self._class_name)
+        await self._lifetime.replace(before, grace)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         runner = getattr(self, "_runner", None)
-        if runner is None or runner.is_closed or self._loops.is_forked():
+        if runner is None or runner.is_closed or self._owner.is_forked():
             return
         _warn(
             f"{self!r} was never closed: await its close(), or close its manager",
             ResourceWarning,
             stacklevel=1,
         )
-        wrapped, loop = self._wrapped, self._loops.loop
-        if loop.is_running():
-            loop.call_soon_threadsafe(lambda: loop.create_task(wrapped.close()))
+        close_soon(self._wrapped, self._owner.loop)
 
     def __repr__(self) -> str:
-        state = "closed" if self.is_closed else self.breaker_state.value
+        state = "closed" if self.is_closed else "open"
+        if not self.is_closed and self.breaker_state is not BreakerState.CLOSED:
+            state += f", breaker {self.breaker_state.value}"
         return f"<ManagedConnector {self._store} ({self._class_name}), {state}>"
 
     # ------------------------------------------------------------------------------------------------- inside
@@ -488,6 +451,7 @@ class ManagedConnector(RemoteConnector):
             raise self._contract(operation, f"returned a {type(found).__qualname__}", "a MemoryObj, or None for a miss")
         if not found.is_valid():
             raise self._contract(operation, "returned a released MemoryObj", "one with a reference for the caller")
+        self._chunk_size.observe(found.get_size())
         return found
 
     def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
@@ -502,17 +466,6 @@ class ManagedConnector(RemoteConnector):
                 "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
             )
 
-    def _count_chunks(self, stats: OperationStatistics, found: Any) -> int:
-        missing = 0
-        for item in found if isinstance(found, list) else (found,):
-            if item is None:
-                missing += 1
-            else:
-                stats.hits += 1
-                stats.bytes += (size := item.get_size())
-                self._chunk_size.observe(size)
-        return missing
-
 
 async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
     wanted = list(keys)
@@ -521,10 +474,3 @@ async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
             await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
         key_strings(wanted[start : start + _SCAN_PAGE])
     return wanted
-
-
-def _count_flags(stats: OperationStatistics, found: bool | list[bool]) -> int:
-    flags = found if isinstance(found, list) else [found]
-    hits = sum(flags)
-    stats.hits += hits
-    return len(flags) - hits

@@ -1,4 +1,4 @@
-"""`Drain`: operations under way that `close` waits for."""
+"""`Drain`: operations under way that somebody waits for."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import asyncio
 
 import anyio
 
+from .running import Running
+
 
 class Drain:
-    """Operations that somebody waits for."""
+    """Operations that were under way at one moment, and have not ended since."""
 
-    def __init__(self, left: set[anyio.CancelScope]) -> None:
+    def __init__(self, left: set[Running]) -> None:
         self.left = left
+        """Those that are still under way."""
         self._is_empty = asyncio.Event()
         if not left:
             self._is_empty.set()
 
-    def ended(self, scope: anyio.CancelScope) -> None:
-        self.left.discard(scope)
+    def ended(self, running: Running) -> None:
+        """Takes note that an operation has ended, one of these or another."""
+        self.left.discard(running)
         if not self.left:
             self._is_empty.set()
 
     async def wait(self, seconds: float) -> None:
+        """Waits until all have ended, for `seconds` at most."""
         with anyio.move_on_after(seconds):
             await self._is_empty.wait()

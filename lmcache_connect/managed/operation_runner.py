@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -24,29 +25,27 @@ from ..errors import (
     StoreError,
     StoreUnavailableError,
 )
-from ..loop import LoopOwner, NativeCancellations
+from ..loop import LoopOwner
 from ..observability import OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
-from .breaker import CircuitBreaker
+from .breaker import Admission, CircuitBreaker
 from .byte_budget import ByteBudget
-from .drain import Drain
+from .in_flight import InFlight
+from .operations import ONE_KEY, Load, Operation
+from .running import Running
 
 T = TypeVar("T")
-
-_NEVER_DROPPED: Final = frozenset({"remove", "batched_remove"})
-
-CANCEL_GRACE: Final = 1.0
-"""Seconds that operations have to end once they were cancelled."""
 
 _SPANS: Final = {"record_exception": False, "set_status_on_exception": False}
 """An exception's message may name a key: spans are told its class."""
 
-_corrupt_in_call: ContextVar[list[str] | None] = ContextVar("corrupt_in_call", default=None)
+_running: ContextVar[Running | None] = ContextVar("running_operation", default=None)
+"""The operation that runs in this context, for `note_corrupt`."""
 
 
 class OperationRunner:
     """Runs a connector's operations: breaker, deadline, byte budget, attempts, counters. Belongs to one event loop.
 
-    Every operation ends by its deadline, and `finish()` by its grace period.
+    Every operation ends by its deadline.
     """
 
     def __init__(
@@ -63,75 +62,33 @@ class OperationRunner:
         self._owner = owner
         self._name = f"connector {store}"
         self._budget = ByteBudget(settings.max_bytes_in_flight)
-        self._in_flight: set[anyio.CancelScope] = set()
-        self._drains: list[Drain] = []
+        self.in_flight: Final = InFlight(owner.loop, store)
+        """The operations under way."""
         self.breaker: Final = CircuitBreaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
         self.metrics: Final = StoreMetrics(store)
         self.is_closed = False
         """Whether further operations are refused."""
-        self._probes_fail = False
         self.was_answered = False
         """Whether any operation has succeeded so far."""
         self.is_bypassed = False
         """Whether gets, puts and look-ups are answered without asking the store: as misses and dropped puts."""
-
-    @property
-    def in_flight(self) -> int:
-        """Operations under way."""
-        return len(self._in_flight)
+        self._probes_fail = False
 
     def refuse(self) -> None:
         """From now on every new operation raises `ConnectorClosedError`."""
         self.is_closed = True
 
     def readmit(self) -> None:
-        """Takes `refuse()` back, with the breaker closed: the connector was made anew."""
+        """Takes `refuse()` back, with the breaker closed: the connector was recreated."""
         self.breaker.reset()
         self.is_closed = False
 
-    def drain(self) -> Drain:
-        """The operations that are under way now, for `finish`."""
-        drain = Drain(set(self._in_flight))
-        self._drains.append(drain)
-        return drain
+    def run(
+        self, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load = ONE_KEY
+    ) -> Coroutine[Any, Any, T]:
+        """Awaits `call()` as one operation, on the owning loop. Tries it again after a failure that is worth it.
 
-    async def finish(self, drain: Drain, grace: float) -> None:
-        """Lets these operations finish for `grace` seconds, then cancels them."""
-        try:
-            await drain.wait(grace)
-            for scope in list(drain.left):
-                scope.cancel()
-            await drain.wait(CANCEL_GRACE)
-        finally:
-            self._drains.remove(drain)
-        if drain.left:
-            event(
-                logging.WARNING,
-                "close_abandoned_operations",
-                store=self._store,
-                operations=len(drain.left),
-            )
-
-    async def run(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        *,
-        miss: Callable[[], T] | None = None,
-        count: Callable[[OperationStatistics, T], int] | None = None,
-        items: int = 1,
-        deadline_bytes: int = 0,
-        budget_bytes: int = 0,
-        moved: int = 0,
-        retries: int | None = None,
-        probe: bool = False,
-    ) -> T:
-        """Awaits `call()` as one operation of `items` keys, on the owning loop.
-
-        `miss` gives the result where an error is to be a miss; None: never. `count` counts the hits of a result, and
-        returns how many of its items are none. The deadline allows for `deadline_bytes`, and `budget_bytes` of the
-        byte budget are held meanwhile; `moved` is counted as bytes when it succeeds. `retries`: None is the setting. A
-        `probe` is made whatever the breaker says.
+        Returns its result, or `operation.miss` where a failure is to be a miss.
 
         Raises:
             ConnectorClosedError, CircuitOpenError, OperationTimeoutError, and what `call` raises of this package.
@@ -139,193 +96,189 @@ class OperationRunner:
         self._owner.check(self._name)
         if self.is_closed:
             raise ConnectorClosedError(self._name)
-        counted = partial(
-            self._counted,
-            operation,
-            call,
-            miss=miss,
-            count=count,
-            items=items,
-            deadline_bytes=deadline_bytes,
-            budget_bytes=budget_bytes,
-            moved=moved,
-            attempts=self._settings.retries if retries is None else retries,
-            probe=probe,
-        )
-        if (tracer := current_tracer()) is None:
-            return await counted(None)
-        facts = {"lmcache_connect.connector": self._label, "lmcache_connect.keys": items}
-        with tracer.start_as_current_span(f"lmcache_connect.{operation}", attributes=facts, **_SPANS) as span:
+        tracer = current_tracer()
+        if tracer is None:
+            return self._run(operation, call, load)
+        return self._traced(tracer, operation, call, load)
+
+    async def _traced(self, tracer: Any, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load) -> T:
+        facts = {"lmcache_connect.connector": self._label, "lmcache_connect.keys": load.items}
+        with tracer.start_as_current_span(f"lmcache_connect.{operation.name}", attributes=facts, **_SPANS) as span:
             try:
-                return await counted(span)
+                return await self._run(operation, call, load, span)
             except BaseException as error:
                 mark_failed(span, type(error).__name__)
                 raise
 
-    async def _counted(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        span: Span | None,
-        *,
-        miss: Callable[[], T] | None,
-        count: Callable[[OperationStatistics, T], int] | None,
-        items: int,
-        deadline_bytes: int,
-        budget_bytes: int,
-        moved: int,
-        attempts: int,
-        probe: bool,
+    async def _run(
+        self, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load, span: Span | None = None
     ) -> T:
-        stats = self.metrics.operation(operation)
+        # The path of every call, and most of what a small one costs: nothing here that can be done once, or later.
+        stats = self.metrics.operation(operation.name)
         stats.calls += 1
-        stats.items += items
-        # A removal is never dropped: what was to go away would still be there afterwards.
-        if self.is_bypassed and miss is not None and operation not in _NEVER_DROPPED:
-            stats.misses["bypassed"] += items
-            return miss()
-        corrupt: list[str] = []
-        token = _corrupt_in_call.set(corrupt)
-        try:
-            result = await self._guarded(operation, call, stats, deadline_bytes, budget_bytes, attempts, probe)
-        except (StoreError, ArenaExhaustedError) as error:
-            reason = type(error).__name__
-            stats.errors[reason] += 1
-            if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
-                # The same goes for those who ask it again and again how it is.
-                level = logging.DEBUG if probe and self._probes_fail else logging.WARNING
-                event(level, "operation_failed", store=self._store, operation=operation, error=str(error))
-            self._probes_fail = self._probes_fail or probe
-            permanent = isinstance(error, StoreError) and error.permanent
-            if self._settings.errors == "raise" or miss is None or permanent:
-                raise
-            stats.misses[reason] += items
-            if span is not None:
-                mark_failed(span, reason)
-            return miss()
-        except LMCacheConnectError as error:
-            stats.errors[type(error).__name__] += 1
-            raise
-        finally:
-            _corrupt_in_call.reset(token)
-            for reason in corrupt:
-                stats.misses[f"corrupt:{reason}"] += 1
-        stats.bytes += moved
-        absent = 0
-        if count is not None:
-            before = stats.bytes
-            absent = max(0, count(stats, result) - len(corrupt))  # those are None as well, and were counted above
-            moved = stats.bytes - before
-            if absent:
-                stats.misses["absent"] += absent
-        if span is not None:
-            span.set_attribute("lmcache_connect.bytes", moved)
-            span.set_attribute("lmcache_connect.misses", absent + len(corrupt))
-        return result
-
-    async def _guarded(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        stats: OperationStatistics,
-        deadline_bytes: int,
-        budget_bytes: int,
-        retries: int,
-        probe: bool,
-    ) -> T:
+        stats.items += load.items
+        if self.is_bypassed and operation.is_bypassable and operation.miss is not None:
+            stats.misses["bypassed"] += load.items
+            return operation.miss(load.items)
         admission = self.breaker.admit()
-        if admission is None and not probe:
-            raise CircuitOpenError(self._store, self.breaker.failures, self.breaker.retry_in)
-        seconds = self._settings.operation_timeout + deadline_bytes / self._settings.min_throughput
-        scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
-        self._in_flight.add(scope)
+        if admission is None and not operation.is_probe:
+            return self._refused(operation, load, stats, span)
+        seconds = self._settings.operation_timeout + load.deadline_bytes / self._settings.min_throughput
+        task = asyncio.current_task(self._owner.loop)
+        cancellations = task.cancelling() if task is not None else 0
+        running = self.in_flight.begin(seconds)
+        token = _running.set(running)
         stats.in_flight += 1
-        verdict = self.breaker.abandoned
+        answered: bool | None = None  # whether the store answered; None: nothing is known of it
         queued = time.perf_counter()
         started: float | None = None
-        tells_of_store = True
-        cancellations = NativeCancellations()
         try:
-            with scope:
-                async with self._budget.take(budget_bytes):
-                    started = time.perf_counter()
-                    result = await self._attempt(operation, call, stats, retries, cancellations)
-                    verdict = self.breaker.succeeded
-                    self.was_answered = True
-                    self._probes_fail = False
-                    return result
-            cancellations.raise_lost()
-            # Our own scope ended the call: the deadline passed, or finish() cancelled.
-            if anyio.current_time() < scope.deadline:
-                if self.is_closed:
-                    raise ConnectorClosedError(self._name)
-                tells_of_store = False
-                raise StoreUnavailableError(self._store, f"the connector was made anew during {operation}")
-            if started is None:
-                raise OperationTimeoutError(self._store, operation, seconds, "waiting for the byte budget")
-            verdict = self.breaker.failed
-            raise OperationTimeoutError(self._store, operation, seconds)
+            with running.scope:
+                if load.budget_bytes:
+                    await self._budget.acquire(load.budget_bytes)
+                started = time.perf_counter()
+                retries = self._settings.retries if operation.is_repeatable else 0
+                pause = self._settings.retry_backoff
+                while True:
+                    try:
+                        result = await call()
+                    except LMCacheConnectError as error:
+                        if not retries or not isinstance(error, StoreError) or not error.retryable:
+                            raise
+                    except OSError as error:  # a driver's own, from a connector that does not translate
+                        if not retries:
+                            raise StoreUnavailableError(
+                                self._store, f"{operation.name} failed: {type(error).__name__}: {error}"
+                            ) from error
+                    except Exception as error:
+                        raise ConnectorFailureError(
+                            self._store,
+                            f"{self._connector}.{operation.name} raised {type(error).__name__}: {error}",
+                        ) from error
+                    else:
+                        answered = self.was_answered = True
+                        self._probes_fail = False
+                        before = stats.bytes
+                        stats.bytes += load.sent_bytes
+                        absent = 0 if operation.count is None else operation.count(stats, result)
+                        corrupt = len(running.corrupt)
+                        if absent > corrupt:  # those are None as well, and are counted by their reasons
+                            stats.misses["absent"] += absent - corrupt
+                        if span is not None:
+                            span.set_attribute("lmcache_connect.bytes", stats.bytes - before)
+                            span.set_attribute("lmcache_connect.misses", max(absent, corrupt))
+                        return result
+                    _raise_lost(task, cancellations)  # a caller that has cancelled wants no further attempt
+                    retries -= 1
+                    stats.retries += 1
+                    running.corrupt = ()  # what is found again is counted once
+                    await anyio.sleep(pause * random.uniform(0.5, 1.5))
+                    pause *= 2
+            # Reached where the scope has ended the call: its deadline passed, or the connector was closed under it.
+            if running.is_late and started is not None:
+                answered = False
+            raise self._interruption(operation.name, running, seconds, started)
         except LMCacheConnectError as error:
-            cancellations.raise_lost()  # the connector made an error of it
-            if tells_of_store and isinstance(error, StoreError) and not isinstance(error, OperationTimeoutError):
-                is_lost = isinstance(error, ConnectionError) and (
-                    error.retryable or isinstance(error, StoreUnavailableError)
-                )
-                # Otherwise the store answered, if only to refuse.
-                verdict = self.breaker.failed if is_lost else self.breaker.succeeded
-            raise
+            _raise_lost(task, cancellations)
+            if not running.scope.cancelled_caught:
+                answered = _was_answered(error)
+            miss = self._failed(operation, error, load, stats, span)
+            if miss is None:
+                raise
+            return miss(load.items)
         finally:
             ended = time.perf_counter()
-            stats.queue.observe((ended if started is None else started) - queued)
-            if started is not None:
-                stats.wire.observe(ended - started)
             stats.in_flight -= 1
-            before = self.breaker.state
-            verdict(admission)
-            if self.breaker.state is not before:
-                event(logging.WARNING, "breaker", store=self._store, state=self.breaker.state.value)
-            self._in_flight.discard(scope)
-            for drain in self._drains:
-                drain.ended(scope)
+            if started is None:
+                stats.queue.observe(ended - queued)
+            else:
+                stats.queue.observe(started - queued)
+                stats.wire.observe(ended - started)
+                if load.budget_bytes:
+                    self._budget.release(load.budget_bytes)
+            if answered is False or self.breaker.failures:  # otherwise it is closed, and stays so
+                self._tell_breaker(answered, admission)
+            self.in_flight.end(running)
+            _running.reset(token)
+            for reason in running.corrupt:
+                stats.misses[f"corrupt:{reason}"] += 1
 
-    async def _attempt(
-        self,
-        operation: str,
-        call: Callable[[], Awaitable[T]],
-        stats: OperationStatistics,
-        retries: int,
-        cancellations: NativeCancellations,
-    ) -> T:
-        pause = self._settings.retry_backoff
-        while True:
-            if corrupt := _corrupt_in_call.get():
-                corrupt.clear()  # of an attempt before: what is found again is counted once
-            try:
-                return await call()
-            except StoreError as error:
-                if not error.retryable or retries == 0:
-                    raise
-            except LMCacheConnectError:
+    def _refused(self, operation: Operation[T], load: Load, stats: OperationStatistics, span: Span | None) -> T:
+        try:
+            raise CircuitOpenError(self._store, self.breaker.failures, self.breaker.retry_in)
+        except CircuitOpenError as error:
+            miss = self._failed(operation, error, load, stats, span)
+            if miss is None:
                 raise
-            except OSError as error:  # a driver's own, from a connector that does not translate
-                if retries == 0:
-                    raise StoreUnavailableError(
-                        self._store, f"{operation} failed: {type(error).__name__}: {error}"
-                    ) from error
-            except Exception as error:
-                raise ConnectorFailureError(
-                    self._store,
-                    f"{self._connector}.{operation} raised {type(error).__name__}: {error}",
-                ) from error
-            cancellations.raise_lost()  # who is cancelled does not try again
-            retries -= 1
-            stats.retries += 1
-            await anyio.sleep(pause * random.uniform(0.5, 1.5))
-            pause *= 2
+            return miss(load.items)
+
+    def _failed(
+        self,
+        operation: Operation[T],
+        error: LMCacheConnectError,
+        load: Load,
+        stats: OperationStatistics,
+        span: Span | None,
+    ) -> Callable[[int], T] | None:
+        """Counts and tells a failure. Returns what makes a miss of it, or None where it is to be raised."""
+        # It does not raise the error itself: one whose traceback holds a frame that holds it is freed late.
+        reason = type(error).__name__
+        stats.errors[reason] += 1
+        if not isinstance(error, (StoreError, ArenaExhaustedError)):
+            return None
+        if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
+            # The same goes for those who ask it again and again how it is.
+            level = logging.DEBUG if operation.is_probe and self._probes_fail else logging.WARNING
+            event(level, "operation_failed", store=self._store, operation=operation.name, error=str(error))
+        self._probes_fail = self._probes_fail or operation.is_probe
+        is_permanent = isinstance(error, StoreError) and error.permanent
+        if self._settings.errors == "raise" or operation.miss is None or is_permanent:
+            return None
+        stats.misses[reason] += load.items
+        if span is not None:
+            mark_failed(span, reason)
+        return operation.miss
+
+    def _interruption(
+        self, operation: str, running: Running, seconds: float, started: float | None
+    ) -> LMCacheConnectError:
+        if running.is_late:
+            what = () if started is not None else ("waiting for the byte budget",)
+            return OperationTimeoutError(self._store, operation, seconds, *what)
+        if self.is_closed:
+            return ConnectorClosedError(self._name)
+        return StoreUnavailableError(self._store, f"the connector was recreated during {operation}")
+
+    def _tell_breaker(self, answered: bool | None, admission: Admission | None) -> None:
+        before = self.breaker.state
+        match answered:
+            case True:
+                self.breaker.succeeded(admission)
+            case False:
+                self.breaker.failed(admission)
+            case None:
+                self.breaker.abandoned(admission)
+        if self.breaker.state is not before:
+            event(logging.WARNING, "breaker", store=self._store, state=self.breaker.state.value)
 
 
 def note_corrupt(store: str, key: str, error: CorruptRecordError) -> None:
     """Counts a record that does not verify for the operation that found it."""
-    if (corrupt := _corrupt_in_call.get()) is not None:
-        corrupt.append(error.reason)
+    if (running := _running.get()) is not None:
+        running.corrupt += (error.reason,)
     event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
+
+
+def _was_answered(error: LMCacheConnectError) -> bool | None:
+    """Whether the store answered, if only to refuse, where a call ended with `error`. None: that is not known."""
+    if not isinstance(error, StoreError) or isinstance(error, OperationTimeoutError):
+        return None
+    is_lost = isinstance(error, ConnectionError) and (error.retryable or isinstance(error, StoreUnavailableError))
+    return not is_lost
+
+
+def _raise_lost(task: asyncio.Task[Any] | None, before: int) -> None:
+    """Raises the cancellation that a connector has made an error of, where the task had `before` of them earlier."""
+    # An anyio scope of the caller's that is cancelled counts as well, and sees to its own.
+    if task is not None and task.cancelling() > before and anyio.current_effective_deadline() > -math.inf:
+        raise asyncio.CancelledError

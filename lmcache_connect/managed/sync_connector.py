@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from ..contract import prefix_length
+from ..contract import RemoteConnector, prefix_length
 from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import MemoryObj
-
-if TYPE_CHECKING:
-    from .connector import ManagedConnector
 
 T = TypeVar("T")
 
@@ -23,7 +20,7 @@ class SyncConnector:
     twin raises, `SyncTimeoutError`, and `SyncCallOnLoopError` on the owning loop's own thread.
     """
 
-    def __init__(self, connector: ManagedConnector, owner: LoopOwner, timeout: float) -> None:
+    def __init__(self, connector: RemoteConnector, owner: LoopOwner, timeout: float) -> None:
         self._connector = connector
         self._owner = owner
         self._timeout = timeout
@@ -53,7 +50,7 @@ class SyncConnector:
         return self._call("ping", timeout, self._connector.ping)
 
     def contains(self, keys: Sequence[Key], timeout: float | None = None) -> int:
-        """How many of the first keys are there without a gap."""
+        """Returns how many of the first keys are there without a gap."""
         return prefix_length(self.batched_exists(keys, timeout))
 
     def batched_exists(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[bool]:
@@ -70,7 +67,7 @@ class SyncConnector:
 
     def close(self, timeout: float | None = None) -> None:
         """See `ManagedConnector.close`."""
-        if self._connector.is_closed and self._owner.is_closed:
+        if self._owner.is_closed:  # which it is only after every connector that runs on it
             return
         self._call("close", timeout, self._connector.close)
         self._owner.join()  # where the connector owned its loop, the loop's thread ends with it

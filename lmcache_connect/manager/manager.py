@@ -220,7 +220,7 @@ class ConnectorManager:
         """Replaces the connector inside one of `known_connectors` by a new one, made from the same plan.
 
         The object stays the same. Calls from now on reach the new one, and the old one is closed when the calls under
-        way have finished, within `grace` seconds. One that was closed is open again. See `ManagedConnector.remake`.
+        way have finished, within `grace` seconds. One that was closed is open again. See `ManagedConnector.recreate`.
 
         Raises:
             UnknownConnectorError: it is another manager's.
@@ -236,7 +236,7 @@ class ConnectorManager:
             self._roster.add_again(connector)
             return made
 
-        await connector.remake(make, grace)
+        await connector.recreate(make, grace)
 
     def _make(self, plan: Plan, settings: ConnectorConfig) -> tuple[RemoteConnector, ConnectorContext]:
         context = ConnectorContext(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import pytest
@@ -14,6 +14,15 @@ from hypothesis import strategies as st
 from lmcache_connect.managed.byte_budget import ByteBudget
 
 LIMIT: Final = 100
+
+
+@asynccontextmanager
+async def taken(budget: ByteBudget, nbytes: int) -> AsyncIterator[None]:
+    await budget.acquire(nbytes)
+    try:
+        yield
+    finally:
+        budget.release(nbytes)
 
 
 class Holder:
@@ -27,7 +36,7 @@ class Holder:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async with self.budget.take(self.nbytes):
+        async with taken(self.budget, self.nbytes):
             self.holds = True
             try:
                 await self.done.wait()
@@ -50,9 +59,9 @@ def unused_at_the_end(limit: int = LIMIT) -> Iterator[ByteBudget]:
 @pytest.mark.asyncio
 async def test_what_fits_is_had_at_once() -> None:
     with unused_at_the_end() as budget:
-        async with budget.take(60):
+        async with taken(budget, 60):
             assert budget.used == 60
-            async with budget.take(40):
+            async with taken(budget, 40):
                 assert (budget.used, budget.waiting) == (100, 0)
             assert budget.used == 60
 
@@ -61,7 +70,7 @@ async def test_what_fits_is_had_at_once() -> None:
 async def test_an_error_inside_gives_the_bytes_back() -> None:
     with unused_at_the_end() as budget:
         with pytest.raises(KeyError):
-            async with budget.take(60):
+            async with taken(budget, 60):
                 raise KeyError
 
 
@@ -202,7 +211,7 @@ async def test_a_deadline_around_it_takes_nothing_away() -> None:
         await settled()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                async with budget.take(1):
+                async with taken(budget, 1):
                     raise AssertionError
         assert budget.waiting == 0
         first.done.set()

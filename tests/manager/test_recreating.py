@@ -86,7 +86,7 @@ async def test_a_call_under_way_ends_with_the_old_connector_and_later_ones_do_no
             while not connector.in_flight:
                 await asyncio.sleep(0)
             recreating = asyncio.create_task(manager.recreate(connector, grace=0.05))
-            with pytest.raises(StoreUnavailableError, match="made anew during exists"):
+            with pytest.raises(StoreUnavailableError, match="recreated during exists"):
                 await stuck
             await recreating
             assert connector.breaker_state.value == "closed"

@@ -1,4 +1,4 @@
-"""`Leases`: references of an operation's own on what it borrows."""
+"""`Holds`: an operation's own references on what it borrows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from ..memory import MemoryObj, release_all
 
 
-class Leases:
-    """One reference of the operation's own on every object that it borrows, for as long as it may touch them."""
+class Holds:
+    """Holds one reference on every object that an operation borrows, for as long as the operation may touch them.
+
+    A caller that releases its own reference too early, or is cancelled, then takes no memory from under a transfer.
+    """
+
+    __slots__ = ("_objs",)
 
     def __init__(self, objs: Sequence[MemoryObj]) -> None:
         self._objs = objs

@@ -1,0 +1,90 @@
+"""`InFlight`: the operations of a connector that are under way, and what ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import Final
+
+import anyio
+
+from ..observability import event
+from .drain import Drain
+from .running import Running
+
+CANCEL_GRACE: Final = 1.0
+"""Seconds that operations have to end once they were cancelled."""
+
+
+class InFlight:
+    """The operations under way on one event loop. It ends them at their deadlines, and where a connector closes.
+
+    One timer serves the deadlines of all operations, because a timer for each would cost more than a small call. It is
+    set for the earliest deadline that it was told of. When it fires, it ends what is late, and is set again for the
+    earliest deadline that is left. So most calls find it set, and touch it neither at their beginning nor at their end.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: str) -> None:
+        self._loop = loop
+        self._store = store
+        self._running: set[Running] = set()
+        self._drains: list[Drain] = []
+        self._scope_class: type[anyio.CancelScope] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def begin(self, seconds: float) -> Running:
+        """Adds an operation that has to end within `seconds`. The caller runs it inside its scope, and calls `end`."""
+        if self._scope_class is None:
+            # anyio.CancelScope() looks up its backend each time, which costs as much as all else that a scope does.
+            self._scope_class = type(anyio.CancelScope())
+        running = Running(self._scope_class(), self._loop.time() + seconds)
+        self._running.add(running)
+        if running.deadline < self._timer_at:
+            self._set_timer(running.deadline)
+        return running
+
+    def end(self, running: Running) -> None:
+        """Removes an operation that has ended."""
+        self._running.discard(running)
+        for drain in self._drains:
+            drain.ended(running)
+
+    def drain(self) -> Drain:
+        """The operations that are under way now, for `finish`."""
+        drain = Drain(set(self._running))
+        self._drains.append(drain)
+        return drain
+
+    async def finish(self, drain: Drain, grace: float) -> None:
+        """Lets these operations finish for `grace` seconds, then cancels them."""
+        try:
+            await drain.wait(grace)
+            for running in list(drain.left):
+                running.scope.cancel()
+            await drain.wait(CANCEL_GRACE)
+        finally:
+            self._drains.remove(drain)
+        if drain.left:
+            event(logging.WARNING, "close_abandoned_operations", store=self._store, operations=len(drain.left))
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._loop.call_at(when, self._end_late)
+
+    def _end_late(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = self._loop.time()
+        waiting = [running for running in self._running if not running.scope.cancel_called]
+        for running in waiting:
+            if running.deadline <= now:
+                running.is_late = True
+                running.scope.cancel()
+        if left := [running.deadline for running in waiting if not running.is_late]:
+            self._set_timer(min(left))

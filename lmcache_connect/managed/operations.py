@@ -1,0 +1,111 @@
+"""`Operation`: what is the same for all calls of one of a connector's operations, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from ..contract import Documents, Flags, Slots
+from ..memory import MemoryObj
+from ..observability import OperationStatistics
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """One operation of a connector, as the runner has to know it. `T` is the type of its result."""
+
+    name: str
+    miss: Callable[[int], T] | None = None
+    """Returns the result that means "no" for a number of keys. None: a failure is raised in both error modes."""
+    count: Callable[[OperationStatistics, T], int] | None = None
+    """Adds a result's hits and bytes to the statistics. Returns how many of its keys were not found."""
+    is_bypassable: bool = False
+    """Whether a bypassed connector answers it with `miss` instead of asking the store."""
+    is_probe: bool = False
+    """Whether the store is asked also while the circuit breaker is open."""
+    is_repeatable: bool = True
+    """Whether it may be tried again after a failure that is worth it."""
+
+
+class Load(NamedTuple):
+    """What one call is about: its number of keys, and how many bytes it moves or may move."""
+
+    items: int = 1
+    deadline_bytes: int = 0
+    """Bytes that the deadline allows time for."""
+    budget_bytes: int = 0
+    """Bytes that are taken from the byte budget meanwhile."""
+    sent_bytes: int = 0
+    """Bytes that the store has got when the call has succeeded. What it gives is counted by `Operation.count`."""
+
+    @classmethod
+    def of_put(cls, items: int, nbytes: int) -> Load:
+        """The load of a call that sends `nbytes`."""
+        return cls(items, nbytes, nbytes, nbytes)
+
+
+ONE_KEY: Final = Load()
+"""The load of a call for one key that moves no chunk."""
+
+
+def _count_flag(stats: OperationStatistics, found: bool) -> int:
+    if found:
+        stats.hits += 1
+        return 0
+    return 1
+
+
+def _count_flags(stats: OperationStatistics, found: Flags) -> int:
+    hits = sum(found)
+    stats.hits += hits
+    return len(found) - hits
+
+
+def _count_chunk(stats: OperationStatistics, found: MemoryObj | None) -> int:
+    if found is None:
+        return 1
+    stats.hits += 1
+    stats.bytes += found.get_size()
+    return 0
+
+
+def _count_chunks(stats: OperationStatistics, found: Slots) -> int:
+    return sum(_count_chunk(stats, item) for item in found)
+
+
+def _nothing(_: int) -> None:
+    return None
+
+
+def _false(_: int) -> bool:
+    return False
+
+
+def _all_false(items: int) -> Flags:
+    return [False] * items
+
+
+def _all_missing(items: int) -> Slots:
+    return [None] * items
+
+
+EXISTS: Final[Operation[bool]] = Operation("exists", _false, _count_flag, is_bypassable=True)
+GET: Final[Operation[MemoryObj | None]] = Operation("get", _nothing, _count_chunk, is_bypassable=True)
+PUT: Final[Operation[None]] = Operation("put", _nothing, is_bypassable=True)
+BATCHED_EXISTS: Final[Operation[Flags]] = Operation("batched_exists", _all_false, _count_flags, is_bypassable=True)
+BATCHED_GET: Final[Operation[Slots]] = Operation("batched_get", _all_missing, _count_chunks, is_bypassable=True)
+BATCHED_PUT: Final[Operation[None]] = Operation("batched_put", _nothing, is_bypassable=True)
+# A bypass drops no removal: what was to go away would still be there afterwards.
+REMOVE: Final[Operation[bool]] = Operation("remove", _false)
+BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false)
+# Half a listing must not look like a whole one, so a failure is no miss here.
+LIST: Final[Operation[list[str]]] = Operation("list")
+# A page of a scan cannot be repeated: a generator that raised is finished.
+SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable=False)
+PING: Final[Operation[int]] = Operation("ping", is_probe=True)
+ANNOUNCE: Final[Operation[None]] = Operation("announce")
+WITHDRAW: Final[Operation[None]] = Operation("withdraw")
+ANNOUNCED: Final[Operation[Documents]] = Operation("announced")
