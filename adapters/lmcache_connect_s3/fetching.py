@@ -1,6 +1,10 @@
 """`Fetching`: the chunks of one get or batched get, from objects into the arena.
 
-Each object goes through the states of `object_fetch.py`, which shows them in a picture:
+    Asked ──► Receiving ──┬──► Verified
+      ├──► Missing        ├──► Corrupt
+      └──► Corrupt        └──► Replaced ──► Asked
+
+What each state of an object holds, and when it changes, is told in `object_fetch.py`. The way of a chunk:
 
 1. `GetJob` asks for the object, or for its first range where the connector reads in ranges.
 2. `read_answer` checks status, lengths and range of the answer (`object_answer.py`).

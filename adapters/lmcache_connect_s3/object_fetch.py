@@ -1,16 +1,18 @@
-"""`ObjectFetch`: how far one object of a get is.
+"""`ObjectFetch`: the state of one object of a get.
 
-                 ┌──────────── what came is not held against it ─────────┐
-                 ▼                                                       │
-    start ──► Asked ──► Receiving ──┬──► Verified                        │
-                │           │       └──► it does not verify ─────────────┤
-                │           └──► Replaced, until no span is received ────┤
-                ├──► Missing                                             │
-                └──► it is not a record ─────────────────────────────────┴──► Corrupt
+    Asked     -> Receiving  a record of the key begins, and there is memory for its payload
+              -> Missing    there is no such object
+              -> Corrupt    something else is there
+    Receiving -> Verified   every byte has come, and the checksums agree
+              -> Corrupt    every byte has come, and a checksum differs
+              -> Replaced   the rest was asked for, and another object has the name now
+              -> Asked      its one connection broke, and nothing tells whether the rest is of the same object
+    Replaced  -> Asked      nothing is received into its memory any more; after four replacements: Corrupt
 
-What is known in each state is what its class holds. A connection that breaks changes no state: the request is made
-again from `Asked`, and what is left is asked for from `Receiving`. A failure that is not of one object ends the whole
-call, and `release` frees what each object holds in whatever state it is.
+Where bytes that do not verify came over a connection that was used before, the object is `Asked` again in place of
+`Corrupt`, twice. What is known in a state is what its class holds. A connection that breaks changes no other state: a
+job is run again, asks for the start while nothing has come, and then for what is left. A failure that concerns more
+than one object ends the call, and `release` frees what an object holds in its state.
 """
 
 from __future__ import annotations
