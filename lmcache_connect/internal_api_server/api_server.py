@@ -92,11 +92,6 @@ class InternalAPIServer:
         """Where it serves metrics alone. None without `config.metrics_port`."""
         return self._running[1].listener.address if len(self._running) > 1 else None
 
-    @property
-    def is_serving(self) -> bool:
-        """Whether it listens."""
-        return bool(self._running)
-
     async def start(self) -> None:
         """Binds, and returns once connections are accepted.
 

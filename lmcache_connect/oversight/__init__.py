@@ -1,4 +1,4 @@
-"""Looking after live connectors: health, metrics, clearing a store.
+"""Looking after live connectors: health, metrics, clearing a store, the other workers that use it.
 
 Imported by the API server and the command line.
 """
@@ -8,5 +8,6 @@ from __future__ import annotations
 from .clearing import clear
 from .health import Health, HealthCheck, StoreHealth
 from .metrics import ManagerMetrics
+from .workers import known_workers
 
-__all__ = ["Health", "HealthCheck", "ManagerMetrics", "StoreHealth", "clear"]
+__all__ = ["Health", "HealthCheck", "ManagerMetrics", "StoreHealth", "clear", "known_workers"]

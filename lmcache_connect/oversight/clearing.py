@@ -9,17 +9,17 @@ from ..contract import RemoteConnector, end_scan
 from ..errors import InvalidArgumentError, StoreError
 
 _PAGE: Final = 512
-"""Keys that are held at a time."""
+"""Keys that are held, and removed, at a time."""
 
 CLEAR_LIMIT: Final = 100_000
-"""Keys that one call looks at unless it is told otherwise."""
+"""The most keys that one call looks at by default."""
 
 
 @dataclass
 class Clearing:
-    """What was found under a prefix and done about it. `is_complete`: no key that was there at the start is left out.
+    """How many keys were found under a prefix, and removed. `is_complete`: the limit left out no key.
 
-    `failed` keys could not be removed; `error` is the first failure's message.
+    `failed` keys could not be removed. `error` is the message of the first failure.
     """
 
     matched: int = 0
@@ -32,10 +32,10 @@ class Clearing:
 async def clear(
     connector: RemoteConnector, prefix: str, *, dry_run: bool = False, limit: int = CLEAR_LIMIT
 ) -> Clearing:
-    """Removes the keys that start with `prefix`, or with `dry_run` only counts them; `limit` keys at most.
+    """Removes at most `limit` keys that start with `prefix`. With `dry_run`, only counts them.
 
-    Keys that are written meanwhile may stay. A removal that fails is counted, and the others go on; a listing that
-    fails ends the call. Cancelling it leaves the rest in place.
+    Keys that are written meanwhile may stay. A removal that fails is counted, and the call goes on. A listing that
+    fails ends the call. A call that is cancelled leaves the rest in place.
 
     Raises:
         InvalidArgumentError: the limit is below 1.
@@ -48,7 +48,7 @@ async def clear(
     try:
         page: list[str] = []
         async for name in names:
-            if not name.startswith(prefix):  # a careless connector: what was not asked for stays
+            if not name.startswith(prefix):  # from a careless connector: such a key must stay
                 continue
             if found.matched == limit:
                 break

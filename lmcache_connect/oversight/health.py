@@ -15,30 +15,30 @@ from ..managed import BreakerState, ManagedConnector
 from ..manager import ConnectorManager
 
 Health: TypeAlias = Literal["ok", "failing", "unknown", "closed", "bypassed"]
-"""`ok` and `failing` are a ping's outcome; `unknown`: its store has no ping; the others: nobody asks it."""
+"""`ok` and `failing` are a ping's outcome. `unknown`: the store has no ping. The others are not asked."""
 
 
 @dataclass(frozen=True)
 class StoreHealth:
-    """How one connector's store is. `seconds` is the round trip of the ping, `error` the class of its failure."""
+    """The health of one connector's store. `seconds` is the ping's round trip, `error` the class of its failure."""
 
     connector: str
     health: Health
     seconds: float | None = None
     error: str | None = None
     detail: str | None = None
-    """The failure's message, which holds no secret."""
+    """The failure's message. It holds no secret."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether nothing is known against it. One that an operator closed or bypassed is nobody's failure."""
+        """Whether the store is not failing. One that an operator closed or bypassed is not failing."""
         return self.health != "failing"
 
 
 class HealthCheck:
-    """Pings the stores of a manager, all at once. However many ask, a store is asked once per `freshness` seconds.
+    """Pings the stores of a manager, all at once, and each at most once per `freshness` seconds.
 
-    Lives on the manager's event loop, and may be awaited from any.
+    Runs on the manager's event loop, and may be awaited from any loop.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class HealthCheck:
         self._found_at = -float("inf")
 
     async def check(self, timeout: float) -> tuple[StoreHealth, ...]:
-        """One per known connector, in the manager's order, after `timeout` seconds at most. Never raises for a store.
+        """The health of every known connector, in the manager's order. Never raises for a store.
 
-        An outcome that is at most `freshness` seconds old is given as it is, and those who ask while the stores are
-        asked wait for the same answer.
+        It takes `timeout` seconds at most. An outcome that is at most `freshness` seconds old is returned as it is.
+        Calls that come while the stores are being asked wait for the same outcome.
         """
         if not self._manager.known_connectors:
-            return ()  # and the manager may have no event loop yet: asking for its health must not start one
+            return ()  # the manager may have no event loop yet, and reading must not start one
         return await self._manager.owner.run(self._check, timeout)
 
     async def _check(self, timeout: float) -> tuple[StoreHealth, ...]:

@@ -1,4 +1,4 @@
-"""`ManagerMetrics`: a manager's counters for Prometheus, read when they are asked for."""
+"""`ManagerMetrics`: a manager's counters for Prometheus."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ except ImportError as missing:
     raise MissingExtraError("ManagerMetrics", missing.name or "prometheus_client", "api") from missing
 
 GONE: Final = "gone"
-"""The connector label of everything that connectors counted which nobody holds any more."""
+"""The connector label for the counts of connectors that do not exist any more."""
 
 _MOST_REASONS: Final = 64
-"""Reasons of misses, or classes of errors, of one operation that have a series of their own; the rest are `other`."""
+"""The most reasons of misses, or classes of errors, with a series of their own. The rest are `other`."""
 
 _PREFIX: Final = "lmcache_connect"
 
 
 class ManagerMetrics:
-    """Metrics of one manager in a registry of its own, labelled with connectors' names. No URL, host or key is a label.
+    """Metrics of one manager, in a registry of its own. Labels are connectors' names, never a URL, a host or a key.
 
-    Nothing is counted here: counters are the connectors', and read when they are asked for, from any thread. What a
-    connector has counted that nobody holds any more goes on under the name `gone`, so that sums never fall.
+    The connectors count. Their counters are read, from any thread, when the metrics are rendered. The counts of
+    connectors that do not exist any more are kept under the name `gone`, so that sums never fall.
     """
 
     def __init__(self, manager: ConnectorManager) -> None:
         self.registry: Final = CollectorRegistry(auto_describe=False)
-        """For exporters of your own. Holds no reference that would keep the manager alive."""
+        """For other exporters. It does not keep the manager alive."""
         self.registry.register(_ManagerCollector(manager))
         self._made: dict[str, tuple[float, tuple[bytes, str]]] = {}  # by content type: there are a few, all known
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics and their content type: Prometheus' text format, or OpenMetrics where `accept` asks for it."""
+        """Returns all metrics and their content type: Prometheus' text, or OpenMetrics where `accept` names it."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
     async def rendered(self, accept: str = "", freshness: float = 0.25) -> tuple[bytes, str]:
-        """`render()` in a thread; what is at most `freshness` seconds old is given as it is, however many ask."""
+        """`render()` in a thread. A rendering that is at most `freshness` seconds old is returned again."""
         content_type = choose_encoder(accept)[1]
         made = self._made.get(content_type)
         if made is None or time.monotonic() - made[0] > freshness:

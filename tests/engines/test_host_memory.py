@@ -33,7 +33,7 @@ def engine() -> Iterator[Engine]:
     engine = Engine(CAPACITY)
     yield engine
     gc.collect()
-    assert engine.free == CAPACITY, "memory of the engine was not given back"
+    assert engine.free == CAPACITY, "memory of the engine was not released"
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_objects_of_other_memory_are_not_owned(memory: EngineMemory) -> None:
     assert not memory.owns("an object")
 
 
-def test_an_object_without_a_buffer_is_given_back_to_the_engine(engine: Engine) -> None:
+def test_an_object_without_a_buffer_is_released_at_once(engine: Engine) -> None:
     class Misfit(EngineMemory):
         def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> EngineObject | None:
             found = super()._allocate_theirs(allocator, metadata, eviction)

@@ -59,7 +59,6 @@ async def test_start_returns_once_it_listens_and_says_where(local_cpu_backend: L
         await server.stop()
         await server.stop()
         assert server.address is None
-        assert not server.is_serving
         async with httpx.AsyncClient(trust_env=False) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get(f"{address}/health/live")
@@ -203,7 +202,9 @@ async def test_a_request_that_never_ends_is_dropped_when_the_grace_period_is_ove
 
 
 @pytest.mark.asyncio
-async def test_whoever_is_cancelled_while_stopping_leaves_nothing_running(local_cpu_backend: LocalCPUBackend) -> None:
+async def test_a_caller_cancelled_while_stopping_leaves_nothing_running(
+    local_cpu_backend: LocalCPUBackend,
+) -> None:
     async with ConnectorManager(NO_STORE, None, local_cpu_backend) as manager:
         server = server_of(manager)
         await server.start()

@@ -43,7 +43,7 @@ def test_lru_and_lfu_differ_where_one_chunk_was_used_often_and_long_ago() -> Non
         assert next(policy.candidates()) == first
 
 
-def test_a_key_that_comes_again_starts_anew() -> None:
+def test_a_key_that_comes_again_starts_from_the_beginning() -> None:
     policy = eviction_policy("LFU")
     policy.insert("a")
     for _ in range(5):

@@ -213,7 +213,7 @@ def test_a_view_of_an_evicted_chunk_keeps_its_bytes_and_its_room(backend: LocalC
 # --------------------------------------------------------------------------------------------------- removal
 
 
-def test_a_removed_chunk_lives_on_with_whoever_holds_it(backend: LocalCPUBackend) -> None:
+def test_a_removed_chunk_lives_on_with_its_other_holders(backend: LocalCPUBackend) -> None:
     cache(backend, "a")
     with take(backend, "a") as obj:
         assert backend.remove("a")
@@ -246,7 +246,7 @@ def test_shrinking_a_cached_chunk_does_not_unbalance_the_sum(backend: LocalCPUBa
     assert backend.statistics().cached_bytes == PAGE
 
 
-def test_one_reference_given_back_too_many_costs_that_chunk_alone(backend: LocalCPUBackend) -> None:
+def test_one_reference_released_too_many_costs_that_chunk_alone(backend: LocalCPUBackend) -> None:
     # Connectors that release what they only borrowed exist.
     cache(backend, "a", "b", "c", "d")
     for key in "abc":

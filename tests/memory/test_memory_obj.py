@@ -173,7 +173,7 @@ def test_a_tensor_that_would_not_be_aligned_is_refused(backend: LocalCPUBackend)
 # ------------------------------------------------------------------------------------------ references and pins
 
 
-def test_an_object_lives_until_its_last_reference_is_given_back(backend: LocalCPUBackend) -> None:
+def test_an_object_lives_until_its_last_reference_is_released(backend: LocalCPUBackend) -> None:
     obj = new(backend)
     assert obj.get_ref_count() == 1
     obj.ref_count_up()
@@ -189,7 +189,7 @@ def test_an_object_lives_until_its_last_reference_is_given_back(backend: LocalCP
     assert backend.statistics().reserved == 0
 
 
-def test_with_gives_one_reference_back_also_after_an_error(backend: LocalCPUBackend) -> None:
+def test_with_releases_one_reference_also_after_an_error(backend: LocalCPUBackend) -> None:
     obj = new(backend)
     obj.ref_count_up()
     with obj as same:
@@ -286,7 +286,7 @@ def test_no_attribute_was_forgotten_above() -> None:
     assert public == (set(REFUSED) - {"__enter__"}) | ANSWERED
 
 
-def test_an_object_that_is_dropped_without_release_warns_and_gives_its_memory_back(backend: LocalCPUBackend) -> None:
+def test_an_object_that_is_dropped_without_release_warns_and_frees_its_memory(backend: LocalCPUBackend) -> None:
     obj = new(backend)
     assert backend.statistics().reserved == PAGE
     with pytest.warns(ResourceWarning, match="a MemoryObj of 4096 bytes was never released"):
@@ -345,7 +345,7 @@ def test_a_view_that_outlives_its_object_keeps_the_memory_from_being_reused(
     assert (now.reserved, now.live_objects, now.blocks) == (64 * PAGE, 0, 1)
     assert backend.allocate((1,), "uint8") is None
     del view
-    with new(backend, (64 * PAGE,)):  # given back at once, and whole
+    with new(backend, (64 * PAGE,)):  # freed at once, and whole
         assert backend.statistics().free == 0
 
 

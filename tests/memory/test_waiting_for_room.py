@@ -49,7 +49,7 @@ async def waiter(backend: LocalCPUBackend, pages: int = 1, timeout: float | None
     return task
 
 
-async def settled() -> None:
+async def everything_ready_has_run() -> None:
     """Everything that is ready has run."""
     for _ in range(10):
         await asyncio.sleep(0)
@@ -73,8 +73,8 @@ async def test_waiters_are_served_in_their_order(backend: LocalCPUBackend) -> No
     waiting = [await waiter(backend) for _ in range(4)]
     for index, obj in enumerate(held):
         obj.ref_count_down()
-        await until(lambda: waiting[index].done())  # noqa: B023  # awaited in the same turn
-        await settled()
+        await until(lambda: waiting[index].done())  # noqa: B023  # awaited in the same iteration
+        await everything_ready_has_run()
         assert [task.done() for task in waiting] == [True] * (index + 1) + [False] * (3 - index)
     for task in waiting:
         task.result().ref_count_down()
@@ -94,7 +94,7 @@ async def test_a_small_request_does_not_overtake_a_large_one(backend: LocalCPUBa
     small = await waiter(backend)
     for obj in held[:3]:
         obj.ref_count_down()
-        await settled()
+        await everything_ready_has_run()
         assert not large.done()
         assert not small.done()
     held[3].ref_count_down()
@@ -180,7 +180,7 @@ async def test_room_that_a_cancelled_waiter_was_woken_for_goes_to_the_next(backe
     held = new(backend, 4)
     first, second = await waiter(backend, 4), await waiter(backend, 4)
     held.ref_count_down()
-    first.cancel()  # in the same turn of the loop: it is woken and cancelled at once
+    first.cancel()  # in the same iteration of the loop: it is woken and cancelled at once
     with pytest.raises(asyncio.CancelledError):
         await first
     (await second).ref_count_down()
@@ -195,7 +195,7 @@ async def test_a_waiter_that_has_got_its_room_keeps_it_though_it_is_cancelled(ba
     task.result().ref_count_down()
 
 
-async def test_a_storm_of_cancellations_loses_neither_room_nor_turn(backend: LocalCPUBackend) -> None:
+async def test_a_storm_of_cancellations_loses_neither_room_nor_place_in_line(backend: LocalCPUBackend) -> None:
     for round_ in range(30):
         held = [new(backend) for _ in range(4)]
         waiting = [await waiter(backend, 1 + index % 2) for index in range(8)]
@@ -230,7 +230,7 @@ async def test_a_view_that_is_dropped_at_last_wakes_a_waiter(backend: LocalCPUBa
     view = held.byte_array
     task = await waiter(backend)
     held.ref_count_down()
-    await settled()
+    await everything_ready_has_run()
     assert not task.done()
     del view
     (await task).ref_count_down()

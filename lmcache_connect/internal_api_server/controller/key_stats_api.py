@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from ...contract import AnnouncedConnector
+from ...oversight import known_workers
 from ..state import Manager
-from .workers_api import announcements
 
 router = APIRouter(prefix="/controller", tags=["controller"])
 
@@ -19,7 +19,7 @@ _LOOKUPS = frozenset({"exists", "batched_exists"})
 
 
 class KeyCounts(BaseModel):
-    """Keys that were put, got and looked up since the workers started. Bytes are of chunks."""
+    """Keys that were put, got and looked up since the workers started. Bytes are those of chunks."""
 
     put: int = 0
     put_bytes: int = 0
@@ -66,7 +66,7 @@ class StoreKeys(BaseModel):
 
 
 class KeyStats(BaseModel):
-    """Keys over all workers, by worker and by store."""
+    """Counts of keys: of all workers, by worker and by store."""
 
     worker_count: int
     cached_keys: int = Field(description="in all hot caches")
@@ -77,8 +77,8 @@ class KeyStats(BaseModel):
 
 @router.get("/key-stats")
 async def key_stats(manager: Manager) -> KeyStats:
-    """What the workers did, as they last announced it: at most an announcement interval ago."""
-    found, _ = await announcements(manager)
+    """Counts of keys, as the workers last announced them: at most an announcement interval ago."""
+    found, _ = await known_workers(manager)
     by_store: dict[str, list[tuple[str, AnnouncedConnector]]] = {}
     for item in found:
         for connector in item.connectors:

@@ -154,7 +154,7 @@ def start() -> Iterator[Start]:
 
     yield make
     for inside in running:
-        assert inside.allocated() == inside.free, "memory of LMCache's was not given back"
+        assert inside.allocated() == inside.free, "memory of LMCache's was not released"
         inside.close()
 
 
@@ -280,7 +280,7 @@ def test_a_store_that_dies_is_a_miss_and_comes_back_without_a_restart(start: Sta
         assert holds(inside.remote.get_blocking(inside.key(3)), 3)
 
 
-def test_a_get_that_lmcache_gives_up_gives_its_memory_back(
+def test_a_get_that_lmcache_gives_up_releases_its_memory(
     start: Start, valkey_server: ValkeyServer, valkey_url: str
 ) -> None:
     with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
