@@ -6,7 +6,8 @@ Imported by what applications use and by `oversight`, `engines`, the API server 
 from __future__ import annotations
 
 from .adapter_target import AdapterTarget
-from .manager import ConnectorManager, CreateConnector, create_connector
+from .manager import ConnectorManager
+from .one_connector import CreateConnector, create_connector
 from .registry import AdapterRegistry, default_registry, register_adapter
 
 __all__ = [

@@ -377,37 +377,3 @@ class ConnectorManager:
         where = self._url.label() if self._url is not None else "no URL"
         count = len(self.connectors)
         return f"<ConnectorManager {where}, {count} connector{'s' * (count != 1)}{', closed' if self._closed else ''}>"
-
-
-def create_connector(
-    url: str | RemoteURL,
-    loop: asyncio.AbstractEventLoop | None = None,
-    local_cpu_backend: ChunkMemory | None = None,
-    config: Any = None,
-    metadata: CacheMetadata | None = None,
-    plugin_name: str | None = None,
-) -> ManagedConnector:
-    """One connector with a manager of its own, for programs that need no more. Arguments as `ConnectorManager`'s.
-
-    Closing the connector closes the manager, with the backend and the loop that it made.
-    """
-    manager = ConnectorManager(url, loop, local_cpu_backend, config, metadata, plugin_name)
-    try:
-        connector = manager.create_connector()
-    except BaseException:
-        manager._discard()
-        raise
-    connector.closes_also(manager.close)
-    return connector
-
-
-def CreateConnector(
-    url: str,
-    loop: asyncio.AbstractEventLoop,
-    local_cpu_backend: ChunkMemory | None,
-    config: Any = None,
-    metadata: CacheMetadata | None = None,
-    plugin_name: str | None = None,
-) -> ManagedConnector:
-    """`create_connector` with LMCache's name and signature."""
-    return create_connector(url, loop, local_cpu_backend, config, metadata, plugin_name)

@@ -114,6 +114,22 @@ async def test_a_plain_get_that_blocks_ends_at_the_deadline_and_what_it_brings_l
         gate.OPEN.set()
 
 
+async def test_an_adapter_written_for_lmcache_that_makes_no_connector_is_named(manager: ConnectorManager) -> None:
+    class Careless:
+        schema = "careless://"
+
+        def can_parse(self, url: str) -> bool:
+            return url.startswith(self.schema)
+
+        def create_connector(self, context: Any) -> Any:
+            return object()
+
+    manager.register(Careless)  # type: ignore[arg-type]
+    lacking = r"Careless\.create_connector returned a object, which has no exists, get, put, list, close\(\)"
+    with pytest.raises(ConnectorContractError, match=lacking):
+        manager.create_connector("careless://h")
+
+
 async def test_it_is_closed_once(manager: ConnectorManager) -> None:
     connector, duck = await connected(manager, "Duck")
     await connector.close()

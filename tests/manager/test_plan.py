@@ -159,6 +159,25 @@ def test_the_repr_of_a_registry_names_what_was_registered() -> None:
     assert repr(AdapterRegistry(registry)) == "<AdapterRegistry pair registered, 0 loaded>"
 
 
+def test_the_repr_of_a_plug_in_table_names_the_plug_ins() -> None:
+    assert repr(PluginTable(SMALL, SMALL)) == "<PluginTable of no plug-ins, 0 loaded>"
+    config = SMALL.model_copy(
+        update={"remote_storage_plugins": ("a", "b"), "extra_config": {"remote_storage_plugin.a.password": "hunter2"}}
+    )
+    table = PluginTable(config, config)
+    assert repr(table) == "<PluginTable of a, b, 0 loaded>"
+    assert "hunter2" not in repr(table.plugins)
+
+
+@pytest.mark.asyncio
+async def test_the_repr_of_a_roster_names_the_connectors_that_are_known() -> None:
+    async with ConnectorManager(SECRETIVE, config=SMALL) as manager:
+        assert repr(manager._roster) == "<Roster of no connectors>"
+        held = manager.create_connector(), manager.create_connector()
+        assert repr(manager._roster) == "<Roster of memory-1, memory-2>"
+        assert held == manager.connectors
+
+
 # ---------------------------------------------------------------------------------------- who is asked, in order
 
 
