@@ -29,13 +29,9 @@ class WrappingAdapter(ConnectorAdapter):
         """Whether the URL is `prefix+<scheme>://...`."""
         return url.scheme.startswith(f"{self.prefix}+")
 
-    def own_url(self, url: RemoteURL) -> RemoteURL:
-        """The URL with this adapter's own options alone."""
-        return url.with_options_of(self.prefix) if self.is_wrapping(url) else url
-
     def parse_options(self, url: RemoteURL) -> ConnectorOptions | None:
         """This adapter's own options, validated. Raises as `ConnectorAdapter.parse_options` does."""
-        return super().parse_options(self.own_url(url))
+        return super().parse_options(url.with_options_of(self.prefix) if self.is_wrapping(url) else url)
 
     def wrapped_urls(self, url: RemoteURL, config: Any) -> tuple[RemoteURL, ...]:
         """The URL behind the prefix, without this adapter's own options.
