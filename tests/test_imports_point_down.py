@@ -290,8 +290,10 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """For each module the modules that it imports. A face is imported for what is
-    behind it, so inside a package it must not be."""
+    """For each module the modules that it imports, also those for types alone.
+
+    A face is imported for what is behind it, so it must not be imported inside its package.
+    """
     found: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -299,10 +301,7 @@ def arrows() -> dict[str, set[str]]:
         found[module] = {
             target
             for item in imports(module, body, constants_of(body), is_package=is_package)
-            if not item.for_types_only
-            and not (item.is_by_name and module in TABLES)
-            and (target := file_of(item, KNOWN))
-            and target != module
+            if not (item.is_by_name and module in TABLES) and (target := file_of(item, KNOWN)) and target != module
         }
     return found
 

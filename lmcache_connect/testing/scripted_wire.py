@@ -70,7 +70,7 @@ class _ScriptedSocket:
     """The part of `socket.socket` that a wire uses."""
 
     def __init__(self, pieces: Iterable[bytes | OSError], sends: Iterable[int | OSError]) -> None:
-        self.pieces = deque(pieces)
+        self.pieces: deque[bytes | OSError] = deque(pieces)
         self.sends = deque(sends)
         self.sent = bytearray()
         self._is_blocking = False

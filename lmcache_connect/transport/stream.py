@@ -42,8 +42,8 @@ class Stream(ABC):
         """Returns the bytes that were received and not taken. The view is valid until the next call."""
         return self._scratch.view[self._scratch.start : self._scratch.stop]
 
-    async def read_until_crlf(self, limit: int = 4096, ahead: int = HEAD_BYTES) -> bytes:
-        """Takes the next line. Returns it without its CR LF. Reads up to `ahead` bytes of what follows it.
+    async def read_until_crlf(self, limit: int = 4096) -> bytes:
+        """Takes the next line. Returns it without its CR LF. Reads up to `HEAD_BYTES` ahead: a header may follow.
 
         Raises:
             StreamClosedError: no CR LF came within `limit` bytes, or the connection ended.
@@ -56,7 +56,7 @@ class Stream(ABC):
                 self.close()
                 raise StreamClosedError(f"{self.peer} sent a line of more than {limit} bytes")
             searched = max(buffered - 1, 0)
-            await self._receive_more(ahead)
+            await self._receive_more(HEAD_BYTES)
         return line
 
     async def peek(self, nbytes: int) -> memoryview:

@@ -18,7 +18,7 @@ from typing import Final
 
 from .scratch import HEAD_BYTES
 from .stream import Stream
-from .transfer import NOTHING, PIECE_BYTES, Filling, Hasher, Transfer
+from .transfer import NOTHING, PIECE_BYTES, Hasher, Transfer
 from .wire import Wire
 
 _WITHOUT_END: Final = 1 << 62
@@ -26,10 +26,7 @@ _WITHOUT_END: Final = 1 << 62
 
 
 class ThreadStream(Stream):
-    """A blocking stream for one thread. Its coroutines never suspend.
-
-    `receive` and `fill` do what `receive_into` and `peek` do, without the cost of a coroutine.
-    """
+    """A blocking stream for one thread. Its coroutines never suspend."""
 
     __slots__ = ("_is_handed_back", "_wire")
 
@@ -40,18 +37,8 @@ class ThreadStream(Stream):
         self._wire = wire
         self._is_handed_back = False
 
-    def fill(self, nbytes: int) -> memoryview:
-        """Waits for `nbytes` bytes, at most `SCRATCH_BYTES`. Returns them without taking them.
-
-        The view is valid until the next call.
-        """
-        scratch = self._scratch
-        while scratch.stop - scratch.start < nbytes:
-            self._move_now(Filling(scratch.make_space(nbytes)))
-        return scratch.view[scratch.start : scratch.start + nbytes]
-
-    def receive(self, dest: memoryview, hasher: Hasher | None, ahead: int = HEAD_BYTES) -> None:
-        """Fills `dest` completely, and shows each piece to `hasher`. Reads up to `ahead` bytes of what follows.
+    async def receive_into(self, dest: memoryview, hasher: Hasher | None = None) -> None:
+        """Fills `dest` completely, and shows each piece to `hasher`. One call receives a whole piece.
 
         Raises:
             StreamClosedError: the connection ended before. `dest` then holds arbitrary bytes.
@@ -60,18 +47,17 @@ class ThreadStream(Stream):
         update = hasher.update if hasher is not None else None
         size = len(dest)
         position = self._scratch.take_into(dest)
-        if position:
-            if update is not None:
-                update(dest[:position])
-            if position == size:
-                return
+        if position and update is not None:
+            update(dest[:position])
+        if position == size:
+            return
         try:
             self._check_open()
             while position < size:
                 rest = dest[position : position + PIECE_BYTES] if position or size > PIECE_BYTES else dest
                 length = len(rest)
                 if position + length == size:
-                    count = wire.receive_piece(rest, ahead)
+                    count = wire.receive_piece(rest, HEAD_BYTES)
                 else:
                     count = wire.receive_whole(rest)
                 position += count
@@ -82,14 +68,7 @@ class ThreadStream(Stream):
         finally:
             dest = rest = NOTHING  # a kept traceback keeps this frame, and must not keep the buffer
 
-    async def receive_into(self, dest: memoryview, hasher: Hasher | None = None) -> None:
-        """Calls `receive`."""
-        self.receive(dest, hasher)
-
     async def _move(self, transfer: Transfer, *, reading: bool) -> None:
-        self._move_now(transfer)
-
-    def _move_now(self, transfer: Transfer) -> None:
         try:
             self._check_open()
             while transfer.step(self._wire, _WITHOUT_END) is None:

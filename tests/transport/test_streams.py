@@ -127,7 +127,7 @@ async def test_head_payload_and_tail_are_sent_in_order_however_little_a_call_tak
 async def test_protocol_bytes_may_fill_the_scratch_many_times(over: Over) -> None:
     lines = [b"%d" % index * 50 for index in range(5000)]
     stream = over(ScriptedWire(b"".join(line + b"\r\n" for line in lines)))
-    assert [await stream.read_until_crlf(ahead=10_000) for _ in lines] == lines
+    assert [await stream.read_until_crlf() for _ in lines] == lines
 
 
 async def test_tls_that_has_to_write_in_order_to_read_goes_on_when_it_can_write() -> None:
@@ -184,7 +184,7 @@ async def test_a_thread_stream_that_was_handed_back_is_dead() -> None:
     with pytest.raises(StreamClosedError):
         await thread_stream.read_until_crlf()
     with pytest.raises(StreamClosedError):
-        thread_stream.receive(memoryview(bytearray(1)), None)
+        await thread_stream.receive_into(memoryview(bytearray(1)))
     thread_stream.close()
     assert stream.is_open
     assert await stream.read_until_crlf() == b"x"
@@ -197,7 +197,7 @@ async def test_a_wire_that_is_closed_in_the_meantime_is_closed_when_it_is_handed
     thread_stream = stream.take_over()
     (stream if closed_by == "loop stream" else thread_stream).close()
     with pytest.raises(StreamClosedError, match="is closed"):
-        thread_stream.fill(1)
+        await thread_stream.peek(1)
     thread_stream.hand_back()
     assert not stream.is_open
     with pytest.raises(StreamClosedError, match="is closed"):
