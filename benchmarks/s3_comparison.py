@@ -35,7 +35,7 @@ from typing import Any, Final
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector, MemoryObj
 from lmcache_connect.memory import release_all
 from lmcache_connect.testing.loop_watch import LoopWatch
-from lmcache_connect.testing.servers.redis import unused_port
+from lmcache_connect.testing.servers.process import unused_port
 from lmcache_connect.testing.servers.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, RcloneServer
 
 WORK: Final = ((32, 4 << 20), (8, 32 << 20))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .scripted_wire import ScriptedWire
     from .servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
     from .servers.faulty_s3 import FaultyS3Server
-    from .servers.redis import RedisServer, ServerStartError, ValkeyServer
+    from .servers.process import ServerStartError
+    from .servers.redis import RedisServer, ValkeyServer
     from .servers.s3 import MotoServer, RcloneServer
     from .subject import Subject, arena_balance, check_payload, payload
 
@@ -46,7 +47,8 @@ _MODULES: Final = {
     "loop_watch": ("LoopWatch",),
     "scripted_wire": ("ScriptedWire",),
     "servers.s3": ("MotoServer", "RcloneServer"),
-    "servers.redis": ("RedisServer", "ServerStartError", "ValkeyServer"),
+    "servers.process": ("ServerStartError",),
+    "servers.redis": ("RedisServer", "ValkeyServer"),
     "subject": ("Subject", "arena_balance", "check_payload", "payload"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}

@@ -16,14 +16,9 @@ import redis
 
 from lmcache_connect.errors import InvalidArgumentError, MissingExtraError
 from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers import redis as servers
-from lmcache_connect.testing.servers.redis import (
-    RedisServer,
-    ServerNotRunningError,
-    ServerStartError,
-    StoreServer,
-    unused_port,
-)
+from lmcache_connect.testing.servers import process
+from lmcache_connect.testing.servers.process import ServerNotRunningError, ServerStartError, unused_port
+from lmcache_connect.testing.servers.redis import RedisServer, StoreServer
 
 needs_redis_server = pytest.mark.skipif(
     not RedisServer.available(), reason="no redis-server on PATH; install one to run this test"
@@ -241,12 +236,12 @@ def test_a_paused_server_stops_within_its_bound() -> None:
     server.pause()
     started = time.monotonic()
     server.stop()
-    assert time.monotonic() - started < servers.STOP_GRACE + 1
+    assert time.monotonic() - started < process.STOP_GRACE + 1
     assert not process_exists(pid)
 
 
 def test_a_server_that_does_not_heed_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "STOP_GRACE", 0.1)
+    monkeypatch.setattr(process, "STOP_GRACE", 0.1)
     with ValkeyServer(config={"enable-debug-command": "yes"}) as server:
         pid = server.pid
         with connect(server) as connection:
@@ -334,7 +329,7 @@ def test_a_port_taken_between_choosing_and_binding_is_replaced(monkeypatch: pyte
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = unused_port()
         choices = iter([taken.getsockname()[1], taken.getsockname()[1], free])
-        monkeypatch.setattr(servers, "unused_port", lambda: next(choices))
+        monkeypatch.setattr(process, "unused_port", lambda: next(choices))
         with ValkeyServer() as server:
             assert server.port == free
 

@@ -20,7 +20,8 @@ from lmcache_connect import (
 )
 from lmcache_connect.errors import CertificateError, InvalidOptionError, UnknownOptionError
 from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.redis import RedisServer, unused_port
+from lmcache_connect.testing.servers.process import unused_port
+from lmcache_connect.testing.servers.redis import RedisServer
 
 from .chunks import chunk, holds
 
