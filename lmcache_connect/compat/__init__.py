@@ -1,8 +1,11 @@
-"""Connectors that were written for LMCache, with LMCache and without it.
+"""Guests: connectors and adapters that were written for LMCache and run here.
 
-`install()` makes LMCache's import names available where LMCache is not installed, so that a connector or an adapter
-that begins with `from lmcache.v1...` can be imported: by `external://`, as a plug-in, or by an import of your own.
-Where LMCache is installed nothing needs to be asked for. This package itself imports neither torch nor LMCache.
+`real` speaks to them where LMCache is installed, with instances of LMCache's own classes. `shim` does so where it is
+not: `install()` makes LMCache's import names give the classes in `shim`, so that a module that begins with
+`from lmcache.v1...` can be imported. A guest's object has an `original`, which is Connect's own object behind it.
+
+Importing this package imports neither torch nor LMCache. `foreign` finds the dialect of a guest by name; `engines`
+describes LMCache's chunks with `described`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class ChunkView:
     """A guest's object for the memory of `original`, a chunk in the arena. It counts references of its own.
 
     A borrowed view is what a `put` is given: it holds no reference of `original`. Any other view holds one reference,
-    and gives it back when its own last reference is given back. `original` may be None from then on.
+    and releases it together with its own last reference. `original` may be None from then on.
     """
 
     original: MemoryObj | None
@@ -33,11 +33,11 @@ class ChunkView:
     def claimed(self) -> Any:
         """Takes one reference from the view and returns `original` with a reference for the caller.
 
-        `original` is cut to what the guest made of the view. A view that was released already is returned as it is:
-        it is no chunk, and the manager says so.
+        `original` is cut to what the guest made of the view. A view that was released already is returned as it is,
+        and the managed connector refuses it.
 
         Raises:
-            InvalidShapeError: the guest cut the view to something that is no chunk.
+            InvalidShapeError: the guest cut the view to something that is not a chunk.
         """
         original = self.original
         if original is None or not self.is_valid():
@@ -56,7 +56,7 @@ class ChunkView:
 
         Raises:
             ReleasedObjectError: the view was released.
-            InvalidShapeError: the guest cut the view to something that is no chunk.
+            InvalidShapeError: the guest cut the view to something that is not a chunk.
         """
         original = self.original
         if original is None:

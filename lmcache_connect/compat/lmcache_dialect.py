@@ -23,7 +23,7 @@ class LMCacheDialect(Dialect, ABC):
     """
 
     other_memory: ClassVar[type[Any]]
-    """The class of a memory object that is no view. What a guest returns as such is copied into the arena."""
+    """The class of memory objects that are not views. What a guest returns as such is copied into the arena."""
 
     def __init__(self, context: ConnectorContext) -> None:
         super().__init__(context)

@@ -1,4 +1,4 @@
-"""What LMCache's types say of a chunk, in this toolkit's terms: shapes with their padding, dtypes that are None."""
+"""Conversions between what LMCache's types say of a chunk and `ChunkMetadata`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BUFFERS = (MemoryFormat.BINARY, MemoryFormat.BINARY_BUFFER)
 
 
 class Size(tuple[int, ...]):
-    """A shape, with what connectors use of `torch.Size`, to which it is equal."""
+    """A shape with the part of `torch.Size` that connectors use. Equal to the `torch.Size` of the same dimensions."""
 
     __slots__ = ()
 
@@ -24,15 +24,15 @@ class Size(tuple[int, ...]):
 
 
 def dtype_as_seen(dtype: DType) -> Any:
-    """torch's dtype where the process has imported torch, and otherwise the toolkit's own."""
+    """torch's dtype where the process has imported torch, and otherwise Connect's own."""
     torch = sys.modules.get("torch")
     return dtype if torch is None else getattr(torch, dtype.torch_name, dtype)
 
 
 def described(shapes: Any, dtypes: Any, fmt: Any = None) -> ChunkMetadata:
-    """The chunk that LMCache's `allocate` is asked for with these.
+    """The chunk that these arguments of LMCache's `allocate` ask for.
 
-    Byte buffers have no dtype there, and zeros behind their length.
+    In LMCache a byte buffer has the dtype None, and a shape of its length followed by zeros.
 
     Raises:
         InvalidShapeError, UnknownDtypeError.
@@ -48,10 +48,10 @@ def described(shapes: Any, dtypes: Any, fmt: Any = None) -> ChunkMetadata:
 
 
 def narrowed(metadata: ChunkMetadata, shape: Any, used: int) -> ChunkMetadata:
-    """A chunk after a connector gave its first group another shape, or its memory fewer bytes, `used`.
+    """The chunk after a guest gave its first group another shape, or cut it to its first `used` bytes.
 
     Raises:
-        InvalidShapeError: the bytes are no whole number of tokens.
+        InvalidShapeError: the bytes are not a whole number of tokens.
     """
     if tuple(shape) != metadata.shapes[0] and metadata.fmt not in _BUFFERS:
         return ChunkMetadata.of([tuple(shape), *metadata.shapes[1:]], list(metadata.dtypes), metadata.fmt)

@@ -1,6 +1,6 @@
 """Tools for testing connectors: conformance suite, real servers, fault proxy, scripted wire, a watch on the event loop.
 
-Needs the extra `lmcache-connect[testing]`; what a name needs is imported when the name is first used.
+Needs the extra `lmcache-connect[testing]`. Each name is imported on first use, with what it needs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from .conformance import Capabilities, ConnectorConformance
     from .loop_watch import LoopWatch
     from .scripted_wire import ScriptedWire
-    from .servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+    from .servers.fault_proxy import FaultProxy
     from .servers.faulty_s3 import FaultyS3Server
     from .servers.process import ServerStartError
     from .servers.redis import RedisServer, ValkeyServer
     from .servers.s3 import MotoServer, RcloneServer
-    from .subject import Subject, arena_balance, check_payload, payload
+    from .servers.tcp_faults import Direction, Fault, FaultKind
+    from .subject import Subject, check_arena_balance, check_payload, payload
 
 __all__ = [
     "Capabilities",
@@ -35,21 +36,22 @@ __all__ = [
     "ServerStartError",
     "Subject",
     "ValkeyServer",
-    "arena_balance",
+    "check_arena_balance",
     "check_payload",
     "payload",
 ]
 
 _MODULES: Final = {
     "conformance": ("Capabilities", "ConnectorConformance"),
-    "servers.fault_proxy": ("Direction", "Fault", "FaultKind", "FaultProxy"),
+    "servers.fault_proxy": ("FaultProxy",),
     "servers.faulty_s3": ("FaultyS3Server",),
     "loop_watch": ("LoopWatch",),
     "scripted_wire": ("ScriptedWire",),
     "servers.s3": ("MotoServer", "RcloneServer"),
+    "servers.tcp_faults": ("Direction", "Fault", "FaultKind"),
     "servers.process": ("ServerStartError",),
     "servers.redis": ("RedisServer", "ValkeyServer"),
-    "subject": ("Subject", "arena_balance", "check_payload", "payload"),
+    "subject": ("Subject", "check_arena_balance", "check_payload", "payload"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""`ConnectorConformance`: what every connector keeps, as tests that any author can run against their own.
+"""`ConnectorConformance`: the rules that every connector must keep, as tests that an author can run.
 
     from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
 
@@ -8,8 +8,8 @@
         adapters = (MyAdapter,)
         capabilities = Capabilities(remove=True, list=True, ping=True)
 
-Each rule is one test method, and its docstring says what it is for. pytest-asyncio is needed, and no configuration of
-it. A rule can also be run by hand:
+Each rule is one test method, and its docstring says what it is for. The suite needs pytest-asyncio, in any
+configuration. A rule can also be run by hand:
 
     async with suite.opened() as subject:
         await suite.test_get_of_a_missing_key_is_none(subject)
@@ -31,11 +31,13 @@ from ..manager import ConnectorManager
 from ..memory import LocalCPUBackend
 from ..metadata import CacheMetadata
 from .rules.batch import BatchRules
+from .rules.cancellation import CancellationRules
 from .rules.chunk import ChunkRules
 from .rules.concurrency import ConcurrencyRules
 from .rules.lifetime import LifetimeRules
+from .rules.loops import LoopRules
 from .rules.store import StoreRules
-from .subject import Capabilities, Subject, arena_balance, within
+from .subject import Capabilities, Subject, check_arena_balance, within
 
 try:
     import pytest
@@ -44,27 +46,29 @@ except ImportError as missing:
     raise MissingExtraError("the conformance suite", "pytest_asyncio", "testing") from missing
 
 
-class ConnectorConformance(ChunkRules, BatchRules, StoreRules, ConcurrencyRules, LifetimeRules):
-    """Subclass it under a name that pytest collects, and say what is to be tested.
+class ConnectorConformance(
+    ChunkRules, BatchRules, StoreRules, ConcurrencyRules, CancellationRules, LoopRules, LifetimeRules
+):
+    """Subclass it under a name that pytest collects, and set the attributes that say what is tested.
 
-    Every test has a manager, an arena and a connector of its own. After each, the connector must close in time, the
-    arena's balance must be zero, and no asyncio task may be left over. Where these are not enough, override
+    Every test has a manager, an arena and a connector of its own. After each test the connector must close in time, the
+    arena must be empty, and no asyncio task may be left. Where the attributes are not enough, override
     `make_connector` or `config`, or set attributes on `self` in an autouse fixture: each test has its own instance.
     """
 
     pytestmark = pytest.mark.asyncio(loop_scope="function")
 
     url: str = ""
-    """The store to test. A fixture `store_url` of the subclass may give it instead. The store need not be empty."""
+    """The URL of the store to test, which need not be empty. The subclass may have a fixture `store_url` instead."""
 
     adapters: Sequence[ConnectorAdapter | type[ConnectorAdapter]] = ()
-    """Registered with each test's manager, in place of built-in and installed ones for the same scheme."""
+    """Registered with each test's manager. They replace built-in and installed adapters for the same scheme."""
 
     capabilities: Capabilities = Capabilities()
-    """What the connector claims to do."""
+    """What the connector claims to do. What it does not claim is skipped."""
 
     metadata: CacheMetadata | None = None
-    """The model's cache geometry, for a connector that asks for it. The chunks of the tests are of any shape."""
+    """The model's cache geometry, for a connector that needs it. The chunks of the tests have other shapes too."""
 
     arena_bytes: ClassVar[int] = 64 << 20
     """The size of each test's arena."""
@@ -72,58 +76,58 @@ class ConnectorConformance(ChunkRules, BatchRules, StoreRules, ConcurrencyRules,
     limit: float = 30.0
     """Seconds that one rule may take."""
 
-    patience: float = 5.0
-    """Seconds that one call may take that was cancelled, or that waited for something which has come about."""
+    ends_within: float = 5.0
+    """Seconds within which a call must end that was cancelled, or whose reason to wait is gone."""
 
     closes_within: float = 1.5
     """Seconds that closing the connector may take."""
 
-    # ------------------------------------------------------------------------------------------ an author's part
+    # ------------------------------------------------------------------------------------- for authors to override
 
     async def make_connector(self, manager: ConnectorManager) -> ManagedConnector:
-        """A new connector to test. `manager` has the `adapters`, `config()` and the test's arena, and closes it."""
+        """A new connector to test. `manager` has `adapters`, `config()` and the arena of the test, and closes it."""
         return manager.create_connector(self.url)
 
     def config(self) -> ConnectorConfig:
-        """The manager's settings. Operations and closing should end within seconds, or the suite takes long."""
+        """The manager's settings. Operations and `close` should end within seconds, so that the suite is fast."""
         return ConnectorConfig(operation_timeout=5.0, allocate_timeout=2.0, close_grace=2.0)
 
     async def read_raw(self, key: str) -> bytes | None:
-        """The whole record that the store holds under `key`, past the connector; None where there is none.
+        """The whole record that the store holds under `key`, or None. Reads it without the connector.
 
-        For the capability `raw`, as is `write_raw`.
+        Needed for the capability `raw`, as is `write_raw`.
         """
         raise NotImplementedError(f"{type(self).__name__} claims the capability 'raw' and has no read_raw()")
 
     async def write_raw(self, key: str, data: bytes) -> None:
-        """Replaces the record that the store holds under `key`, past the connector."""
+        """Replaces the record that the store holds under `key`, without the connector."""
         raise NotImplementedError(f"{type(self).__name__} claims the capability 'raw' and has no write_raw()")
 
     def ttl_url(self, seconds: float) -> str:
-        """The URL of the same store on which chunks expire after `seconds`: for the capability `ttl`."""
+        """A URL of the same store on which chunks expire after `seconds`. Needed for the capability `ttl`."""
         return f"{self.url}{'&' if '?' in self.url else '?'}ttl={seconds}"
 
     # -------------------------------------------------------------------------------------------------- fixtures
 
     @pytest.fixture
     def store_url(self) -> str:
-        """The URL to test: `url`. Override it where only a fixture knows, such as `valkey_url`."""
+        """The URL to test: `url`. Override it where another fixture, such as `valkey_url`, has the URL."""
         return self.url
 
     @pytest_asyncio.fixture(loop_scope="function")
     async def subject(self, store_url: str) -> AsyncIterator[Subject]:
-        """The connector under test, with the checks that follow every rule."""
+        """The connector under test. The checks that follow every rule run after the test."""
         self.url = store_url
         async with self.opened() as subject:
             yield subject
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Subject]:
-        """A subject on the running loop, for one rule; at its end the checks that follow every rule.
+        """A subject on the running loop, for one rule. The checks that follow every rule run at its end.
 
         Raises:
-            AssertionError: the connector did not close in time, or left tasks or chunks behind. After a rule that
-                failed nothing is checked: what it left behind is its failure's.
+            AssertionError: the connector did not close in time, or left tasks or chunks behind. This is not checked
+                after a rule that failed, since it may have left them behind itself.
         """
         before = asyncio.all_tasks()
         backend = LocalCPUBackend(self.arena_bytes)
@@ -152,9 +156,8 @@ class ConnectorConformance(ChunkRules, BatchRules, StoreRules, ConcurrencyRules,
             await within(self.limit, manager.close(), "closing the manager")
             backend.close()
         if not subject.has_failed:
-            await _check_tasks(before, self.patience / 10)
-            if (problem := arena_balance(backend)) is not None:
-                raise AssertionError(problem)
+            await _check_tasks(before, self.ends_within / 10)
+            check_arena_balance(backend)
 
     async def _close(self, subject: Subject) -> None:
         if not subject.has_failed:
@@ -172,7 +175,7 @@ async def _check_tasks(before: set[asyncio.Task[object]], grace: float) -> None:
         return asyncio.all_tasks() - before - {current for current in (asyncio.current_task(),) if current is not None}
 
     if left := left_over():
-        await asyncio.wait(left, timeout=grace)  # what was cancelled needs a turn or two
+        await asyncio.wait(left, timeout=grace)  # what was cancelled needs an iteration of the loop or two
         left = left_over()
     names = sorted(repr(task.get_coro()) for task in left)
     assert not names, f"the connector was closed and left tasks running: {'; '.join(names)}"

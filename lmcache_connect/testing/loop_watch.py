@@ -1,4 +1,4 @@
-"""`LoopWatch`: how long the event loop went without a turn while a block ran."""
+"""`LoopWatch`: for how long the event loop was held while a block ran."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from types import TracebackType
 from typing import Final, Self
 
 INTERVAL: Final = 0.0005
-"""Seconds between two looks at the clock. What a look comes too late, something held the loop."""
+"""Seconds between two readings of the clock. A reading that comes late shows that something held the loop."""
 
 
 class LoopWatch:
-    """Measures, while its `async with` block runs, for how long the running loop ran nothing else.
+    """Measures, while its `async with` block runs, for how long one callback at a time held the running loop.
 
         async with LoopWatch() as watch:
             await connector.get(key)
         assert watch.longest < 0.1
 
-    A look at the clock is taken about every 0.5 ms; a gap is the time between two of them, so on an idle loop it is a
-    little more than that. Time in which the operating system ran other processes counts as well: on a busy machine
-    take the best of several tries. May be entered again, which begins a new measurement.
+    The clock is read about every 0.5 ms. A gap is the time between two readings, so on an idle loop it is a little more
+    than that. Time in which the operating system ran other processes counts as well: on a busy machine take the best of
+    several tries. May be entered again, which begins a new measurement.
     """
 
     def __init__(self, interval: float = INTERVAL, beside: Callable[[], float] | None = None) -> None:
-        """`beside` is a counter that is read with the clock, such as the time that a hypervisor took away."""
+        """`beside` returns a counter that is read with the clock, such as the time stolen by a hypervisor."""
         self._interval = interval
         self._beside = beside
         self._count = 0.0
@@ -38,21 +38,21 @@ class LoopWatch:
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """Every gap in seconds, in the order in which they came."""
+        """Every gap in seconds, in order."""
         return tuple(self._gaps)
 
     @property
     def grown(self) -> tuple[float, ...]:
-        """By how much the counter beside grew in every gap; empty without one."""
+        """By how much the counter grew in every gap. Empty without a counter."""
         return tuple(self._grown)
 
     @property
     def longest(self) -> float:
-        """The longest gap in seconds; 0 before the first look."""
+        """The longest gap in seconds; 0 before the first reading."""
         return max(self._gaps, default=0.0)
 
     def percentile(self, percent: float) -> float:
-        """The gap in seconds that `percent` of a hundred gaps do not exceed (nearest rank); 0 before the first look."""
+        """The gap in seconds that `percent` % of the gaps do not exceed (nearest rank); 0 before the first reading."""
         if not 0 < percent <= 100:
             raise ValueError(f"percent is {percent}; expected more than 0 and at most 100")
         if not self._gaps:
@@ -74,7 +74,7 @@ class LoopWatch:
     ) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        # A block that never gave the loop a turn is one gap: without this it would be none.
+        # A block that never awaited anything is one gap. Without this line it would be none.
         self._note()
 
     def _note(self) -> None:

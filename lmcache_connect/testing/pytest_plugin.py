@@ -1,4 +1,4 @@
-"""Fixtures for tests of connectors. pytest loads this wherever the wheel is installed, so it imports nothing else."""
+"""Fixtures for tests of connectors. pytest loads this in every project with the wheel, so it imports little."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ except ImportError as missing:
 
 
 BACKEND_BYTES: Final = 256 << 20
-"""The arena of `local_cpu_backend`. Only what a test touches of it takes real memory."""
+"""The size of the arena of `local_cpu_backend`. Only the part that a test touches takes real memory."""
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
-    """A Valkey server for the whole session, shared by all tests: take `valkey_url` for an empty one."""
+    """A Valkey server for the whole session, shared by all tests. `valkey_url` empties it first."""
     from .servers.redis import ValkeyServer
 
     if not ValkeyServer.available():
@@ -36,7 +36,7 @@ def valkey_server() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """The `redis-server` of this machine for the whole session, shared by all tests; skips where there is none."""
+    """The `redis-server` on PATH for the whole session, shared by all tests. Skips where it is missing."""
     from .servers.redis import RedisServer
 
     if not RedisServer.available():
@@ -47,7 +47,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def rclone_server() -> Iterator[RcloneServer]:
-    """`rclone serve s3` for the whole session, shared by all tests: give each a prefix of its own."""
+    """`rclone serve s3` for the whole session, shared by all tests. Each test needs a prefix of its own."""
     from .servers.s3 import RcloneServer
 
     if not RcloneServer.available():
@@ -58,7 +58,7 @@ def rclone_server() -> Iterator[RcloneServer]:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[MotoServer]:
-    """moto's S3 server for the whole session, shared by all tests; skips where moto is not installed."""
+    """moto's S3 server for the whole session, shared by all tests. Skips where moto is not installed."""
     from .servers.s3 import MotoServer
 
     if not MotoServer.available():
@@ -85,20 +85,22 @@ def valkey_url(valkey_server: ValkeyServer) -> str:
 
 @pytest.fixture
 def local_cpu_backend() -> Iterator[LocalCPUBackend]:
-    """A backend of 256 MiB. The test fails when it leaves anything in it: an object, or a view of one."""
+    """A backend of 256 MiB. The test fails where it leaves an object, or a view of one, in it."""
     from ..memory import LocalCPUBackend
-    from .subject import arena_balance
+    from .subject import check_arena_balance
 
     backend = LocalCPUBackend(BACKEND_BYTES)
     yield backend
     backend.close()
-    if (problem := arena_balance(backend)) is not None:
-        pytest.fail(problem, pytrace=False)
+    try:
+        check_arena_balance(backend)
+    except AssertionError as problem:
+        pytest.fail(str(problem), pytrace=False)
 
 
 @pytest.fixture
 def loop_watch() -> LoopWatch:
-    """A `LoopWatch`, to be entered by the test: `async with loop_watch: ...`."""
+    """A `LoopWatch`, which the test enters: `async with loop_watch: ...`."""
     from .loop_watch import LoopWatch
 
     return LoopWatch()

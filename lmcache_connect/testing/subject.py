@@ -1,4 +1,4 @@
-"""`Subject`: one connector under test, with what its rules need: chunks that tell whose they are, and a balance."""
+"""`Subject`: one connector under test, with what its rules need: keys, chunks with known bytes, and an arena."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ KeyT = TypeVar("KeyT", bound=Key)
 SuiteT = TypeVar("SuiteT", bound="Limited")
 
 CANCEL_GRACE: Final = 1.0
-"""Seconds that something which took too long has to end once it was cancelled."""
+"""Seconds that a call which took too long has to end after it was cancelled."""
 
 _PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an author claims of a connector. What is claimed is tested; what is not is skipped, by name.
+    """What an author claims that a connector does. What is claimed is tested. The rest is skipped, with the reason.
 
     Attributes:
-        remove: `remove` removes a key and tells whether it was there.
-        list: `list` names every key.
-        scan: `scan` names the keys with a prefix.
+        remove: `remove` removes a key and returns whether it was there.
+        list: `list` returns every key.
+        scan: `scan` returns the keys with a prefix.
         ping: `ping` asks the store.
         ttl: chunks expire; see `ConnectorConformance.ttl_url`.
-        raw: stored records verify, and the suite can damage them; see `ConnectorConformance.read_raw`.
-        shared: chunks outlive their connector and are seen by every other one for the same URL.
+        raw: stored records have a checksum, and the suite can damage them; see `ConnectorConformance.read_raw`.
+        shared: chunks outlive their connector, and every connector for the same URL sees them.
         key_bytes: the longest key that the store takes, in UTF-8 bytes.
         dtypes: the names of the dtypes that the store can hold.
     """
@@ -57,13 +57,13 @@ class Capabilities:
 
 
 class Subject:
-    """A connector that `manager` made on the running loop, and an arena of its own that `connector` receives into.
+    """A connector that `manager` made on the running loop, and the arena `backend` that it receives into.
 
     Attributes:
-        read_raw, write_raw: the record that the store holds under a key, as the suite's author gives access to it.
-        another: makes one more connector for the same store; the manager closes it.
+        read_raw, write_raw: read and replace the record that the store holds under a key.
+        another: makes one more connector for the same store, which the manager closes.
         ttl_url: a URL of the same store on which chunks expire after so many seconds.
-        has_failed: whether a rule failed on it. What it left behind then says nothing.
+        has_failed: whether a rule failed. What it left behind is not checked then.
     """
 
     def __init__(
@@ -87,20 +87,20 @@ class Subject:
         self.another = another
         self.ttl_url = ttl_url
         self.has_failed = False
-        # Keys of one test are its own, so that a store may be shared, and need not be empty.
+        # No two tests share a key, so a store may be shared and need not be empty.
         self.namespace = f"conformance-{uuid.uuid4().hex[:12]}"
         self._keys: dict[str, None] = {}
 
     def key(self, name: str = "chunk") -> str:
-        """A key that no other test has. It is removed at the end, where the connector can."""
+        """A key that no other test uses. It is removed at the end, where the connector can remove."""
         return self.own(f"{self.namespace}-{name}")
 
     def keys(self, count: int, name: str = "chunk") -> list[str]:
-        """As many keys that no other test has."""
+        """`count` keys that no other test uses."""
         return [self.key(f"{name}-{index}") for index in range(count)]
 
     def own(self, key: KeyT) -> KeyT:
-        """Takes `key` into the cleaning at the end, and returns it."""
+        """Has `key` removed at the end, and returns it."""
         self._keys[key_string(key)] = None
         return key
 
@@ -114,19 +114,19 @@ class Subject:
         dtypes: Any = "uint8",
         fmt: MemoryFormat | None = None,
     ) -> MemoryObj:
-        """A chunk whose bytes tell its key and version; of `nbytes` bytes, or of the shapes given."""
+        """A chunk whose bytes follow from its key and version. It has `nbytes` bytes, or the given shapes."""
         obj = self.backend.allocate((nbytes,) if shapes is None else shapes, dtypes, fmt)
         assert obj is not None, f"the suite's arena has no room for {nbytes} bytes: {self.backend!r}"
         obj.byte_array[:] = payload(key, obj.get_size(), version)
         return obj
 
     async def put(self, key: Key, nbytes: int = 4096, *, version: int = 0) -> None:
-        """Stores such a chunk and gives it back to the arena."""
+        """Stores such a chunk and releases it."""
         with self.chunk(key, nbytes, version=version) as obj:
             await self.connector.put(key, obj)
 
     async def read(self, key: Key) -> bytes | None:
-        """The bytes that the store gives for a key, or None."""
+        """The bytes of the chunk that `get` returns, or None."""
         obj = await self.connector.get(key)
         if obj is None:
             return None
@@ -134,11 +134,11 @@ class Subject:
             return bytes(obj.byte_array)
 
     async def expect(self, key: Key, nbytes: int = 4096, *, version: int = 0) -> None:
-        """Fails unless `get` gives exactly what `put` stored for this key, size and version."""
+        """Fails unless `get` returns exactly what `put` stored for this key, size and version."""
         check_payload(await self.connector.get(key), key, nbytes, version=version)
 
     def take_all_room(self, but: int = 0) -> list[MemoryObj]:
-        """Objects that fill the arena, but for so many pieces of 1 MiB. Released by the caller."""
+        """Objects that fill the arena, except for `but` pieces of 1 MiB. The caller releases them."""
         held: list[MemoryObj] = []
         for nbytes in (_PIECE, 4096):
             while (obj := self.backend.allocate((nbytes,), "uint8")) is not None:
@@ -148,7 +148,7 @@ class Subject:
         return held
 
     async def clean(self) -> None:
-        """Removes every key that the test used, where the connector can. Its failures are no finding of a rule."""
+        """Removes every key that the test used, where the connector can remove. Ignores errors of the connector."""
         if not self.capabilities.remove or self.connector.is_closed:
             return
         try:
@@ -167,7 +167,7 @@ class Subject:
 
 
 class Limited(Protocol):
-    """Whose rules have a time limit, in seconds."""
+    """A suite of rules with a time limit, in seconds."""
 
     limit: float
 
@@ -176,7 +176,7 @@ Rule = Callable[[SuiteT, Subject], Coroutine[Any, Any, None]]
 
 
 def rule(method: Rule[SuiteT]) -> Rule[SuiteT]:
-    """Bounds a rule by its suite's `limit`, and marks the subject on which it failed."""
+    """Makes a method a rule: it must end within its suite's `limit`. Marks the subject where the rule fails."""
 
     @wraps(method)
     async def bounded(self: SuiteT, subject: Subject) -> None:
@@ -190,7 +190,7 @@ def rule(method: Rule[SuiteT]) -> Rule[SuiteT]:
 
 
 async def within(seconds: float, call: Coroutine[Any, Any, T], what: str) -> T:
-    """The result of `call`, or an `AssertionError` after so many seconds, also where it ignores its cancellation."""
+    """The result of `call`. Raises `AssertionError` after `seconds`, also where the call ignores its cancellation."""
     task = asyncio.get_running_loop().create_task(call)
     try:
         await asyncio.wait((task,), timeout=seconds)
@@ -206,7 +206,7 @@ async def within(seconds: float, call: Coroutine[Any, Any, T], what: str) -> T:
 
 
 async def outcome(task: asyncio.Task[T], seconds: float, what: str) -> T | BaseException:
-    """What a task ends with: its result, its exception or a `CancelledError`. Fails when it takes longer than this."""
+    """The task's result, its exception or a `CancelledError`. Raises `AssertionError` after `seconds`."""
     await asyncio.wait((task,), timeout=seconds)
     if not task.done():
         task.add_done_callback(_outcome_is_known)
@@ -217,13 +217,19 @@ async def outcome(task: asyncio.Task[T], seconds: float, what: str) -> T | BaseE
     return task.result() if error is None else error
 
 
+async def yield_to_loop(times: int) -> None:
+    """Lets the event loop run its other tasks so many times."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
 def _outcome_is_known(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # reported already, as the time it took
+        task.exception()  # so that asyncio does not log it: the test has failed already
 
 
 def payload(key: Key, nbytes: int, version: int = 0) -> bytes:
-    """Bytes that belong to one key, version and size: any mixture of two of them is neither."""
+    """Bytes for one key, version and size. A mixture of two such payloads equals neither."""
     return _random_bytes(f"{key_string(key)}/{version}/{nbytes}", nbytes)
 
 
@@ -233,7 +239,7 @@ def _random_bytes(seed: str, nbytes: int) -> bytes:
 
 
 def check_payload(obj: MemoryObj | None, key: Key, nbytes: int, *, version: int = 0) -> None:
-    """Fails unless `obj` holds the payload of this key, size and version; gives back the reference."""
+    """Fails unless `obj` holds the payload of this key, size and version. Releases `obj`."""
     assert obj is not None, f"{key!r} was stored and is a miss"
     with obj:
         found = bytes(obj.byte_array)
@@ -242,22 +248,26 @@ def check_payload(obj: MemoryObj | None, key: Key, nbytes: int, *, version: int 
 
 
 def release(objs: Iterable[object]) -> None:
-    """Gives back one reference of every memory object among these."""
+    """Releases one reference of every memory object in `objs`."""
     for obj in objs:
         if isinstance(obj, MemoryObj) and obj.is_valid():
             obj.ref_count_down()
 
 
-def arena_balance(backend: LocalCPUBackend) -> str | None:
-    """What is still held of a backend's arena, as a sentence, or None where nothing is. Collects garbage first."""
+def check_arena_balance(backend: LocalCPUBackend) -> None:
+    """Fails where a backend's arena is not empty: an object was not released, or a view of one is still there.
+
+    Collects garbage first.
+
+    Raises:
+        AssertionError: what is still held.
+    """
     now = backend.statistics()
     if now.reserved or now.live_objects:
         gc.collect()
         now = backend.statistics()
-    if now.reserved == now.live_objects == now.leaked_objects == 0:
-        return None
-    return (
+    assert now.reserved == now.live_objects == now.leaked_objects == 0, (
         f"the arena's balance is not zero: {now.reserved} bytes in {now.blocks} blocks are still reserved, "
         f"{now.live_objects} objects were never released, and {now.leaked_objects} were only found by the garbage "
-        "collector; each get() hands over one reference, which its caller gives back, and put() borrows"
+        "collector; each get() hands over one reference, which its caller releases, and put() borrows"
     )

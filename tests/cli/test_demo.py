@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 
 from .conftest import SMALL, Ran, assert_no_secret, environment, interruptible, key_count, run, url_of
 

@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.process import unused_port
 
 from .conftest import CANARY, Ran, key_count, run, url_of

@@ -1,4 +1,4 @@
-"""The names that strangers import: LMCache's own where it is installed, and else those in its place."""
+"""The names that guests import: LMCache's own where it is installed, and otherwise those in its place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lmcache_names() -> Iterator[None]:
 
 @pytest.fixture
 def names_in_its_place() -> Iterator[None]:
-    """What this toolkit provides; skips where LMCache itself is installed, which is never shadowed."""
+    """The names in LMCache's place. Skips where LMCache itself is installed, which is never shadowed."""
     if has_real_lmcache():
         pytest.skip("LMCache itself is installed: its names are its own")
     with compat.installed():

@@ -20,15 +20,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lmcache_connect.errors import InvalidArgumentError
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import (
-    BUFFER_BYTES,
-    Direction,
-    Fault,
-    FaultKind,
-    FaultProxy,
-    ProxyNotRunningError,
-)
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
+from lmcache_connect.testing.servers.proxy_connection import BUFFER_BYTES
+from lmcache_connect.testing.servers.proxy_engine import ProxyNotRunningError
 
 Connect = Callable[[], tuple[socket.socket, socket.socket]]
 SOME = bytes(range(256)) * 4

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from botocore.exceptions import ClientError
 
-from lmcache_connect.testing.servers.faulty_s3 import CutBody, FaultyS3Server, Length, Refuse, Stall
+from lmcache_connect.testing import FaultyS3Server
 from lmcache_connect.testing.servers.process import ServerNotRunningError
 from lmcache_connect.testing.servers.s3 import BUCKET, MotoServer, RcloneServer, S3Server
+from lmcache_connect.testing.servers.s3_faults import CutBody, Length, Refuse, Stall
 
 from .conformance.raw_s3 import client_of
 

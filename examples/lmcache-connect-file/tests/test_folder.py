@@ -31,7 +31,7 @@ from lmcache_connect.errors import (
     ValueTooLargeError,
     WrongTypeError,
 )
-from lmcache_connect.testing import arena_balance, check_payload, payload
+from lmcache_connect.testing import check_arena_balance, check_payload, payload
 from lmcache_connect_file.adapter import FileConnectorAdapter
 from lmcache_connect_file.chunk_folder import STALE, ChunkFolder
 from lmcache_connect_file.failures import translated
@@ -79,7 +79,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         manager.register(FileConnectorAdapter, replace=True)
         yield Store(folder, manager)
     backend.close()
-    assert arena_balance(backend) is None
+    check_arena_balance(backend)
 
 
 def until(condition: Callable[[], bool]) -> None:

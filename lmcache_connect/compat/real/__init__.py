@@ -1,1 +1,1 @@
-"""Connectors that were written for LMCache, with LMCache installed. Imported only then."""
+"""Guests where LMCache is installed: LMCache's own classes on the arena. Needs LMCache and torch."""

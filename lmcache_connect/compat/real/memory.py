@@ -20,7 +20,7 @@ from lmcache.v1 import memory_management
 
 
 class _View(ChunkView):
-    """What both kinds of views share. `original` is None once the last reference was given back."""
+    """What both kinds of views share. `original` is None once the last reference was released."""
 
     _memory: memoryview | None
 
@@ -47,7 +47,7 @@ class _View(ChunkView):
         return self.original is not None
 
     def invalidate(self) -> None:
-        """Ends the view, as giving back its last reference does."""
+        """Ends the view, as releasing its last reference does."""
         self._end()
 
     def ref_count_up(self) -> None:
@@ -57,7 +57,7 @@ class _View(ChunkView):
         self.meta.ref_count = self._references
 
     def ref_count_down(self) -> None:
-        """Gives back one reference of the view. One too many is logged and does nothing, as in LMCache."""
+        """Releases one reference of the view. One too many is logged and does nothing, as in LMCache."""
         if self.original is None:
             event(logging.WARNING, "released_twice", object=type(self).__name__)
             return
@@ -67,7 +67,7 @@ class _View(ChunkView):
             self._end()
 
     def get_ref_count(self) -> int:
-        """References of the view."""
+        """The number of references of the view."""
         return self._references
 
     def pin(self) -> bool:

@@ -1,1 +1,1 @@
-"""Stand-ins for LMCache's modules, for connectors that were written for it, where it is not installed."""
+"""Guests where LMCache is not installed: classes in the place of LMCache's, under the names that `names` lists."""

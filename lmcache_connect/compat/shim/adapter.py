@@ -19,7 +19,7 @@ from .metadata import LMCacheMetadata
 
 @dataclass
 class ParsedRemoteURL:
-    """The parts of a URL as LMCache names them. `password` is a plain string: do not log it."""
+    """The parts of a URL under LMCache's names. `password` is a plain string: do not log it."""
 
     host: str
     port: int
@@ -44,7 +44,7 @@ def parse_remote_url(url: str) -> ParsedRemoteURL:
 
 
 def extract_plugin_type(plugin_name: str) -> str:
-    """The type of a plug-in's name, `type` or `type.instance`."""
+    """The type in a plug-in's name, which is `type` or `type.instance`."""
     return plugin_name.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""LMCache's base class of connectors. Its defaults are LMCache's, so that a subclass behaves as it does there."""
+"""LMCache's base class of connectors, in its place. Its defaults are LMCache's, for subclasses that rely on them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _OF_THE_MODEL = (
 
 
 def NotAudit(func: CallableT) -> CallableT:
-    """Marks a method that LMCache's audit connector passes on without a word."""
+    """Marks a method that LMCache's audit connector does not log."""
     func._not_audit = True  # type: ignore[attr-defined]
     return func
 
 
 class RemoteConnector(ABC):
-    """What a connector for LMCache derives from. One that never calls `super().__init__()` works as well.
+    """What a connector for LMCache derives from. A subclass need not call `super().__init__()`.
 
-    A manager wraps it and holds it to the rules of `lmcache_connect.RemoteConnector`, which it is not.
+    It is not a `lmcache_connect.RemoteConnector`. A manager wraps it in one.
     """
 
     save_chunk_meta: bool = True
@@ -71,7 +71,7 @@ class RemoteConnector(ABC):
         """Whether the store holds the key."""
 
     def exists_sync(self, key: Any) -> bool:
-        """Never called by a manager."""
+        """Whether the store holds the key. A manager never calls this."""
         raise NotImplementedError
 
     @abstractmethod
@@ -88,7 +88,7 @@ class RemoteConnector(ABC):
 
     @abstractmethod
     async def close(self) -> Any:
-        """Lets go of the store."""
+        """Closes the connections to the store."""
 
     @NotAudit  # noqa: B027 - an optional hook
     def post_init(self) -> None:
@@ -96,10 +96,10 @@ class RemoteConnector(ABC):
 
     @NotAudit
     def reshape_partial_chunk(self, memory_obj: Any, bytes_read: int) -> Any:
-        """Makes a full-sized object, of which `bytes_read` bytes were filled, a chunk of as many tokens.
+        """Cuts a full-sized object to its first `bytes_read` bytes, and returns it.
 
         Raises:
-            ValueError: that is no whole number of tokens from 1 to all.
+            InvalidShapeError: `bytes_read` is not a whole number of tokens, from 1 to all of the chunk.
         """
         if isinstance(memory_obj, TensorMemoryObj):
             memory_obj.shrink(narrowed(memory_obj._metadata, memory_obj.meta.shape, bytes_read))
@@ -135,7 +135,7 @@ class RemoteConnector(ABC):
         return True
 
     async def batched_async_contains(self, lookup_id: str, keys: Any, pin: bool = False) -> int:
-        """How many of the first keys are there without a gap."""
+        """How many keys are in the store before the first miss."""
         found = await asyncio.gather(*(self.exists(key) for key in keys))
         return found.index(False) if False in found else len(found)
 
@@ -144,7 +144,7 @@ class RemoteConnector(ABC):
         return True
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Any) -> Any:
-        """The chunks up to the first miss. Those behind it are given back."""
+        """The chunks before the first miss. Chunks behind it are released."""
         found: builtins.list[Any] = await asyncio.gather(*(self.get(key) for key in keys), return_exceptions=True)
         is_hit = [obj is not None and not isinstance(obj, BaseException) for obj in found]
         length = prefix_length(is_hit)
@@ -158,11 +158,11 @@ class RemoteConnector(ABC):
         return False
 
     def batched_contains(self, keys: Any) -> int:
-        """How many of the first keys are there without a gap."""
+        """How many keys are in the store before the first miss."""
         raise NotImplementedError
 
     def remove_sync(self, key: Any) -> bool:
-        """Removes the key; whether it was there."""
+        """Removes the key. Returns whether it was there."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""LMCache's small functions, as connectors use them."""
+"""LMCache's small functions that connectors use, in their place."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ...dtypes import dtype_of
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
 VERSION: Final = f"0.5.6+connect.{__version__}"
-"""The version of LMCache that these names were taken from, and of the toolkit behind them."""
+"""The version of LMCache that these names were taken from, and the version of LMCache Connect."""
 
 _lock = threading.Lock()
 
 
 def get_version() -> str:
-    """Version and commit, of which there is none."""
+    """Version and commit. The commit is always `NA`."""
     return f"{VERSION}-NA"
 
 
 def init_logger(name: str) -> logging.Logger:
-    """The logger of this name. Unlike LMCache's it keeps to the application's handlers and level."""
+    """The logger of this name. Unlike LMCache's it uses the application's handlers and level."""
     return logging.getLogger(name)
 
 
 def get_size_bytes(shapes: Sequence[Iterable[int]], kv_dtypes: Sequence[Any]) -> int:
-    """Bytes of as many tensors."""
+    """Bytes of all tensors with these shapes and dtypes."""
     return sum(math.prod(shape) * dtype_of(dtype).itemsize for shape, dtype in zip(shapes, kv_dtypes, strict=True))
 
 
@@ -52,12 +52,12 @@ def round_up(x: int, y: int) -> int:
 
 
 def _lmcache_nvtx_annotate(func: CallableT, domain: str = "lmcache") -> CallableT:
-    """The function itself: there is no profiler to annotate it for."""
+    """Returns the function unchanged: LMCache annotates it for a profiler."""
     return func
 
 
 def thread_safe(func: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under a lock that it shares with every other one so decorated."""
+    """Makes calls of the function hold a lock, which all functions with this decorator share."""
 
     @functools.wraps(func)
     def locked(*args: Any, **kwargs: Any) -> Any:

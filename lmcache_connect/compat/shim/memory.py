@@ -40,7 +40,7 @@ class MemoryObjMetadata:
 
 
 class _Owner:
-    """Gives back the reference that a view holds, together with the view's own last one."""
+    """Releases the reference that a view holds, together with the view's own last one."""
 
     def __init__(self, held: MemoryObj | None) -> None:
         self._held = held
@@ -153,7 +153,7 @@ class TensorMemoryObj(MemoryObj, ChunkView):
         """None: the memory was not allocated by LMCache."""
 
     def __del__(self, *_: Any) -> None:
-        # As LMCache does: what a guest forgot to give back is given back here and logged.
+        # As LMCache does: what a guest forgot to release is released here and logged.
         if getattr(self, "_view", None) is not None:
             self._view = None
             self._owner.object_released(self, leaked=True)

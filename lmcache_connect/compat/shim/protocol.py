@@ -1,4 +1,4 @@
-"""LMCache's description of a stored chunk, on this toolkit's own codec."""
+"""LMCache's description of a stored chunk, in its place. The encoding is done by `lmcache_connect.record`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _groups = 1
 
 
 class ClientCommand(IntEnum):
-    """What LMCache's own server is asked for."""
+    """The commands of LMCache's own server."""
 
     PUT = 1
     GET = 2
@@ -27,30 +27,30 @@ class ClientCommand(IntEnum):
 
 
 class ServerReturnCode(IntEnum):
-    """What it answers."""
+    """The answers of LMCache's own server."""
 
     SUCCESS = 200
     FAIL = 400
 
 
 def init_remote_metadata_info(num_groups: int) -> None:
-    """Says how many tensor groups the chunks of this process have."""
+    """Sets how many tensor groups the chunks of this process have."""
     global _groups  # noqa: PLW0603 - one number a process, as in LMCache
     _groups = num_groups
 
 
 def get_remote_metadata_bytes() -> int:
-    """Bytes of a description of so many groups."""
+    """Bytes of the description of a chunk with that many groups."""
     return 4 * (2 + 5 * _groups)
 
 
 def pad_shape_to_4d(shape: Any) -> list[int]:
-    """Four dimensions, zeros behind those that there are."""
+    """The dimensions, followed by zeros up to four dimensions."""
     return [*shape, *(0,) * (4 - len(shape))]
 
 
 def strip_shape_padding(dims: list[int], fmt: Any = MemoryFormat.UNDEFINED) -> Size:
-    """The dimensions without the zeros behind them; of a byte buffer all four."""
+    """The dimensions without the zeros behind them. A byte buffer keeps all four."""
     if fmt in (MemoryFormat.BINARY, MemoryFormat.BINARY_BUFFER):
         return Size(dims)
     kept = list(dims)
@@ -61,7 +61,7 @@ def strip_shape_padding(dims: list[int], fmt: Any = MemoryFormat.UNDEFINED) -> S
 
 @dataclass
 class RemoteMetadata:
-    """Length in bytes, shapes, dtypes and format of a stored chunk; see `lmcache_connect.record.lmcache_metadata`."""
+    """Length in bytes, shapes, dtypes and format of a stored chunk. See `lmcache_connect.record.lmcache_metadata`."""
 
     length: int
     shapes: list[Any]
@@ -69,7 +69,7 @@ class RemoteMetadata:
     fmt: Any
 
     def serialize(self) -> bytes:
-        """The description. Raises `UnknownDtypeError` or `InvalidShapeError` for what LMCache has no room for."""
+        """The encoded description. Raises `UnknownDtypeError` or `InvalidShapeError` where LMCache has none."""
         return _LENGTH.pack(self.length) + encode_remote_metadata(described(self.shapes, self.dtypes, self.fmt))[4:]
 
     def serialize_into(self, buffer: Any) -> None:
@@ -79,9 +79,13 @@ class RemoteMetadata:
 
     @staticmethod
     def deserialize(s: Any) -> RemoteMetadata:
-        """What a description says; bytes behind it are left alone. Raises `CorruptRecordError` for anything else.
+        """Decodes a description. Bytes behind it are ignored.
 
-        It has as many groups as `init_remote_metadata_info` said; or as its size tells, where that does not fit.
+        It has as many groups as `init_remote_metadata_info` was called with. Where that does not decode, the number
+        follows from its size.
+
+        Raises:
+            CorruptRecordError: it is not a description of a chunk.
         """
         view = memoryview(s).cast("B")
         try:

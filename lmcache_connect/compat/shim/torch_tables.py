@@ -1,4 +1,4 @@
-"""LMCache's tables of torch's dtypes. The one part of its names that needs torch."""
+"""LMCache's tables of torch's dtypes, in their place. The only names that need torch."""
 
 from __future__ import annotations
 

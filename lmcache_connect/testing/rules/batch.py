@@ -1,4 +1,4 @@
-"""Rules for batches: one slot per key, always, and the prefix cut as a step of its own."""
+"""Rules for batches: one slot per key, always. Cutting at the first miss is a separate step."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LARGE: Final = 1 << 20
 class BatchRules:
     """Part of `ConnectorConformance`.
 
-    A `ManagedConnector` notices a batch of the wrong length and asks key by key instead. So that the author learns of
-    it as well, the rules ask the author's own connector, `connector.wrapped`, too.
+    A `ManagedConnector` notices a batch of the wrong length and asks for each key alone instead. So that the author
+    learns of it, the rules also ask the author's own connector, `connector.wrapped`.
     """
 
     limit: float
 
     @rule
     async def test_batched_get_has_one_slot_per_key(self, subject: Subject) -> None:
-        """A dropped hole puts every later chunk on the wrong tokens: the worst thing a cache can do."""
+        """A miss that is left out assigns every later chunk to the wrong tokens: the worst error of a cache."""
         a, b, c, d = subject.keys(4)
         await _put_all(subject, (a, b, c))
         hole = subject.key("hole")
@@ -44,7 +44,7 @@ class BatchRules:
 
     @rule
     async def test_batched_get_fills_every_slot_of_a_repeated_key(self, subject: Subject) -> None:
-        """Each slot brings a reference of its own, because each is given back by itself."""
+        """Each slot has a reference of its own, because the caller releases each slot."""
         a, b = subject.keys(2)
         await _put_all(subject, (a, b))
         batch = (a, b, a, a, subject.key("hole"), b)
@@ -53,7 +53,7 @@ class BatchRules:
 
     @rule
     async def test_a_large_batch_keeps_its_order(self, subject: Subject) -> None:
-        """Pipelines, windows and worker tasks reorder; the slots must not."""
+        """Pipelines, windows and worker tasks finish in any order. The slots keep the order of the keys."""
         keys = subject.keys(_MANY)
         there = {key for index, key in enumerate(keys) if index % 7}
         await _put_all(subject, sorted(there))
@@ -63,7 +63,7 @@ class BatchRules:
 
     @rule
     async def test_an_empty_batch_is_empty(self, subject: Subject) -> None:
-        """A prompt shorter than a chunk has no keys: no error, and nothing is asked of the store."""
+        """A prompt that is shorter than a chunk has an empty batch. That is not an error."""
         for connector in (subject.connector.wrapped, subject.connector):
             for found in (
                 await connector.batched_get([]),
@@ -76,7 +76,7 @@ class BatchRules:
 
     @rule
     async def test_batched_put_stores_every_pair(self, subject: Subject) -> None:
-        """Every chunk under its own key, also with sizes that differ."""
+        """Every chunk is stored under its own key, also where sizes differ."""
         keys = subject.keys(20)
         objs = [subject.chunk(key, 100 + 1000 * index) for index, key in enumerate(keys)]
         try:
@@ -88,7 +88,7 @@ class BatchRules:
 
     @rule
     async def test_batched_put_only_borrows_the_chunks(self, subject: Subject) -> None:
-        """As `put` does."""
+        """The caller owns the chunks: the connector neither keeps nor releases a reference."""
         keys = subject.keys(5)
         objs = [subject.chunk(key) for key in keys]
         for obj in objs:
@@ -102,7 +102,7 @@ class BatchRules:
 
     @rule
     async def test_batched_exists_is_positional(self, subject: Subject) -> None:
-        """One answer per key, in order."""
+        """There is one answer per key, in the order of the keys."""
         a, b, c = subject.keys(3)
         await _put_all(subject, (a, c))
         for connector in (subject.connector.wrapped, subject.connector):
@@ -112,7 +112,7 @@ class BatchRules:
 
     @rule
     async def test_batched_async_contains_counts_the_hit_prefix(self, subject: Subject) -> None:
-        """Attention needs every token before: what lies behind the first hole is of no use."""
+        """Attention needs all tokens before a chunk, so chunks behind the first miss are useless."""
         a, b, c = subject.keys(3)
         hole = subject.key("hole")
         await _put_all(subject, (a, b, c))
@@ -123,7 +123,7 @@ class BatchRules:
 
     @rule
     async def test_batched_get_non_blocking_stops_at_the_first_hole(self, subject: Subject) -> None:
-        """It gives the hit prefix alone; what was fetched behind the hole goes back to the arena."""
+        """It returns the chunks before the first miss, and releases those that it fetched behind it."""
         a, b, c = subject.keys(3)
         hole = subject.key("hole")
         await _put_all(subject, (a, b, c))
@@ -136,7 +136,7 @@ class BatchRules:
 
     @rule
     async def test_a_batch_that_does_not_fit_the_arena_raises_and_holds_nothing(self, subject: Subject) -> None:
-        """Half a batch in the arena and the other half waiting for room would wait for itself."""
+        """A batch that keeps half of its chunks and waits for room for the rest would wait for itself."""
         keys = subject.keys(6)
         for key in keys:
             await subject.put(key, _LARGE)

@@ -1,4 +1,4 @@
-"""Rules for one chunk under one key: what comes back, who owns what, and which keys are which."""
+"""Rules for one chunk under one key: what comes back, who owns it, and which keys are different."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ChunkRules:
 
     @rule
     async def test_get_gives_the_bytes_shapes_dtypes_and_format_that_put_stored(self, subject: Subject) -> None:
-        """This is what a connector is for."""
+        """`get` returns exactly what `put` stored, as often as it is called."""
         key = subject.key()
         await _round_trip(subject, key, ChunkMetadata.of((2, 3, 16, 8), "bfloat16", MemoryFormat.KV_2LTD))
         await subject.put(key)
@@ -27,7 +27,7 @@ class ChunkRules:
 
     @rule
     async def test_get_of_a_missing_key_is_none(self, subject: Subject) -> None:
-        """A miss is the ordinary case of a cache: no error, and no chunk of somebody else."""
+        """A miss is ordinary in a cache. It is neither an error nor another key's chunk."""
         await subject.put(subject.key("stored"))
         obj = await subject.connector.get(subject.key("missing"))
         release([obj])
@@ -35,7 +35,7 @@ class ChunkRules:
 
     @rule
     async def test_exists_tells_whether_the_key_is_stored(self, subject: Subject) -> None:
-        """An engine plans by it: a wrong yes costs a failed prefill, a wrong no the whole cache."""
+        """An engine plans with the answer: a wrong True fails a prefill, a wrong False makes the cache useless."""
         key = subject.key()
         assert await subject.connector.exists(key) is False, "exists() before put() must be False"
         await subject.put(key)
@@ -44,7 +44,7 @@ class ChunkRules:
 
     @rule
     async def test_put_replaces_what_was_stored(self, subject: Subject) -> None:
-        """The last writer wins, also with a shorter or a longer chunk than the one before."""
+        """The last `put` wins, also where its chunk is shorter or longer than the one before."""
         key = subject.key()
         for version, nbytes in enumerate((5000, 5000, 70, 9000)):
             await subject.put(key, nbytes, version=version)
@@ -52,10 +52,10 @@ class ChunkRules:
 
     @rule
     async def test_put_only_borrows_the_chunk(self, subject: Subject) -> None:
-        """The caller still owns it: a reference kept is a leak, one given back frees memory that is in use."""
+        """The caller owns the chunk. A reference that `put` keeps is a leak. One that it releases frees used memory."""
         key = subject.key()
         with subject.chunk(key) as obj:
-            obj.ref_count_up()  # so that one given back too many does not free it before it is counted
+            obj.ref_count_up()  # so that one released too often does not free it before it is counted
             try:
                 await subject.connector.put(key, obj)
                 count = obj.get_ref_count()
@@ -66,7 +66,7 @@ class ChunkRules:
 
     @rule
     async def test_get_hands_over_exactly_one_reference(self, subject: Subject) -> None:
-        """The caller gives back one: with more the memory never returns, with fewer it is used after its end."""
+        """The caller releases one. With more the memory is lost, with fewer the chunk is used after its end."""
         key = subject.key()
         await subject.put(key)
         obj = await subject.connector.get(key)
@@ -80,7 +80,7 @@ class ChunkRules:
 
     @rule
     async def test_what_is_stored_shares_no_memory_with_what_was_put_or_got(self, subject: Subject) -> None:
-        """Chunks are written in place by their owners; the store must not see it, nor another reader."""
+        """Owners write into their chunks. Neither the store nor another reader may see that."""
         key = subject.key()
         with subject.chunk(key) as given:
             await subject.connector.put(key, given)
@@ -95,19 +95,19 @@ class ChunkRules:
 
     @rule
     async def test_every_dtype_round_trips_by_name(self, subject: Subject) -> None:
-        """Bytes read as another type of the same size are valid numbers, and all of them wrong."""
+        """Bytes that are read as another dtype of the same size are wrong numbers that raise no error."""
         for name in subject.capabilities.dtypes:
             await _round_trip(subject, subject.key(name), ChunkMetadata.of((2, 1, 4, 8), name))
 
     @rule
     async def test_every_memory_format_round_trips(self, subject: Subject) -> None:
-        """The format says which dimension counts tokens."""
+        """The format says which dimension is the tokens."""
         for fmt in MemoryFormat:
             await _round_trip(subject, subject.key(fmt.name), ChunkMetadata.of((1, 2, 4, 8), "half", fmt))
 
     @rule
     async def test_several_tensor_groups_round_trip(self, subject: Subject) -> None:
-        """Models with layers of different kinds have one shape and dtype per kind in one chunk."""
+        """A model with several kinds of layers has one shape and one dtype per kind in each chunk."""
         shapes = [(2, 3, 16, 8), (2, 1, 16, 32), (1, 1, 16, 5)]
         dtypes = ["bfloat16", "fp8_e4m3fn", "float"]
         await _round_trip(subject, subject.key(), ChunkMetadata.of(shapes, dtypes, MemoryFormat.KV_2LTD))
@@ -115,14 +115,14 @@ class ChunkRules:
 
     @rule
     async def test_a_partial_chunk_round_trips(self, subject: Subject) -> None:
-        """A prompt rarely ends at a chunk's border: its last chunk has fewer tokens, and stays that size."""
+        """The last chunk of a prompt usually has fewer tokens than the others, and must keep its size."""
         full = ChunkMetadata.of((2, 3, 256, 8), "bfloat16", MemoryFormat.KV_2LTD)
         for tokens in (255, 7, 1):
             await _round_trip(subject, subject.key(str(tokens)), full.with_tokens(tokens))
 
     @rule
     async def test_a_chunk_of_any_size_round_trips(self, subject: Subject) -> None:
-        """Off-by-one errors live around the page and around one byte."""
+        """Errors by one byte show up with a single byte and around a page's size."""
         for nbytes in _SIZES:
             key = subject.key(str(nbytes))
             await subject.put(key, nbytes)
@@ -130,7 +130,7 @@ class ChunkRules:
 
     @rule
     async def test_a_key_and_its_string_name_the_same_chunk(self, subject: Subject) -> None:
-        """Engines use key objects, operators and other processes their strings."""
+        """Engines use key objects. Operators and other processes use their strings."""
         for key in _engine_keys(subject):
             await subject.put(key)
             await subject.expect(str(key))
@@ -138,7 +138,7 @@ class ChunkRules:
 
     @rule
     async def test_keys_that_differ_in_one_part_are_distinct(self, subject: Subject) -> None:
-        """Another tag is another tenant, another worker another half of the heads: never the same chunk."""
+        """Another tag is another tenant, and another worker holds other heads. They never share a chunk."""
         keys = _engine_keys(subject)
         for key in keys:
             await subject.put(key)
@@ -147,7 +147,7 @@ class ChunkRules:
 
     @rule
     async def test_any_character_may_stand_in_a_key(self, subject: Subject) -> None:
-        """Model names hold slashes and any script; patterns, paths and escapes must not eat them."""
+        """Model names contain slashes and any script. Patterns, paths and escapes must leave them unchanged."""
         names = [f"{subject.namespace}{tail}" for tail in _AWKWARD]
         keys = [subject.own(name) for name in (*names, *(f"{lead}{subject.namespace}" for lead in ("/", "..", "-")))]
         for key in keys:
@@ -157,7 +157,7 @@ class ChunkRules:
 
     @rule
     async def test_a_long_key_is_kept_whole(self, subject: Subject) -> None:
-        """Long keys differ at their end, where a limit would cut them."""
+        """Long keys often differ at their end only, where a length limit would cut them off."""
         room = subject.capabilities.key_bytes - len(subject.namespace) - 1
         keys = [subject.own(f"{subject.namespace}{'k' * room}{end}") for end in "ab"]
         for key in keys:

@@ -1,4 +1,4 @@
-"""Rules for wrong input and for the end: each has a named error, and closing always ends."""
+"""Rules for wrong arguments and for closing: each mistake has a named error, and closing always ends."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class LifetimeRules:
     """Part of `ConnectorConformance`."""
 
     limit: float
-    patience: float
+    ends_within: float
     closes_within: float
 
     @rule
     async def test_a_key_that_cannot_name_a_chunk_raises_invalid_key(self, subject: Subject) -> None:
-        """Refused before anything is sent: it could not be found, listed or removed again."""
+        """The key is refused before anything is sent: such a chunk could not be found, listed or removed again."""
         connector = subject.connector
         with subject.chunk("any") as obj:
             for key in ("", "line\nbreak", "nul\0", "lone\ud800", "k" * 5000, 7, None):
@@ -51,7 +51,7 @@ class LifetimeRules:
 
     @rule
     async def test_putting_a_released_chunk_raises_released_object(self, subject: Subject) -> None:
-        """Its memory may be another chunk's already."""
+        """Its memory may already hold another chunk."""
         key = subject.key()
         obj = subject.chunk(key)
         obj.ref_count_down()
@@ -64,7 +64,7 @@ class LifetimeRules:
 
     @rule
     async def test_putting_a_chunk_of_another_backend_raises_foreign_object(self, subject: Subject) -> None:
-        """A connector sends from the arena that it was made with, which may be registered with a device."""
+        """A connector sends only from the arena that it was made with, which may be registered with a device."""
         key = subject.key()
         stranger: Any = b"bytes"
         with LocalCPUBackend(1 << 20) as elsewhere:
@@ -78,7 +78,7 @@ class LifetimeRules:
 
     @rule
     async def test_a_batch_of_unequal_lists_raises_invalid_argument(self, subject: Subject) -> None:
-        """Which chunk belongs to which key cannot be guessed, so nothing is stored."""
+        """It is unknown which chunk belongs to which key, so nothing is stored."""
         keys = subject.keys(2)
         with subject.chunk(keys[0]) as obj:
             put = partial(subject.connector.batched_put, keys, [obj])
@@ -87,7 +87,7 @@ class LifetimeRules:
 
     @rule
     async def test_a_closed_connector_raises_connector_closed(self, subject: Subject) -> None:
-        """By name and at once: neither a hang nor a driver's own words about a socket."""
+        """Every call raises it at once. None hangs, and none raises an error of the driver."""
         key = subject.key()
         connector = subject.connector
         await subject.put(key)
@@ -114,7 +114,7 @@ class LifetimeRules:
 
     @rule
     async def test_closing_twice_is_closing_once(self, subject: Subject) -> None:
-        """An exit stack, a shutdown hook and a finally clause may all close."""
+        """An exit stack, a shutdown hook and a `finally` clause may all close the same connector."""
         connector = subject.connector
         await subject.put(subject.key())
         for _ in range(2):
@@ -124,7 +124,7 @@ class LifetimeRules:
 
     @rule
     async def test_closing_under_load_answers_every_caller_and_ends(self, subject: Subject) -> None:
-        """Concurrent closers wait for the same end, and every operation under way gets its result or a named error."""
+        """Every `close` waits for the same end. Every operation under way gets its result or a named error."""
         connector = subject.connector
         keys = subject.keys(16)
         nbytes = 64 << 10
@@ -135,12 +135,12 @@ class LifetimeRules:
         started = time.monotonic()
         closing = [asyncio.create_task(connector.close()) for _ in range(3)]
         for closer in closing:
-            failure = await outcome(closer, self.patience, "close() while another close() was under way")
+            failure = await outcome(closer, self.ends_within, "close() while another close() was under way")
             assert failure is None, f"close() under load ended with {failure!r}"
         took = time.monotonic() - started
         assert took < self.closes_within, f"close() under load took {took:.2f} s; expected under {self.closes_within} s"
         results = [
-            await outcome(task, self.patience, "a get() under way when the connector was closed") for task in getting
+            await outcome(task, self.ends_within, "a get() under way when the connector was closed") for task in getting
         ]
         try:
             for key, result in zip(keys, results, strict=True):

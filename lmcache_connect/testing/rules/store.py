@@ -1,4 +1,4 @@
-"""Rules for the store as a whole, each behind a capability: removing, naming, expiring, sharing, and bad records."""
+"""Rules for the store as a whole, one per capability: removing, listing, expiring, sharing, and damaged records."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class StoreRules:
     """Part of `ConnectorConformance`."""
 
     limit: float
-    patience: float
+    ends_within: float
 
     @rule
     async def test_remove_tells_whether_the_key_was_there_and_takes_it_away(self, subject: Subject) -> None:
-        """Operators clear tenants by it, and count what was cleared."""
+        """Operators clear a tenant with it, and count what was removed."""
         subject.requires("remove")
         key, other = subject.keys(2)
         assert await subject.connector.remove(key) is False, "remove() of a missing key must be False"
@@ -35,7 +35,7 @@ class StoreRules:
 
     @rule
     async def test_list_names_exactly_the_keys_that_are_stored(self, subject: Subject) -> None:
-        """Each once, as it was given: a name that get() does not find is worth nothing."""
+        """Each key is listed once, exactly as it was given, so that `get` finds it."""
         subject.requires("list")
         keys = [*subject.keys(5), *(subject.own(f"{subject.namespace}{tail}") for tail in ("*", "[x]", " /ä%41"))]
         await _put_all(subject, keys)
@@ -46,7 +46,7 @@ class StoreRules:
 
     @rule
     async def test_scan_names_each_key_with_the_prefix_once(self, subject: Subject) -> None:
-        """The prefix is text: `*`, `?`, `[` and `\\` in it stand for themselves."""
+        """The prefix is plain text: `*`, `?`, `[` and `\\` have no special meaning."""
         subject.requires("scan")
         space = subject.namespace
         for sign in ("*", "?", "[a-z]", "\\", "\\*", "^", "%", "_", "ä"):
@@ -56,12 +56,12 @@ class StoreRules:
             for connector in (subject.connector.wrapped, subject.connector):
                 names = [name async for name in connector.scan(f"{space}{sign}")]
                 if connector is not subject.connector:
-                    names = sorted(set(names))  # a store's cursor may name a key twice; the manager's must not
+                    names = sorted(set(names))  # a store's cursor may name a key twice
                 _check_names(names, keys, f"scan({space + sign!r})")
 
     @rule
     async def test_scan_without_a_prefix_names_every_key(self, subject: Subject) -> None:
-        """More keys than one page holds."""
+        """All keys are named, also where there are more than one page of the store holds."""
         subject.requires("scan")
         keys = subject.keys(50)
         await _put_all(subject, keys)
@@ -70,7 +70,7 @@ class StoreRules:
 
     @rule
     async def test_ping_answers_zero(self, subject: Subject) -> None:
-        """A health check that asks nobody says nothing."""
+        """`ping` asks the store: without that, a health check says nothing."""
         subject.requires("ping")
         assert subject.connector.support_ping() is True, "support_ping() must be True where ping() asks the store"
         answer = await subject.connector.ping()
@@ -78,7 +78,7 @@ class StoreRules:
 
     @rule
     async def test_a_chunk_is_there_until_its_time_to_live_has_passed(self, subject: Subject) -> None:
-        """A cache that forgets nothing fills its store in minutes."""
+        """A cache without expiry fills its store."""
         subject.requires("ttl")
         key, kept = subject.keys(2)
         await subject.put(kept)
@@ -89,14 +89,14 @@ class StoreRules:
         there = await connector.exists(key)
         assert there or time.monotonic() - started >= _TTL, "a chunk is gone before its time"
         while await connector.exists(key):
-            assert time.monotonic() - started < _TTL + self.patience, f"a chunk outlives its {_TTL} s"
+            assert time.monotonic() - started < _TTL + self.ends_within, f"a chunk outlives its {_TTL} s"
             await asyncio.sleep(0.01)  # the store gives no sign when it forgets
         assert await connector.get(key) is None, "an expired chunk can still be read"
         await subject.expect(kept)
 
     @rule
     async def test_chunks_outlive_their_connector_and_are_seen_by_others(self, subject: Subject) -> None:
-        """The next process finds what this one stored: that is what a remote store is for."""
+        """The next process finds what this one stored, which is the purpose of a remote store."""
         subject.requires("shared")
         first, second = subject.keys(2)
         other = await subject.another()
@@ -110,7 +110,7 @@ class StoreRules:
 
     @rule
     async def test_get_of_a_damaged_record_is_a_miss_and_removes_it(self, subject: Subject) -> None:
-        """Wrong bytes in a KV cache are wrong answers that nobody can trace: nothing unverified is handed out."""
+        """Wrong bytes in a KV cache give wrong answers that nobody can trace, so `get` returns only verified chunks."""
         subject.requires("raw")
         key, other = subject.keys(2)
         await subject.put(other)
@@ -128,7 +128,7 @@ class StoreRules:
 
     @rule
     async def test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot(self, subject: Subject) -> None:
-        """The chunks beside it are as good as before, and in their places."""
+        """Only its own slot is a miss. The other chunks of the batch are returned in their slots."""
         subject.requires("raw")
         key, other, third = subject.keys(3)
         await _put_all(subject, [other, third])
@@ -154,7 +154,7 @@ async def _put_all(subject: Subject, keys: list[str]) -> None:
 
 
 async def _own_names(subject: Subject) -> list[str]:
-    """What `list()` gives, without the keys of others: the store may be shared."""
+    """What `list()` returns, without the keys of others, since the store may be shared."""
     return [name for name in await subject.connector.list() if name.startswith(subject.namespace)]
 
 
@@ -168,7 +168,7 @@ def _check_names(names: list[str], keys: list[str], what: str) -> None:
 
 
 async def _damaged_records(subject: Subject, key: str, other: str) -> list[tuple[str, bytes]]:
-    """Descriptions and records, none of which is what `put` stored under `key`."""
+    """Damaged records for `key`, each with a description of the damage."""
     await subject.put(key, _NBYTES)
     record = await subject.read_raw(key)
     foreign = await subject.read_raw(other)
@@ -196,7 +196,7 @@ def _damages(record: bytes, foreign: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _corrupt_reads(subject: Subject, operation: str) -> int:
-    """How many records the manager was told are corrupt, by `CorruptRecordError` or by `discard_corrupt`."""
+    """How many corrupt records the operation counted, from `CorruptRecordError` or `discard_corrupt`."""
     statistics = subject.connector.statistics().get(operation)
     if statistics is None:
         return 0
@@ -206,4 +206,4 @@ def _corrupt_reads(subject: Subject, operation: str) -> int:
 async def _check_removed(subject: Subject, key: str, damage: str) -> None:
     if subject.capabilities.remove:
         left = await subject.read_raw(key)
-        assert left is None, f"a record with {damage} was found out and left in the store"
+        assert left is None, f"a record with {damage} was found and left in the store"

@@ -1,13 +1,14 @@
-"""`FaultyS3Server`: an S3 server that answers as it is told to, for what no real one can be made to do.
+"""`FaultyS3Server`: an S3 server with planned faults, for what a real server cannot be made to do.
 
     with FaultyS3Server() as server:
         server.plan("GET", CutBody(after=1000), times=1)
         ...  # something that is given server.url()
         assert server.requests[-1].headers["range"] == "bytes=1000-"
 
-It keeps objects in memory, speaks raw HTTP/1.1 in threads of this process, listens on the loopback alone, and answers
-GET (Range, If-Match), HEAD, PUT, DELETE, listings, batched deletion, multipart uploads and CreateSession as S3 does,
-until a fault is planned for the next request of a kind. Signatures are not checked, but for access keys in `expired`.
+It keeps objects in memory, speaks HTTP/1.1 in threads of this process, and listens on 127.0.0.1. It answers as S3 does
+until a fault is planned for the next request with a method. It knows GET (Range, If-Match), HEAD, PUT, DELETE,
+listings, batched deletion, multipart uploads and CreateSession. Signatures are not checked. Access keys in `expired`
+are refused.
 """
 
 from __future__ import annotations
@@ -15,199 +16,21 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import struct
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
-from .s3 import ACCESS_KEY, BUCKET, SECRET_KEY
+from .s3 import BUCKET, s3_url
+from .s3_faults import XML, Fault, Refuse, Reply, Request
 
 _HEAD_LIMIT: Final = 64 << 10
 _BODY_LIMIT: Final = 256 << 20
-_XML: Final = '<?xml version="1.0" encoding="UTF-8"?>'
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a client sent. Names of headers are in lower case."""
-
-    method: str
-    name: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: bytes = field(repr=False)
-
-
-@dataclass
-class Reply:
-    """What is answered."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes = b""
-    has_body: bool = True
-
-    def head(self, length: str | None = "") -> bytes:
-        """Status line and headers; `length` in place of the body's, None for none."""
-        lines = [f"HTTP/1.1 {self.status} X"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        if length is not None:
-            lines.append(f"Content-Length: {length or len(self.body)}")
-        return "\r\n".join((*lines, "", "")).encode("latin-1")
-
-
-class Fault:
-    """One way to go wrong. `send` answers; False closes the connection."""
-
-    def edit(self, reply: Reply, request: Request) -> None:
-        """Changes what is answered."""
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        """Sends it."""
-        sock.sendall(reply.head() + (reply.body if reply.has_body else b""))
-        return True
-
-
-@dataclass
-class CutBody(Fault):
-    """The connection ends after so many bytes of the body; with `reset` by RST."""
-
-    after: int
-    reset: bool = False
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        sock.sendall(reply.head() + reply.body[: self.after])
-        if self.reset:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return False
-
-
-@dataclass
-class Refuse(Fault):
-    """An error of S3's: its status, code, and maybe further headers."""
-
-    status: int
-    code: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def edit(self, reply: Reply, request: Request) -> None:
-        body = f"{_XML}<Error><Code>{self.code}</Code><Message>as planned</Message></Error>".encode()
-        reply.status, reply.body = self.status, body if request.method != "HEAD" else b""
-        reply.headers = {"Content-Type": "application/xml", **self.headers}
-
-
-@dataclass
-class Length(Fault):
-    """Another Content-Length than the body's; None leaves it out, and the end of the connection ends the body."""
-
-    value: str | None
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        sock.sendall(reply.head(self.value) + reply.body)
-        return False
-
-
-@dataclass
-class Header(Fault):
-    """One more header, or another value of one."""
-
-    name: str
-    value: str
-
-    def edit(self, reply: Reply, request: Request) -> None:
-        reply.headers[self.name] = self.value
-
-
-class Chunked(Fault):
-    """The body in chunks, without a length."""
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        reply.headers["Transfer-Encoding"] = "chunked"
-        sock.sendall(reply.head(None))
-        for start in range(0, len(reply.body), 1 << 16):
-            piece = reply.body[start : start + (1 << 16)]
-            sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
-        sock.sendall(b"0\r\n\r\n")
-        return True
-
-
-@dataclass
-class Stall(Fault):
-    """Nothing more after so many bytes of the body; before the head where that is negative. The connection stays."""
-
-    after: int
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        if self.after >= 0:
-            sock.sendall(reply.head() + reply.body[: self.after])
-        stop.wait()
-        return False
-
-
-@dataclass
-class Raw(Fault):
-    """These bytes, whatever they are, and the end of the connection."""
-
-    data: bytes
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        sock.sendall(self.data)
-        return False
-
-
-@dataclass
-class Trailing(Fault):
-    """The answer, and bytes behind it that nobody asked for; `later`, when the client has read the answer."""
-
-    data: bytes
-    later: bool = False
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        if not self.later:
-            sock.sendall(reply.head() + (reply.body if reply.has_body else b"") + self.data)
-            return True
-        super().send(sock, reply, stop)
-        # The next request on this connection gets this answer, and then its own.
-        sock.recv(1, socket.MSG_PEEK)
-        sock.sendall(self.data)
-        return True
-
-
-@dataclass
-class Preceded(Fault):
-    """Other bytes before the answer, such as interim answers."""
-
-    data: bytes
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        sock.sendall(self.data)
-        return super().send(sock, reply, stop)
-
-
-class Hangup(Fault):
-    """The answer, and then the end of the connection, without a word."""
-
-    def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
-        super().send(sock, reply, stop)
-        return False
-
-
-@dataclass
-class Do(Fault):
-    """Something else before the answer, which `change` may edit."""
-
-    change: Callable[[Reply, Request], None]
-
-    def edit(self, reply: Reply, request: Request) -> None:
-        self.change(reply, request)
 
 
 class FaultyS3Server:
-    """See the module. `objects` are the bucket's, by name; `requests` what was asked, in order."""
+    """See the module. `objects` are those in the bucket, by name. `requests` are those received, in order."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -215,7 +38,7 @@ class FaultyS3Server:
         self.headers: dict[str, dict[str, str]] = {}
         """The headers that each object was put with."""
         self.expired: set[str] = set()
-        """Access keys that are answered with ExpiredToken."""
+        """Access keys that are refused with ExpiredToken."""
         self.session_key = "session-key"
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._begun = 0
@@ -230,19 +53,11 @@ class FaultyS3Server:
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def url(self, prefix: str = "", bucket: str = BUCKET, **options: object) -> str:
-        """The URL for a connector, credentials and endpoint included."""
-        settings: dict[str, object] = {
-            "endpoint": self.endpoint,
-            "region": "us-east-1",
-            "access_key": ACCESS_KEY,
-            "secret_key": SECRET_KEY,
-            **options,
-        }
-        given = {name: str(value) for name, value in settings.items() if value is not None}
-        return f"s3://{bucket}{'/' if prefix else ''}{prefix}?{urlencode(given)}"
+        """The URL for a connector, with credentials and endpoint. An option that is None is left out."""
+        return s3_url(prefix, bucket, {"endpoint": self.endpoint, **options})
 
     def plan(self, method: str, fault: Fault, times: int | None = 1) -> None:
-        """The next `times` requests with this method go wrong in this way; None: all from now on."""
+        """Plans a fault for the next `times` requests with this method. None: for all from now on."""
         with self._lock:
             if times is None:
                 self._always[method] = fault
@@ -250,7 +65,7 @@ class FaultyS3Server:
                 self._plans.setdefault(method, []).extend([fault] * times)
 
     def asked(self, method: str) -> list[Request]:
-        """The requests with this method."""
+        """The requests with this method, in order."""
         return [request for request in self.requests if request.method == method]
 
     def __enter__(self) -> Self:
@@ -263,7 +78,7 @@ class FaultyS3Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # A listener that is shut down wakes up whoever accepts.
+        # Shutting the listener down wakes the thread that accepts.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -399,12 +214,12 @@ class FaultyS3Server:
 
     @property
     def uploads(self) -> int:
-        """Multipart uploads that were begun, and neither completed nor given up."""
+        """The number of multipart uploads that were begun, and neither completed nor aborted."""
         return len(self._uploads)
 
 
 def _document(text: str) -> Reply:
-    return Reply(200, {"Content-Type": "application/xml"}, f"{_XML}{text}".encode())
+    return Reply(200, {"Content-Type": "application/xml"}, f"{XML}{text}".encode())
 
 
 def _refused(status: int, code: str, request: Request) -> Reply:

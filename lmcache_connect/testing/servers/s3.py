@@ -43,7 +43,7 @@ class S3Server(ServerProcess):
 
     def url(self, prefix: str = "", bucket: str = BUCKET, **options: object) -> str:
         """The URL for a connector, with credentials and endpoint. An option that is None is left out."""
-        return s3_url(self.endpoint, prefix, bucket, **options)
+        return s3_url(prefix, bucket, {"endpoint": self.endpoint, **options})
 
     # -------------------------------------------------------------------------------------------------- machinery
 
@@ -167,10 +167,9 @@ class MotoServer(S3Server):
             raise ServerStartError(self.product, f"making the bucket was answered with {status}", self.log_tail())
 
 
-def s3_url(endpoint: str, prefix: str, bucket: str, **options: object) -> str:
-    """The URL of a bucket on a server of this package. An option that is None is left out."""
+def s3_url(prefix: str, bucket: str, options: Mapping[str, object]) -> str:
+    """The URL of a bucket, with the credentials of these servers. An option that is None is left out."""
     settings: dict[str, object] = {
-        "endpoint": endpoint,
         "region": "us-east-1",
         "access_key": ACCESS_KEY,
         "secret_key": SECRET_KEY,

@@ -21,9 +21,8 @@ from lmcache_connect import (
     StoreUnavailableError,
 )
 from lmcache_connect.errors import AllocationTimeoutError, CircuitOpenError
-from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.loop_watch import LoopWatch
-from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
 
 from .chunks import chunk, holds
 

@@ -31,8 +31,7 @@ from lmcache_connect.errors import (
     ValueTooLargeError,
 )
 from lmcache_connect.keys import parse_key
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 
 from .chunks import chunk, holds
 from .real_lmcache import TO_RECORD, RealLMCache, Stored, record, recorded

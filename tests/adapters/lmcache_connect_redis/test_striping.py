@@ -20,8 +20,7 @@ from lmcache_connect import (
 )
 from lmcache_connect.errors import InvalidOptionError
 from lmcache_connect.record.stripes import SEPARATOR
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
 from .chunks import chunk, holds

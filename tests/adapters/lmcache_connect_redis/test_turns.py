@@ -12,8 +12,7 @@ import pytest_asyncio
 
 from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.loop import LoopOwner
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import RedisServer
 
 from .chunks import chunk, holds

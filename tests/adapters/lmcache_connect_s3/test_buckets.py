@@ -19,9 +19,10 @@ import pytest
 from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.errors import CertificateError
 from lmcache_connect.oversight import clear
+from lmcache_connect.testing import FaultyS3Server
 from lmcache_connect.testing.loop_watch import LoopWatch
-from lmcache_connect.testing.servers.faulty_s3 import FaultyS3Server, Header
 from lmcache_connect.testing.servers.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, MotoServer, RcloneServer
+from lmcache_connect.testing.servers.s3_faults import Header
 
 from ...testing.conformance.raw_s3 import client_of
 

@@ -25,12 +25,12 @@ from lmcache_connect import (
     StoreUnavailableError,
 )
 from lmcache_connect.errors import StoreProtocolError, ValueTooLargeError
-from lmcache_connect.testing.servers.faulty_s3 import (
+from lmcache_connect.testing import FaultyS3Server
+from lmcache_connect.testing.servers.s3_faults import (
     Chunked,
     CutBody,
     Do,
     Fault,
-    FaultyS3Server,
     Hangup,
     Header,
     Length,

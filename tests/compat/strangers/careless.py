@@ -10,7 +10,7 @@ from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 
 
 class NoSuper(RemoteConnector):
-    """Never calls super().__init__(), gives its reference back in put, lists nothing, checks with a coroutine."""
+    """Never calls super().__init__(), releases its reference in put, lists nothing, checks with a coroutine."""
 
     def __init__(self, loop: Any, local_cpu_backend: Any, config: Any) -> None:
         self.backend = local_cpu_backend
@@ -56,7 +56,7 @@ class Unlisted(NoSuper):
 
 
 class Keeper(NoSuper):
-    """Keeps what it was lent."""
+    """Keeps the view that `put` is given."""
 
     async def put(self, key: CacheEngineKey, memory_obj: MemoryObj) -> None:
         memory_obj.ref_count_up()

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend
-from lmcache_connect.testing import ValkeyServer
-from lmcache_connect.testing.servers.fault_proxy import Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
 
 # Read when LMCache is imported.

@@ -45,7 +45,7 @@ async def test_a_percentile_is_the_gap_that_so_many_do_not_exceed() -> None:
             watch.percentile(percent)
 
 
-async def test_entering_again_begins_anew_and_leaving_ends_it(loop_watch: LoopWatch) -> None:
+async def test_entering_again_begins_a_new_measurement_and_leaving_ends_it(loop_watch: LoopWatch) -> None:
     async with loop_watch:
         time.sleep(0.05)  # noqa: ASYNC251
     async with loop_watch:

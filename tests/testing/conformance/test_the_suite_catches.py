@@ -26,7 +26,7 @@ class BrokenSuite(ShelfSuite):
     """Impatient, because the broken ones hang."""
 
     limit = 3.0
-    patience = 0.36  # more than the slowest close() takes
+    ends_within = 0.36  # more than the slowest close() takes
     closes_within = 0.3
 
     def __init__(self, case: Case) -> None:
