@@ -1,11 +1,10 @@
-"""`S3Connector`: chunks between the arena and the objects of a bucket, without a copy in between."""
+"""`S3Connector`: the connector of buckets, one object per chunk."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import ssl
-import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -28,19 +27,18 @@ from lmcache_connect.transport import StreamClosedError, TLSSettings, in_thread,
 
 from .bucket import MAX_DELETED, Bucket
 from .fetching import Fetching
+from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
 from .location import Location
 from .object_names import ObjectNames
 from .options import MAX_PARTS, S3Options
 from .retries import Retries
 from .signing import CallSigner, Signing
-from .storing import Record, Storing
+from .stored_record import StoredRecord
+from .storing import Storing
 
 _TIDY_SECONDS: Final = 2.0
-"""How long giving up a multipart upload may take."""
-
-_REMEMBERED: Final = 65_536
-"""Keys of which it is remembered that they were found."""
+"""How long giving up a multipart upload may take, in seconds."""
 
 Names = list[str]
 
@@ -65,7 +63,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._signing = Signing(self._store, location, options, self._lookups)
         self._bucket = Bucket(self._lookups, self._signing, self._retries)
         self._headers = _object_headers(options)
-        self._seen: dict[str, float] = {}
+        self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
 
     async def dial(self) -> HTTPConnection:
@@ -78,8 +76,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         except ssl.SSLCertVerificationError as error:
             authorities = self._options.ca_file or "the system's certificate authorities"
             raise CertificateError(
-                self._store,
-                f"the certificate of {name} does not verify against {authorities}: {error.verify_message}",
+                self._store, f"the certificate of {name} does not verify against {authorities}: {error.verify_message}"
             ) from error
         except StreamClosedError as error:
             raise StoreUnavailableError(self._store, str(error)) from error
@@ -95,14 +92,18 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     # ------------------------------------------------------------------------------------------------- look-ups
 
     async def ping(self) -> int:
-        """0 when the bucket is there."""
+        """Returns 0 if the bucket is there.
+
+        Raises:
+            NoSuchBucketError: it is not. Another `StoreError`: it cannot be asked for.
+        """
         await self._bucket.ping()
         return 0
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
-        """One request for each key, over all connections for look-ups side by side."""
+        """Returns for each key whether there is an object. Makes one request per key, several of them side by side."""
         _, names = await self._named(keys)
-        found = [self._is_remembered(name) for name in names]
+        found = [name in self._found for name in names]
         calls = [partial(self._look_up, name, found, at) for at, name in enumerate(names)]
         await gather(calls, self._options.pool_size)
         return found
@@ -110,40 +111,31 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     async def _look_up(self, name: str, found: Flags, at: int) -> None:
         if not found[at] and await self._bucket.exists(name):
             found[at] = True
-            self._remember(name)
-
-    def _is_remembered(self, name: str) -> bool:
-        return bool(self._seen) and self._seen.get(name, 0.0) > time.monotonic()
-
-    def _remember(self, name: str) -> None:
-        if self._options.exists_cache:
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.clear()
-            self._seen[name] = time.monotonic() + self._options.exists_cache
+            self._found.add(name)
 
     async def remove(self, key: Key) -> bool:
-        """Removes the object. Two requests, since a store does not say whether there was one."""
+        """Removes the object. Returns whether there was one, which takes a request of its own."""
         [name] = self.names_of([key_string(key)])
-        self._seen.pop(name, None)
+        self._found.discard(name)
         if not await self._bucket.exists(name):
             return False
         await self._bucket.remove(name)
         return True
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """Removes a thousand objects with each request; for each key, whether it is gone."""
+        """Removes up to `MAX_DELETED` objects with each request. Returns for each key whether its object is gone."""
         _, names = await self._named(keys)
         gone: Flags = []
         for start in range(0, len(names), MAX_DELETED):
             piece = names[start : start + MAX_DELETED]
             for name in piece:
-                self._seen.pop(name, None)
+                self._found.discard(name)
             failed = await self._bucket.remove_all(piece)
             gone += [name not in failed for name in piece]
         return gone
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """Keys that start with `prefix`, a page of a thousand at a time."""
+        """Yields the keys that start with `prefix`, a page of a thousand at a time."""
         token: str | None = None
         listed = self._names.listed_prefix(prefix)
         while True:
@@ -165,9 +157,9 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         await Fetching(equipment, self._retries, signer, self._options, keys, names, arrivals).run()
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
-        records: dict[str, Record] = {}
+        records: dict[str, StoredRecord] = {}
         for key, name, obj in zip(keys, names, objs, strict=True):
-            record = Record(key, obj, self._options.checksum)
+            record = StoredRecord(key, obj, self._options.checksum)
             if record.length > self._options.max_value_bytes:
                 raise ValueTooLargeError(self._store, record.length, self._options.max_value_bytes)
             records[name] = record
@@ -175,13 +167,12 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         if whole:
             storing = await self._storing(sum(record.length for record in whole.values()))
             storing.store_all(list(whole), list(whole.values()))
-            await storing.prepare()
             await storing.run()
         for name, record in records.items():
             if name not in whole:
                 await self._put_in_parts(name, record)
         for name in names:
-            self._remember(name)
+            self._found.add(name)
 
     async def _storing(self, nbytes: int) -> Storing:
         return Storing(
@@ -196,13 +187,12 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     def _signs_payload(self) -> bool:
         match self._options.sign_payload:
             case "auto":
-                return not (
-                    self._signing.location.is_tls or self._signing.location.is_loopback or self._options.anonymous
-                )
+                location = self._signing.location
+                return not (location.is_tls or location.is_loopback or self._options.anonymous)
             case choice:
                 return choice == "always" and not self._options.anonymous
 
-    async def _put_in_parts(self, name: str, record: Record) -> None:
+    async def _put_in_parts(self, name: str, record: StoredRecord) -> None:
         size = max(self._options.part_size, -(-record.length // MAX_PARTS))
         await in_thread(record.hash_payload)
         headers = dict(self._headers)
@@ -213,7 +203,6 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         try:
             storing = await self._storing(record.length)
             parts = storing.store_parts(name, record, upload, size)
-            await storing.prepare()
             await storing.run()
             await self._bucket.complete_upload(name, upload, parts, checksum)
         except BaseException:

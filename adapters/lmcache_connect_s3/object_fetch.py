@@ -12,7 +12,7 @@
 Where bytes that do not verify came over a connection that was used before, the object is `Asked` again in place of
 `Corrupt`, twice. What is known in a state is what its class holds. A connection that breaks changes no other state: a
 job is run again, asks for the start while nothing has come, and then for what is left. A failure that concerns more
-than one object ends the call, and `release` frees what an object holds in its state.
+than one object ends the call, whose room is then released as a whole.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ObjectFetch:
 
     def corrupt(self, error: CorruptRecordError) -> None:
         """It does not verify, for sure."""
-        self.release()
+        self._release()
         self.state = Corrupt(error)
 
     def doubtful(self, error: CorruptRecordError) -> bool:
@@ -124,13 +124,12 @@ class ObjectFetch:
 
     def ask_again(self) -> None:
         """Gives up what has come. Nothing is received into its memory any more."""
-        self.release()
+        self._release()
         self.state = Asked()
 
-    def release(self) -> None:
-        """Releases the chunk's memory, if there is any. Nothing is received into it any more."""
+    def _release(self) -> None:
         match self.state:
-            case Receiving(chunk=chunk) | Verified(chunk=chunk) | Replaced(Receiving(chunk=chunk)):
+            case Receiving(chunk=chunk) | Replaced(Receiving(chunk=chunk)):
                 chunk.ref_count_down()
             case _:
-                pass
+                pass  # nothing has come

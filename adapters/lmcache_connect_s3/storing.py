@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from lmcache_connect import MemoryObj
-from lmcache_connect.record import NO_CHECKSUM_TRAILER, TRAILER_BYTES, PayloadHasher, encode_header
+from lmcache_connect.record import PayloadHasher
 from lmcache_connect.streaming import Equipment
 from lmcache_connect.transport import StreamClosedError, in_thread
 
@@ -16,48 +15,8 @@ from .refusals import MAX_ERROR_BYTES, refused, refused_early, refused_late
 from .retries import Retries
 from .signer import UNSIGNED
 from .signing import CallSigner
+from .stored_record import StoredRecord
 from .transfers import Job, Transfers
-
-_HASHED_PIECE = 1 << 20
-
-
-class Record:
-    """A chunk as it is stored: header, payload, trailer. `trailer` is None until the payload was hashed."""
-
-    def __init__(self, key: str, obj: MemoryObj, checksum: bool) -> None:
-        self.header = encode_header(key, obj.metadata, checksum=checksum)
-        self.obj = obj
-        self.has_checksum = checksum
-        self.trailer: bytes | None = None if checksum else NO_CHECKSUM_TRAILER
-        self.length = len(self.header) + obj.get_size() + TRAILER_BYTES
-
-    def hash_payload(self) -> None:
-        """Makes the trailer. Reads the whole payload, so it must not run on an event loop."""
-        if self.trailer is None:
-            hasher = PayloadHasher()
-            with self.obj.byte_array as view:
-                for start in range(0, len(view), _HASHED_PIECE):
-                    hasher.update(view[start : start + _HASHED_PIECE])
-            self.trailer = hasher.trailer()
-
-    def feed(self, update: Callable[[bytes | memoryview], object], start: int, end: int) -> None:
-        """Shows the bytes of a span to a hasher. The trailer must be known."""
-        head, payload, tail = self.cut(start, end)
-        update(head)
-        for at in range(0, len(payload), _HASHED_PIECE):
-            update(payload[at : at + _HASHED_PIECE])
-        update(tail)
-
-    def cut(self, start: int, end: int) -> tuple[bytes, memoryview, bytes]:
-        """Returns what a span holds of header, payload and trailer. The trailer must be known."""
-        first = len(self.header)
-        last = first + self.obj.get_size()
-        assert self.trailer is not None  # noqa: S101  # the caller has hashed
-        return (
-            self.header[start:end],
-            self.obj.byte_array[max(start - first, 0) : max(min(end, last) - first, 0)],
-            self.trailer[max(start - last, 0) : max(end - last, 0)],
-        )
 
 
 class Storing(Transfers):
@@ -78,21 +37,21 @@ class Storing(Transfers):
         self.signs_payload = signs_payload
         self.object_checksum = object_checksum
 
-    def store_all(self, names: Sequence[str], records: Sequence[Record]) -> None:
+    def store_all(self, names: Sequence[str], records: Sequence[StoredRecord]) -> None:
         """Adds a job for every object."""
         self._pending.extend(_Put(self, name, record) for name, record in zip(names, records, strict=True))
 
-    async def prepare(self) -> None:
-        """Hashes in a thread what a request says of its body before it sends it."""
+    async def run(self) -> None:
         if self.signs_payload or self.object_checksum != "none":
-            await in_thread(self._hash_all)
+            await in_thread(self._hash_all)  # a request's head names the hashes of its body
+        await super().run()
 
     def _hash_all(self) -> None:
         for job in self._pending:
             if isinstance(job, _Put):
                 job.hash()
 
-    def store_parts(self, name: str, record: Record, upload: str, size: int) -> list[Part]:
+    def store_parts(self, name: str, record: StoredRecord, upload: str, size: int) -> list[Part]:
         """Adds a job for every part of an object, and returns them. The payload must have been hashed."""
         parts = [
             Part(self, name, record, upload, number, start, min(start + size, record.length))
@@ -107,7 +66,7 @@ class _Put(Job):
 
     operation = "put"
 
-    def __init__(self, call: Storing, name: str, record: Record) -> None:
+    def __init__(self, call: Storing, name: str, record: StoredRecord) -> None:
         super().__init__()
         self._call = call
         self._name = name
@@ -170,7 +129,7 @@ class Part(_Put):
     operation = "put of a part"
 
     def __init__(
-        self, call: Storing, name: str, record: Record, upload: str, number: int, start: int, end: int
+        self, call: Storing, name: str, record: StoredRecord, upload: str, number: int, start: int, end: int
     ) -> None:
         super().__init__(call, name, record)
         self.number = number

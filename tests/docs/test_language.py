@@ -20,6 +20,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 FOLDERS: Final = (
     "adapters/lmcache_connect_external",
+    "adapters/lmcache_connect_s3",
     "lmcache_connect/config.py",
     "lmcache_connect/contract/adapter.py",
     "lmcache_connect/contract/announcement.py",

@@ -25,22 +25,20 @@ def receiving_into(backend: LocalCPUBackend, *, spans: int = 1, etag: str | None
     return Receiving(decode_header(record, "k", len(record)), chunk, ObjectVersion(len(record), etag), spans, None)
 
 
-def test_a_chunk_that_verified_is_held_until_it_is_released(local_cpu_backend: LocalCPUBackend) -> None:
+def test_a_chunk_that_verified_is_held_for_the_caller(local_cpu_backend: LocalCPUBackend) -> None:
     fetch = ObjectFetch("k", "p/k")
     receiving = receiving_into(local_cpu_backend)
     fetch.begin(receiving)
     fetch.verified()
     assert fetch.state == Verified(receiving.chunk)
     assert local_cpu_backend.statistics().live_objects == 1
-    fetch.release()
-    assert local_cpu_backend.statistics().live_objects == 0
+    receiving.chunk.ref_count_down()
 
 
 def test_a_missing_object_holds_nothing() -> None:
     fetch = ObjectFetch("k", "p/k")
     fetch.missing()
     assert fetch.state == Missing()
-    fetch.release()
 
 
 def test_an_object_is_corrupt_when_three_connections_have_brought_damage(local_cpu_backend: LocalCPUBackend) -> None:
