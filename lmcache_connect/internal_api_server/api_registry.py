@@ -104,8 +104,8 @@ def unregister_router(router: APIRouter) -> bool:
 class APIRegistry:
     """Adds the routes of modules `<category>/*_api.py` to an application, each of which has an `APIRouter` `router`.
 
-    A new module in one of the folders is found without further ado. Other packages add routes through the entry point
-    group `lmcache_connect.apis` or with `register_router`. Routes that need a manager answer 503 until the application
+    A new module in one of the folders is found by its name. Other packages add routes through the entry point group
+    `lmcache_connect.apis` or with `register_router`. Routes that need a manager answer 503 until the application
     has one: see `attach`.
     """
 

@@ -78,7 +78,9 @@ class _ManagerCollector(Collector):
 def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     labels = ["connector"]
     info = GaugeMetricFamily(
-        f"{_PREFIX}_connector_info", "1, with the connector's scheme and class", labels=[*labels, "scheme", "kind"]
+        f"{_PREFIX}_connector_info",
+        "Always 1. The labels name the connector's scheme and class",
+        labels=[*labels, "scheme", "kind"],
     )
     state = GaugeMetricFamily(
         f"{_PREFIX}_breaker_state", "1 for the state that the circuit breaker is in", labels=[*labels, "state"]
@@ -103,7 +105,7 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     calls = CounterMetricFamily(f"{_PREFIX}_operations", "Calls", labels=labels)
     keys = CounterMetricFamily(f"{_PREFIX}_keys", "Keys in calls", labels=labels)
     hits = CounterMetricFamily(f"{_PREFIX}_hits", "Keys that were there", labels=labels)
-    misses = CounterMetricFamily(f"{_PREFIX}_misses", "Keys that were not, by reason", labels=[*labels, "reason"])
+    misses = CounterMetricFamily(f"{_PREFIX}_misses", "Keys that were not there, by reason", labels=[*labels, "reason"])
     errors = CounterMetricFamily(f"{_PREFIX}_errors", "Calls that failed, by class of error", labels=[*labels, "error"])
     retries = CounterMetricFamily(f"{_PREFIX}_retries", "Attempts after the first", labels=labels)
     moved = CounterMetricFamily(f"{_PREFIX}_bytes", "Bytes of chunks that were moved", labels=labels)
@@ -112,7 +114,9 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         f"{_PREFIX}_operation_queue_seconds", "Time that calls waited for the byte budget", labels=labels
     )
     wire = HistogramMetricFamily(
-        f"{_PREFIX}_operation_wire_seconds", "Time that calls took after that, retries included", labels=labels
+        f"{_PREFIX}_operation_wire_seconds",
+        "Time that calls took after they waited for the byte budget, retries included",
+        labels=labels,
     )
     for name, operations in _counted(manager):
         for operation, counted in operations.items():
@@ -133,7 +137,7 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
 
 
 def _counted(manager: ConnectorManager) -> Iterator[tuple[str, Mapping[str, OperationStatistics]]]:
-    # In this order, a connector that goes away meanwhile is missing once rather than counted twice.
+    # In this order, a connector that ends meanwhile is missing once rather than counted twice.
     gone = manager.gone.snapshot()
     for connector in manager.known_connectors:
         yield connector.name, connector.statistics()
@@ -148,10 +152,10 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     now, cache = memory.statistics(), memory.hot_cache
     gauges: tuple[tuple[str, str, Any], ...] = (
         ("arena_capacity_bytes", "Bytes of the arena", now.capacity),
-        ("arena_reserved_bytes", "Bytes of the arena that chunks lie in, cached or held", now.reserved),
+        ("arena_reserved_bytes", "Bytes of the arena with chunks, cached or held", now.reserved),
         ("arena_free_bytes", "Bytes of the arena that are free", now.free),
-        ("arena_largest_free_bytes", "The largest chunk that there is room for", now.largest_free),
-        ("arena_objects", "Chunks that somebody holds or that are cached", now.live_objects),
+        ("arena_largest_free_bytes", "Bytes of the largest chunk that there is room for", now.largest_free),
+        ("arena_objects", "Chunks that are held or cached", now.live_objects),
         ("arena_waiters", "Operations that wait for room", now.waiters),
         ("hot_cache_chunks", "Chunks in the hot cache", now.cached_objects),
         ("hot_cache_bytes", "Bytes in the hot cache", now.cached_bytes),
@@ -163,7 +167,7 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         ("arena_allocations", "Chunks that found room", now.allocations),
         ("arena_refusals", "Allocations that found no room", now.refusals),
         ("hot_cache_evictions", "Cached chunks that made room for others", now.evictions),
-        ("arena_leaks", "Chunks that were forgotten rather than released", now.leaked_objects),
+        ("arena_leaks", "Chunks that were garbage-collected without having been released", now.leaked_objects),
     )
     for name, text, value in counters:
         yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=value)
