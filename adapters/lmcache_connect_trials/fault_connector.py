@@ -12,7 +12,6 @@ import anyio
 
 from lmcache_connect import Key, RemoteConnector, StoreUnavailableError, WrappingConnector
 from lmcache_connect.contract import end_scan
-from lmcache_connect.loop import NativeCancellations
 from lmcache_connect.memory import release_all
 
 T = TypeVar("T")
@@ -70,10 +69,8 @@ class FaultConnector(WrappingConnector):
         if is_cut >= plan.reset_rate:
             return await call()
         self.injected["reset"] += 1
-        cancellations = NativeCancellations()
         with anyio.move_on_after(moment * plan.reset_within):
             release_all(await call())
-        cancellations.raise_lost()
         raise InjectedFaultError(self._store, f"an injected reset in {operation}")
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:

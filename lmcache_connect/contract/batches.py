@@ -1,4 +1,4 @@
-"""What batches of operations are made of: bounded concurrency, and the hit prefix."""
+"""Bounded concurrency for batches of operations, and the prefix of a batch that was found."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Final, TypeVar
 
 import anyio
 
-from ..loop import NativeCancellations
 from ..memory import MemoryObj, release_all
 
 T = TypeVar("T")
 
 
 BATCH_CONCURRENCY: Final = 16
-"""Operations that a batch in the base class has under way at a time."""
+"""The number of operations that a batch in the base class has under way at a time."""
 
 
 def prefix_length(found: Sequence[object]) -> int:
-    """How many of the first items are true, or not None."""
+    """Returns how many items there are before the first that is False or None."""
     for index, item in enumerate(found):
         if item is None or item is False:
             return index
@@ -26,14 +25,18 @@ def prefix_length(found: Sequence[object]) -> int:
 
 
 def hit_prefix(found: Sequence[MemoryObj | None]) -> list[MemoryObj]:
-    """The chunks before the first hole of a batch; the references of those behind it are given back."""
+    """Returns the chunks before the first hole of a batch, and releases those behind it."""
     length = prefix_length(found)
     release_all(list(found[length:]))
     return [obj for obj in found[:length] if obj is not None]
 
 
 async def gather(calls: Sequence[Callable[[], Awaitable[T]]], at_a_time: int = BATCH_CONCURRENCY) -> list[T]:
-    """Every call's result, in order, with a bounded number under way; the first failure cancels the rest."""
+    """Returns the result of every call, in order, with at most `at_a_time` of them under way.
+
+    Raises:
+        The first failure of a call, after the other calls were cancelled and have ended.
+    """
     results: list[T | None] = [None] * len(calls)
     failures: list[Exception] = []
     pending = iter(enumerate(calls))
@@ -43,15 +46,13 @@ async def gather(calls: Sequence[Callable[[], Awaitable[T]]], at_a_time: int = B
             for index, call in pending:
                 results[index] = await call()
         except Exception as failure:
-            # Kept rather than raised into the group, where it would swallow a cancellation of the caller's task.
+            # Kept instead of raised into the group, where it would swallow a cancellation of the caller's task.
             failures.append(failure)
             group.cancel_scope.cancel()
 
-    cancellations = NativeCancellations()
     async with anyio.create_task_group() as group:
         for _ in range(min(at_a_time, len(calls))):
             group.start_soon(work)
-    cancellations.raise_lost()
     if failures:
         raise failures[0]
     return results  # type: ignore[return-value]  # every slot was filled

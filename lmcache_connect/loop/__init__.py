@@ -5,7 +5,6 @@ The only package that knows about event loops and the threads that run them.
 
 from __future__ import annotations
 
-from .cancellation import NativeCancellations
 from .owner import LoopOwner
 
-__all__ = ["LoopOwner", "NativeCancellations"]
+__all__ = ["LoopOwner"]

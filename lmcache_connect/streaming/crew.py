@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from ..loop import NativeCancellations
 from ..transport import ConnectionPool, Couriers, Pooled
 
 C = TypeVar("C", bound=Pooled)
@@ -71,13 +70,11 @@ class Crew(ABC, Generic[C]):
                 await self._serve_one()
             return
         self._loop = asyncio.get_running_loop()
-        cancellations = NativeCancellations()
         try:
             async with anyio.create_task_group() as self._group:
                 self._start_workers()
         finally:
             self._group = None
-        cancellations.raise_lost()
         if self._failure is not None:
             raise self._failure
 

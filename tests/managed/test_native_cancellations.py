@@ -1,6 +1,6 @@
-"""A task that is cancelled in the very turn in which a scope of anyio's ends it is cancelled all the same.
+"""A task that is cancelled in the iteration of the loop in which an anyio scope ends it is cancelled nevertheless.
 
-anyio before 4.16 swallows such a cancellation; the connectors that catch one and raise something else always will.
+anyio before 4.16 swallows such a cancellation. Some connectors catch one and raise something else.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lmcache_connect import (
     MemoryObj,
     OperationTimeoutError,
     RemoteConnector,
+    StoreError,
     StoreUnavailableError,
 )
-from lmcache_connect.loop import NativeCancellations
 from lmcache_connect.streaming import Crew, Equipment
 from lmcache_connect_redis.connector import RedisConnector
 from lmcache_connect_redis.protocol.connection import Connection
@@ -85,7 +85,7 @@ def waiting(connector: ManagedConnector) -> Waiting:
 
 
 def cancel_later(call: asyncio.Task[Any]) -> None:
-    """In this turn of the loop still, when whoever asks has gone on to its next await."""
+    """Cancels in this iteration of the loop, when the task that asks has reached its next await."""
     asyncio.get_running_loop().call_soon(call.cancel)
 
 
@@ -94,82 +94,79 @@ async def in_flight(connector: ManagedConnector, operations: int) -> None:
         await asyncio.sleep(0)
 
 
-# ------------------------------------------------------------------------------------------------ the class alone
+# ------------------------------------------------------------------------ connectors that swallow a cancellation
 
 
-async def test_a_cancellation_that_somebody_swallowed_is_raised() -> None:
-    begun = asyncio.Event()
-
-    async def swallow() -> None:
-        cancellations = NativeCancellations()
-        cancellations.raise_lost()
-        begun.set()
+async def test_a_cancellation_that_a_connector_swallows_before_it_fails_is_raised(connector: ManagedConnector) -> None:
+    async def answer(key: str) -> bool:
         try:
-            await asyncio.get_running_loop().create_future()
+            return await waiting(connector).never(key)
         except asyncio.CancelledError:
             pass
-        cancellations.raise_lost()
+        raise StoreError("s", "refused")
 
-    task = asyncio.ensure_future(swallow())
-    await begun.wait()
-    task.cancel()
+    waiting(connector).answer = answer
+    call = asyncio.ensure_future(connector.exists("k"))
+    await in_flight(connector, 1)
+    call.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await task
+        await call
 
 
-async def test_a_scopes_own_cancellation_is_none_that_was_lost() -> None:
-    cancellations = NativeCancellations()
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await asyncio.sleep(0)
-        pytest.fail("the scope did not end")
-    cancellations.raise_lost()
+async def test_the_cancellation_of_a_scope_in_a_connector_is_not_taken_for_the_callers(
+    connector: ManagedConnector,
+) -> None:
+    async def answer(key: str) -> bool:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await asyncio.sleep(0)
+            pytest.fail("the scope did not end")
+        raise StoreError("s", "refused")
+
+    waiting(connector).answer = answer
+    with pytest.raises(StoreError, match="refused"):
+        await connector.exists("k")
 
 
-async def test_a_cancellation_of_an_enclosing_scope_is_left_to_that_scope() -> None:
-    with anyio.CancelScope() as outer:
-        cancellations = NativeCancellations()
+async def test_the_cancellation_of_a_scope_around_a_call_is_left_to_that_scope(connector: ManagedConnector) -> None:
+    async def answer(key: str) -> bool:
         outer.cancel()
         try:
-            await asyncio.sleep(0)
+            return await waiting(connector).never(key)
         except asyncio.CancelledError:
-            cancellations.raise_lost()
-            raise
+            raise StoreUnavailableError("s", "gone") from None
+
+    waiting(connector).answer = answer
+    with anyio.CancelScope() as outer:
+        await connector.exists("k")
+        pytest.fail("the scope did not end")
     assert outer.cancelled_caught
 
 
-async def test_a_cancellation_from_before_is_not_told_again() -> None:
+async def test_a_call_in_a_task_that_was_cancelled_before_ends_as_any_other(connector: ManagedConnector) -> None:
+    async def answer(key: str) -> bool:
+        await asyncio.sleep(0)
+        raise StoreError("s", "refused")
+
     async def clean_up() -> str:
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
-            cancellations = NativeCancellations()
-            await asyncio.sleep(0)
-            cancellations.raise_lost()
+            with pytest.raises(StoreError, match="refused"):
+                await connector.exists("k")
         return "cleaned up"
 
+    waiting(connector).answer = answer
     task = asyncio.ensure_future(clean_up())
     await asyncio.sleep(0)
     task.cancel()
     assert await task == "cleaned up"
 
 
-async def test_where_no_task_runs_there_is_none_to_be_cancelled() -> None:
-    looked = asyncio.get_running_loop().create_future()
-
-    def look() -> None:
-        cancellations = NativeCancellations()
-        cancellations.raise_lost()
-        looked.set_result(None)
-
-    asyncio.get_running_loop().call_soon(look)
-    await looked
+# ----------------------------------------------------------------------- cancellations that arrive with another event
 
 
-# -------------------------------------------------------------------------------------------------- where it is used
-
-
-async def test_a_batch_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancelled(
+async def test_a_batch_that_fails_in_the_iteration_in_which_it_is_cancelled_is_cancelled(
     connector: ManagedConnector,
 ) -> None:
     store = waiting(connector)
@@ -190,7 +187,7 @@ async def test_a_batch_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancel
         await call
 
 
-async def test_a_crew_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancelled(valkey_url: str) -> None:
+async def test_a_crew_that_fails_in_the_iteration_in_which_it_is_cancelled_is_cancelled(valkey_url: str) -> None:
     released = asyncio.Event()
 
     class Breaking(Crew[Connection]):
@@ -218,19 +215,19 @@ async def test_a_crew_that_fails_in_the_turn_in_which_it_is_cancelled_is_cancell
             await call
 
 
-async def test_a_call_cancelled_in_the_turn_in_which_its_deadline_passes_is_cancelled(
+async def test_a_call_cancelled_in_the_iteration_in_which_its_deadline_passes_is_cancelled(
     connector: ManagedConnector,
 ) -> None:
     calls = [asyncio.ensure_future(connector.exists(key)) for key in ("cancelled", "late")]
     await in_flight(connector, 2)
     asyncio.get_running_loop().call_later(DEADLINE, calls[0].cancel)  # due just behind the deadlines
-    time.sleep(2 * DEADLINE)  # noqa: ASYNC251 - the loop is held up, so that all of them are due in one turn
+    time.sleep(2 * DEADLINE)  # noqa: ASYNC251 - the loop is held up, so that all of them are due in one iteration
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(answer) for answer in answers] == [asyncio.CancelledError, OperationTimeoutError]
     assert connector.statistics()["exists"].errors == {"OperationTimeoutError": 1}
 
 
-async def test_a_call_cancelled_in_the_turn_in_which_its_connector_closes_is_cancelled(
+async def test_a_call_cancelled_in_the_iteration_in_which_its_connector_closes_is_cancelled(
     connector: ManagedConnector,
 ) -> None:
     woken: list[str] = []
