@@ -1,4 +1,4 @@
-"""Who owns the event loop, how a call from another loop or thread reaches it, and how cancellation is noticed.
+"""Who owns the event loop, and how a call from another loop or thread reaches it.
 
 The only package that knows about event loops and the threads that run them.
 """

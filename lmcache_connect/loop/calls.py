@@ -1,25 +1,59 @@
-"""`Call`: one operation that runs on the owning loop for a caller elsewhere."""
+"""`Call`: one operation that runs on the owning loop for a caller elsewhere, on another loop or in a thread.
+
+A call's states. What stands on the arrows happens in the caller's thread, or on the owning loop where it says so:
+
+              submit             loop: begin               loop: the task ends
+      made ──────────▶ submitted ───────────▶ running ────────────────────────────▶ done ──▶ result()
+                           │                     │                                   ▲
+                           │ cancel              │ cancel                            │ loop: the task ends,
+                           ▼                     ▼                                   │ and touches no buffer
+                      never begins           cancelled ──────────────────────────────┤
+                                                 │                                   │
+                                                 │ abandon: the caller has waited    │
+                                                 ▼ long enough                       │
+                                             abandoned ──▶ loop: a late result is released
+
+A caller that is cancelled, or has waited too long, cancels the call and waits for `done`, so that no buffer that it
+lent is touched when it goes on. It abandons the call in any case: nobody takes the result then.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from ..errors import (
-    LoopNotRunningError,
-)
+from ..errors import LoopNotRunningError, SyncTimeoutError
 from ..memory import release_all
+from ..transport import wait_uncancelled
 
 T = TypeVar("T")
 
+_CANCEL_GRACE: Final = 30.0
+"""Seconds that a cancelled operation has to let go of its buffers before its caller goes on. It takes an iteration of
+the owning loop, and so long only where that loop is blocked. Torn data is worse than waiting."""
+
+_START_LIMIT: Final = 5.0
+"""Seconds that a loop which does not run may take to begin, before a caller on another loop gives up."""
+
+_POLL: Final = 0.25
+"""Seconds between looks at whether the owning loop still runs, while a caller elsewhere waits for it."""
+
 
 class Call(Generic[T]):
-    """One operation that runs on the owning loop for a caller elsewhere."""
+    """One operation that runs on the owning loop for a caller elsewhere. The module describes its states."""
 
-    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]], on_done: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        start: Callable[[], Coroutine[Any, Any, T]],
+        on_done: Callable[[], None],
+    ) -> None:
+        """`on_done` is called on the owning loop when the call is done, unless it was abandoned before."""
+        self._loop = loop
         self._start = start
         self._on_done = on_done
         self._lock = threading.Lock()
@@ -29,9 +63,14 @@ class Call(Generic[T]):
         self._abandoned = False
         self._released = False
 
-    def submit(self, loop: asyncio.AbstractEventLoop) -> None:
+    def submit(self) -> None:
+        """Has the owning loop begin the operation, in a copy of the caller's context.
+
+        Raises:
+            LoopNotRunningError: the loop is closed.
+        """
         try:
-            loop.call_soon_threadsafe(self._begin, context=contextvars.copy_context())
+            self._loop.call_soon_threadsafe(self._begin, context=contextvars.copy_context())
         except RuntimeError:
             raise LoopNotRunningError("it is closed") from None
 
@@ -41,28 +80,29 @@ class Call(Generic[T]):
             return
         try:
             self._task = asyncio.get_running_loop().create_task(self._start())
-        except BaseException as failure:  # not a coroutine function, say: the caller shall know
+        except BaseException as failure:  # the function refused, or returned no coroutine: the caller is told
             self._failure = failure
             self._on_done()
             return
-        self._task.add_done_callback(self._finished)
+        self._task.add_done_callback(self._ended)
 
-    def _finished(self, task: asyncio.Task[T]) -> None:
+    def _ended(self, task: asyncio.Task[T]) -> None:
         if self._abandoned:
             self._release(task)
         else:
             self._on_done()
 
-    def cancel(self, loop: asyncio.AbstractEventLoop) -> None:
+    def cancel(self) -> None:
+        """Has the owning loop cancel the operation, or never begin it."""
         self._cancelled = True
-        call_soon(loop, self._cancel_task)
+        call_soon(self._loop, self._cancel_task)
 
     def _cancel_task(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
     def abandon(self) -> None:
-        """The caller is gone: whatever comes out is released."""
+        """Has the result released, now or when there is one: the caller will not take it."""
         self._abandoned = True
         if (task := self._task) is not None and task.done():
             self._release(task)
@@ -75,10 +115,18 @@ class Call(Generic[T]):
         if not task.cancelled() and task.exception() is None:
             release_all(task.result())
 
-    def is_done(self) -> bool:
-        return self._task is not None and self._task.done()
+    def check_alive(self) -> None:
+        """Raises `LoopNotRunningError` where the loop was closed before the call was done."""
+        if self._loop.is_closed() and not (self._task is not None and self._task.done()):
+            raise LoopNotRunningError("it was closed during the call")
 
     def result(self) -> T:
+        """The result of a call that is done.
+
+        Raises:
+            LoopNotRunningError: the operation never began, or the loop was shut down under it.
+            What the operation raised.
+        """
         if self._failure is not None:
             raise self._failure
         if self._task is None:
@@ -90,8 +138,68 @@ class Call(Generic[T]):
             raise LoopNotRunningError("the operation was cancelled there") from None
 
 
+async def call_from_loop(loop: asyncio.AbstractEventLoop, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Awaits `start()` on `loop`, for a caller on another loop."""
+    here = asyncio.get_running_loop()
+    done = here.create_future()
+    call = Call(loop, start, lambda: call_soon(here, _resolve, done))
+    call.submit()
+    started = time.monotonic()
+    try:
+        while not done.done():
+            await asyncio.wait((done,), timeout=_POLL)
+            call.check_alive()
+            if not loop.is_running() and time.monotonic() - started > _START_LIMIT:
+                raise LoopNotRunningError(f"it has not run for {_START_LIMIT} s")
+    except BaseException:
+        call.cancel()
+        ends = time.monotonic() + _CANCEL_GRACE
+        while not done.done() and loop.is_running() and (left := ends - time.monotonic()) > 0:
+            await wait_uncancelled(done, min(left, _POLL))
+        call.abandon()
+        raise
+    return call.result()
+
+
+def call_from_thread(
+    loop: asyncio.AbstractEventLoop, operation: str, timeout: float, start: Callable[[], Coroutine[Any, Any, T]]
+) -> T:
+    """Runs `start()` on `loop`, and blocks this thread for its result, `timeout` seconds at most.
+
+    Raises:
+        SyncTimeoutError: no answer in time. The operation was cancelled.
+        LoopNotRunningError: the loop is closed, or never ran.
+        What the operation raises.
+    """
+    done = threading.Event()
+    call = Call(loop, start, done.set)
+    call.submit()
+    deadline = time.monotonic() + timeout
+    try:
+        while not done.wait(min(_POLL, max(0.0, deadline - time.monotonic()))):
+            call.check_alive()
+            if time.monotonic() >= deadline:
+                if not loop.is_running():
+                    raise LoopNotRunningError(f"it did not run within {timeout:.3f} s")
+                raise SyncTimeoutError(operation, timeout)
+    except BaseException:  # KeyboardInterrupt as well
+        call.cancel()
+        ends = time.monotonic() + _CANCEL_GRACE
+        while loop.is_running() and time.monotonic() < ends and not done.wait(_POLL):
+            pass
+        call.abandon()
+        raise
+    return call.result()
+
+
 def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
+    """Has `loop` call `callback` soon, from any thread. Does nothing where the loop is closed."""
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError:
-        pass  # the loop is closed: nobody is left to be told
+        pass  # nobody is left to be told
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

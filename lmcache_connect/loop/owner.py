@@ -1,45 +1,27 @@
-"""Who owns the event loop: the only module that knows about loops and threads."""
+"""`LoopOwner`: the one event loop that connectors run on, and the ways to it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-import anyio
 import anyio.to_thread
 
-from ..errors import (
-    ConnectorClosedError,
-    ForkedProcessError,
-    LoopNotRunningError,
-    SyncCallOnLoopError,
-    SyncTimeoutError,
-)
-from .calls import Call, call_soon
+from ..errors import ConnectorClosedError, ForkedProcessError, LoopNotRunningError, SyncCallOnLoopError
+from .calls import call_from_loop, call_from_thread
+from .loop_thread import LoopThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CANCEL_GRACE: Final = 30.0
-"""Seconds that a cancelled operation on another loop has to let go of its buffers before its caller goes on. It takes a
-turn of that loop; only one that is blocked for so long can make it take longer, and torn data is worse than waiting."""
-
-_START_LIMIT: Final = 5.0
-"""Seconds that a loop which does not run may take to begin before a caller on another loop gives up."""
-
-_POLL: Final = 0.25
-"""Seconds between looks at whether the owning loop still runs, while a caller elsewhere waits for it."""
-
-
 _forks = 0
-"""How often this process was made by a fork since it imported this module. Reading it is cheaper than `os.getpid()`."""
+"""The number of forks between the process that imported this module and this one. Reading it is cheaper than
+`os.getpid()`, which is a system call."""
 
 
 def _count_fork() -> None:
@@ -53,11 +35,11 @@ os.register_at_fork(after_in_child=_count_fork)
 class LoopOwner:
     """The one event loop that a manager's connectors run on, and the ways to it from elsewhere.
 
-    `adopt()` takes the running loop, `of(loop)` one that somebody else runs in any thread, `start()` makes one in a
-    thread of its own, which `close()` ends. Adopted loops are never stopped or closed here.
+    `adopt()` takes the running loop. `of(loop)` takes one that somebody else runs in any thread. `start()` makes one in
+    a thread of its own, which `close()` ends. Adopted loops are never stopped or closed here.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: _LoopThread | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: LoopThread | None = None) -> None:
         self._loop = loop
         self._thread = thread
         self._pid = os.getpid()
@@ -68,7 +50,7 @@ class LoopOwner:
 
     @classmethod
     def adopt(cls) -> LoopOwner:
-        """The loop that runs the calling coroutine.
+        """The owner of the loop that runs the calling coroutine.
 
         Raises:
             LoopNotRunningError: no loop runs in this thread.
@@ -80,13 +62,13 @@ class LoopOwner:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopOwner:
-        """A loop that somebody else runs, now or soon, in this or another thread."""
+        """The owner of a loop that somebody else runs, now or soon, in this or another thread."""
         return cls(loop)
 
     @classmethod
     def start(cls, name: str = "lmcache-connect") -> LoopOwner:
-        """A loop of its own in a daemon thread (uvloop where installed); it runs when this returns."""
-        thread = _LoopThread(name)
+        """The owner of a loop of its own in a daemon thread (uvloop where installed). It runs when this returns."""
+        thread = LoopThread(name)
         return cls(thread.loop, thread)
 
     @property
@@ -112,8 +94,13 @@ class LoopOwner:
             return False
 
     def check(self, what: str = "the loop owner") -> None:
-        """Raises `ForkedProcessError` in a fork, `ConnectorClosedError` after close, `LoopNotRunningError` for a dead
-        loop; otherwise nothing."""
+        """Raises the reason why nothing can run on the loop, if there is one. `what` is named in the message.
+
+        Raises:
+            ForkedProcessError: in a fork of the process that made the owner.
+            ConnectorClosedError: `close()` was called.
+            LoopNotRunningError: the loop is closed.
+        """
         if self._forks != _forks:
             raise ForkedProcessError(what, self._pid, os.getpid())
         if self._closed:
@@ -131,51 +118,19 @@ class LoopOwner:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Coroutine[Any, Any, T]:
-        """Returns what awaits `func(*args)` on the owning loop, and is to be awaited at once.
+        """Returns a coroutine that awaits `func(*args)` on the owning loop. It is to be awaited at once.
 
-        A caller on the owning loop gets the coroutine of `func` itself. For one on another loop the call is marshalled
-        across: cancelling the caller cancels the operation and waits until it touches nothing any more. A result that
-        then comes too late is given to `release_all`.
+        A caller on the owning loop gets the coroutine of `func` itself. For a caller on another loop, the call is
+        marshalled across. Cancelling that caller cancels the operation, and waits until it touches no buffer any more.
+        A result that then comes too late is released, with every chunk in it.
         """
         if self.is_current():
             return func(*args, **kwargs)
-        return self._run_across(func, *args, **kwargs)
+        return self._run_from_another_loop(partial(func, *args, **kwargs))
 
-    async def _run_across(
-        self,
-        func: Callable[P, Coroutine[Any, Any, T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+    async def _run_from_another_loop(self, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         self.check()
-        here = asyncio.get_running_loop()
-        done = here.create_future()
-        call = Call(partial(func, *args, **kwargs), lambda: call_soon(here, _resolve, done))
-        call.submit(self._loop)
-        started = time.monotonic()
-        try:
-            while not done.done():
-                await asyncio.wait((done,), timeout=_POLL)
-                self._check_answer_can_come(call)
-                if not self._loop.is_running() and time.monotonic() - started > _START_LIMIT:
-                    raise LoopNotRunningError(f"it has not run for {_START_LIMIT} s")
-        except BaseException:
-            call.cancel(self._loop)
-            await self._until_let_go(done)
-            call.abandon()
-            raise
-        return call.result()
-
-    async def _until_let_go(self, done: asyncio.Future[None]) -> None:
-        """Waits until a cancelled operation has ended. Further cancellations, which anyio delivers in every turn, must
-        not cut this short: until then the operation may still read the buffer that its caller is about to reuse."""
-        ends = time.monotonic() + _CANCEL_GRACE
-        with anyio.CancelScope(shield=True):
-            while not done.done() and self._loop.is_running() and (left := ends - time.monotonic()) > 0:
-                try:
-                    await asyncio.wait((done,), timeout=min(left, _POLL))
-                except asyncio.CancelledError:
-                    continue  # the first one is raised when this is over
+        return await call_from_loop(self._loop, start)
 
     def run_sync(
         self,
@@ -189,64 +144,40 @@ class LoopOwner:
 
         Raises:
             SyncCallOnLoopError: at once, on the owning loop's own thread.
-            SyncTimeoutError: no answer in time; the operation was cancelled.
+            SyncTimeoutError: no answer in time. The operation was cancelled.
             LoopNotRunningError: the loop is closed, or never ran.
+            What `check` and `func` raise.
         """
         self.check()
         if self.is_current():
             raise SyncCallOnLoopError(operation)
-        event = threading.Event()
-        call = Call(partial(func, *args, **kwargs), event.set)
-        call.submit(self._loop)
-        deadline = time.monotonic() + timeout
-        try:
-            while not event.wait(min(_POLL, max(0.0, deadline - time.monotonic()))):
-                self._check_answer_can_come(call)
-                if time.monotonic() >= deadline:
-                    if not self._loop.is_running():
-                        raise LoopNotRunningError(f"it did not run within {timeout:.3f} s")
-                    raise SyncTimeoutError(operation, timeout)
-        except BaseException:  # KeyboardInterrupt as well
-            call.cancel(self._loop)
-            ends = time.monotonic() + _CANCEL_GRACE
-            while self._loop.is_running() and time.monotonic() < ends and not event.wait(_POLL):
-                pass
-            call.abandon()
-            raise
-        return call.result()
-
-    def _check_answer_can_come(self, call: Call[Any]) -> None:
-        if self._loop.is_closed() and not call.is_done():
-            raise LoopNotRunningError("it was closed during the call")
+        return call_from_thread(self._loop, operation, timeout, partial(func, *args, **kwargs))
 
     async def close(self) -> None:
-        """Ends a loop of its own, from any loop; an adopted one is let go. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._thread is not None:
-            self._finalizer.detach()
-            if self.is_forked():
-                return
-            self._thread.stop()
-            if not self.is_current():
-                await anyio.to_thread.run_sync(self._thread.join)
+        """Ends a loop of its own and waits for its thread, from any loop. Lets an adopted loop go on. Idempotent."""
+        if self._stop():
+            await anyio.to_thread.run_sync(self.join)
 
     def close_sync(self) -> None:
         """`close()` from a thread without a loop."""
+        if self._stop():
+            self.join()
+
+    def _stop(self) -> bool:
+        """Stops once. Returns whether there is a thread whose end is to be waited for."""
         if self._closed:
-            return
+            return False
         self._closed = True
-        if self._thread is not None:
-            self._finalizer.detach()
-            if self.is_forked():
-                return
-            self._thread.stop()
-            if not self.is_current():
-                self._thread.join()
+        if self._thread is None:
+            return False
+        self._finalizer.detach()
+        if self.is_forked():
+            return False
+        self._thread.stop()
+        return not self.is_current()
 
     def join(self) -> None:
-        """Waits for the thread of a closed owner to end; does nothing on that thread, and where there is none."""
+        """Waits for the thread of a closed owner to end. Does nothing on that thread, and where there is none."""
         if self._thread is not None and self._closed and not self.is_forked() and not self.is_current():
             self._thread.join()
 
@@ -258,55 +189,3 @@ class LoopOwner:
         kind = "own thread" if self._thread is not None else "adopted"
         state = "closed" if self._closed else "running" if self._loop.is_running() else "not running"
         return f"<LoopOwner {kind}, {state}>"
-
-
-class _LoopThread:
-    """A daemon thread that runs one loop until told to stop. Knows nothing of its owner, so that can be collected."""
-
-    def __init__(self, name: str) -> None:
-        self._pid = os.getpid()
-        self._ready = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
-        self._ready.wait()
-        if self._failure is not None:
-            raise LoopNotRunningError("its thread could not start it") from self._failure
-
-    def _main(self) -> None:
-        try:
-            # The runner cancels what is left over, ends async generators and joins the executor.
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(self._until_stopped())
-        except BaseException as failure:  # handed to the starter, who waits for it
-            if self._ready.is_set():
-                raise
-            self._failure = failure
-            self._ready.set()
-
-    async def _until_stopped(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        self._ready.set()
-        await self._stop.wait()
-
-    def stop(self) -> None:
-        if self._pid == os.getpid():  # a fork shares the parent's wake-up socket and must not write to it
-            call_soon(self.loop, self._stop.set)
-
-    def join(self) -> None:
-        self._thread.join(timeout=10.0)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

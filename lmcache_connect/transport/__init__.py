@@ -1,6 +1,6 @@
 """Zero-copy byte streams: sockets and TLS, on the event loop or in a thread; dialling; a pool of connections.
 
-Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `streaming`, by the adapters, and by tests.
+Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `loop`, `streaming`, the adapters and tests.
 
 From the bottom up: `wire` makes the system calls, and `transfer` moves a buffer over a wire in steps. `stream` is what
 protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `courier` runs protocol code in a thread.
@@ -15,6 +15,7 @@ from .pool import ConnectionPool, Pooled, lost_connection
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
+from .waiting import wait_uncancelled
 from .wire import StreamClosedError, Wire
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "lost_connection",
     "open_tcp_stream",
     "open_unix_stream",
+    "wait_uncancelled",
 ]

@@ -15,6 +15,7 @@ import anyio.to_thread
 from .loop_stream import LoopStream
 from .stream import Stream
 from .thread_stream import ThreadStream
+from .waiting import wait_uncancelled
 
 T = TypeVar("T")
 
@@ -146,12 +147,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 async def _wait_for(outcome: asyncio.Future[Any]) -> None:
     """Waits until a thread has ended its work, however often the caller is cancelled meanwhile."""
-    with anyio.CancelScope(shield=True):
-        while not outcome.done():
-            try:
-                await asyncio.wait((outcome,))
-            except asyncio.CancelledError:
-                pass  # anyio's shields do not stop a native one; the caller raises the first of them
+    await wait_uncancelled(outcome)
     if not outcome.cancelled():
         outcome.exception()  # marks it as retrieved
 
