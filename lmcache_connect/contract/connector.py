@@ -61,11 +61,16 @@ class RemoteConnector(ABC):
 
     @abstractmethod
     async def exists(self, key: Key) -> bool:
-        """Whether the store holds the key."""
+        """Returns whether the store holds the key."""
 
     @abstractmethod
     async def get(self, key: Key) -> MemoryObj | None:
-        """The chunk, with one reference for the caller, or None where the store does not hold it."""
+        """Returns the chunk, with one reference for the caller, or None where the store does not hold it.
+
+        Raises:
+            CorruptRecordError: the store holds a record under the key that does not verify.
+            ArenaExhaustedError: there was no room for the chunk in time.
+        """
 
     @abstractmethod
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -73,11 +78,11 @@ class RemoteConnector(ABC):
 
     @abstractmethod
     async def list(self) -> list[str]:
-        """Every key in the store, in no particular order."""
+        """Returns every key in the store, in no particular order."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Lets go of the store. Idempotent."""
+        """Closes what the connector has open. Idempotent. The manager calls it when no operation is under way."""
 
     # --------------------------------------------------------------------------------------- working defaults
 
@@ -85,7 +90,7 @@ class RemoteConnector(ABC):
         """Called once, after the connector was made and before its first operation."""
 
     async def ping(self) -> int:
-        """0 when the store answers; a failure raises."""
+        """Returns 0 when the store answers. A failure raises."""
         raise UnsupportedOperationError(type(self).__name__, "ping")
 
     def support_ping(self) -> bool:
@@ -93,11 +98,11 @@ class RemoteConnector(ABC):
         return type(self).ping is not RemoteConnector.ping
 
     async def remove(self, key: Key) -> bool:
-        """Removes the key; whether it was there."""
+        """Removes the key. Returns whether it was there."""
         raise UnsupportedOperationError(type(self).__name__, "remove")
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """Removes keys; for each, whether it is gone now, whether or not it was there."""
+        """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
 
         async def gone(key: Key) -> bool:
             await self.remove(key)
@@ -106,7 +111,7 @@ class RemoteConnector(ABC):
         return await gather([self._thunk(gone, key) for key in keys])
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """Keys that start with `prefix`, one by one, without holding all of them where the store allows it."""
+        """Yields the keys that start with `prefix`, without holding all of them where the store allows it."""
         for name in await self.list() or ():  # careless connectors answer None for no keys
             if name.startswith(prefix):
                 yield name
@@ -120,19 +125,19 @@ class RemoteConnector(ABC):
         raise UnsupportedOperationError(type(self).__name__, "announce")
 
     async def withdraw(self, worker: str) -> None:
-        """Takes a worker's document back."""
+        """Removes a worker's document, where there is one."""
         raise UnsupportedOperationError(type(self).__name__, "withdraw")
 
     async def announced(self) -> Documents:
-        """The documents of the workers whose time has not run out. Any writer of the store may have made them."""
+        """Returns the documents that have not expired. Any writer of the store may have made them."""
         raise UnsupportedOperationError(type(self).__name__, "announced")
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
-        """`exists` for every key, in order."""
+        """Returns for every key, in order, whether the store holds it."""
         return await gather([self._thunk(self.exists, key) for key in keys])
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        """`get` for every key: one slot per key, None for a miss. When it raises, nothing is held."""
+        """Returns one slot per key, in order: the chunk, or None for a miss. When it raises, nothing is held."""
         found: Slots = [None] * len(keys)
 
         async def fetch(index: int, key: Key) -> None:
@@ -155,11 +160,14 @@ class RemoteConnector(ABC):
         await gather([self._thunk(self.put, key, obj) for key, obj in zip(keys, memory_objs, strict=True)])
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
-        """How many of the first keys are there without a gap. `pin` means nothing to a remote store."""
+        """Returns how many keys there are before the first that the store does not hold.
+
+        `lookup_id` and `pin` are of LMCache's signature, and mean nothing to a remote store.
+        """
         return prefix_length(await self.batched_exists(keys))
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
-        """The chunks up to the first miss, without holes. What lies behind it is released."""
+        """Returns the chunks before the first miss, and releases those behind it."""
         return hit_prefix(await self.batched_get(keys))
 
     def exists_sync(self, key: Key) -> bool:
@@ -232,7 +240,7 @@ class RemoteConnector(ABC):
     # -------------------------------------------------------------------------------------------------- inside
 
     def _attach(self, owner: LoopOwner, on_corrupt: Callable[[str, CorruptRecordError], None]) -> None:
-        """Called once by what manages this connector: whose loop it runs on, and who is told of corrupt records."""
+        """Called once by the managed connector: with the owner of the loop, and what to call for a corrupt record."""
         self._bound_to = owner
         self._on_corrupt = on_corrupt
 

@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class WrappingConnector(RemoteConnector):
-    """Does what `wrapped` does. A subclass overrides `around` for what is to happen around every call, or a method.
+    """Does what `wrapped` does. A subclass overrides `around`, for what is to happen around every call, or a method.
 
     Chunks pass through as they are: nothing is copied, batches stay batches and scans stay streams. The two share one
-    event loop, one arena and one end. `batched_async_contains` and `batched_get_non_blocking` are made of
-    `batched_exists` and `batched_get`, so that nothing passes by a subclass.
+    event loop and one arena, and closing this one closes `wrapped`. `batched_async_contains` and
+    `batched_get_non_blocking` call `batched_exists` and `batched_get`, so that a subclass sees every call.
     """
 
     def __init__(self, wrapped: RemoteConnector) -> None:
@@ -29,39 +29,39 @@ class WrappingConnector(RemoteConnector):
         """The connector inside."""
 
     async def around(self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]]) -> T:
-        """What `call()` gives, which is one operation of the connector inside, by its method's name, on these keys.
+        """Awaits `call()`, which is one operation of the connector inside on these keys, and returns its result.
 
-        Not asked for `scan`, which is no single call, for `close`, and for announcements, which are no
-        operations. Whoever drops what `call()` gave gives its references back.
+        `operation` is the name of the connector's method. `scan`, `close` and the methods for announcements do not pass
+        through here. An override that drops the result of `call()` releases the chunks in it.
         """
         return await call()
 
     async def exists(self, key: Key) -> bool:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("exists", (key,), lambda: self.wrapped.exists(key))
 
     async def get(self, key: Key) -> MemoryObj | None:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("get", (key,), lambda: self.wrapped.get(key))
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         await self.around("put", (key,), lambda: self.wrapped.put(key, memory_obj))
 
     async def remove(self, key: Key) -> bool:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("remove", (key,), lambda: self.wrapped.remove(key))
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("batched_remove", keys, lambda: self.wrapped.batched_remove(keys))
 
     async def list(self) -> list[str]:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("list", (), self.wrapped.list)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         names = self.wrapped.scan(prefix)
         try:
             async for name in names:
@@ -70,7 +70,7 @@ class WrappingConnector(RemoteConnector):
             await end_scan(names)
 
     async def ping(self) -> int:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("ping", (), self.wrapped.ping)
 
     def support_ping(self) -> bool:
@@ -82,35 +82,35 @@ class WrappingConnector(RemoteConnector):
         return self.wrapped.support_announcements()
 
     async def announce(self, worker: str, document: bytes, ttl: float) -> None:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         await self.wrapped.announce(worker, document, ttl)
 
     async def withdraw(self, worker: str) -> None:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         await self.wrapped.withdraw(worker)
 
     async def announced(self) -> Documents:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.wrapped.announced()
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("batched_exists", keys, lambda: self.wrapped.batched_exists(keys))
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return await self.around("batched_get", keys, lambda: self.wrapped.batched_get(keys))
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         await self.around("batched_put", keys, lambda: self.wrapped.batched_put(keys, memory_objs))
 
     def reshape_partial_chunk(self, memory_obj: MemoryObj, bytes_read: int) -> MemoryObj:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         return self.wrapped.reshape_partial_chunk(memory_obj, bytes_read)
 
     async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
-        """As the connector inside does it."""
+        """Passes the call through. See `RemoteConnector`."""
         await self.wrapped.discard_corrupt(key, error)
 
     async def close(self) -> None:

@@ -13,8 +13,8 @@ A call's states. What stands on the arrows happens in the caller's thread, or on
                                                  ▼ long enough                       │
                                              abandoned ──▶ loop: a late result is released
 
-A caller that is cancelled, or has waited too long, cancels the call and waits for `done`, so that no buffer that it
-lent is touched when it goes on. It abandons the call in any case: nobody takes the result then.
+A caller that is cancelled, or has waited too long, cancels the call and waits for `done`, so that none of its
+buffers is touched when it goes on. It abandons the call in any case: nobody takes the result then.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class LoopOwner:
         return not self.is_current()
 
     def join(self) -> None:
-        """Waits for the thread of a closed owner to end. Does nothing on that thread, and where there is none."""
+        """Waits for the thread of a closed owner to end. Does nothing on that thread, or without one."""
         if self._thread is not None and self._closed and not self.is_forked() and not self.is_current():
             self._thread.join()
 

@@ -7,9 +7,9 @@ from collections import deque
 
 
 class ByteBudget:
-    """At most `limit` bytes in use at a time; further ones wait, first come, first served.
+    """At most `limit` bytes are in use at a time. Further requests wait, and are granted in the order they came in.
 
-    A request for more than the limit gets all of it, alone, so that nothing waits for ever. Belongs to one loop.
+    A request for more than the limit gets all of it, alone, so that it does not wait for ever. Belongs to one loop.
     """
 
     def __init__(self, limit: int) -> None:
@@ -19,7 +19,7 @@ class ByteBudget:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
+        """The number of requests that wait."""
         return len(self._waiting)
 
     async def acquire(self, nbytes: int) -> None:
@@ -43,7 +43,7 @@ class ByteBudget:
             raise
 
     def release(self, nbytes: int) -> None:
-        """Gives back what `acquire(nbytes)` took."""
+        """Releases what `acquire(nbytes)` took."""
         self.used -= min(nbytes, self.limit)
         self._grant()
 

@@ -1,4 +1,4 @@
-"""`ManagedConnector`: what the application holds. It gives every connector what every connector needs."""
+"""`ManagedConnector`: what the application holds. It adds to each connector what all of them need."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SCAN_PAGE: Final = 1000
 
 
 class ManagedConnector(RemoteConnector):
-    """A connector with a deadline, retries, a circuit breaker, a byte budget, leases and counters around it.
+    """A connector with a deadline, retries, a circuit breaker, a byte budget and counters around each operation.
 
     May be awaited from any event loop, and through `sync` from threads without one. Every operation ends by its
     deadline, and `close()` by its grace period. `wrapped` is the author's object.
@@ -73,7 +73,7 @@ class ManagedConnector(RemoteConnector):
         # The author's class, not what holds it to the rules.
         self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
         self.name: Final = name or f"{context.remote_url.scheme}-1"
-        """What an operator calls it: its scheme and a number, unique within its manager."""
+        """Its name for operators: the scheme and a number, unique within its manager."""
         self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner, self.name)
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)
         self._batches_are_positional = True
@@ -109,7 +109,7 @@ class ManagedConnector(RemoteConnector):
 
     @property
     def in_flight(self) -> int:
-        """Operations under way."""
+        """The number of operations under way."""
         return len(self._runner.in_flight)
 
     @property
@@ -124,9 +124,9 @@ class ManagedConnector(RemoteConnector):
 
     @property
     def bypass(self) -> bool:
-        """Whether the store is left out: gets and look-ups are misses, puts are dropped, counted as `bypassed`.
+        """Whether the store is bypassed: gets and look-ups are misses, puts are dropped. All count as `bypassed`.
 
-        Removals, listings and pings still reach it. May be set from any thread; holds until it is unset.
+        Removals, listings and pings still reach the store. May be set from any thread, and holds until it is unset.
         """
         return self._runner.is_bypassed
 
@@ -138,17 +138,21 @@ class ManagedConnector(RemoteConnector):
 
     @property
     def metrics(self) -> StoreMetrics:
-        """The live counters. `statistics()` is a copy."""
+        """The live counters. `statistics()` returns a copy."""
         return self._runner.metrics
 
     def statistics(self) -> dict[str, OperationStatistics]:
-        """A copy of the counters, by operation name."""
+        """Returns a copy of the counters, by operation name."""
         return self._runner.metrics.snapshot()
 
     # --------------------------------------------------------------------------------------------- operations
 
     async def exists(self, key: Key) -> bool:
-        """Whether the store holds the key."""
+        """Returns whether the store holds the key.
+
+        Raises:
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
+        """
         key_string(key)
 
         async def call() -> bool:
@@ -157,7 +161,7 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, EXISTS, call)
 
     async def get(self, key: Key) -> MemoryObj | None:
-        """The chunk, with one reference for the caller; None on a miss or for a record that does not verify.
+        """Returns the chunk, with one reference for the caller. None is a miss, or a record that does not verify.
 
         Raises:
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
@@ -176,7 +180,7 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, GET, call, load)
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        """Stores the chunk. Borrows `memory_obj`: nothing touches it any more when this returns or raises.
+        """Stores the chunk. Borrows `memory_obj`: nothing touches it when this has returned or raised.
 
         Raises:
             InvalidKeyError, ReleasedObjectError, ForeignObjectError, ConnectorClosedError, StoreError and its
@@ -192,7 +196,7 @@ class ManagedConnector(RemoteConnector):
             await self._owner.run(self._runner.run, PUT, call, Load.of_put(1, memory_obj.get_size()))
 
     async def remove(self, key: Key) -> bool:
-        """Removes the key; whether it was there."""
+        """Removes the key. Returns whether it was there."""
         key_string(key)
 
         async def call() -> bool:
@@ -201,7 +205,7 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, REMOVE, call)
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """Removes keys; for each, whether it is gone now, whether or not it was there."""
+        """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
         wanted = await _checked_keys(keys)
 
         async def call() -> Flags:
@@ -213,9 +217,9 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load(len(wanted)))
 
     async def list(self) -> list[str]:
-        """Every key in the store, in no particular order. `scan` does not hold them all.
+        """Returns every key in the store, in no particular order. `scan` does not hold them all in memory.
 
-        A failure raises in both error modes: half a listing must not look like a whole one.
+        A failure raises in both error modes, because half a listing must not look like a whole one.
         """
 
         async def call() -> list[str]:
@@ -225,7 +229,10 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, LIST, call)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """Keys that start with `prefix`. Keys written or removed meanwhile may or may not appear; none twice."""
+        """Yields the keys that start with `prefix`, none twice. Keys written or removed meanwhile may be missing.
+
+        A failure raises in both error modes.
+        """
         names = self._wrapped.scan(prefix)
         seen: set[str] = set()
 
@@ -254,7 +261,7 @@ class ManagedConnector(RemoteConnector):
         return self._wrapped.support_ping()
 
     async def ping(self) -> int:
-        """0 when the store answers; a failure raises. Asks the store also while the circuit breaker is open."""
+        """Returns 0 when the store answers. A failure raises. Asks the store also while the circuit breaker is open."""
 
         async def call() -> int:
             return int(await self._wrapped.ping())
@@ -290,7 +297,11 @@ class ManagedConnector(RemoteConnector):
         await self._owner.run(self._runner.run, WITHDRAW, call)
 
     async def announced(self) -> Documents:
-        """The documents of the workers that use the store, for `WorkerAnnouncement.decode`."""
+        """Returns the documents of the workers that use the store, for `WorkerAnnouncement.decode`.
+
+        Raises:
+            ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
+        """
 
         async def call() -> Documents:
             return await self._wrapped.announced()
@@ -298,7 +309,7 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, ANNOUNCED, call)
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
-        """`exists` for every key, in order."""
+        """Returns for every key, in order, whether the store holds it."""
         wanted = await _checked_keys(keys)
 
         async def call() -> Flags:
@@ -310,11 +321,14 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, BATCHED_EXISTS, call, Load(len(wanted)))
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
-        """How many of the first keys are there without a gap."""
+        """Returns how many keys there are before the first that the store does not hold."""
         return prefix_length(await self.batched_exists(keys))
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        """One slot per key, in order: the chunk with one reference for the caller, or None for a miss."""
+        """Returns one slot per key, in order: the chunk with one reference for the caller, or None for a miss.
+
+        When it raises, the caller holds nothing.
+        """
         wanted = await _checked_keys(keys)
 
         async def call() -> Slots:
@@ -325,7 +339,7 @@ class ManagedConnector(RemoteConnector):
         return await self._owner.run(self._runner.run, BATCHED_GET, call, load)
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
-        """The chunks up to the first miss, without holes. What lies behind it is released."""
+        """Returns the chunks before the first miss, and releases those behind it."""
         return hit_prefix(await self.batched_get(keys))
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
@@ -420,7 +434,7 @@ class ManagedConnector(RemoteConnector):
             state += f", breaker {self.breaker_state.value}"
         return f"<ManagedConnector {self._store} ({self._class_name}), {state}>"
 
-    # ------------------------------------------------------------------------------------------------- inside
+    # ------------------------------------------------------------------------------------------------ internal
 
     async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
         if self._batches_are_positional:
@@ -431,7 +445,7 @@ class ManagedConnector(RemoteConnector):
                 except BaseException:
                     release_all(found)
                     raise
-            # Some connectors drop the holes, and nobody can tell which keys are left. Ask for each by itself.
+            # Some connectors leave out misses, and nobody can tell which keys are left. Each is asked for by itself.
             release_all(found)
             self._batches_are_positional = False
             event(

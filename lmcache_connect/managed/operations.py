@@ -101,7 +101,7 @@ BATCHED_PUT: Final[Operation[None]] = Operation("batched_put", _nothing, is_bypa
 # A bypass drops no removal: what was to go away would still be there afterwards.
 REMOVE: Final[Operation[bool]] = Operation("remove", _false)
 BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false)
-# Half a listing must not look like a whole one, so a failure is no miss here.
+# Half a listing must not look like a whole one, so a failure here never becomes a miss.
 LIST: Final[Operation[list[str]]] = Operation("list")
 # A page of a scan cannot be repeated: a generator that raised is finished.
 SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable=False)

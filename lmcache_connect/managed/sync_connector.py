@@ -16,8 +16,13 @@ T = TypeVar("T")
 class SyncConnector:
     """Each call blocks its thread until the owning loop answers, `timeout` seconds at most.
 
-    Every method takes `timeout` in seconds (None: the setting `sync_timeout`) and raises, besides what its asynchronous
-    twin raises, `SyncTimeoutError`, and `SyncCallOnLoopError` on the owning loop's own thread.
+    Every method takes `timeout` in seconds. None is the setting `sync_timeout`. A method returns what the connector's
+    method of the same name returns.
+
+    Raises:
+        What the connector's method raises.
+        SyncTimeoutError: no answer in time. The operation was cancelled.
+        SyncCallOnLoopError: on the owning loop's own thread.
     """
 
     def __init__(self, connector: RemoteConnector, owner: LoopOwner, timeout: float) -> None:
@@ -50,7 +55,7 @@ class SyncConnector:
         return self._call("ping", timeout, self._connector.ping)
 
     def contains(self, keys: Sequence[Key], timeout: float | None = None) -> int:
-        """Returns how many of the first keys are there without a gap."""
+        """Returns how many keys there are before the first that the store does not hold."""
         return prefix_length(self.batched_exists(keys, timeout))
 
     def batched_exists(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[bool]:

@@ -10,7 +10,7 @@ import anyio
 
 
 async def wait_uncancelled(future: asyncio.Future[Any], timeout: float | None = None) -> None:
-    """Waits until `future` is done, for `timeout` seconds at most. None is no limit.
+    """Waits until `future` is done, for `timeout` seconds at most. Where it is None, there is no limit.
 
     Cancellations meanwhile are dropped: it is for a caller that handles one, and raises it afterwards. The shield keeps
     those of anyio's scopes away, which come again in every iteration of the loop. A native one goes through any shield.

@@ -57,7 +57,7 @@ def test_it_opens_after_as_many_failures_in_a_row_as_it_was_told(breaker: Circui
     assert not breaker.admit()
 
 
-def test_a_success_in_between_starts_the_count_anew(breaker: CircuitBreaker) -> None:
+def test_a_success_in_between_starts_the_count_again(breaker: CircuitBreaker) -> None:
     fail(breaker, 2)
     breaker.succeeded(admitted(breaker))
     assert breaker.failures == 0

@@ -44,7 +44,7 @@ class Holder:
                 self.holds = False
 
 
-async def settled() -> None:
+async def all_at_rest() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -78,59 +78,59 @@ async def test_an_error_inside_gives_the_bytes_back() -> None:
 async def test_who_comes_first_is_served_first() -> None:
     with unused_at_the_end() as budget:
         holders = [Holder(budget, 40) for _ in range(6)]
-        await settled()
+        await all_at_rest()
         for finished in range(6):
             held = [holder.holds for holder in holders]
             assert held == [finished <= index < finished + 2 for index in range(6)]
             assert budget.waiting == max(0, 4 - finished)
             holders[finished].done.set()
-            await settled()
+            await all_at_rest()
 
 
 @pytest.mark.asyncio
 async def test_a_small_request_does_not_overtake_a_large_one() -> None:
     with unused_at_the_end() as budget:
         first, large, small = Holder(budget, 60), None, None
-        await settled()
+        await all_at_rest()
         large = Holder(budget, 80)
-        await settled()
+        await all_at_rest()
         small = Holder(budget, 1)
-        await settled()
+        await all_at_rest()
         assert [first.holds, large.holds, small.holds] == [True, False, False]
         first.done.set()
-        await settled()
+        await all_at_rest()
         assert [large.holds, small.holds] == [True, True]
         for holder in (large, small):
             holder.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
 async def test_a_request_for_nothing_does_not_wait_behind_transfers() -> None:
     with unused_at_the_end() as budget:
         holders = [Holder(budget, nbytes) for nbytes in (100, 50, 0)]
-        await settled()
+        await all_at_rest()
         assert [holder.holds for holder in holders] == [True, False, True]
         assert (budget.used, budget.waiting) == (100, 1)
         for holder in holders:
             holder.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
 async def test_a_request_for_more_than_the_limit_gets_all_of_it_alone() -> None:
     with unused_at_the_end() as budget:
         small, huge, after = (Holder(budget, nbytes) for nbytes in (1, 10 * LIMIT, 1))
-        await settled()
+        await all_at_rest()
         assert [small.holds, huge.holds, after.holds] == [True, False, False]
         small.done.set()
-        await settled()
+        await all_at_rest()
         assert (huge.holds, after.holds, budget.used) == (True, False, LIMIT)
         huge.done.set()
-        await settled()
+        await all_at_rest()
         assert (after.holds, budget.used) == (True, 1)
         after.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
@@ -138,49 +138,49 @@ async def test_a_request_for_more_than_the_limit_gets_all_of_it_alone() -> None:
 async def test_a_cancelled_waiter_leaves_the_queue_intact(cancelled: int) -> None:
     with unused_at_the_end() as budget:
         first = Holder(budget, LIMIT)
-        await settled()
+        await all_at_rest()
         waiting = [Holder(budget, 60 - index) for index in range(4)]
-        await settled()
+        await all_at_rest()
         gone = waiting.pop(cancelled)
         gone.task.cancel()
-        await settled()
+        await all_at_rest()
         assert (gone.task.cancelled(), budget.used, budget.waiting) == (True, LIMIT, 3)
         first.done.set()
         for holder in waiting:
-            await settled()
+            await all_at_rest()
             assert holder.holds
             assert sum(other.holds for other in waiting) == 1
             holder.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
 async def test_a_large_waiter_that_is_cancelled_lets_the_ones_behind_it_pass() -> None:
     with unused_at_the_end() as budget:
         first, large, small = (Holder(budget, nbytes) for nbytes in (60, 80, 40))
-        await settled()
+        await all_at_rest()
         large.task.cancel()
-        await settled()
+        await all_at_rest()
         assert [first.holds, small.holds] == [True, True]
         for holder in (first, small):
             holder.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
 async def test_bytes_granted_to_one_who_is_cancelled_in_the_same_moment_go_to_the_next() -> None:
     with unused_at_the_end() as budget:
         first, second, third = (Holder(budget, LIMIT) for _ in range(3))
-        await settled()
+        await all_at_rest()
         first.done.set()
         while budget.waiting == 2:
             await asyncio.sleep(0)
         assert not second.holds  # granted, and not yet running
         second.task.cancel()
-        await settled()
+        await all_at_rest()
         assert (second.task.cancelled(), third.holds) == (True, True)
         third.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
@@ -188,7 +188,7 @@ async def test_one_who_is_cancelled_before_it_began_takes_nothing() -> None:
     with unused_at_the_end() as budget:
         holder = Holder(budget, LIMIT)
         holder.task.cancel()
-        await settled()
+        await all_at_rest()
         assert holder.task.cancelled()
 
 
@@ -196,26 +196,26 @@ async def test_one_who_is_cancelled_before_it_began_takes_nothing() -> None:
 async def test_one_who_is_cancelled_while_it_holds_gives_back() -> None:
     with unused_at_the_end() as budget:
         first, second = Holder(budget, LIMIT), Holder(budget, LIMIT)
-        await settled()
+        await all_at_rest()
         first.task.cancel()
-        await settled()
+        await all_at_rest()
         assert second.holds
         second.done.set()
-        await settled()
+        await all_at_rest()
 
 
 @pytest.mark.asyncio
 async def test_a_deadline_around_it_takes_nothing_away() -> None:
     with unused_at_the_end() as budget:
         first = Holder(budget, LIMIT)
-        await settled()
+        await all_at_rest()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 async with taken(budget, 1):
                     raise AssertionError
         assert budget.waiting == 0
         first.done.set()
-        await settled()
+        await all_at_rest()
 
 
 steps = st.lists(
@@ -257,7 +257,7 @@ def test_the_limit_is_never_exceeded_and_the_order_is_kept_whatever_happens(step
                 else:
                     holder.done.set()
             check()
-        await settled()
+        await all_at_rest()
         alive = [holder for holder in alive if not holder.task.done()]
         waiting = [not holder.holds for holder in alive if holder.nbytes]
         assert waiting == sorted(waiting), "somebody was overtaken"
