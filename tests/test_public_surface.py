@@ -212,7 +212,7 @@ def test_an_exception_carries_its_facts_as_fields_and_in_its_message(error: erro
     for name in parameters(type(error)):
         if name == "detail" and not hasattr(error, "detail"):
             continue  # an addition to the message alone
-        assert hasattr(error, name), f"{name} is no field"
+        assert hasattr(error, name), f"{name} is not a field"
         value = getattr(error, name)
         if isinstance(value, str) and name != "extra":
             assert value in str(error)
