@@ -4,13 +4,14 @@
 not: `install()` makes LMCache's import names give the classes in `shim`, so that a module that begins with
 `from lmcache.v1...` can be imported. A guest's object has an `original`, which is Connect's own object behind it.
 
-Importing this package imports neither torch nor LMCache. `foreign` finds the dialect of a guest by name; `engines`
-describes LMCache's chunks with `described`.
+Importing this package imports neither torch nor LMCache. `manager` imports it by name on first use, to install the names
+and to find the dialect of a guest. `engines` uses it to describe LMCache's chunks.
 """
 
 from __future__ import annotations
 
+from .dialects import find_dialect
 from .import_names import install, installed, is_installed, uninstall
 from .shapes import described
 
-__all__ = ["described", "install", "installed", "is_installed", "uninstall"]
+__all__ = ["described", "find_dialect", "install", "installed", "is_installed", "uninstall"]

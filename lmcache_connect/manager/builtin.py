@@ -57,5 +57,5 @@ def find_dialect(kind: type[Any], context: ConnectorContext) -> Dialect | None:
     """
     if "lmcache" not in sys.modules and _COMPAT not in sys.modules:
         return None
-    found: Dialect | None = import_module(f"{_COMPAT}.dialects").find_dialect(kind, context)
+    found: Dialect | None = import_module(_COMPAT).find_dialect(kind, context)
     return found

@@ -1,4 +1,4 @@
-"""`compat.install()`: LMCache's names come on request, are this toolkit's types, never shadow LMCache, and go again."""
+"""`compat.install()`: LMCache's names come on request, give Connect's types, and never shadow LMCache."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_tables_of_torch_know_every_dtype_by_lmcaches_name(names_in_its_plac
     assert utils.TORCH_DTYPE_TO_STR_DTYPE[torch.float16] == "half"
 
 
-def test_the_names_are_this_toolkits_own_types(names_in_its_place: None) -> None:
+def test_the_names_give_connects_own_types(names_in_its_place: None) -> None:
     utils = importlib.import_module("lmcache.utils")
     memory = importlib.import_module("lmcache.v1.memory_management")
     assert utils.CacheEngineKey is lmcache_connect.CacheEngineKey

@@ -1,4 +1,4 @@
-"""With LMCache installed, its own connectors run here as they are, on this toolkit's memory and keys."""
+"""With LMCache installed, its own connectors run here as they are, on the arena."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MODEL = CacheMetadata("org/model", 2, 1, "bfloat16", (4, 2, 16, 2, 8), chunk_siz
 BY_URL = (
     "external://h:0/lmcache.v1.storage_backend.connector.redis_connector/?connector_name=RESPConnector&num_threads=1"
 )
-PLUGIN = "remote_storage_plugin.theirs"
+PLUGIN = "remote_storage_plugin.lmcache"
 KEYS: list[Key] = [
     CacheEngineKey("org/model", 2, 1, 0xAB, "bfloat16", {"lmcache.tag.tenant": "a"}),
     LayerCacheEngineKey("org/model", 2, 1, b"\x00\xff", "half", None, 3),
@@ -56,13 +56,13 @@ KEYS: list[Key] = [
 ]
 
 
-def theirs() -> ConnectorConfig:
+def lmcache_adapter() -> ConnectorConfig:
     """The configuration that makes LMCache's own adapter a plug-in."""
     extra = {
         f"{PLUGIN}.module_path": "lmcache.v1.storage_backend.connector.redis_adapter",
         f"{PLUGIN}.class_name": "RedisConnectorAdapter",
     }
-    return ConnectorConfig.load(remote_storage_plugins=["theirs"], extra_config=extra)
+    return ConnectorConfig.load(remote_storage_plugins=["lmcache"], extra_config=extra)
 
 
 @pytest_asyncio.fixture
@@ -85,7 +85,7 @@ async def on(backend: LocalCPUBackend, url: str, config: ConnectorConfig) -> Asy
 async def test_lmcaches_redis_connector_puts_and_gets_through_the_manager(
     backend: LocalCPUBackend, valkey_url: str, valkey_server: StoreServer
 ) -> None:
-    async for connector in on(backend, valkey_url, theirs()):
+    async for connector in on(backend, valkey_url, lmcache_adapter()):
         for key in KEYS:
             name = key if isinstance(key, str) else key.to_string()
             assert not await connector.exists(key)
@@ -111,7 +111,7 @@ async def test_lmcaches_redis_connector_puts_and_gets_through_the_manager(
 async def test_chunks_of_every_format_keep_their_shapes_dtypes_and_format(
     backend: LocalCPUBackend, valkey_url: str
 ) -> None:
-    async for connector in on(backend, valkey_url, theirs()):
+    async for connector in on(backend, valkey_url, lmcache_adapter()):
         for shape, dtype, fmt in (
             ((2, 4, 16, 16), "bfloat16", MemoryFormat.KV_2LTD),
             ((2, 4, 5, 16), "fp8_e5m2", MemoryFormat.KV_2LTD),
@@ -131,11 +131,11 @@ async def test_chunks_of_every_format_keep_their_shapes_dtypes_and_format(
                     assert found.byte_array == obj.byte_array
 
 
-async def test_one_store_is_shared_with_this_toolkits_own_connector(backend: LocalCPUBackend, valkey_url: str) -> None:
+async def test_one_store_is_shared_with_connects_own_connector(backend: LocalCPUBackend, valkey_url: str) -> None:
     async with ConnectorManager(f"{valkey_url}?layout=lmcache", local_cpu_backend=backend) as manager:
-        ours = manager.create_connector()
-        async for connector in on(backend, valkey_url, theirs()):
-            for writer, reader in ((connector, ours), (ours, connector)):
+        own = manager.create_connector()
+        async for connector in on(backend, valkey_url, lmcache_adapter()):
+            for writer, reader in ((connector, own), (own, connector)):
                 key = CacheEngineKey("org/model", 1, 0, id(writer), "bfloat16")
                 obj = backend.allocate((2, 4, 16, 16), "bfloat16")
                 assert obj is not None
@@ -153,7 +153,7 @@ async def test_callers_who_give_up_kill_no_worker_of_lmcaches(
     backend: LocalCPUBackend, valkey_server: StoreServer
 ) -> None:
     valkey_server.flush()
-    async for connector in on(backend, valkey_server.url(), theirs()):
+    async for connector in on(backend, valkey_server.url(), lmcache_adapter()):
         with chunk(backend, "k", 4096) as obj:
             await connector.put("k", obj)
         with valkey_server.client() as client:
@@ -170,13 +170,13 @@ async def test_callers_who_give_up_kill_no_worker_of_lmcaches(
 async def test_a_connector_of_lmcaches_that_needs_the_model_says_so_where_the_manager_knows_none(
     backend: LocalCPUBackend, valkey_url: str
 ) -> None:
-    async with ConnectorManager(local_cpu_backend=backend, config=theirs()) as manager:
+    async with ConnectorManager(local_cpu_backend=backend, config=lmcache_adapter()) as manager:
         with pytest.raises(InvalidArgumentError, match="metadata=CacheMetadata"):
             await manager.open_connector(valkey_url)
         with pytest.raises(PluginConstructionError, match="metadata=CacheMetadata"):
             await manager.open_connector(BY_URL)
         # One that does not ask is made all the same.
-        await manager.open_connector("external://h:0/tests.compat.strangers.careless/?connector_name=NoSuper")
+        await manager.open_connector("external://h:0/tests.compat.guests.careless/?connector_name=NoSuper")
 
 
 async def test_a_key_of_lmcaches_names_the_same_chunk() -> None:
@@ -199,7 +199,7 @@ async def test_keys_of_lmcaches_are_taken_as_they_are(backend: LocalCPUBackend, 
     from lmcache.utils import CacheEngineKey as TheirKey
 
     key: Any = TheirKey("org/model", 1, 0, 0xAB, torch.bfloat16, {"lmcache.tag.a": "b"})
-    async for connector in on(backend, valkey_url, theirs()):
+    async for connector in on(backend, valkey_url, lmcache_adapter()):
         with chunk(backend, key.to_string(), 4096) as obj:
             await connector.put(key, obj)
         assert holds(await connector.get("org/model@1@0@ab@bfloat16@a%b"), key.to_string())
@@ -253,7 +253,7 @@ def lmcache_format(fmt: Any) -> MemoryFormat:
 
 
 async def test_an_object_of_memory_elsewhere_becomes_a_chunk_of_the_backend(backend: LocalCPUBackend) -> None:
-    url = "external://h:0/tests.compat.strangers.full_chunks/?connector_name=Buffers"
+    url = "external://h:0/tests.compat.guests.full_chunks/?connector_name=Buffers"
     async with ConnectorManager(local_cpu_backend=backend, metadata=MODEL) as manager:
         connector = await manager.open_connector(url)
         with chunk(backend, "k", 4096) as obj:
@@ -272,7 +272,7 @@ async def test_lmcache_itself_is_not_shadowed() -> None:
 
 
 class TestLMCachesRedisConnector(ConnectorConformance):
-    """LMCache's own connector, held to the rules of this toolkit."""
+    """LMCache's own connector, held to the rules of the suite."""
 
     metadata = MODEL
     capabilities = Capabilities(shared=True, dtypes=REMOTE_DTYPES)
@@ -282,7 +282,7 @@ class TestLMCachesRedisConnector(ConnectorConformance):
         return valkey_url
 
     def config(self) -> ConnectorConfig:
-        given = theirs()
+        given = lmcache_adapter()
         return (
             super()
             .config()

@@ -1,4 +1,4 @@
-"""Connectors that were written for LMCache keep every rule of this toolkit, whichever way they were loaded."""
+"""Connectors that were written for LMCache keep every rule of the suite, whichever way they were loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmcache_connect.testing import Capabilities, ConnectorConformance
 from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect.testing.subject import Subject, rule
 
-STRANGERS = "tests.compat.strangers"
+GUESTS = "tests.compat.guests"
 MODEL = CacheMetadata("org/model", 2, 1, "bfloat16", (4, 2, 16, 2, 8), chunk_size=16)
 
 
@@ -35,7 +35,7 @@ class OnAServer(ConnectorConformance):
 class TestByURL(OnAServer):
     @pytest.fixture
     def store_url(self) -> str:
-        return f"external://{self.address}/{STRANGERS}.redis_store/?connector_name=MyStoreConnector"
+        return f"external://{self.address}/{GUESTS}.redis_store/?connector_name=MyStoreConnector"
 
 
 class TestByConfiguration(OnAServer):
@@ -43,7 +43,7 @@ class TestByConfiguration(OnAServer):
 
     def config(self) -> ConnectorConfig:
         extra = {
-            "remote_storage_plugin.mystore.module_path": f"{STRANGERS}.redis_store",
+            "remote_storage_plugin.mystore.module_path": f"{GUESTS}.redis_store",
             "remote_storage_plugin.mystore.class_name": "MyStoreConnector",
             "remote_storage_plugin.mystore.address": f"redis://{self.address}",
         }
@@ -53,7 +53,7 @@ class TestByConfiguration(OnAServer):
 class TestByItsAdapter(OnAServer):
     @pytest.fixture
     def store_url(self) -> str:
-        from .strangers.redis_store import MyStoreConnectorAdapter
+        from .guests.redis_store import MyStoreConnectorAdapter
 
         self.adapters = (MyStoreConnectorAdapter,)
         return f"mystore://{self.address}"
@@ -61,11 +61,11 @@ class TestByItsAdapter(OnAServer):
 
 @pytest.mark.usefixtures("lmcache_names")
 class TestADuck(ConnectorConformance):
-    url = f"external://host:0/{STRANGERS}.duck/?connector_name=Duck"
+    url = f"external://host:0/{GUESTS}.duck/?connector_name=Duck"
     capabilities = Capabilities()
 
 
 @pytest.mark.usefixtures("lmcache_names")
 class TestOneThatNeverCallsItsBase(ConnectorConformance):
-    url = f"external://host:0/{STRANGERS}.careless/?connector_name=Compacting"
+    url = f"external://host:0/{GUESTS}.careless/?connector_name=Compacting"
     capabilities = Capabilities()

@@ -39,7 +39,7 @@ from ..adapters.lmcache_connect_redis.chunks import chunk, holds
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("lmcache_names")]
 
-STRANGERS = "tests.compat.strangers"
+GUESTS = "tests.compat.guests"
 MODEL = CacheMetadata("org/model", 2, 1, "bfloat16", (4, 2, 16, 2, 8), chunk_size=16)
 KEYS: list[Key] = [
     CacheEngineKey("org/model", 2, 1, 0xAB, "bfloat16", {"lmcache.tag.tenant": "a"}),
@@ -60,7 +60,7 @@ async def backend() -> AsyncIterator[LocalCPUBackend]:
 
 def config(**settings: Any) -> ConnectorConfig:
     extra = settings.pop("extra_config", {}) | {
-        "remote_storage_plugin.mystore.module_path": f"{STRANGERS}.redis_store",
+        "remote_storage_plugin.mystore.module_path": f"{GUESTS}.redis_store",
         "remote_storage_plugin.mystore.class_name": "MyStoreConnectorAdapter",
     }
     return ConnectorConfig.load(extra_config=extra, **settings)
@@ -71,7 +71,7 @@ def manager_for(backend: LocalCPUBackend, settings: ConnectorConfig | None = Non
 
 
 async def external(manager: ConnectorManager, module: str, name: str) -> tuple[ManagedConnector, Any]:
-    connector = await manager.open_connector(f"external://h:0/{STRANGERS}.{module}/?connector_name={name}")
+    connector = await manager.open_connector(f"external://h:0/{GUESTS}.{module}/?connector_name={name}")
     assert isinstance(connector.wrapped, ForeignConnector)
     return connector, connector.wrapped.foreign
 
@@ -95,9 +95,9 @@ async def works(connector: ManagedConnector, backend: LocalCPUBackend, keys: lis
 
 
 async def ways(manager: ConnectorManager, address: str, server: StoreServer) -> AsyncIterator[ManagedConnector]:
-    from .strangers.redis_store import MyStoreConnectorAdapter
+    from .guests.redis_store import MyStoreConnectorAdapter
 
-    yield await manager.open_connector(f"external://{address}/{STRANGERS}.redis_store/?connector_name=MyStoreConnector")
+    yield await manager.open_connector(f"external://{address}/{GUESTS}.redis_store/?connector_name=MyStoreConnector")
     server.flush()
     yield await manager.open_connector("plugin://mystore.one")
     server.flush()
@@ -118,7 +118,7 @@ async def test_a_whole_connector_works_on_a_real_server_each_way_it_can_be_loade
         remote_storage_plugins=["mystore.one", "mystore"],
         extra_config={
             "remote_storage_plugin.mystore.one.address": f"redis://{address}",
-            "remote_storage_plugin.mystore.one.module_path": f"{STRANGERS}.redis_store",
+            "remote_storage_plugin.mystore.one.module_path": f"{GUESTS}.redis_store",
             "remote_storage_plugin.mystore.one.class_name": "MyStoreConnector",
         },
     )
@@ -143,7 +143,7 @@ async def test_chunks_of_every_format_keep_their_shapes_dtypes_and_format(
 ) -> None:
     valkey_server.flush()
     address = valkey_server.url().removeprefix("redis://").partition("/")[0]
-    url = f"external://{address}/{STRANGERS}.redis_store/?connector_name=MyStoreConnector"
+    url = f"external://{address}/{GUESTS}.redis_store/?connector_name=MyStoreConnector"
     async with manager_for(backend) as manager:
         connector = await manager.open_connector(url)
         cases: list[tuple[list[tuple[int, ...]], list[str], MemoryFormat]] = [
@@ -171,7 +171,7 @@ async def test_chunks_of_every_format_keep_their_shapes_dtypes_and_format(
 async def test_an_adapter_answers_for_every_url_that_it_says_it_can_parse(
     backend: LocalCPUBackend, valkey_server: StoreServer
 ) -> None:
-    from .strangers.redis_store import MyStoreConnectorAdapter, PluginOnlyAdapter
+    from .guests.redis_store import MyStoreConnectorAdapter, PluginOnlyAdapter
 
     valkey_server.flush()
     address = valkey_server.url().removeprefix("redis://").partition("/")[0]
@@ -182,7 +182,7 @@ async def test_an_adapter_answers_for_every_url_that_it_says_it_can_parse(
         manager.register(MyStoreConnectorAdapter())
         await works(await manager.open_connector(f"yourstore://{address}"), backend)
         with pytest.raises(UnknownSchemeError):
-            await manager.open_connector(f"theirstore://{address}")
+            await manager.open_connector(f"anotherstore://{address}")
         with pytest.raises(DuplicateSchemeError):
             manager.register(MyStoreConnectorAdapter)
 
@@ -190,7 +190,7 @@ async def test_an_adapter_answers_for_every_url_that_it_says_it_can_parse(
 async def test_an_adapter_can_be_registered_for_the_whole_process(
     backend: LocalCPUBackend, valkey_server: StoreServer
 ) -> None:
-    from .strangers.redis_store import MyStoreConnectorAdapter
+    from .guests.redis_store import MyStoreConnectorAdapter
 
     valkey_server.flush()
     register_adapter(MyStoreConnectorAdapter)
@@ -205,9 +205,9 @@ async def test_a_class_and_an_adapter_that_derive_from_nothing_do(backend: Local
     settings = ConnectorConfig.load(
         remote_storage_plugins=["duck", "plain"],
         extra_config={
-            "remote_storage_plugin.duck.module_path": f"{STRANGERS}.duck",
+            "remote_storage_plugin.duck.module_path": f"{GUESTS}.duck",
             "remote_storage_plugin.duck.class_name": "DuckAdapter",
-            "remote_storage_plugin.plain.module_path": f"{STRANGERS}.duck",
+            "remote_storage_plugin.plain.module_path": f"{GUESTS}.duck",
             "remote_storage_plugin.plain.class_name": "Duck",
         },
     )
@@ -221,7 +221,7 @@ async def test_a_class_and_an_adapter_that_derive_from_nothing_do(backend: Local
 
 
 @pytest.mark.usefixtures("names_in_its_place")
-async def test_one_that_wraps_what_lmcaches_own_function_makes_reaches_a_connector_of_this_toolkit(
+async def test_one_that_wraps_what_lmcaches_own_function_makes_reaches_a_managed_connector(
     backend: LocalCPUBackend,
 ) -> None:
     settings = ConnectorConfig.load(extra_config={"inner": "memory://inner"})
@@ -239,9 +239,9 @@ async def test_one_that_wraps_what_lmcaches_own_function_makes_reaches_a_connect
 @pytest.mark.parametrize("name", ["NoSuper", "Unlisted", "Keeper", "Compacting", "Holes"])
 async def test_carelessness_does_no_harm(backend: LocalCPUBackend, name: str) -> None:
     async with manager_for(backend) as manager:
-        connector, stranger = await external(manager, "careless", name)
+        connector, guest = await external(manager, "careless", name)
         await works(connector, backend)
-        assert not any(obj.is_valid() for obj in stranger.kept)
+        assert not any(obj.is_valid() for obj in guest.kept)
         found = await connector.batched_get(["missing", KEYS[3], "gone", KEYS[0]])
         assert [obj is not None for obj in found] == [False, True, False, True]
         assert holds(found[1], "any other name")
@@ -341,10 +341,10 @@ async def test_classes_that_were_loaded_go_on_working_when_the_names_are_gone(ba
         compat.install()
 
 
-async def test_a_failure_of_a_stranger_is_typed_and_names_it(backend: LocalCPUBackend) -> None:
+async def test_a_failure_of_a_guest_is_typed_and_names_it(backend: LocalCPUBackend) -> None:
     async with manager_for(backend) as manager:
-        connector, stranger = await external(manager, "careless", "NoSuper")
-        stranger.stored = None
+        connector, guest = await external(manager, "careless", "NoSuper")
+        guest.stored = None
         with pytest.raises(ConnectorFailureError, match=r"NoSuper\.get raised AttributeError"):
             await connector.get("k")
-        stranger.stored = {}
+        guest.stored = {}
