@@ -134,21 +134,21 @@ class Room:
         self._awaited = 0
         self._spare: list[MemoryObj] = []
 
-    async def make(self, connection: Closable, metadata: ChunkMetadata, expected: int = 1) -> MemoryObj:
-        """Returns memory for a chunk whose payload is on the wire, with one reference.
+    async def make(self, connection: Closable, metadata: ChunkMetadata) -> MemoryObj:
+        """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
 
         The reference is the caller's if the attempt succeeds. If it fails, `release` gives it back.
         If this raises, there is no place for the payload, and `connection` has been closed.
-
-        `expected`: how many chunks of the same metadata object will come, this one included. Room for some of them is
-        made at the same time, where there is some.
 
         Raises:
             NoRoomError: there is no room now, and the get is not first in line.
             ArenaExhaustedError: the batch does not fit into the arena, so waiting would not help.
             AllocationTimeoutError: nobody released enough room within `allocate_timeout` seconds.
         """
-        obj = self._make_now(metadata, expected)
+        obj = self._backend.allocate_chunk(metadata)
+        if obj is None and self._spare:
+            self.release_spare()
+            obj = self._backend.allocate_chunk(metadata)
         if obj is None:
             try:
                 self._check_that_waiting_helps(metadata.nbytes)
@@ -159,20 +159,24 @@ class Room:
         self._made.append(obj)
         return obj
 
-    def _make_now(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
-        if self._spare and self._spare[-1].metadata is metadata:
-            return self._spare.pop()
-        obj = self._backend.allocate_chunk(metadata)
-        if obj is None and self._spare:
+    def make_now(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
+        """Returns memory for a chunk, as `make` does, or None if there is no room now.
+
+        `expected`: how many chunks of the same metadata object will come, this one included. Room for some of them is
+        made at the same time.
+        """
+        spare = self._spare
+        if not spare or spare[-1].metadata is not metadata:
             self.release_spare()
-            obj = self._backend.allocate_chunk(metadata)
-        if obj is not None and expected > 1:
-            self.release_spare()
-            for _ in range(min(expected, _AT_A_TIME) - 1):
-                spare = self._backend.allocate_chunk(metadata, eviction=False)
-                if spare is None:
+            for _ in range(min(expected, _AT_A_TIME)):
+                made = self._backend.allocate_chunk(metadata, eviction=not spare)
+                if made is None:
                     break
-                self._spare.append(spare)
+                spare.append(made)
+            if not spare:
+                return None
+        obj = spare.pop()
+        self._made.append(obj)
         return obj
 
     def release_spare(self) -> None:

@@ -197,33 +197,36 @@ async def test_a_get_waits_in_line_for_as_long_as_the_settings_say(
 async def test_room_for_expected_chunks_is_made_at_once_and_serves_a_chunk_of_another_kind_when_the_arena_is_full(
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
-    async def attempt(place: PlaceInLine) -> list[MemoryObj]:
+    async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
         room = place.room()
-        first = await room.make(FakeConnection(), mebibyte, expected=9)
+        first = room.make_now(mebibyte, expected=9)
         assert backend.statistics().live_objects == 4
-        second = await room.make(FakeConnection(), replace(mebibyte))
+        second = await room.make(FakeConnection(), mebibyte)
         assert backend.statistics().live_objects == 2
-        third = await room.make(FakeConnection(), mebibyte, expected=2)
+        third = room.make_now(mebibyte, expected=9)
         assert backend.statistics().live_objects == 4
-        fourth = await room.make(FakeConnection(), mebibyte)
+        fourth = room.make_now(mebibyte, expected=1)
         assert backend.statistics().live_objects == 4
-        fourth.ref_count_down()
-        return [first, second, third]
+        assert None not in (first, second, third, fourth)
+        assert room.make_now(mebibyte, expected=1) is None
+        return [first, second, third, fourth]
 
-    release_all(list(await RoomLine(backend, LONG).serve(attempt)))
+    release_all(await RoomLine(backend, LONG).serve(attempt))
 
 
-async def test_room_for_chunks_that_do_not_come_is_released(backend: LocalCPUBackend, mebibyte: ChunkMetadata) -> None:
-    async def attempt(place: PlaceInLine) -> MemoryObj:
+async def test_room_that_is_made_for_chunks_of_another_kind_is_released_first(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
         room = place.room()
-        obj = await room.make(FakeConnection(), mebibyte, expected=3)
+        first = room.make_now(mebibyte, expected=4)
+        second = room.make_now(replace(mebibyte), expected=2)
         assert backend.statistics().live_objects == 3
         room.release_spare()
-        return obj
+        assert backend.statistics().live_objects == 2
+        return [first, second]
 
-    obj = await RoomLine(backend, LONG).serve(attempt)
-    assert backend.statistics().live_objects == 1
-    obj.ref_count_down()
+    release_all(await RoomLine(backend, LONG).serve(attempt))
 
 
 async def test_a_failed_attempt_releases_all_of_its_room_but_what_its_receiver_has_released(
@@ -232,7 +235,7 @@ async def test_a_failed_attempt_releases_all_of_its_room_but_what_its_receiver_h
     async def attempt(place: PlaceInLine) -> None:
         room = place.room()
         corrupt = await room.make(FakeConnection(), mebibyte)
-        await room.make(FakeConnection(), mebibyte, expected=2)
+        assert room.make_now(mebibyte, expected=2) is not None
         corrupt.ref_count_down()
         room.release()
         room.release()

@@ -12,7 +12,7 @@ from lmcache_connect.streaming import Arrivals, Equipment
 from ...fetch_pipeline import FetchPipeline
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
-from .records import RecordIO, StripedChunk
+from .record_reader import RecordReader, StripedChunk
 
 _HEAD_TRIES: Final = 3
 """How often a head is read because its parts were replaced while they were being read."""
@@ -25,10 +25,10 @@ class Fetching(FetchPipeline[_Ask]):
     """Whole chunks by their slots, and the parts of those whose head says that they are striped."""
 
     def __init__(
-        self, equipment: Equipment[Connection], records: RecordIO, names: Sequence[str], arrivals: Arrivals
+        self, equipment: Equipment[Connection], reader: RecordReader, names: Sequence[str], arrivals: Arrivals
     ) -> None:
         super().__init__(equipment, arrivals)
-        self._records = records
+        self._reader = reader
         self._names = names
         self._slots = deque(range(len(names)))
         self._parts: deque[_Part] = deque()
@@ -53,7 +53,7 @@ class Fetching(FetchPipeline[_Ask]):
 
     async def _take_value(self, connection: Connection, slot: int, outstanding: int) -> int:
         try:
-            got = await self._records.receive(connection, self._names[slot], self.arrivals.room, outstanding)
+            got = await self._reader.receive(connection, self._names[slot], self.arrivals.room, outstanding)
         except CorruptRecordError as error:
             self.arrivals.corrupt[slot] = error
             return 0
@@ -71,7 +71,7 @@ class Fetching(FetchPipeline[_Ask]):
     async def _take_part(self, connection: Connection, part: _Part) -> int:
         chunk, index, slot = part
         try:
-            if not await self._records.receive_part(connection, chunk, index):
+            if not await self._reader.receive_part(connection, chunk, index):
                 chunk.is_missing_parts = True
         except CorruptRecordError as error:
             chunk.failure = chunk.failure or error

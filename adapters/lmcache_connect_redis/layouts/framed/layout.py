@@ -15,7 +15,8 @@ from ...protocol.replies import encode_command
 from ...store_pipeline import StoreRequest
 from ..layout import Layout
 from .fetching import Fetching
-from .records import RecordIO
+from .record_reader import RecordReader
+from .record_writer import RecordWriter
 from .storing import put_requests
 
 
@@ -25,7 +26,8 @@ class FramedLayout(Layout):
     keys_each: ClassVar[int] = 1
 
     def __init__(self, store: str, options: RedisOptions) -> None:
-        self._records = RecordIO(store, options)
+        self._writer = RecordWriter(store, options)
+        self._reader = RecordReader(options)
         self._stripe = options.stripe
 
     def encode_exists(self, names: Sequence[bytes]) -> bytes:
@@ -34,7 +36,7 @@ class FramedLayout(Layout):
     async def remove(self, connection: Connection, name: str) -> bool:
         glance = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
         await connection.send(glance + encode_command(b"UNLINK", name.encode()), replies=2)
-        plan = await self._records.read_replaced(connection)
+        plan = await self._writer.read_replaced(connection)
         was_there = await connection.read_integer() > 0
         if plan is not None:
             parts = plan.part_names(name)
@@ -52,11 +54,11 @@ class FramedLayout(Layout):
         return None if is_part_name(key) else key
 
     def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Fetching:
-        return Fetching(equipment, self._records, names, arrivals)
+        return Fetching(equipment, self._reader, names, arrivals)
 
     def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
         return [
             request
             for name, obj in zip(names, objs, strict=True)
-            for request in put_requests(self._records, name, obj, self._stripe)
+            for request in put_requests(self._writer, name, obj, self._stripe)
         ]

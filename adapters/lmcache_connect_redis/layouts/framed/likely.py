@@ -1,56 +1,70 @@
-"""`LikelyHeader`: a short way to the header of a record that is like the one before it.
+"""`LikelyRecords`: the short way to a record that is like the one before it.
 
-The records of a batch have the same size, shape and dtype, as a rule. Their headers then differ in the key's digest and
-in the checksum alone. So the header of the last whole record serves as a pattern: a header that fits it, has the
-digest of the expected key and a right checksum says what the pattern says, and need not be decoded. Nothing is taken
-for granted: a header that does not fit is decoded the long way, which finds out what is wrong with it.
+The whole records of a batch have the same size, shape and dtype, as a rule. Their headers then differ in the key's
+digest and in the header's checksum alone. So the header of the last record serves as a pattern. A header that fits it,
+has the digest of the expected key and a right checksum says what the pattern says. It is not decoded, and room is made
+for several chunks at once. That makes gets of 128 KiB chunks in a thread a tenth to a fifth faster.
+
+Nothing is taken for granted. A reply that is different in any way is left alone: the long way (`record_reader.py`)
+takes it, and finds out what it is.
 """
 
 from __future__ import annotations
 
 import zlib
 
+from lmcache_connect import MemoryObj
 from lmcache_connect.record import CRC_BYTES, DIGEST, FrameHeader, key_digest
+from lmcache_connect.streaming import Room
 
 from ...protocol.connection import Connection
 
+_DIGEST_BYTES = DIGEST.stop - DIGEST.start
 
-class LikelyHeader:
-    """Remembers the last whole record's header, and takes one like it from a connection."""
+
+class LikelyRecords:
+    """Remembers how the last whole record began, and recognises one that begins like it."""
 
     def __init__(self) -> None:
         self._header: FrameHeader | None = None
-        self._start = b""  # the reply's line, and the header up to the digest
-        self._end = b""  # the header from behind the digest to the checksum
-        self._nbytes = 0
         self._line_bytes = 0
+        self._start = b""  # the reply's line, and the header up to the digest
+        self._rest = b""  # the header behind the digest, up to the checksum
+        self._nbytes = 0  # of line and header
 
     def remember(self, size: int, header: FrameHeader, encoded: memoryview) -> None:
-        """Makes the header of a whole record the pattern. `size` is the record's, `encoded` starts with the header."""
+        """Makes a whole record the pattern. `size` is the record's, and `encoded` begins with its header."""
         line = b"$%d\r\n" % size
-        self._start = line + bytes(encoded[: DIGEST.start])
-        self._end = bytes(encoded[DIGEST.stop : header.length - CRC_BYTES])
         self._line_bytes = len(line)
+        self._start = line + bytes(encoded[: DIGEST.start])
+        self._rest = bytes(encoded[DIGEST.stop : header.length - CRC_BYTES])
         self._nbytes = len(line) + header.length
-        self._header = header
+        self._header = header if header.payload_length else None
 
-    def take(self, connection: Connection, name: str) -> FrameHeader | None:
-        """Takes the next reply's line and the header of the record of `name`.
+    def take_header(
+        self, connection: Connection, name: str, room: Room, outstanding: int
+    ) -> tuple[FrameHeader, MemoryObj] | None:
+        """Takes the beginning of the next reply if it is the record of `name` and like the last one.
 
-        Returns None and takes nothing if they have not all arrived, or if anything about them is different.
+        Returns the header, and memory for the chunk. Returns None and takes nothing if the reply is different or has
+        not begun to arrive, or if there is no room now. `outstanding`: replies that are expected, this one included.
         """
-        stream = connection.stream
-        if self._header is None or stream.buffered < self._nbytes:
+        header, stream = self._header, connection.stream
+        if header is None or stream.buffered < self._nbytes:
             return None
-        head = bytes(stream.buffered_view()[: self._nbytes])
-        digest = len(self._start)
-        after = digest + DIGEST.stop - DIGEST.start
-        if not (
-            head.startswith(self._start)
-            and head[digest:after] == key_digest(name)
-            and head.endswith(self._end, after, -CRC_BYTES)
-            and zlib.crc32(head[self._line_bytes : -CRC_BYTES]) == int.from_bytes(head[-CRC_BYTES:], "little")
-        ):
+        if not self._fits(bytes(stream.buffered_view()[: self._nbytes]), name):
+            return None
+        obj = room.make_now(header.metadata, outstanding)
+        if obj is None:
             return None
         stream.take(self._nbytes)
-        return self._header
+        return header, obj
+
+    def _fits(self, head: bytes, name: str) -> bool:
+        digest = len(self._start)
+        return (
+            head.startswith(self._start)
+            and head[digest : digest + _DIGEST_BYTES] == key_digest(name)
+            and head.endswith(self._rest, digest + _DIGEST_BYTES, -CRC_BYTES)
+            and zlib.crc32(head[self._line_bytes : -CRC_BYTES]) == int.from_bytes(head[-CRC_BYTES:], "little")
+        )

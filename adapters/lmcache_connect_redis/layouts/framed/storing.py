@@ -11,10 +11,10 @@ from lmcache_connect.record import StripePlan
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
 from ...store_pipeline import Names, StoreRequest
-from .records import RecordIO
+from .record_writer import RecordWriter
 
 
-def put_requests(records: RecordIO, name: str, obj: MemoryObj, stripe_size: int) -> Sequence[StoreRequest]:
+def put_requests(writer: RecordWriter, name: str, obj: MemoryObj, stripe_size: int) -> Sequence[StoreRequest]:
     """Returns the requests that put one chunk: one, or one for each of its parts.
 
     Raises:
@@ -22,27 +22,27 @@ def put_requests(records: RecordIO, name: str, obj: MemoryObj, stripe_size: int)
     """
     nbytes = obj.get_size()
     if not stripe_size or nbytes <= stripe_size:
-        records.check_size(name, obj)
-        return [_WholePut(records, name, obj)]
-    head = _HeadPut(records, name, obj, StripePlan(nbytes, stripe_size, randbits(63) + 1))
-    return [_PartPut(records, head, index) for index in range(1, head.plan.parts + 1)]
+        writer.check_size(name, obj)
+        return [_WholePut(writer, name, obj)]
+    head = _HeadPut(writer, name, obj, StripePlan(nbytes, stripe_size, randbits(63) + 1))
+    return [_PartPut(writer, head, index) for index in range(1, head.plan.parts + 1)]
 
 
 class _WholePut(StoreRequest):
     """A chunk as one record."""
 
-    def __init__(self, records: RecordIO, name: str, obj: MemoryObj) -> None:
-        self._records = records
+    def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj) -> None:
+        self._writer = writer
         self._name = name
         self._obj = obj
 
     async def send(self, connection: Connection) -> int:
-        await self._records.send_whole(connection, self._name, self._obj)
+        await self._writer.send_whole(connection, self._name, self._obj)
         return self._obj.get_size()
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         try:
-            replaced = await self._records.read_replaced(connection)
+            replaced = await self._writer.read_replaced(connection)
         except StoreError:
             await connection.read_status()  # refused as well, probably: both replies must be read
             raise
@@ -53,8 +53,8 @@ class _WholePut(StoreRequest):
 class _PartPut(StoreRequest):
     """A part of a striped chunk. Every part must stand before the head is written."""
 
-    def __init__(self, records: RecordIO, head: _HeadPut, index: int) -> None:
-        self._records = records
+    def __init__(self, writer: RecordWriter, head: _HeadPut, index: int) -> None:
+        self._writer = writer
         self._head = head
         self._index = index
         self._is_begun = False
@@ -62,7 +62,7 @@ class _PartPut(StoreRequest):
     async def send(self, connection: Connection) -> int:
         self._is_begun = True
         head = self._head
-        await self._records.send_part(connection, head.name, head.obj, head.plan, self._index)
+        await self._writer.send_part(connection, head.name, head.obj, head.plan, self._index)
         start, end = head.plan.bounds(self._index)
         return end - start
 
@@ -79,8 +79,8 @@ class _PartPut(StoreRequest):
 class _HeadPut(StoreRequest):
     """The head of a striped chunk, which commits the chunk. If a put fails before, the chunk was not stored."""
 
-    def __init__(self, records: RecordIO, name: str, obj: MemoryObj, plan: StripePlan) -> None:
-        self._records = records
+    def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj, plan: StripePlan) -> None:
+        self._writer = writer
         self.name = name
         self.obj = obj
         self.plan = plan
@@ -89,12 +89,12 @@ class _HeadPut(StoreRequest):
 
     async def send(self, connection: Connection) -> int:
         self.is_begun = True
-        await self._records.send_head(connection, self.name, self.obj, self.plan)
+        await self._writer.send_head(connection, self.name, self.obj, self.plan)
         return 0
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        replaced = await self._records.read_replaced(connection)
-        return _tidying(self.name, replaced, self.plan, keeps_parts=self._records.keeps_parts)
+        replaced = await self._writer.read_replaced(connection)
+        return _tidying(self.name, replaced, self.plan, keeps_parts=self._writer.keeps_parts)
 
 
 class _Tidying(StoreRequest):
