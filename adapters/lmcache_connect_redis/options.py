@@ -105,7 +105,7 @@ def database(url: RemoteURL, options: RedisOptions) -> int:
     """The database number of a URL.
 
     Raises:
-        InvalidURLError: the path is no number, or contradicts the option.
+        InvalidURLError: the path is not a number, or contradicts the option.
     """
     if url.scheme == "unix":
         return options.db or 0
@@ -113,14 +113,14 @@ def database(url: RemoteURL, options: RedisOptions) -> int:
     if not digits:
         return options.db or 0
     if not digits.isascii() or not digits.isdigit() or len(digits) > 6:
-        raise InvalidURLError(url.redacted(), f"the path {url.path!r} is no database number", "'/0', '/1', ...")
+        raise InvalidURLError(url.redacted(), f"the path {url.path!r} is not a database number", "'/0', '/1', ...")
     if options.db is not None and options.db != int(digits):
         raise InvalidOptionError(url.redacted(), "db", str(options.db), f"the path says {digits}; give one of them")
     return int(digits)
 
 
 def password(url: RemoteURL, options: RedisOptions) -> SecretStr | None:
-    """The password of a URL, or from where its options point; None where there is none.
+    """The password of a URL, or from the place that its options name; None without a password.
 
     Raises:
         InvalidOptionError: the file or the variable cannot be read; its content is not shown.

@@ -50,7 +50,7 @@ def test_the_url_may_come_from_the_environment(server: ValkeyServer) -> None:
         (f"redis://:{HIDDEN}@127.0.0.1:0", "the port is 0"),
         (f"redis://:{HIDDEN}@127.0.0.1:x", "port"),
         (f"redis://:{CANARY}@127.0.0.1", "credentials"),
-        (f"redis://:{HIDDEN}@127.0.0.1/db", "no database number"),
+        (f"redis://:{HIDDEN}@127.0.0.1/db", "not a database number"),
         (f"redis://:{HIDDEN}@127.0.0.1?colour=red", "unknown option 'colour'"),
         (f"redis://:{HIDDEN}@127.0.0.1?pool_size=none", "'none'"),
         (f"redis://127.0.0.1?password={HIDDEN}", "unknown option 'password'"),

@@ -22,7 +22,7 @@ _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 class Connection:
     """A connection that is ready for commands. `pending` counts replies that were asked for and not yet taken.
 
-    One with pending replies cannot be reused by anybody else: it is closed rather than given back.
+    A connection with pending replies cannot be used for another call: the pool closes it.
     """
 
     __slots__ = ("is_suspect", "pending", "store", "stream")

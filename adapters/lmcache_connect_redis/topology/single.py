@@ -19,7 +19,7 @@ class SingleServer:
         """Opens nothing yet.
 
         Raises:
-            InvalidURLError: the URL names no server, or its path is no database number.
+            InvalidURLError: the URL names no server, or its path is not a database number.
             InvalidOptionError: the password cannot be read from where the options point.
         """
         self._store = url.label()

@@ -1,6 +1,6 @@
 """LMCache's own Redis connector, and the recording of what it stores.
 
-Where torch and LMCache 0.5.6 are installed, this writes the recording anew, from a server of its own:
+Where torch and LMCache 0.5.6 are installed, this writes the recording again, from a server of its own:
 
     python -m tests.adapters.lmcache_connect_redis.real_lmcache > lmcache_records.json
 """

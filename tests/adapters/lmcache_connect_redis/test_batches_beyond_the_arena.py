@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 KIB = 1 << 10
 MIB = 1 << 20
 # Long beside what a test takes: one that waited for its end, rather than being served or refused, would fail.
-PATIENCE = 20.0
+TIME_LIMIT = 20.0
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_a_batch_that_the_arena_cannot_hold_is_refused_at_once(
     connector: ManagedConnector, backend: LocalCPUBackend
 ) -> None:
     keys = await fill(connector, backend, 12)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIME_LIMIT):
         with pytest.raises(ArenaExhaustedError, match="ask for fewer keys at a time"):
             await connector.batched_get(keys)
     found = await connector.batched_get(keys[:6])
@@ -74,7 +74,7 @@ async def test_batches_that_do_not_fit_together_are_served_one_after_the_other(
         # `holds` releases.
         assert all(holds(obj, key) for key, obj in zip(keys, found, strict=True))
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIME_LIMIT):
         await asyncio.gather(*(get() for _ in range(8)))
 
 
@@ -82,7 +82,7 @@ async def test_a_batch_is_served_as_room_appears(connector: ManagedConnector, ba
     keys = await fill(connector, backend, 6)
     kept = backend.batched_allocate((MIB,), "uint8", 4)
     assert kept is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIME_LIMIT):
         getting = asyncio.create_task(connector.batched_get(keys))
         for obj in kept[:3]:
             while not backend.statistics().waiters:
@@ -100,7 +100,7 @@ async def test_a_get_that_waits_for_room_can_be_cancelled_and_leaves_its_turn(
     keys = await fill(connector, backend, 6)
     kept = backend.batched_allocate((MIB,), "uint8", 4)
     assert kept is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIME_LIMIT):
         getting = asyncio.create_task(connector.batched_get(keys))
         while not backend.statistics().waiters:
             await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_a_batch_beyond_the_arena_is_a_counted_miss_where_errors_are_misse
     async with ConnectorManager(valkey_url, local_cpu_backend=backend, config=config) as manager:
         connector = manager.create_connector()
         keys = await fill(connector, backend, 12)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIME_LIMIT):
             assert await connector.batched_get(keys) == [None] * 12
         assert connector.statistics()["batched_get"].misses == {"ArenaExhaustedError": 12}
 

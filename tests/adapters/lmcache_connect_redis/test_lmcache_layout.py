@@ -249,7 +249,7 @@ async def test_a_put_that_replaces_a_chunk_of_another_size_is_never_seen_by_halv
         client.set("kkv_bytes", b"n" * 64)  # the new payload, and not yet its metadata
         assert await connector.get("k") is None
         client.set("kmetadata", struct.pack("<7i", 64, 1, 2, 2, 1, 4, 4))
-    assert await connector.exists("k") is False  # removed as torn: the next put writes it anew
+    assert await connector.exists("k") is False  # removed as torn: the next put writes it again
     with chunk(local_cpu_backend, "k", SIZE) as obj:
         await connector.put("k", obj)
     assert holds(await connector.get("k"), "k")

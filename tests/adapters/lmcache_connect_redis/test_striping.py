@@ -214,7 +214,7 @@ async def test_readers_during_rewrites_see_whole_chunks_of_one_time_or_a_miss(
     done = True
     assert await reading > 0
     last = await reader.get("k")
-    assert last is not None, "whoever wrote last left a whole chunk"
+    assert last is not None, "the last writer left a whole chunk"
     last.ref_count_down()
     for obj in objs:
         obj.ref_count_down()

@@ -95,7 +95,7 @@ async def test_a_prefix_keeps_tenants_apart(valkey_server: ValkeyServer, valkey_
         ("?pool_size=0", InvalidOptionError, "pool_size"),
         ("?prefix=a:b", InvalidOptionError, "prefix"),
         ("?errors=ignore", InvalidOptionError, "'raise' or 'miss'"),
-        ("/zero", InvalidURLError, "no database number"),
+        ("/zero", InvalidURLError, "not a database number"),
         ("/1?db=2", InvalidOptionError, "the path says 1"),
         ("?password_file=/nonexistent/secret", InvalidOptionError, "FileNotFoundError"),
         ("?password_env=NO_SUCH_VARIABLE_HERE", InvalidOptionError, "KeyError"),

@@ -124,7 +124,7 @@ class RecordReader:
 
     async def _receive_header(self, connection: Connection, name: str, size: int) -> FrameHeader:
         if size < MIN_HEADER_BYTES + TRAILER_BYTES:
-            raise CorruptRecordError("short", f"a value of {size} bytes is no record")
+            raise CorruptRecordError("short", f"a value of {size} bytes is shorter than a record")
         length = header_length(await connection.stream.peek(8))
         if length + TRAILER_BYTES > size:
             raise CorruptRecordError("short", f"a value of {size} bytes with a header of {length}")
