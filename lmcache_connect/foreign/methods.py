@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Coroutine
 from typing import Any, Final
 
-import anyio
 import anyio.to_thread
 
 from ..errors import UnsupportedOperationError
+from ..transport import in_thread, wait_uncancelled
 from .dialect import Dialect
 
 _READS_MEMORY: Final = ("put", "batched_put")
@@ -67,7 +67,10 @@ class ForeignMethods:
             return result
 
         try:
-            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=is_abandoned_on_cancel)
+            if is_abandoned_on_cancel:
+                result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            else:
+                result = await in_thread(call)
         except BaseException:
             is_abandoned = True
             raise
@@ -80,8 +83,7 @@ class ForeignMethods:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             try:
-                with anyio.CancelScope(shield=True):
-                    await asyncio.wait({task}, timeout=ABANDON_GRACE)
+                await wait_uncancelled(task, ABANDON_GRACE)
             finally:
                 if task.done():
                     self._release_result(task)

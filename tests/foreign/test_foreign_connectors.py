@@ -114,6 +114,29 @@ async def test_a_plain_get_that_blocks_ends_at_the_deadline_and_what_it_brings_l
         gate.OPEN.set()
 
 
+async def test_a_plain_put_has_let_go_of_the_callers_memory_when_a_cancelled_put_ends(
+    manager: ConnectorManager,
+) -> None:
+    gate.OPEN.clear()
+    try:
+        connector, foreign = await connected(manager, "SlowReader")
+        with chunk(manager.local_cpu_backend, "k", 4096) as obj:
+            before = bytes(obj.byte_array)
+            putting = asyncio.create_task(connector.put("k", obj))
+            while not connector.in_flight:
+                await asyncio.sleep(0)
+            for _ in range(3):
+                putting.cancel()
+                await asyncio.sleep(0.01)
+            assert not putting.done(), "the thread still has the memory"
+            gate.OPEN.set()
+            with pytest.raises(asyncio.CancelledError):
+                await putting
+            assert [payload for _, payload in foreign.stored.values()] == [before]
+    finally:
+        gate.OPEN.set()
+
+
 async def test_an_adapter_written_for_lmcache_that_makes_no_connector_is_named(manager: ConnectorManager) -> None:
     class Careless:
         schema = "careless://"

@@ -87,6 +87,14 @@ class Blocking(Plain):
         return super().get(key)
 
 
+class SlowReader(Plain):
+    """Its `put` does not read the memory before the test lets it."""
+
+    def put(self, key: Any, memory_obj: Any) -> Any:
+        OPEN.wait(60)
+        super().put(key, memory_obj)
+
+
 class Holes(Duck):
     """Its batches have no slot for what is missing."""
 
