@@ -45,13 +45,13 @@ format: $(READY) ## Repair what ruff can repair, format, list the rest
 	"$(BIN)/ruff" check .
 
 bench: $(READY) ## Compare the Redis connector with other clients
-	"$(BIN)/python" -m benchmarks $(ARGS)
+	"$(BIN)/python" -m benchmarks.lmcache_connect_redis $(ARGS)
 
 bench-small: $(READY) ## Measure what the managed connector adds to a small call
-	"$(BIN)/python" -m benchmarks.small_calls $(ARGS)
+	"$(BIN)/python" -m benchmarks.managed $(ARGS)
 
 bench-s3: $(READY) ## Compare the S3 connector with other clients; needs nginx
-	"$(BIN)/python" -m benchmarks.s3_comparison $(ARGS)
+	"$(BIN)/python" -m benchmarks.lmcache_connect_s3 $(ARGS)
 
 # Not in requirements.lock, because only benchmarks need them. Every test and check passes with and without them. Both files
 # pin the same version of a package that is in both, so neither target changes what the other installed.

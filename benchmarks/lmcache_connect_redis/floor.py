@@ -72,7 +72,7 @@ def floor_server(unix_path: Path | None = None) -> Iterator[FloorClient]:
         listener.bind(("127.0.0.1", 0) if unix_path is None else str(unix_path))
         listener.listen(1)
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.floor", str(listener.fileno()), str(int(family))],
+            [sys.executable, "-m", "benchmarks.lmcache_connect_redis.floor", str(listener.fileno()), str(int(family))],
             pass_fds=[listener.fileno()],
         )
         try:

@@ -1,6 +1,7 @@
 """This S3 connector, awscrt's `S3Client` (what LMCache uses), obstore and aiobotocore, interleaved, in one run.
 
-    python -m benchmarks.s3_comparison [--rounds 5] [--servers nginx,rclone] [--only connect,awscrt] [--output STEM]
+    python -m benchmarks.lmcache_connect_s3 [--rounds 5] [--servers nginx,rclone] [--only connect,awscrt]
+        [--output STEM]
 
 Get and put of 32 x 4 MiB and 8 x 32 MiB with 4 and 16 requests in flight, against nginx with DAV on objects in memory,
 which shows the clients' own limit, and against `rclone serve s3`. GB/s and CPU seconds per GB of this process, all its
@@ -471,7 +472,11 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Runs, prints, and writes `STEM.json` and `STEM.md`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.lmcache_connect_s3",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--servers", default="nginx,rclone")
     parser.add_argument("--only", default="", help="names of clients, with commas between them")

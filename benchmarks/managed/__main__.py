@@ -1,4 +1,4 @@
-"""What a small call costs through the managed connector, and by itself: `python -m benchmarks.small_calls`.
+"""What a small call costs through the managed connector, and by itself: `python -m benchmarks.managed`.
 
 Microseconds of wall time for one awaited call on a warm connector, one call at a time. "itself" calls the author's
 connector (`.wrapped`) directly; the difference is what the managed connector adds. With `--base PATH`, another
@@ -119,7 +119,10 @@ def _print(name: str, figures: Figures) -> None:
 
 def main() -> None:
     """Runs the comparison, or one side of it."""
-    parser = argparse.ArgumentParser(description="The cost of a small call, with and without the managed connector")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.managed",
+        description="The cost of a small call, with and without the managed connector",
+    )
     parser.add_argument("--base", type=Path, help="another checkout to measure in the same run")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
@@ -138,7 +141,7 @@ def main() -> None:
 
     with ValkeyServer() as server:
         urls = ["memory://small-calls", server.url()]
-        checkouts = {"this checkout": Checkout(Path(__file__).parents[1], urls, chosen.loop)}
+        checkouts = {"this checkout": Checkout(Path(__file__).parents[2], urls, chosen.loop)}
         if chosen.base is not None:
             checkouts["base"] = Checkout(chosen.base.resolve(), urls, chosen.loop)
         try:

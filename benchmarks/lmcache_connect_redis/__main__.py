@@ -37,7 +37,7 @@ from .floor import floor_server
 from .plots import draw
 from .report import markdown, show
 
-RESULTS: Final = Path(__file__).parent / "results"
+RESULTS: Final = Path(__file__).parents[1] / "results"
 SERVERS: Final[dict[str, type[StoreServer]]] = {"valkey": ValkeyServer, "redis": RedisServer}
 TRANSPORTS: Final = ("tcp", "unix")
 WAYS: Final = ("thread", "loop")
@@ -72,7 +72,9 @@ async def compare(server: StoreServer, transport: str, options: argparse.Namespa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the selected work, and writes JSON, Markdown and plots."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.lmcache_connect_redis", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--server", choices=[*SERVERS, "both"], default="both")
     parser.add_argument("--transport", choices=[*TRANSPORTS, "both"], default="both")

@@ -1,6 +1,6 @@
 """Measures what requests to the internal API cost a transfer: its throughput, and the gaps of the event loop.
 
-    python -m benchmarks.api_load [--seconds 3] [--rounds 5] [--requests 300] [--json FILE]
+    python -m benchmarks.internal_api_server [--seconds 3] [--rounds 5] [--requests 300] [--json FILE]
 
 Interleaved rounds of one transfer, batched gets of 32 chunks of 4 MiB: without a server, with an idle server, and with
 a server under load, on the transfer's own loop and in a thread of its own. The load comes from another process at a
@@ -198,7 +198,11 @@ async def run(seconds: float, rounds: int, rate: float) -> dict[str, Measured]:
 
 def main() -> None:
     """Runs and prints a table; medians over the rounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.internal_api_server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of one transfer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=float, default=300.0, help="a second")

@@ -1,0 +1,1 @@
+"""What load on the internal API costs a transfer."""

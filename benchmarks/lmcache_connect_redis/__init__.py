@@ -1,0 +1,1 @@
+"""The Redis connector, compared with other clients: `make bench`."""

@@ -1,0 +1,1 @@
+"""The S3 connector, compared with other clients: `make bench-s3`."""

@@ -1,0 +1,1 @@
+"""What a small call costs through the managed connector: `make bench-small`."""
