@@ -18,9 +18,9 @@ _AT_A_TIME: Final = 64
 
 
 class Announcements:
-    """One hash per worker, which expires by the server's clock, and a set of those that there may be.
+    """Keeps one hash for each worker, which expires by the server's clock, and one set with the names of the workers.
 
-    Hashes and a set, so that nothing which lists chunks, all of which are strings, ever comes across one.
+    Chunks are strings. Since these are hashes and a set, what lists chunks does not list them.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -45,7 +45,7 @@ class Announcements:
         await _read_integers(connection)
 
     async def remove(self, connection: Connection, worker: str) -> None:
-        """Takes a worker's document back."""
+        """Removes a worker's document."""
         await connection.send(
             encode_command(b"UNLINK", self._prefix + worker.encode())
             + encode_command(b"SREM", self._index, worker.encode()),
@@ -54,7 +54,7 @@ class Announcements:
         await _read_integers(connection)
 
     async def read(self, connection: Connection) -> list[bytes]:
-        """The documents that have not expired. Workers whose have are dropped from the set."""
+        """Returns the documents that have not expired. Removes the names of the other workers from the set."""
         await connection.send(encode_command(b"SMEMBERS", self._index))
         names = await connection.read_array(MAX_WORKERS * (16 + _WORKER_BYTES), _WORKER_BYTES)
         connection.pending -= 1

@@ -23,10 +23,10 @@ class RedisOptions(ConnectorOptions):
     """`redis://[user[:password]@]host[:port][/db][?option=value&...]`, `unix://[user:password@]/path[?db=0&...]`"""
 
     db: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """Database number; the path's, by default 0."""
+    """Database number. By default the one in the path, or 0."""
 
     ttl: Seconds | None = None
-    """Seconds after which the server forgets a chunk; by default never."""
+    """Seconds after which the server forgets a chunk. By default never."""
 
     layout: Literal["connect", "lmcache"] = "connect"
     """How chunks are stored: `connect`, as records of this toolkit; `lmcache`, as LMCache's own `redis://` does."""
@@ -35,7 +35,7 @@ class RedisOptions(ConnectorOptions):
     """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. No ':' in it."""
 
     stripe: Annotated[int, Field(ge=0, le=1 << 30)] = 2 << 20
-    """Chunks of more bytes than this are stored as parts of this size under keys of their own; 0 keeps them whole."""
+    """Chunks of more bytes than this are stored as parts of this size, under keys of their own. 0 keeps them whole."""
 
     pool_size: Count = 2
     """Connections for chunks. Look-ups have one of their own, and a get that waits for room in the arena has others."""
@@ -48,7 +48,7 @@ class RedisOptions(ConnectorOptions):
     """How long connecting, the TLS handshake and authentication may take together, in seconds."""
 
     max_value_bytes: Bytes = 512 << 20
-    """The longest record that is sent or received; the server's `proto-max-bulk-len`, by default 512 MiB."""
+    """The longest record that is sent or received. The server's limit is `proto-max-bulk-len`, by default 512 MiB."""
 
     checksum: bool = True
     """Whether records are written with a checksum. One that has a checksum is always verified."""
@@ -66,7 +66,7 @@ class RedisOptions(ConnectorOptions):
     """This client's certificate (PEM)."""
 
     key_file: str | None = None
-    """The key of `cert_file` (PEM); by default in the same file."""
+    """The key of `cert_file` (PEM). By default it is in the same file."""
 
     verify: bool = True
     """Whether the server's certificate is verified. `false` is for trials alone."""
@@ -102,7 +102,7 @@ class RedisOptions(ConnectorOptions):
 
 
 def database(url: RemoteURL, options: RedisOptions) -> int:
-    """The database number of a URL.
+    """Returns the database number of a URL.
 
     Raises:
         InvalidURLError: the path is not a number, or contradicts the option.
@@ -120,7 +120,7 @@ def database(url: RemoteURL, options: RedisOptions) -> int:
 
 
 def password(url: RemoteURL, options: RedisOptions) -> SecretStr | None:
-    """The password of a URL, or from the place that its options name; None without a password.
+    """Returns the password of a URL, or the one that its options point to. None if there is not one.
 
     Raises:
         InvalidOptionError: the file or the variable cannot be read; its content is not shown.

@@ -20,9 +20,13 @@ _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
 
 class Connection:
-    """A connection that is ready for commands. `pending` counts replies that were asked for and not yet taken.
+    """A connection that is ready for commands.
 
-    A connection with pending replies cannot be used for another call: the pool closes it.
+    Attributes:
+        stream: what the commands and replies go over. A thread's while a thread has the connection.
+        store: the store's name, for errors.
+        pending: replies that were asked for and not taken. A connection that is released with some is closed.
+        is_suspect: a reply was not to its command, so the connection must not be used again.
     """
 
     __slots__ = ("is_suspect", "pending", "store", "stream")
@@ -35,16 +39,16 @@ class Connection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the next user finds the stream where a command may start."""
+        """Whether the stream stands where the next caller may send a command."""
         return self.pending == 0 and not self.is_suspect and self.stream.is_open and not self.stream.buffered
 
     async def send(self, command: bytes, replies: int = 1) -> None:
-        """Sends one or several commands, encoded."""
+        """Sends one or several encoded commands, which have `replies` replies together."""
         self.pending += replies
         await self.stream.send(command)
 
     async def read_header(self) -> bytes:
-        """The next reply's first line, its type byte included; an error reply is returned as well."""
+        """Takes the first line of the next reply. Returns it with its type byte, also if it is an error reply."""
         line = await self.stream.read_until_crlf(MAX_LINE_BYTES)
         if not line or line[:1] not in b"+-:$*":
             self.stream.close()
@@ -52,7 +56,7 @@ class Connection:
         return line
 
     async def read_integer(self) -> int:
-        """An integer reply. Raises the typed error of an error reply."""
+        """Takes an integer reply and returns it. Raises the typed error of an error reply."""
         line = await self.read_header()
         if line[:1] != b":":
             raise self.unexpected(line, "an integer")
@@ -60,9 +64,9 @@ class Connection:
         return self.number(line)
 
     async def read_flags(self, expected: int) -> list[bool]:
-        """For each of some outstanding integer replies, whether it is `expected`, a number of one digit.
+        """Takes integer replies, as many as have arrived, at least one. Returns for each whether it is `expected`.
 
-        Takes as many replies as have arrived, at least one. Raises the typed error of an error reply.
+        `expected` has one digit. Raises the typed error of an error reply.
         """
         view = await self.stream.peek_available(4)
         count = min(len(view) // 4, self.pending)
@@ -79,7 +83,7 @@ class Connection:
         return [flag == digit for flag in data[1::4]]
 
     async def read_status(self) -> str:
-        """A status reply such as `OK`. Raises the typed error of an error reply."""
+        """Takes a status reply such as `OK` and returns it. Raises the typed error of an error reply."""
         line = await self.read_header()
         if line[:1] != b"+":
             raise self.unexpected(line, "a status")
@@ -87,7 +91,7 @@ class Connection:
         return line[1:].decode("utf-8", "replace")
 
     async def read_array(self, limit: int, item_limit: int) -> list[bytes]:
-        """A flat array of strings of at most `item_limit` bytes each and `limit` bytes in all."""
+        """Takes and returns a flat array of strings, of at most `item_limit` bytes each and `limit` bytes in all."""
         count = self.number(await self.expect(b"*", "an array"))
         if not 0 <= count <= limit // 16:
             raise self.broken(f"an array of {count} items; expected at most {limit // 16}")
@@ -101,7 +105,7 @@ class Connection:
         return items
 
     async def read_string(self, limit: int) -> bytes:
-        """A string inside an array, of at most `limit` bytes (`SCRATCH_BYTES` at the most)."""
+        """Takes and returns a string inside an array, of at most `limit` bytes, which is at most `SCRATCH_BYTES`."""
         size = self.number(await self.expect(b"$", "a string"))
         if not 0 <= size <= limit:
             raise self.broken(f"a string of {size} bytes; expected at most {limit}")
@@ -110,27 +114,27 @@ class Connection:
         return text
 
     async def expect(self, kind: bytes, name: str) -> bytes:
-        """The next line, which must be of one type."""
+        """Takes the next line, which must be of type `kind`, and returns it. `name` says that type in errors."""
         line = await self.read_header()
         if line[:1] != kind:
             raise self.unexpected(line, name)
         return line
 
     def number(self, line: bytes) -> int:
-        """The number behind a line's type byte."""
+        """Returns the number behind a line's type byte."""
         if _NUMBER.fullmatch(digits := line[1:]) is None:
             raise self.broken(f"{line[:40]!r} holds no number")
         return int(digits)
 
     def unexpected(self, line: bytes, expected: str) -> StoreError:
-        """The error for a reply of another type: an error reply's own, with which the stream stays usable."""
+        """Returns the error for a reply of another type. After an error reply the stream stays usable."""
         if line[:1] == b"-":
             self.pending -= 1
             return reply_error(self.store, line[1:].decode("utf-8", "replace"))
         return self.broken(f"{line[:40]!r} is not {expected}")
 
     def broken(self, reason: str) -> StoreProtocolError:
-        """Closes the stream: what follows on it cannot be understood."""
+        """Closes the stream, because what follows on it cannot be understood. Returns the error to raise."""
         self.stream.close()
         return StoreProtocolError(self.store, f"the server's reply breaks the protocol: {reason}")
 
@@ -140,7 +144,7 @@ class Connection:
 
 
 def lost_connection(store: str, error: StreamClosedError) -> StoreUnavailableError:
-    """The error for a connection that was lost, with what the server said last, if it was for people."""
+    """Returns the error for a connection that was lost. It quotes an error reply that came before."""
     # Only an error reply is for people; anything else may be the rest of a record.
     said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
     hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""

@@ -1,4 +1,4 @@
-"""RESP, the protocol of Redis: encoding commands, and turning error replies into typed errors.
+"""RESP, the protocol of Redis: encodes commands, and turns error replies into typed errors.
 
 Source: https://redis.io/docs/latest/develop/reference/protocol-spec/ (RESP2).
 """
@@ -51,7 +51,7 @@ class SetupError(StoreCommandError):
 
 
 def reply_error(store: str, line: str) -> StoreError:
-    """The typed error for an error reply, given without its leading '-'."""
+    """Returns the typed error for an error reply, whose line is given without its leading '-'."""
     code = line.partition(" ")[0]
     shown = line[:300]
     if (known := _ADVICE.get(code)) is not None:
@@ -68,14 +68,14 @@ def reply_error(store: str, line: str) -> StoreError:
 
 
 def encode_command(*args: bytes) -> bytes:
-    """A command as RESP."""
+    """Returns a command as RESP."""
     parts = [b"*%d\r\n" % len(args)]
     parts += [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
     return b"".join(parts)
 
 
 def encode_expiry(milliseconds: int | None) -> bytes:
-    """The options of a SET whose key expires after so long; none for None."""
+    """Returns the options of a SET whose key expires after so long. They are empty for None."""
     if milliseconds is None:
         return b""
     digits = b"%d" % milliseconds

@@ -97,7 +97,7 @@ class _SetUp(AbstractConnection):
         return [("store", self._store), ("db", self.db)]
 
     def release_stream(self) -> Stream:
-        """The stream, which this object then has no part in any more."""
+        """Returns the stream, and lets go of it."""
         self._parser.on_disconnect()  # type: ignore[no-untyped-call]  # redis-py's
         self._reader = self._writer = None
         return self.stream

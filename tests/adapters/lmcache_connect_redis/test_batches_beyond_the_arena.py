@@ -94,7 +94,7 @@ async def test_a_batch_is_served_as_room_appears(connector: ManagedConnector, ba
     kept[3].ref_count_down()
 
 
-async def test_a_get_that_waits_for_room_can_be_cancelled_and_leaves_its_turn(
+async def test_a_get_that_waits_for_room_can_be_cancelled_and_leaves_the_line(
     connector: ManagedConnector, backend: LocalCPUBackend
 ) -> None:
     keys = await fill(connector, backend, 6)

@@ -54,9 +54,9 @@ class RecordReader:
         Raises:
             CorruptRecordError: it does not verify. The stream stands behind it and is usable.
         """
-        begun = self._likely.take_header(connection, name, room, outstanding) or await self._begin(
-            connection, name, room
-        )
+        begun = self._likely.take_header(connection, name, room, outstanding)
+        if begun is None:
+            begun = await self._begin(connection, name, room)
         if begun is None:
             return None
         header, obj = begun
@@ -81,7 +81,7 @@ class RecordReader:
         return header, await room.make(connection, header.metadata)
 
     async def receive_part(self, connection: Connection, chunk: StripedChunk, index: int) -> bool:
-        """Part `index` into its place in `chunk.obj`; False where the store does not hold it.
+        """Receives part `index` into its place in `chunk.obj`. Returns whether the store holds it.
 
         Raises:
             CorruptRecordError: it does not verify. The stream stands behind it and is usable.

@@ -22,7 +22,7 @@ from ...protocol.connection import Connection
 from ...protocol.replies import encode_command, encode_expiry
 
 STAGING_MS: Final = 600_000
-"""Parts live so long, in milliseconds, until their head is written: what a writer that died leaves behind goes away."""
+"""How long parts live, in milliseconds, until their head is written. So what a writer that died has left goes away."""
 
 
 class RecordWriter:
@@ -40,7 +40,7 @@ class RecordWriter:
         """Whether parts have to be made lasting once their head stands."""
 
     def check_size(self, name: str, obj: MemoryObj) -> None:
-        """Raises `ValueTooLargeError` where a chunk does not fit one value."""
+        """Raises `ValueTooLargeError` if a chunk does not fit one value."""
         nbytes = obj.get_size() + TRAILER_BYTES
         if nbytes + MAX_HEADER_BYTES > self._limit:
             nbytes += len(encode_header(name, obj.metadata))
@@ -48,7 +48,7 @@ class RecordWriter:
                 raise ValueTooLargeError(self._store, nbytes, self._limit)
 
     async def send_whole(self, connection: Connection, name: str, obj: MemoryObj) -> None:
-        """A whole chunk. Two replies: `read_replaced`, then a status."""
+        """Sends a whole chunk. It has two replies: one for `read_replaced`, then a status."""
         header = encode_header(name, obj.metadata, checksum=self._checksum)
         # What is replaced may be a striped chunk, whose parts then belong to nobody.
         before = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
@@ -56,13 +56,13 @@ class RecordWriter:
         await self._send_value(connection, name, header, obj, (0, obj.get_size()), self._expiry, before)
 
     async def send_part(self, connection: Connection, name: str, obj: MemoryObj, plan: StripePlan, index: int) -> None:
-        """Part `index`. One reply: a status."""
+        """Sends part `index`. It has one reply: a status."""
         header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan, part_index=index)
         part = plan.part_name(name, index)
         await self._send_value(connection, part, header, obj, plan.bounds(index), self._part_expiry)
 
     async def send_head(self, connection: Connection, name: str, obj: MemoryObj, plan: StripePlan) -> None:
-        """The head, which commits the chunk. One reply: `read_replaced`."""
+        """Sends the head, which commits the chunk. It has one reply, for `read_replaced`."""
         header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan)
         await self._send_value(connection, name, header, obj, (0, 0), self._expiry + b"$3\r\nGET\r\n")
 
@@ -99,7 +99,7 @@ class RecordWriter:
         await connection.stream.send_framed(head, obj.byte_array[start:end], hasher, tail)
 
     async def read_replaced(self, connection: Connection) -> StripePlan | None:
-        """Of the reply that holds what a put replaces, the stripe plan, where that was striped."""
+        """Takes the reply that holds what a put replaced. Returns its stripe plan, or None if it was not striped."""
         size = connection.number(await connection.expect(b"$", "the old value"))
         plan = None
         if size >= FIXED_HEADER_BYTES:

@@ -22,7 +22,7 @@ _WRITES: Final = 2
 
 
 def both_keys(name: str) -> tuple[bytes, bytes]:
-    """The keys of a chunk's metadata and of its payload."""
+    """Returns the keys of a chunk's metadata and of its payload."""
     return (name + METADATA_SUFFIX).encode(), (name + PAYLOAD_SUFFIX).encode()
 
 
@@ -41,13 +41,13 @@ class TwoKeyRecords:
     # ------------------------------------------------------------------------------------------------ sending
 
     def check(self, obj: MemoryObj) -> None:
-        """Raises where a chunk fits no value, or LMCache has no metadata for it."""
+        """Raises if a chunk does not fit a value, or if LMCache has no metadata for it."""
         if obj.get_size() > self._limit:
             raise ValueTooLargeError(self._store, obj.get_size(), self._limit)
         encode_remote_metadata(obj.metadata)
 
     async def send(self, connection: Connection, name: str, obj: MemoryObj) -> None:
-        """Payload and metadata in LMCache's order. Four replies, for `read_stored`."""
+        """Sends payload and metadata in LMCache's order. The replies are for `read_stored`."""
         metadata_key, payload_key = both_keys(name)
         head = b"%b%b$%d\r\n" % (_MULTI, self._set(payload_key), obj.get_size())
         metadata = encode_remote_metadata(obj.metadata)
@@ -66,7 +66,7 @@ class TwoKeyRecords:
         return b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (3 + self._expiry.count(b"$"), len(key), key)
 
     async def read_stored(self, connection: Connection) -> None:
-        """The replies to `send`. Raises the first error among them, and leaves the connection usable."""
+        """Takes the replies to `send`. Raises the first error among them, and leaves the connection usable."""
         failure: StoreError | None = None
         for _ in range(1 + _WRITES):  # MULTI, and that each SET is queued
             refused = await _refusal(connection)
@@ -89,7 +89,7 @@ class TwoKeyRecords:
     # ---------------------------------------------------------------------------------------------- receiving
 
     async def receive(self, connection: Connection, room: Room) -> MemoryObj | None:
-        """The chunk of the next reply, which is to MGET of `both_keys`; None where a half is missing.
+        """Receives the chunk of the next reply, which is to MGET of `both_keys`. Returns None if a half is missing.
 
         Raises:
             CorruptRecordError: the halves do not fit. The stream stands behind them and is usable.
@@ -148,7 +148,7 @@ class TwoKeyRecords:
 
 
 async def _refusal(connection: Connection) -> StoreError | None:
-    """The error that a status reply was instead, if any."""
+    """Takes a status reply. Returns the error that came in its place, or None."""
     try:
         await connection.read_status()
     except StoreError as refused:
