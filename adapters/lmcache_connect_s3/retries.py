@@ -47,7 +47,7 @@ class Retry:
 class Retries:
     """Exponential pauses with full jitter, out of one budget for all requests of a connector.
 
-    Each further attempt costs one token of sixty, and every twenty requests that succeed give one back. So a connector
+    Each further attempt costs one token of sixty, and every twenty requests that succeed return one. So a connector
     adds no more than a twentieth to the load of a store that fails all its requests.
     """
 

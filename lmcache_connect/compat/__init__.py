@@ -4,8 +4,8 @@
 not: `install()` makes LMCache's import names give the classes in `shim`, so that a module that begins with
 `from lmcache.v1...` can be imported. A guest's object has an `original`, which is Connect's own object behind it.
 
-Importing this package imports neither torch nor LMCache. `manager` imports it by name on first use, to install the
-names and to find the dialect of a guest. `engines` uses it to describe LMCache's chunks.
+Importing this package imports neither torch nor LMCache. Imported by `engines`, to describe LMCache's
+chunks, and by `manager`, by name and on first use, to install the names and to find the dialect of a guest.
 """
 
 from __future__ import annotations

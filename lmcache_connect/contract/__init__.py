@@ -1,6 +1,6 @@
 """What authors write against: the connector, the adapter, the context, wrappers, and workers' announcements.
 
-Every adapter package and every package above imports it.
+Every adapter and every package above may import it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Classes that other people wrote: how they are found, imported, made, called and held to the contract.
 
-Imported by `manager`, `compat`, `engines` and `cli`, and by the external adapter.
+Imported by `manager`, `compat`, `engines`, `cli` and `lmcache_connect_external`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`ForeignAdapter`: an adapter of another making, held to this toolkit's contract."""
+"""`ForeignAdapter`: an adapter that does not derive from this toolkit's classes, held to this toolkit's contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ForeignConnector`: a connector of another making, held to this toolkit's contract."""
+"""`ForeignConnector`: a connector that does not derive from this toolkit's classes, held to this toolkit's contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Dialect`: which types a connector of another making is given, and which it returns."""
+"""`Dialect`: which types a foreign connector is given, and which it returns."""
 
 from __future__ import annotations
 
@@ -120,6 +120,6 @@ class _ViewOwner:
 
 
 def dialect_for(kind: type[Any], context: ConnectorContext) -> Dialect:
-    """The dialect of a class of another making: LMCache's where it was written for LMCache, else this toolkit's own."""
+    """Returns the dialect of a foreign class: LMCache's where it was written for LMCache, else this toolkit's own."""
     found: Dialect | None = context.find_dialect(kind, context) if context.find_dialect is not None else None
     return found if found is not None else Dialect(context)

@@ -1,4 +1,4 @@
-"""How a connector of another making is made or taken over: always as a `RemoteConnector`."""
+"""How a foreign connector is made or adopted. The result is always a `RemoteConnector`."""
 
 from __future__ import annotations
 

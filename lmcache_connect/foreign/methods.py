@@ -1,4 +1,4 @@
-"""`ForeignMethods`: how the methods of an object of another making are called."""
+"""`ForeignMethods`: how the methods of a foreign object are called."""
 
 from __future__ import annotations
 

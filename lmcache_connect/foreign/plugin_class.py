@@ -1,4 +1,4 @@
-"""`PluginClass`: a class of another making, imported by its name, in a thread and within a time limit."""
+"""`PluginClass`: a class from another package, imported by its name, in a thread and within a time limit."""
 
 from __future__ import annotations
 

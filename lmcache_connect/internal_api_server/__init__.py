@@ -1,24 +1,22 @@
-"""The internal API: routes found by category, and a server for them. Needs the extra `api`."""
+"""The internal API: routes found by category, and a server for them. Needs the extra `api`.
+
+Imported by `cli`.
+"""
 
 from __future__ import annotations
 
-from .api_registry import APICategory, APIRegistry, RegisteredAPI, register_router, unregister_router
+from .api_registry import APIRegistry, register_router
 from .api_server import InternalAPIServer
 from .application import create_app
 from .server_config import APIServerConfig
-from .state import APIState, Manager, State, attach
+from .state import Manager, attach
 
 __all__ = [
-    "APICategory",
     "APIRegistry",
     "APIServerConfig",
-    "APIState",
     "InternalAPIServer",
     "Manager",
-    "RegisteredAPI",
-    "State",
     "attach",
     "create_app",
     "register_router",
-    "unregister_router",
 ]

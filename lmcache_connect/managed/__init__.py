@@ -1,6 +1,6 @@
 """What the application holds: a connector with deadlines, retries, a breaker, a byte budget and counters around it.
 
-Imported by `manager` and by what stands above it.
+`manager` and every package above it may import this one.
 """
 
 from __future__ import annotations

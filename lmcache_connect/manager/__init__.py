@@ -1,6 +1,6 @@
 """From a URL to a plan, from a plan to live connectors: the manager, the registry of schemes, the announcer.
 
-Imported by what applications use and by `oversight`, `engines`, the API server and the command line.
+Every package above may import it.
 """
 
 from __future__ import annotations

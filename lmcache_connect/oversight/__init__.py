@@ -1,6 +1,6 @@
 """Looking after live connectors: health, metrics, clearing a store, the other workers that use it.
 
-Imported by the API server and the command line.
+Imported by `internal_api_server`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How a chunk is stored: the frame around its bytes, large chunks in parts, and LMCache's own metadata.
 
-Encoding and decoding only; there is no I/O in here. The adapters, `compat` and authors of connectors import it.
+Encoding and decoding only; there is no I/O in here. Imported by `compat`, `lmcache_connect_redis`, `lmcache_connect_s3`
+and `lmcache_reference_connectors`. Authors of connectors may use it, too.
 """
 
 from __future__ import annotations

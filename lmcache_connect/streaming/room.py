@@ -137,7 +137,7 @@ class Room:
     async def make(self, connection: Closable, metadata: ChunkMetadata) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
 
-        The reference is the caller's if the attempt succeeds. If it fails, `release` gives it back.
+        The reference is the caller's if the attempt succeeds. If it fails, `release` drops it.
         If this raises, there is no place for the payload, and `connection` has been closed.
 
         Raises:

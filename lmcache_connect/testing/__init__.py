@@ -1,6 +1,7 @@
 """Tools for testing connectors: conformance suite, real servers, fault proxy, scripted wire, a watch on the event loop.
 
 Needs the extra `lmcache-connect[testing]`. Each name is imported on first use, with what it needs.
+Imported by `cli`.
 """
 
 from __future__ import annotations

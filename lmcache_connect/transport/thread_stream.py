@@ -101,7 +101,7 @@ class ThreadStream(Stream):
             self._wire.close()
 
     def hand_back(self) -> None:
-        """Gives the wire back to the event loop. The thread has made its last call. Idempotent."""
+        """Hands the wire to the event loop again. The thread has made its last call. Idempotent."""
         if not self._is_handed_back:
             self._is_handed_back = True
             self._wire.hand_back()

@@ -87,7 +87,7 @@ class Wire:
         """Waits in the kernel until `dest` is full, or the connection ends. Returns how many bytes are in `dest`.
 
         For a thread that has taken the wire over. One call per piece, rather than one for what is there each time:
-        each call gives Python's lock away and has to get it back.
+        each call releases the GIL and has to acquire it again.
         """
         return self._received(self._sock.recv_into(dest, 0, socket.MSG_WAITALL))
 

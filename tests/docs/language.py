@@ -21,7 +21,7 @@ WORDS: Final[dict[str, str]] = {
     r"settle[sd]?|settling": "futures are `resolved`, chunks are `done`, blocks are `reclaimed`",
     r"lends?|lent|lending|lender": "a thread `takes over` a wire; a connector is given a `view`, which is `revoked`",
     r"loans?|loaned": "connections are `acquired` and `released`",
-    r"gives? back|given back|gave back|giving back|takes? back|taken back": "`release`, `hand back`, `revoke`",
+    r"(?:gives?|given|gave|giving|takes?|taken)(?: \w+){0,2} back": "`release`, `hand back`, `revoke`",
     r"errands?": "a courier's `job`",
 }
 """Words that stop a reader, and what to write instead."""

@@ -13,7 +13,7 @@ from lmcache_connect import ArenaExhaustedError, LocalCPUBackend, MemoryObj
 from lmcache_connect.errors import AllocationTimeoutError
 from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
-from lmcache_connect.streaming import PlaceInLine, RoomLine
+from lmcache_connect.streaming.room import PlaceInLine, RoomLine
 
 from .connections import FakeConnection
 

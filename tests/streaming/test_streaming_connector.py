@@ -25,7 +25,8 @@ from lmcache_connect import (
 from lmcache_connect.contract import Flags
 from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
-from lmcache_connect.streaming import IO, LARGE_BYTES, Arrivals, Equipment, StreamingConnector
+from lmcache_connect.streaming import LARGE_BYTES, Arrivals, Equipment, StreamingConnector
+from lmcache_connect.streaming.connector import IO
 from lmcache_connect.transport import Couriers
 
 from .connections import FakeConnection

@@ -111,7 +111,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
         return _handed_over(await self.connector.get(key.to_string()))
 
     async def put(self, key: Any, memory_obj: Any) -> None:
-        """Stores the chunk. The caller keeps its reference, and LMCache 0.5.6 gives it back."""
+        """Stores the chunk. The caller keeps its reference, and LMCache 0.5.6 releases it."""
         await self.batched_put([key], [memory_obj])
 
     def remove_sync(self, key: Any) -> bool:

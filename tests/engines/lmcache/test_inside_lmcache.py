@@ -132,7 +132,7 @@ def view(obj: Any) -> memoryview:
 
 
 def holds(obj: Any, number: int, tokens: int = TOKENS) -> bool:
-    """Whether an object of LMCache's is the chunk of this number; gives it back."""
+    """Whether an object of LMCache's is the chunk of this number; releases it."""
     if obj is None:
         return False
     try:
