@@ -33,13 +33,13 @@ class ForeignConnector(RemoteConnector):
     `dialect` translates between this toolkit's types and those that the object knows.
     """
 
-    def __init__(self, wrapped: Any, dialect: Dialect) -> None:
+    def __init__(self, foreign: Any, dialect: Dialect) -> None:
         super().__init__(dialect.toolkit_context.config, dialect.toolkit_context.metadata)
-        self.foreign: Final = wrapped
+        self.foreign: Final = foreign
         """The object itself."""
         self._dialect = dialect
-        self._methods = ForeignMethods(wrapped, dialect)
-        self._name: Final = type(wrapped).__qualname__
+        self._methods = ForeignMethods(foreign, dialect)
+        self._name: Final = type(foreign).__qualname__
         self._closed = False
 
     def post_init(self) -> None:

@@ -15,9 +15,9 @@ A call's states. What stands on the arrows happens in the caller's thread, or on
 `on_done` tells the caller that the call is done, also where it never began, or could not begin.
 
 A caller that is cancelled, or has waited too long, cancels the call and waits for `done`, so that none of its
-buffers is touched when it goes on. It waits `_CANCEL_GRACE` seconds at most. Then it abandons the call, done or not:
-nobody takes a result. If the operation returned one all the same, it is released: at once where the task has ended,
-else on the owning loop when it ends, and then `on_done` is not called.
+buffers is touched when it goes on. It waits `_CANCEL_GRACE` seconds at most, and only while the owning loop runs.
+Then it abandons the call, done or not: nobody takes a result. If the operation returns one all the same, it is
+released: at once where the task has ended, else on the owning loop when it ends, and then `on_done` is not called.
 """
 
 from __future__ import annotations

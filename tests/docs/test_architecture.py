@@ -19,6 +19,7 @@ VOCABULARY: Final = "vocabulary"
 STATION: Final = re.compile(r"^(\d+)\. `([^`]+)` `([^`]+)`", re.MULTILINE)
 WALKS: Final = PAGE.split("\n## Walks\n")[-1].split("\n### ")[1:]
 MAX_STATIONS: Final = 10
+PAGES: Final = sorted((ROOT / "docs").glob("*.md"))
 FOLDERS: Final = {path.name for path in ROOT.iterdir() if path.is_dir()}
 
 
@@ -103,7 +104,7 @@ def test_a_station_exists(path: str, name: str) -> None:
     assert name in definitions(path)
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/design.md", "CONTRIBUTING.md", "README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in PAGES)])
 def test_the_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = {name for name in re.findall(r"`([\w./-]+/[\w./-]+)`", text) if "toy" not in name}
