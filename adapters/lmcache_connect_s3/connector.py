@@ -60,8 +60,8 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._tls = TLSSettings(ca_file=options.ca_file, verify=options.verify)
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
         self._retries = Retries(options.attempts)
-        self._signing = Signing(self._store, location, options, self._lookups)
-        self._bucket = Bucket(self._lookups, self._signing, self._retries)
+        self._signing = Signing(self._store, location, options, self._lookup_pool)
+        self._bucket = Bucket(self._lookup_pool, self._signing, self._retries)
         self._headers = _object_headers(options)
         self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
@@ -85,7 +85,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     def names_of(self, keys: Sequence[str]) -> Names:
         return [self._names.name(key) for key in keys]
 
-    def workers(self, nbytes: int, in_threads: bool) -> int:
+    def members(self, nbytes: int, in_threads: bool) -> int:
         # One request is outstanding on each connection, so small calls profit from many as well.
         return min(self._threads, self._options.pool_size) if in_threads else self._options.pool_size
 

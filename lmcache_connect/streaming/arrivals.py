@@ -22,5 +22,5 @@ class Arrivals:
         self.corrupt: dict[int, CorruptRecordError] = {}
 
     def release(self) -> None:
-        """Releases every chunk: the get has failed, and no worker is at it any more."""
+        """Releases every chunk: the get has failed, and nothing is received any more."""
         self.room.release()

@@ -35,7 +35,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     """Moves chunks between the arena and connections to a store. No copy is made in between.
 
     This class has the pools of connections, the threads, the line of gets that wait for room, and the calls that every
-    network store answers alike. A store's connector adds its protocol: `dial`, `names_of`, `workers`, `receive`, `send`
+    network store answers alike. A store's connector adds its protocol: `dial`, `names_of`, `members`, `receive`, `send`
     and its look-ups. Lives on one event loop. Connects on first use.
     """
 
@@ -58,11 +58,11 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         self._store: Final = context.remote_url.label()
         self._connect_timeout: Final = connect_timeout
         self._threads_from: Final = math.inf if is_tls else {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
-        self._transfers = ConnectionPool(pool_size, self._connect, self._store, lost)
+        self._chunk_pool = ConnectionPool(pool_size, self._connect, self._store, lost)
         # Look-ups have connections of their own: they must not wait behind megabytes.
-        self._lookups = ConnectionPool(lookup_pool_size, self._connect, self._store, lost)
+        self._lookup_pool = ConnectionPool(lookup_pool_size, self._connect, self._store, lost)
         # Used by the get that is first in line for room. See `room`: nobody else may need its connections.
-        self._when_first = ConnectionPool(pool_size, self._connect, self._store, lost)
+        self._first_in_line_pool = ConnectionPool(pool_size, self._connect, self._store, lost)
         self._line = RoomLine(context.local_cpu_backend, context.settings.allocate_timeout)
         self._couriers = Couriers()
         self._chunk_size = ChunkSize(context.metadata)
@@ -82,8 +82,8 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """Returns the name of each key in the store."""
 
     @abstractmethod
-    def workers(self, nbytes: int, in_threads: bool) -> int:
-        """Returns how many connections a call that moves `nbytes` bytes uses at a time, at most."""
+    def members(self, nbytes: int, in_threads: bool) -> int:
+        """Returns how many members, and so connections, a call that moves `nbytes` bytes has at most."""
 
     @abstractmethod
     async def receive(
@@ -152,7 +152,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     async def close(self) -> None:
         """Closes every connection. Idempotent."""
         self._couriers.close()
-        for pool in (self._transfers, self._lookups, self._when_first):
+        for pool in (self._chunk_pool, self._lookup_pool, self._first_in_line_pool):
             pool.close()
 
     # --------------------------------------------------------------------------------------------------- inside
@@ -160,7 +160,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     def _equipment(self, nbytes: int) -> Equipment[C]:
         """Returns what a call that moves `nbytes` bytes works with."""
         in_threads = nbytes >= self._threads_from
-        return Equipment(self._transfers, self.workers(nbytes, in_threads), self._couriers if in_threads else None)
+        return Equipment(self._chunk_pool, self.members(nbytes, in_threads), self._couriers if in_threads else None)
 
     async def _get(self, keys: Sequence[Key]) -> Arrivals:
         texts, names = await self._named(keys)
@@ -168,10 +168,10 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
         async def attempt(place: PlaceInLine) -> Arrivals:
             if place.is_first:  # it may wait for room, and it does that on the event loop
-                equipment = Equipment(self._when_first, self.workers(nbytes, in_threads=False))
+                equipment = Equipment(self._first_in_line_pool, self.members(nbytes, in_threads=False))
             else:
                 equipment = self._equipment(nbytes)
-            arrivals = Arrivals(len(names), place.room())
+            arrivals = Arrivals(len(names), place.new_room())
             try:
                 await self.receive(texts, names, arrivals, equipment)
             except BaseException:

@@ -1,4 +1,4 @@
-"""`Crew`: the workers of one call, each of which serves one connection."""
+"""`Crew`: the members that do the work of one call. Each serves one connection."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from ..transport import ConnectionPool, Couriers, Pooled
+from ..transport import Connection, ConnectionPool, Couriers
 
-C = TypeVar("C", bound=Pooled)
+C = TypeVar("C", bound=Connection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +21,28 @@ class Equipment(Generic[C]):
 
     Attributes:
         pool: the connections.
-        workers: how many connections the crew uses at a time, at most.
+        members: how many members the crew has, at most. Each uses one connection at a time.
         couriers: the threads that move its bytes. None where the event loop moves them.
     """
 
     pool: ConnectionPool[C]
-    workers: int
+    members: int
     couriers: Couriers | None = None
 
 
 class Crew(ABC, Generic[C]):
-    """Does the work of one call with as many workers as there is work for, up to a limit.
+    """Does the work of one call with as many members as there is work for, up to a limit. A member is a task.
 
-    A worker acquires a connection, serves it until there is no work or others wait for a connection, and releases it.
-    Work may come up while the crew is at work: `hire` starts workers for it. The first failure is kept and ends the
-    other workers. A worker that still waits for a connection when everything is done is dismissed.
+    A member acquires a connection, serves it until there is no work or others wait for a connection, and releases it.
+    Work may come up while the crew is at work: `hire` starts members for it. The first failure is kept and ends the
+    other members. A member that still waits for a connection when everything is done is dismissed.
     """
 
     def __init__(self, equipment: Equipment[C]) -> None:
         self._pool = equipment.pool
-        self._limit = equipment.workers
+        self._limit = equipment.members
         self._couriers = equipment.couriers
-        self._workers = 0
+        self._members = 0
         self._serving = 0
         self._failure: Exception | None = None
         self._group: TaskGroup | None = None
@@ -50,7 +50,7 @@ class Crew(ABC, Generic[C]):
 
     @abstractmethod
     def unbegun(self) -> int:
-        """Returns the number of pieces of work that no worker has begun."""
+        """Returns the number of pieces of work that no member has begun."""
 
     @abstractmethod
     async def serve(self, connection: C) -> None:
@@ -63,7 +63,7 @@ class Crew(ABC, Generic[C]):
         """Does all the work. When it has ended, however it ended, nothing touches a buffer any more.
 
         Raises:
-            The first failure of a worker.
+            The first failure of a member.
         """
         if self._limit == 1:
             while self.unbegun():
@@ -72,27 +72,27 @@ class Crew(ABC, Generic[C]):
         self._loop = asyncio.get_running_loop()
         try:
             async with anyio.create_task_group() as self._group:
-                self._start_workers()
+                self._start_members()
         finally:
             self._group = None
         if self._failure is not None:
             raise self._failure
 
     def hire(self) -> None:
-        """Starts workers for work that has come up. Called by `serve`, on the event loop or in a thread."""
+        """Starts members for work that has come up. Called by `serve`, on the event loop or in a thread."""
         if self._loop is None:
-            return  # the only worker does it
+            return  # the only member does it
         if self._couriers is None:
-            self._start_workers()
+            self._start_members()
         else:
-            self._loop.call_soon_threadsafe(self._start_workers)
+            self._loop.call_soon_threadsafe(self._start_members)
 
-    def _start_workers(self) -> None:
+    def _start_members(self) -> None:
         if self._group is None:
             return
-        arriving = self._workers - self._serving  # hired, and still without a connection: there is work for each
-        for _ in range(min(self._limit - self._workers, self.unbegun() - arriving)):
-            self._workers += 1
+        arriving = self._members - self._serving  # hired, and still without a connection: there is work for each
+        for _ in range(min(self._limit - self._members, self.unbegun() - arriving)):
+            self._members += 1
             self._group.start_soon(self._work)
 
     async def _work(self) -> None:
@@ -106,7 +106,7 @@ class Crew(ABC, Generic[C]):
             self._failure = self._failure or failure
             self._end_others()
         finally:
-            self._workers -= 1
+            self._members -= 1
 
     async def _serve_one(self) -> None:
         async with self._pool.acquired() as connection:
@@ -120,5 +120,5 @@ class Crew(ABC, Generic[C]):
                 self._serving -= 1
 
     def _end_others(self) -> None:
-        if self._group is not None and self._workers > 1:
+        if self._group is not None and self._members > 1:
             self._group.cancel_scope.cancel()

@@ -21,27 +21,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
 from ..errors import AllocationTimeoutError, ArenaExhaustedError
 from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
+from ..transport import Connection
 
 T = TypeVar("T")
 
 _AT_A_TIME: Final = 16
 """Chunks that room is made for at a time. The allocator then finds its data in the CPU's cache, from which every chunk
 that is received displaces them."""
-
-
-class Closable(Protocol):
-    """The part of a connection that this module needs."""
-
-    def close(self) -> None:
-        """Closes it at once."""
-        ...
 
 
 class NoRoomError(Exception):
@@ -64,8 +57,8 @@ class RoomLine:
     async def serve(self, attempt: Callable[[PlaceInLine], Awaitable[T]]) -> T:
         """Returns what `attempt(place)` returns. Calls it a second time if it found no room, when it is first in line.
 
-        `attempt` is one try at a get. It takes its memory from `place.room()` and releases all of it before it raises.
-        When `place.is_first`, it must use connections that no other get uses.
+        `attempt` is one try at a get. It takes its memory from `place.new_room()`, and releases all of it before it
+        raises. When `place.is_first`, it must use connections that no other get uses.
 
         Raises:
             AllocationTimeoutError: others were first in line for `allocate_timeout` seconds.
@@ -118,7 +111,7 @@ class PlaceInLine:
             self.is_first = False
             self._first.release()
 
-    def room(self) -> Room:
+    def new_room(self) -> Room:
         """Returns an empty `Room` for one attempt."""
         return Room(self, self._backend, self._allocate_timeout)
 
@@ -134,11 +127,12 @@ class Room:
         self._awaited = 0
         self._spare: list[MemoryObj] = []
 
-    async def make(self, connection: Closable, metadata: ChunkMetadata) -> MemoryObj:
+    async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
 
         The reference is the caller's if the attempt succeeds. If it fails, `release` drops it.
-        If this raises, there is no place for the payload, and `connection` has been closed.
+        `connection` is the one that the payload is on. If this raises, nobody will take the payload off the wire, so
+        `connection` has been closed.
 
         Raises:
             NoRoomError: there is no room now, and the get is not first in line.
@@ -198,8 +192,8 @@ class Room:
     def _check_that_waiting_helps(self, nbytes: int) -> None:
         held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
         now = self._backend.statistics()
-        # What other workers of this attempt wait for counts as held: it stays until the attempt has ended. So the last
-        # worker that asks for more than there can be is refused. Otherwise all of them would wait for one another.
+        # What other members of the crew wait for counts as held: it stays until the attempt has ended. So the last
+        # member that asks for more than there can be is refused. Otherwise all of them would wait for one another.
         is_alone = held and now.reserved <= held
         if is_alone or nbytes > now.capacity - held - self._awaited:
             raise ArenaExhaustedError(

@@ -7,23 +7,17 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
+from .connection import Connection
 from .loop_stream import LoopStream
-from .stream import Stream
 from .thread_stream import ThreadStream
 from .waiting import wait_uncancelled
 
 T = TypeVar("T")
-
-
-class Connection(Protocol):
-    """Protocol code that reads and writes `stream`, whichever stream that is just now."""
-
-    stream: Stream
 
 
 class _Job(NamedTuple):

@@ -6,32 +6,17 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
+from .connection import Connection
 from .loop_stream import LoopStream
 from .scratch import Scratch
 from .stream import Stream
 from .transfer import Transfer
 from .wire import StreamClosedError
 
-
-class Pooled(Protocol):
-    """A connection as a pool sees it: protocol code that reads and writes `stream`."""
-
-    stream: Stream
-
-    @property
-    def is_reusable(self) -> bool:
-        """Whether the stream stands where the next caller may send a request."""
-        ...
-
-    def close(self) -> None:
-        """Closes the connection at once."""
-        ...
-
-
-C = TypeVar("C", bound=Pooled)
+C = TypeVar("C", bound=Connection)
 
 
 def lost_connection(store: str, error: StreamClosedError) -> StoreError:

@@ -209,7 +209,7 @@ async def test_a_crew_that_fails_in_the_iteration_in_which_it_is_cancelled_is_ca
 
     async with ConnectorManager(f"{valkey_url}?pool_size=3", config=CONFIG) as manager:
         redis = cast(RedisConnector, manager.create_connector().wrapped)
-        call = asyncio.ensure_future(Breaking(Equipment(redis._transfers, workers=3)).run())
+        call = asyncio.ensure_future(Breaking(Equipment(redis._chunk_pool, members=3)).run())
         await released.wait()
         with pytest.raises(asyncio.CancelledError):
             await call

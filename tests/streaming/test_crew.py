@@ -1,4 +1,4 @@
-"""How many workers a crew has, and how they end. No server is needed: the connections are not real."""
+"""How many members a crew has, and how they end. No server is needed: the connections are not real."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ async def fail() -> None:
     raise StoreUnavailableError("fake", "gone")
 
 
-@pytest.mark.parametrize(("workers", "dishes", "most"), [(1, 5, 1), (3, 1, 1), (3, 2, 2), (3, 9, 3)])
-async def test_a_crew_has_as_many_workers_as_there_is_work_for_up_to_its_limit(
-    workers: int, dishes: int, most: int
+@pytest.mark.parametrize(("members", "dishes", "most"), [(1, 5, 1), (3, 1, 1), (3, 2, 2), (3, 9, 3)])
+async def test_a_crew_has_as_many_members_as_there_is_work_for_up_to_its_limit(
+    members: int, dishes: int, most: int
 ) -> None:
-    kitchen = Kitchen(Equipment(pool_of(8), workers), *[pause] * dishes)
+    kitchen = Kitchen(Equipment(pool_of(8), members), *[pause] * dishes)
     await kitchen.run()
     assert (kitchen.most, len(kitchen.used), kitchen.dishes) == (most, most, [])
 
@@ -88,7 +88,7 @@ async def test_a_crew_without_work_uses_no_connection() -> None:
     assert pool.open_connections == 0
 
 
-async def test_workers_are_hired_for_work_that_comes_up_and_no_more_than_there_is_work_for() -> None:
+async def test_members_are_hired_for_work_that_comes_up_and_no_more_than_there_is_work_for() -> None:
     async def more() -> None:
         kitchen.add(pause)
         kitchen.add(pause)
@@ -99,7 +99,7 @@ async def test_workers_are_hired_for_work_that_comes_up_and_no_more_than_there_i
     assert (kitchen.most, len(kitchen.used)) == (3, 3)
 
 
-async def test_a_single_worker_does_also_the_work_that_comes_up() -> None:
+async def test_a_single_member_does_also_the_work_that_comes_up() -> None:
     async def more() -> None:
         kitchen.add(nothing, nothing)
 
@@ -108,10 +108,10 @@ async def test_a_single_worker_does_also_the_work_that_comes_up() -> None:
     assert (kitchen.most, kitchen.dishes) == (1, [])
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-async def test_the_first_failure_is_raised_and_ends_the_other_workers(workers: int) -> None:
+@pytest.mark.parametrize("members", [1, 3])
+async def test_the_first_failure_is_raised_and_ends_the_other_members(members: int) -> None:
     pool = pool_of(3)
-    kitchen = Kitchen(Equipment(pool, workers), *([fail] if workers == 1 else [forever, forever, fail]))
+    kitchen = Kitchen(Equipment(pool, members), *([fail] if members == 1 else [forever, forever, fail]))
     async with asyncio.timeout(LONG):
         with pytest.raises(StoreUnavailableError, match="gone"):
             await kitchen.run()
@@ -120,7 +120,7 @@ async def test_the_first_failure_is_raised_and_ends_the_other_workers(workers: i
         await pool.acquire()  # every connection was released
 
 
-async def test_a_worker_that_waits_for_a_connection_is_dismissed_when_everything_is_done() -> None:
+async def test_a_member_that_waits_for_a_connection_is_dismissed_when_everything_is_done() -> None:
     pool = pool_of(2)
     async with pool.acquired():
         kitchen = Kitchen(Equipment(pool, 2), pause, pause, pause)
@@ -129,12 +129,12 @@ async def test_a_worker_that_waits_for_a_connection_is_dismissed_when_everything
         assert (kitchen.most, pool.waiting) == (1, 0)
 
 
-async def test_a_worker_that_waits_for_a_connection_is_kept_while_another_may_find_more_work() -> None:
+async def test_a_member_that_waits_for_a_connection_is_kept_while_another_may_find_more_work() -> None:
     pool = pool_of(2)
     kept = await pool.acquire()
 
     async def more() -> None:
-        kitchen.dishes += [pause, pause]  # for the worker that waits: nobody else is hired
+        kitchen.dishes += [pause, pause]  # for the member that waits: nobody else is hired
         pool.release(kept)
         await pause()
         await pause()
@@ -145,7 +145,7 @@ async def test_a_worker_that_waits_for_a_connection_is_kept_while_another_may_fi
     assert (kitchen.most, kitchen.dishes) == (2, [])
 
 
-async def test_a_cancelled_crew_has_no_worker_left() -> None:
+async def test_a_cancelled_crew_has_no_member_left() -> None:
     kitchen = Kitchen(Equipment(pool_of(2), 2), forever, forever)
     running = asyncio.create_task(kitchen.run())
     while kitchen.serving < 2:
@@ -169,7 +169,7 @@ class FakeCouriers:
             pass
 
 
-async def test_workers_in_threads_are_hired_for_work_that_comes_up_in_a_thread() -> None:
+async def test_members_in_threads_are_hired_for_work_that_comes_up_in_a_thread() -> None:
     together = threading.Barrier(3)
 
     async def meet() -> None:

@@ -62,7 +62,7 @@ class Get:
         self.attempts += 1
         self.was_first = place.is_first
         self.connection = FakeConnection()
-        room = place.room()
+        room = place.new_room()
         found: list[MemoryObj] = []
         try:
             for _ in range(self._count):
@@ -143,7 +143,7 @@ async def test_the_last_of_several_workers_that_wait_for_more_than_there_can_be_
 
     async def attempt(place: PlaceInLine) -> None:
         await place.wait_until_first(MIB)
-        room = place.room()
+        room = place.new_room()
         held = [await room.make(FakeConnection(), mebibyte) for _ in range(2)]
         waiting = [asyncio.create_task(room.make(FakeConnection(), mebibyte)) for _ in range(2)]
         await wait_for_a_waiter(backend)
@@ -198,7 +198,7 @@ async def test_room_for_expected_chunks_is_made_at_once_and_serves_a_chunk_of_an
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
     async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
-        room = place.room()
+        room = place.new_room()
         first = room.make_now(mebibyte, expected=9)
         assert backend.statistics().live_objects == 4
         second = await room.make(FakeConnection(), mebibyte)
@@ -218,7 +218,7 @@ async def test_room_that_is_made_for_chunks_of_another_kind_is_released_first(
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
     async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
-        room = place.room()
+        room = place.new_room()
         first = room.make_now(mebibyte, expected=4)
         second = room.make_now(replace(mebibyte), expected=2)
         assert backend.statistics().live_objects == 3
@@ -233,7 +233,7 @@ async def test_a_failed_attempt_releases_all_of_its_room_but_what_its_receiver_h
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
     async def attempt(place: PlaceInLine) -> None:
-        room = place.room()
+        room = place.new_room()
         corrupt = await room.make(FakeConnection(), mebibyte)
         assert room.make_now(mebibyte, expected=2) is not None
         corrupt.ref_count_down()

@@ -59,7 +59,7 @@ class DictConnector(StreamingConnector[FakeConnection]):
     def names_of(self, keys: Sequence[str]) -> list[str]:
         return [f"name of {key}" for key in keys]
 
-    def workers(self, nbytes: int, in_threads: bool) -> int:
+    def members(self, nbytes: int, in_threads: bool) -> int:
         return 1
 
     async def receive(
@@ -85,7 +85,7 @@ class DictConnector(StreamingConnector[FakeConnection]):
         self.values |= {name: bytes(obj.byte_array) for name, obj in zip(names, objs, strict=True)}
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
-        async with self._lookups.acquired():
+        async with self._lookup_pool.acquired():
             return [f"name of {key}" in self.values for key in keys]
 
     async def remove(self, key: Key) -> bool:

@@ -28,6 +28,13 @@ pytestmark = pytest.mark.asyncio
 class Connection:
     stream: Stream
 
+    @property
+    def is_reusable(self) -> bool:
+        return self.stream.is_open
+
+    def close(self) -> None:
+        self.stream.close()
+
 
 @pytest.fixture
 def couriers() -> Iterator[Couriers]:
