@@ -1,16 +1,12 @@
 """`Fetching`: the chunks of one get or batched get, from objects into the arena.
 
-    Asked ──► Receiving ──┬──► Verified
-      ├──► Missing        ├──► Corrupt
-      └──► Corrupt        └──► Replaced ──► Asked
-
-What each state of an object holds, and when it changes, is told in `object_fetch.py`. The way of a chunk:
+`object_fetch.py` has the states of an object: what each holds, and when it changes. The way of a chunk:
 
 1. `GetJob` asks for the object, or for its first range where the connector reads in ranges.
 2. `read_answer` checks status, lengths and range of the answer (`object_answer.py`).
 3. `read_record_header` checks that a record follows (`record_header.py`).
-4. `Receiving` receives the payload into the arena and verifies it (`receiving.py`). The ranges that are left become
-   jobs of their own, for other connections.
+4. `IncomingObject` receives the payload into the arena and verifies it (`incoming_object.py`). The ranges that are left
+   become jobs of their own, for other connections.
 5. A job whose connection breaks is run again and asks for what is left of its span.
 """
 
@@ -24,18 +20,18 @@ from lmcache_connect.streaming import Arrivals, Equipment
 from lmcache_connect.transport import ThreadStream
 
 from .http_connection import HTTPConnection
+from .incoming_object import IncomingObject, Span, cut
 from .object_answer import NoObject, ObjectAnswer, ObjectRequest, read_answer
 from .object_checksum import ObjectChecksum
 from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
 from .options import S3Options
-from .receiving import Receiving, Span, cut
 from .record_header import read_record_header
+from .request_crew import Job, RequestCrew
 from .retries import Retries
 from .signing import CallSigner
-from .transfers import Job, Transfers
 
 
-class Fetching(Transfers):
+class Fetching(RequestCrew):
     """Gets objects into `arrivals`. After `run()` each has been verified, or is missing or corrupt."""
 
     def __init__(
@@ -77,7 +73,7 @@ class GetJob(Job):
         self._span = span
 
     async def run(self, connection: HTTPConnection) -> None:
-        if self._span is not None and not self._span.receiving.can_go_on:
+        if self._span is not None and not self._span.incoming.can_go_on:
             self._span = None
             self._fetch.ask_again()
         if self._span is None:
@@ -101,9 +97,9 @@ class GetJob(Job):
         answer = await self._ask(connection, ObjectRequest(fetch.name, 0, self._call.options.range_size or None))
         match answer:
             case NoObject.EMPTY:
-                fetch.corrupt(CorruptRecordError("short", "a value of 0 bytes is not a record"))
+                fetch.became_corrupt(CorruptRecordError("short", "a value of 0 bytes is not a record"))
             case NoObject():
-                fetch.missing()
+                fetch.became_missing()
             case ObjectAnswer():
                 try:
                     header = await read_record_header(connection, answer, fetch.key)
@@ -126,51 +122,51 @@ class GetJob(Job):
         if checksum is not None:
             checksum.update(bytes(connection.stream.buffered_view()[: header.length]))
         connection.stream.take(header.length)
-        receiving = Receiving(header, chunk, version, 1 + len(rest), checksum)
-        self._fetch.begin(receiving)
+        incoming = IncomingObject(header, chunk, version, 1 + len(rest), checksum)
+        self._fetch.begin(incoming)
         for start, end in rest:
-            call.add(GetJob(call, self._fetch, Span(receiving, start, end)))
-        return Span(receiving, header.length, answer.end)
+            call.add(GetJob(call, self._fetch, Span(incoming, start, end)))
+        return Span(incoming, header.length, answer.end)
 
     async def _get_rest(self, connection: HTTPConnection, span: Span) -> None:
-        version = span.receiving.version
+        version = span.incoming.version
         answer = await self._ask(connection, ObjectRequest(self._fetch.name, span.start, span.end, version))
         match answer:
             case NoObject():
-                self._fetch.replaced()
+                self._fetch.became_replaced()
                 self._give_up(span)
             case ObjectAnswer():
                 await self._receive(connection, answer, span)
 
     async def _receive(self, connection: HTTPConnection, answer: ObjectAnswer, span: Span) -> None:
-        receiving = span.receiving
-        await receiving.receive(connection.stream, span)
+        incoming = span.incoming
+        await incoming.receive(connection.stream, span)
         connection.finished(answer.head)
         self._span = None
-        if not receiving.is_last_span():
+        if not incoming.span_ended():
             return
         if isinstance(self._fetch.state, Replaced):
-            self._read_again()
+            self._restart()
             return
         try:
-            await receiving.verify(on_loop=not isinstance(connection.stream, ThreadStream))
+            await incoming.verify(on_loop=not isinstance(connection.stream, ThreadStream))
         except CorruptRecordError as error:
             self._does_not_verify(connection, error)
         else:
-            self._fetch.verified()
+            self._fetch.became_verified()
 
     def _give_up(self, span: Span) -> None:
         self._span = None
-        if span.receiving.is_last_span():
-            self._read_again()
+        if span.incoming.span_ended():
+            self._restart()
 
-    def _read_again(self) -> None:
-        if self._fetch.read_again():
+    def _restart(self) -> None:
+        if self._fetch.restart_after_replacement():
             self._call.add(GetJob(self._call, self._fetch))
 
     def _does_not_verify(self, connection: HTTPConnection, error: CorruptRecordError) -> None:
         if connection.requests == 1:
-            self._fetch.corrupt(error)
-        elif self._fetch.doubtful(error):
+            self._fetch.became_corrupt(error)
+        elif self._fetch.recheck(error):
             connection.close()
             self._call.add(GetJob(self._call, self._fetch))

@@ -1,13 +1,13 @@
 """`ObjectFetch`: the state of one object of a get.
 
-    Asked     -> Receiving  a record of the key begins, and there is memory for its payload
-              -> Missing    there is no such object
-              -> Corrupt    something else is there
-    Receiving -> Verified   every byte has come, and the checksums agree
-              -> Corrupt    every byte has come, and a checksum differs
-              -> Replaced   the rest was asked for, and another object has the name now
-              -> Asked      its one connection broke, and nothing tells whether the rest is of the same object
-    Replaced  -> Asked      nothing is received into its memory any more; after four replacements: Corrupt
+    Asked          -> IncomingObject  a record of the key begins, and there is memory for its payload
+                   -> Missing         there is no such object
+                   -> Corrupt         something else is there
+    IncomingObject -> Verified        every byte has come, and the checksums agree
+                   -> Corrupt         every byte has come, and a checksum differs
+                   -> Replaced        the rest was asked for, and another object has the name now
+                   -> Asked           its connection broke, and nothing tells whether the rest is of the same object
+    Replaced       -> Asked           nothing is received into its memory any more; after four replacements: Corrupt
 
 Where bytes that do not verify came over a connection that was used before, the object is `Asked` again in place of
 `Corrupt`, twice. What is known in a state is what its class holds. A connection that breaks changes no other state: a
@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 
 from lmcache_connect import CorruptRecordError, MemoryObj
 
-from .receiving import Receiving
+from .incoming_object import IncomingObject
 
 _MAX_REPLACEMENTS: Final = 4
 _MAX_RECHECKS: Final = 2
@@ -37,7 +37,7 @@ class Asked:
 class Replaced:
     """Another object has taken the name since the first bytes came. Others may still receive into its memory."""
 
-    receiving: Receiving
+    incoming: IncomingObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Corrupt:
     error: CorruptRecordError
 
 
-State: TypeAlias = Asked | Receiving | Replaced | Missing | Verified | Corrupt
+State: TypeAlias = Asked | IncomingObject | Replaced | Missing | Verified | Corrupt
 
 
 class ObjectFetch:
@@ -76,60 +76,63 @@ class ObjectFetch:
         self._replacements = 0
         self._rechecks = 0
 
-    def missing(self) -> None:
-        """There is no such object."""
+    def became_missing(self) -> None:
+        """Records that there is no such object."""
         self.state = Missing()
 
-    def begin(self, receiving: Receiving) -> None:
-        """Its header has verified, and there is memory for its payload."""
-        self.state = receiving
+    def begin(self, incoming: IncomingObject) -> None:
+        """Records that its header has verified, and that there is memory for its payload."""
+        self.state = incoming
 
-    def verified(self) -> None:
-        """All its bytes came and have verified."""
-        assert isinstance(self.state, Receiving)  # noqa: S101  # only such an object has bytes
+    def became_verified(self) -> None:
+        """Records that all its bytes came and have verified."""
+        assert isinstance(self.state, IncomingObject)  # noqa: S101  # only such an object has bytes
         self.state = Verified(self.state.chunk)
 
-    def corrupt(self, error: CorruptRecordError) -> None:
-        """It does not verify, for sure."""
+    def became_corrupt(self, error: CorruptRecordError) -> None:
+        """Records that it does not verify. Releases the memory of what has come."""
         self._release()
         self.state = Corrupt(error)
 
-    def doubtful(self, error: CorruptRecordError) -> bool:
-        """What a connection brought that was used before does not verify. Returns whether to ask again.
+    def recheck(self, error: CorruptRecordError) -> bool:
+        """Gives up bytes that do not verify, from a connection that was used before. Returns whether to ask again.
 
-        It may be the late answer to another request, which the server left on the connection. So it counts as corrupt
-        only when several connections have brought such bytes.
+        They may be the late answer to another request, which the server left on the connection. So the object becomes
+        `Corrupt` only when several connections have brought such bytes.
         """
         if self._rechecks == _MAX_RECHECKS:
-            self.corrupt(error)
+            self.became_corrupt(error)
             return False
         self._rechecks += 1
         self.ask_again()
         return True
 
-    def replaced(self) -> None:
-        """A span was asked for and another object is there."""
-        if isinstance(self.state, Receiving):
+    def became_replaced(self) -> None:
+        """Records that a span was asked for and another object is there. Idempotent."""
+        if isinstance(self.state, IncomingObject):
             self.state = Replaced(self.state)
 
-    def read_again(self) -> bool:
-        """It was replaced, and nothing is received into its memory any more. Returns whether to ask again."""
+    def restart_after_replacement(self) -> bool:
+        """Gives up what came of the replaced object. Returns whether to ask for the object again.
+
+        Called when nothing is received into its memory any more. After four replacements the object is `Corrupt`.
+        """
         if self._replacements == _MAX_REPLACEMENTS:
             times = f"it was replaced {_MAX_REPLACEMENTS} times while it was read"
-            self.corrupt(CorruptRecordError("replaced", times, removable=False))
+            self.became_corrupt(CorruptRecordError("replaced", times, removable=False))
             return False
         self._replacements += 1
         self.ask_again()
         return True
 
     def ask_again(self) -> None:
-        """Gives up what has come. Nothing is received into its memory any more."""
+        """Gives up what has come. Called when nothing is received into its memory any more."""
         self._release()
         self.state = Asked()
 
     def _release(self) -> None:
         match self.state:
-            case Receiving(chunk=chunk) | Replaced(Receiving(chunk=chunk)):
+            case IncomingObject(chunk=chunk) | Replaced(IncomingObject(chunk=chunk)):
                 chunk.ref_count_down()
             case _:
                 pass  # nothing has come

@@ -12,14 +12,14 @@ from lmcache_connect.transport import StreamClosedError, in_thread
 from .http_connection import HTTPConnection, ResponseHead
 from .object_checksum import ObjectChecksum
 from .refusals import MAX_ERROR_BYTES, refused, refused_early, refused_late
+from .request_crew import Job, RequestCrew
 from .retries import Retries
 from .signer import UNSIGNED
 from .signing import CallSigner
 from .stored_record import StoredRecord
-from .transfers import Job, Transfers
 
 
-class Storing(Transfers):
+class Storing(RequestCrew):
     """Stores objects, or the parts of one. After `run()` every one is stored."""
 
     def __init__(

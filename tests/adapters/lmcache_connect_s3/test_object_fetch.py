@@ -6,9 +6,9 @@ import pytest
 
 from lmcache_connect import CorruptRecordError, LocalCPUBackend, MemoryObj
 from lmcache_connect.record import decode_header, encode_record
+from lmcache_connect_s3.incoming_object import IncomingObject, cut
 from lmcache_connect_s3.object_answer import ObjectVersion
 from lmcache_connect_s3.object_fetch import Asked, Corrupt, Missing, ObjectFetch, Replaced, Verified
-from lmcache_connect_s3.receiving import Receiving, cut
 
 DAMAGED = CorruptRecordError("checksum", "it does not verify")
 
@@ -19,33 +19,33 @@ def chunk_of(backend: LocalCPUBackend) -> MemoryObj:
     return chunk
 
 
-def receiving_into(backend: LocalCPUBackend, *, spans: int = 1, etag: str | None = '"one"') -> Receiving:
+def incoming_into(backend: LocalCPUBackend, *, spans: int = 1, etag: str | None = '"one"') -> IncomingObject:
     chunk = chunk_of(backend)
     record = encode_record("k", chunk)
-    return Receiving(decode_header(record, "k", len(record)), chunk, ObjectVersion(len(record), etag), spans, None)
+    return IncomingObject(decode_header(record, "k", len(record)), chunk, ObjectVersion(len(record), etag), spans, None)
 
 
 def test_a_chunk_that_verified_is_held_for_the_caller(local_cpu_backend: LocalCPUBackend) -> None:
     fetch = ObjectFetch("k", "p/k")
-    receiving = receiving_into(local_cpu_backend)
-    fetch.begin(receiving)
-    fetch.verified()
-    assert fetch.state == Verified(receiving.chunk)
+    incoming = incoming_into(local_cpu_backend)
+    fetch.begin(incoming)
+    fetch.became_verified()
+    assert fetch.state == Verified(incoming.chunk)
     assert local_cpu_backend.statistics().live_objects == 1
-    receiving.chunk.ref_count_down()
+    incoming.chunk.ref_count_down()
 
 
 def test_a_missing_object_holds_nothing() -> None:
     fetch = ObjectFetch("k", "p/k")
-    fetch.missing()
+    fetch.became_missing()
     assert fetch.state == Missing()
 
 
 def test_an_object_is_corrupt_when_three_connections_have_brought_damage(local_cpu_backend: LocalCPUBackend) -> None:
     fetch = ObjectFetch("k", "p/k")
     for again in (True, True, False):
-        fetch.begin(receiving_into(local_cpu_backend))
-        assert fetch.doubtful(DAMAGED) is again
+        fetch.begin(incoming_into(local_cpu_backend))
+        assert fetch.recheck(DAMAGED) is again
         assert local_cpu_backend.statistics().live_objects == 0
         assert fetch.state == (Asked() if again else Corrupt(DAMAGED))
 
@@ -53,16 +53,16 @@ def test_an_object_is_corrupt_when_three_connections_have_brought_damage(local_c
 def test_an_object_is_read_again_when_it_was_replaced_but_not_for_ever(local_cpu_backend: LocalCPUBackend) -> None:
     fetch = ObjectFetch("k", "p/k")
     for _ in range(4):
-        receiving = receiving_into(local_cpu_backend)
-        fetch.begin(receiving)
-        fetch.replaced()
-        fetch.replaced()  # each of its spans says so
-        assert fetch.state == Replaced(receiving)
-        assert fetch.read_again()
+        incoming = incoming_into(local_cpu_backend)
+        fetch.begin(incoming)
+        fetch.became_replaced()
+        fetch.became_replaced()  # each of its spans says so
+        assert fetch.state == Replaced(incoming)
+        assert fetch.restart_after_replacement()
         assert local_cpu_backend.statistics().live_objects == 0
-    fetch.begin(receiving_into(local_cpu_backend))
-    fetch.replaced()
-    assert not fetch.read_again()
+    fetch.begin(incoming_into(local_cpu_backend))
+    fetch.became_replaced()
+    assert not fetch.restart_after_replacement()
     assert isinstance(fetch.state, Corrupt)
     assert (fetch.state.error.reason, fetch.state.error.removable) == ("replaced", False)
     assert local_cpu_backend.statistics().live_objects == 0
@@ -72,10 +72,10 @@ def test_an_object_is_read_again_when_it_was_replaced_but_not_for_ever(local_cpu
 def test_a_span_goes_on_only_where_something_tells_that_the_rest_is_of_the_same_object(
     local_cpu_backend: LocalCPUBackend, spans: int, etag: str | None, can_go_on: bool
 ) -> None:
-    receiving = receiving_into(local_cpu_backend, spans=spans, etag=etag)
-    assert receiving.can_go_on is can_go_on
-    assert [receiving.is_last_span() for _ in range(spans)] == [False] * (spans - 1) + [True]
-    receiving.chunk.ref_count_down()
+    incoming = incoming_into(local_cpu_backend, spans=spans, etag=etag)
+    assert incoming.can_go_on is can_go_on
+    assert [incoming.span_ended() for _ in range(spans)] == [False] * (spans - 1) + [True]
+    incoming.chunk.ref_count_down()
 
 
 def test_what_is_left_is_cut_into_ranges_of_about_one_size() -> None:

@@ -1,4 +1,4 @@
-"""`Transfers`: the requests of one call, over several connections side by side, each again where that may help."""
+"""`RequestCrew`: makes the requests of one call, over several connections at a time, each again where that may help."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Job(ABC):
         """Makes the request. Waits for nothing but the stream: a thread may have taken it over."""
 
 
-class Transfers(Crew[HTTPConnection]):
+class RequestCrew(Crew[HTTPConnection]):
     """Runs jobs, which may add further ones. The first failure that is not tried again ends them all."""
 
     def __init__(self, equipment: Equipment[HTTPConnection], retries: Retries, signer: CallSigner) -> None:
@@ -77,7 +77,7 @@ class Transfers(Crew[HTTPConnection]):
             try:
                 job = self._pending.popleft()
             except IndexError:
-                return  # another worker took the last one, maybe in its thread
+                return  # another member took the last one, maybe in its thread
             failure: StoreError | StreamClosedError | None = None
             try:
                 await job.run(connection)

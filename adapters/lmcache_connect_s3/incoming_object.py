@@ -1,4 +1,4 @@
-"""`Receiving`: an object on its way into the arena. `Span`: the bytes of it that one connection brings."""
+"""`IncomingObject`: an object on its way into the arena. `Span`: the bytes of it that one connection brings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .object_checksum import ObjectChecksum
 _HASHED_PIECE: Final = 1 << 20
 
 
-class Receiving:
-    """The record's header has verified, and there is memory for its payload. Its bytes come as one span or several.
+class IncomingObject:
+    """Receives an object as one span or several, when its header has verified and there is memory for its payload.
 
     The bytes of one span are hashed as they come. Several spans come side by side in no order, so they are hashed when
     all have come.
@@ -52,7 +52,7 @@ class Receiving:
         """
         return self.version.etag is not None or not self.is_one_span
 
-    def is_last_span(self) -> bool:
+    def span_ended(self) -> bool:
         """Counts one span that has come or was given up. Returns whether no other is left. Safe in any thread."""
         with self._lock:
             self._spans_left -= 1
@@ -104,10 +104,10 @@ class Receiving:
 class Span:
     """What is left to receive of an object by one job: the bytes from `start` to `end` (not included)."""
 
-    __slots__ = ("end", "receiving", "start")
+    __slots__ = ("end", "incoming", "start")
 
-    def __init__(self, receiving: Receiving, start: int, end: int) -> None:
-        self.receiving = receiving
+    def __init__(self, incoming: IncomingObject, start: int, end: int) -> None:
+        self.incoming = incoming
         self.start = start
         self.end = end
 
