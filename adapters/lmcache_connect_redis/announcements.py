@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from lmcache_connect import StoreError
 from lmcache_connect.contract import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS
 
 from .protocol.connection import Connection
@@ -42,7 +41,7 @@ class Announcements:
             ),
             replies=4,
         )
-        await _read_integers(connection)
+        await connection.discard_integers()
 
     async def remove(self, connection: Connection, worker: str) -> None:
         """Removes a worker's document."""
@@ -51,7 +50,7 @@ class Announcements:
             + encode_command(b"SREM", self._index, worker.encode()),
             replies=2,
         )
-        await _read_integers(connection)
+        await connection.discard_integers()
 
     async def read(self, connection: Connection) -> list[bytes]:
         """Returns the documents that have not expired. Removes the names of the other workers from the set."""
@@ -73,19 +72,5 @@ class Announcements:
                     documents.append(pairs[1])
         if gone:
             await connection.send(encode_command(b"SREM", self._index, *gone))
-            await _read_integers(connection)
+            await connection.discard_integers()
         return documents
-
-
-async def _read_integers(connection: Connection) -> None:
-    """Takes every reply that is outstanding, so that the connection stays usable, and raises the first refusal."""
-    refused: StoreError | None = None
-    while connection.pending:
-        try:
-            await connection.read_integer()
-        except StoreError as error:
-            if not connection.stream.is_open:
-                raise
-            refused = refused or error
-    if refused is not None:
-        raise refused

@@ -1,4 +1,14 @@
-"""`RedisConnector`: chunks between the arena and a Redis server, without a copy in between."""
+"""`RedisConnector`: the connector of Redis servers. It moves chunks between the arena and a server without a copy.
+
+It ties these together:
+
+* `SingleServer` (`topology/`) opens connections, and `Connection` (`protocol/`) sends commands and reads replies.
+* A `Layout` (`layouts/`) knows which keys and values a chunk has. `framed` is ours, `two_key` is LMCache's.
+* `FetchPipeline` and `StorePipeline` are the crews that move chunks. They send requests before earlier replies came.
+* `Announcements` keeps the documents of the processes that use the server.
+
+The base, `StreamingConnector`, has the pools, the threads and the line for room.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +45,7 @@ _SCAN_BYTES: Final = 64 << 20
 
 
 class RedisConnector(StreamingConnector[Connection]):
-    """Chunks on one server. Made by `RedisConnectorAdapter`."""
+    """Stores chunks on one server. Made by `RedisConnectorAdapter`."""
 
     def __init__(self, context: ConnectorContext, options: RedisOptions, server: SingleServer) -> None:
         super().__init__(
@@ -60,7 +70,7 @@ class RedisConnector(StreamingConnector[Connection]):
     def names_of(self, keys: Sequence[str]) -> Names:
         return [self._prefix + key for key in keys] if self._prefix else [*keys]
 
-    def workers(self, nbytes: int, in_threads: bool) -> int:
+    def members(self, nbytes: int, in_threads: bool) -> int:
         # One thread serves one connection. A small call is over before a second connection would help.
         return 1 if in_threads or nbytes < LARGE_BYTES else self._pool_size
 
@@ -68,7 +78,7 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def ping(self) -> int:
         """Returns 0 when the server answers."""
-        async with self._lookups.acquired() as connection:
+        async with self._lookup_pool.acquired() as connection:
             await connection.send(encode_command(b"PING"))
             await connection.read_status()
         return 0
@@ -77,31 +87,19 @@ class RedisConnector(StreamingConnector[Connection]):
         """Returns for each key whether the server holds its chunk. One round trip for all keys."""
         if not keys:
             return []
-        found: Flags = []
-        expected = self._layout.keys_each
-        async with self._lookups.acquired() as connection:
+        async with self._lookup_pool.acquired() as connection:
             for start in range(0, len(keys), NAMES_AT_A_TIME):
                 if start:
                     await asyncio.sleep(0)  # the server begins with the keys that it has
                 names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
                 command = self._layout.encode_exists([name.encode() for name in names])
                 await connection.send(command, replies=len(names))
-            error: StoreError | None = None
-            while connection.pending:
-                try:
-                    found += await connection.read_flags(expected)
-                except StoreError as refused:
-                    if not connection.stream.is_open:
-                        raise
-                    error = error or refused  # the rest is read, so that the connection stays usable
-            if error is not None:
-                raise error
-        return found
+            return await connection.read_flags(self._layout.keys_each)
 
     async def remove(self, key: Key) -> bool:
         """Removes the chunk. Returns whether it was there. The server frees its memory in the background."""
         [name] = self.names_of([key_string(key)])
-        async with self._lookups.acquired() as connection:
+        async with self._lookup_pool.acquired() as connection:
             return await self._layout.remove(connection, name)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
@@ -109,7 +107,7 @@ class RedisConnector(StreamingConnector[Connection]):
         pattern = self._layout.listed_pattern(_escaped(self._prefix + prefix) + "*")
         cursor = b"0"
         while True:
-            async with self._lookups.acquired() as connection:
+            async with self._lookup_pool.acquired() as connection:
                 await connection.send(
                     encode_command(
                         b"SCAN",
@@ -139,17 +137,17 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def announce(self, worker: str, document: bytes, ttl: float) -> None:
         """Stores a worker's document on the server, which forgets it after `ttl` seconds."""
-        async with self._lookups.acquired() as connection:
+        async with self._lookup_pool.acquired() as connection:
             await self._announcements.put(connection, worker, document, ttl)
 
     async def withdraw(self, worker: str) -> None:
         """Removes a worker's document."""
-        async with self._lookups.acquired() as connection:
+        async with self._lookup_pool.acquired() as connection:
             await self._announcements.remove(connection, worker)
 
     async def announced(self) -> Documents:
         """Returns the documents of the workers under this prefix that have not expired."""
-        async with self._lookups.acquired() as connection:
+        async with self._lookup_pool.acquired() as connection:
             return await self._announcements.read(connection)
 
     # -------------------------------------------------------------------------------------------------- chunks
@@ -174,11 +172,10 @@ class RedisConnector(StreamingConnector[Connection]):
             return
         try:
             with anyio.move_on_after(_TIDY_SECONDS):
-                async with self._lookups.acquired() as connection:
+                async with self._lookup_pool.acquired() as connection:
                     commands = [encode_command(b"UNLINK", name.encode()) for name in names]
                     await connection.send(b"".join(commands), replies=len(commands))
-                    while connection.pending:
-                        await connection.read_integer()
+                    await connection.discard_integers()
         except StoreError:
             pass
 

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from lmcache_connect.streaming import Arrivals, Crew, Equipment
 
-from .protocol.connection import TURN_BYTES, Connection
+from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
 Ask = TypeVar("Ask")
 
@@ -34,7 +34,7 @@ class FetchPipeline(Crew[Connection], Generic[Ask]):
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
-            if is_low and (moved < TURN_BYTES or not self._pool.waiting):
+            if is_low and (moved < FAIR_SHARE_BYTES or not self._pool.waiting):
                 commands = []
                 while ahead < WINDOW_BYTES and len(asked) < WINDOW_REPLIES and self.unbegun():
                     ask, command, nbytes = self.next_ask()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from lmcache_connect.streaming import Crew, Equipment
 
-from .protocol.connection import TURN_BYTES, Connection
+from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
 Names = list[str]
 
@@ -47,7 +47,7 @@ class StorePipeline(Crew[Connection]):
         awaited: deque[StoreRequest] = deque()
         moved = 0
         while True:
-            if self._requests and (moved < TURN_BYTES or not self._pool.waiting):
+            if self._requests and (moved < FAIR_SHARE_BYTES or not self._pool.waiting):
                 request = self._requests.popleft()
                 awaited.append(request)
                 moved += await request.send(connection)

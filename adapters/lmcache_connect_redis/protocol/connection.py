@@ -13,8 +13,8 @@ from .replies import reply_error
 
 MAX_LINE_BYTES: Final = 4096
 
-TURN_BYTES: Final = 32 << 20
-"""What a call moves over one connection before it leaves it to callers that wait for one."""
+FAIR_SHARE_BYTES: Final = 32 << 20
+"""Bytes that a call moves over one connection before it releases it, if other callers wait for a connection."""
 
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
@@ -47,7 +47,7 @@ class Connection:
         self.pending += replies
         await self.stream.send(command)
 
-    async def read_header(self) -> bytes:
+    async def read_line(self) -> bytes:
         """Takes the first line of the next reply. Returns it with its type byte, also if it is an error reply."""
         line = await self.stream.read_until_crlf(MAX_LINE_BYTES)
         if not line or line[:1] not in b"+-:$*":
@@ -57,17 +57,37 @@ class Connection:
 
     async def read_integer(self) -> int:
         """Takes an integer reply and returns it. Raises the typed error of an error reply."""
-        line = await self.read_header()
+        line = await self.read_line()
         if line[:1] != b":":
             raise self.unexpected(line, "an integer")
         self.pending -= 1
         return self.number(line)
 
     async def read_flags(self, expected: int) -> list[bool]:
-        """Takes integer replies, as many as have arrived, at least one. Returns for each whether it is `expected`.
+        """Takes every outstanding reply, each of them an integer. Returns for each whether it is `expected`, one digit.
 
-        `expected` has one digit. Raises the typed error of an error reply.
+        Raises:
+            StoreError: the typed error of the first error reply, when all are taken. So the stream stays usable.
         """
+        flags: list[bool] = []
+        refused: StoreError | None = None
+        while self.pending:
+            try:
+                flags += await self._read_arrived_flags(expected)
+            except StoreError as error:
+                if not self.stream.is_open:
+                    raise
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        return flags
+
+    async def discard_integers(self) -> None:
+        """Takes every outstanding reply, each of them an integer, and drops it. Raises what `read_flags` raises."""
+        await self.read_flags(1)
+
+    async def _read_arrived_flags(self, expected: int) -> list[bool]:
+        """Takes integer replies, as many as have arrived, at least one. Raises the typed error of an error reply."""
         view = await self.stream.peek_available(4)
         count = min(len(view) // 4, self.pending)
         data = bytes(view[: 4 * count])
@@ -84,7 +104,7 @@ class Connection:
 
     async def read_status(self) -> str:
         """Takes a status reply such as `OK` and returns it. Raises the typed error of an error reply."""
-        line = await self.read_header()
+        line = await self.read_line()
         if line[:1] != b"+":
             raise self.unexpected(line, "a status")
         self.pending -= 1
@@ -115,7 +135,7 @@ class Connection:
 
     async def expect(self, kind: bytes, name: str) -> bytes:
         """Takes the next line, which must be of type `kind`, and returns it. `name` says that type in errors."""
-        line = await self.read_header()
+        line = await self.read_line()
         if line[:1] != kind:
             raise self.unexpected(line, name)
         return line

@@ -1,1 +1,4 @@
-"""Which servers a URL stands for, and how a connection to one of them is opened."""
+"""Which servers a URL stands for, and how a connection to one of them is opened.
+
+One file for each kind of deployment: one server now.
+"""

@@ -43,8 +43,7 @@ class FramedLayout(Layout):
             await connection.send(
                 b"".join([encode_command(b"UNLINK", part.encode()) for part in parts]), replies=len(parts)
             )
-            for _ in parts:
-                await connection.read_integer()
+            await connection.discard_integers()
         return was_there
 
     def listed_pattern(self, pattern: str) -> str:

@@ -81,7 +81,7 @@ class RecordWriter:
         if size > self._limit:
             raise ValueTooLargeError(self._store, size, self._limit)
         name = key.encode()
-        head = b"%b*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+        command = b"%b*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
             before,
             3 + options.count(b"$"),
             len(name),
@@ -96,7 +96,7 @@ class RecordWriter:
             return b"%b\r\n%b" % (trailer, options)
 
         connection.pending += 1
-        await connection.stream.send_framed(head, obj.byte_array[start:end], hasher, tail)
+        await connection.stream.send_framed(command, obj.byte_array[start:end], hasher, tail)
 
     async def read_replaced(self, connection: Connection) -> StripePlan | None:
         """Takes the reply that holds what a put replaced. Returns its stripe plan, or None if it was not striped."""

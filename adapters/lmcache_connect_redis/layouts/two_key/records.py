@@ -131,7 +131,7 @@ class TwoKeyRecords:
         return encoded
 
     async def _receive_size(self, connection: Connection) -> int | None:
-        line = await connection.read_header()
+        line = await connection.read_line()
         if line[:1] != b"$":  # not even an error: inside an array it would leave the rest of that behind
             raise connection.broken(f"{line[:40]!r} is not a value")
         size = connection.number(line)
