@@ -49,9 +49,10 @@ ONLY: Final[dict[str, frozenset[str]]] = {
     "record": frozenset({"errors", "dtypes", "metadata", "memory"}),
 }
 
-# The only module that may name what stands above it, or an adapter package, in strings that are imported on first use:
-# the table of what is built in.
-TABLES: Final = frozenset({f"{CORE}.manager.builtin"})
+# The only modules that may name what stands above them, or an adapter package, in strings that are imported on first
+# use. `builtin` names the adapters of this distribution: its user chooses one by a scheme. `compat_bridge` names
+# `compat`: a connector that was written for LMCache needs it, and a process without one must not import it.
+TABLES: Final = frozenset({f"{CORE}.manager.builtin", f"{CORE}.manager.compat_bridge"})
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLUG_IN_FOLDERS: Final = ("adapters", "reference_connectors")  # folders on the import path, never packages
@@ -411,7 +412,7 @@ SOUND: Final = (
     (f"{CORE}.transport.stream", f"if TYPE_CHECKING:\n    from {CORE}.dtypes import DType"),
     (f"{CORE}.url", f"if typing.TYPE_CHECKING:\n    from {CORE}.manager import ConnectorManager"),
     (f"{CORE}.manager.builtin", "TABLE = {'redis': 'lmcache_connect_redis.adapter:RedisAdapter'}"),
-    (f"{CORE}.manager.builtin", f"ABOVE = '{CORE}.compat'\nx = import_module(ABOVE)"),
+    (f"{CORE}.manager.compat_bridge", f"ABOVE = '{CORE}.compat'\nx = import_module(ABOVE)"),
     (f"{CORE}.testing.suite", f"from {CORE} import ConnectorManager\nimport {CORE}.manager"),
     ("lmcache_connect_redis.adapter", f"from {CORE} import ConnectorAdapter\nfrom {CORE}.url import X"),
     ("lmcache_connect_redis.adapter", "from lmcache_connect_redis._pool import Pool\nimport redis"),

@@ -12,6 +12,6 @@ from __future__ import annotations
 
 from .dialects import find_dialect
 from .import_names import install, installed, is_installed, uninstall
-from .shapes import described
+from .shapes import chunk_metadata_of
 
-__all__ = ["described", "find_dialect", "install", "installed", "is_installed", "uninstall"]
+__all__ = ["chunk_metadata_of", "find_dialect", "install", "installed", "is_installed", "uninstall"]

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from ..contract import ConnectorContext
 from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
-from .shapes import described
+from .shapes import chunk_metadata_of
 
 ViewT = TypeVar("ViewT", bound=Any)
 
@@ -25,7 +25,7 @@ class BackendView(ABC, Generic[ViewT]):
     refusals: int
     refused: ChunkMetadata | None
 
-    def _view(self, context: ConnectorContext, config: Any, metadata: Any) -> None:
+    def _init_view(self, context: ConnectorContext, config: Any, metadata: Any) -> None:
         # Not __init__: LMCache's own class has one, which would map memory and start metrics.
         self.original = context.local_cpu_backend
         self._context = context
@@ -55,7 +55,7 @@ class BackendView(ABC, Generic[ViewT]):
         Raises:
             InvalidShapeError, UnknownDtypeError.
         """
-        metadata = described(shapes, dtypes, fmt)
+        metadata = chunk_metadata_of(shapes, dtypes, fmt)
         obj = self.original.allocate_chunk(metadata, eviction)
         if obj is None:
             self.refusals += 1

@@ -13,7 +13,7 @@ from ..memory import MemoryObj
 from ..metadata import CacheMetadata
 from .backend_view import BackendView
 from .chunk_view import ChunkView
-from .shapes import described
+from .shapes import chunk_metadata_of
 
 
 class LMCacheDialect(Dialect, ABC):
@@ -109,7 +109,7 @@ class LMCacheDialect(Dialect, ABC):
 
     async def _copied(self, found: Any) -> MemoryObj:
         try:
-            metadata = described(found.get_shapes(), found.get_dtypes(), found.get_memory_format())
+            metadata = chunk_metadata_of(found.get_shapes(), found.get_dtypes(), found.get_memory_format())
             obj = await self._backend.original.allocate_chunk_async(
                 metadata, timeout=self.toolkit_context.settings.allocate_timeout
             )

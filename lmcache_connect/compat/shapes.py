@@ -29,7 +29,7 @@ def dtype_as_seen(dtype: DType) -> Any:
     return dtype if torch is None else getattr(torch, dtype.torch_name, dtype)
 
 
-def described(shapes: Any, dtypes: Any, fmt: Any = None) -> ChunkMetadata:
+def chunk_metadata_of(shapes: Any, dtypes: Any, fmt: Any = None) -> ChunkMetadata:
     """The chunk that these arguments of LMCache's `allocate` ask for.
 
     In LMCache a byte buffer has the dtype None, and a shape of its length followed by zeros.

@@ -121,5 +121,7 @@ class _ViewOwner:
 
 def dialect_for(kind: type[Any], context: ConnectorContext) -> Dialect:
     """Returns the dialect of a foreign class: LMCache's where it was written for LMCache, else this toolkit's own."""
+    # The manager puts `find_dialect` of `manager/compat_bridge.py` into the context. Where the process has imported
+    # LMCache or its stand-in, that calls `find_dialect` of `compat/dialects.py`, which decides.
     found: Dialect | None = context.find_dialect(kind, context) if context.find_dialect is not None else None
     return found if found is not None else Dialect(context)

@@ -1,4 +1,8 @@
-"""`LoopOwner`: the one event loop that connectors run on, and the ways to it."""
+"""`LoopOwner`: the one event loop that connectors run on, and the ways to it.
+
+Two relations have similar names. The owner owns a loop that it started, or adopts one that somebody else runs. The
+connectors belong to that loop, which is *the owning loop* to them: their operations run on it alone.
+"""
 
 from __future__ import annotations
 
@@ -75,11 +79,6 @@ class LoopOwner:
     def loop(self) -> asyncio.AbstractEventLoop:
         """The owning loop."""
         return self._loop
-
-    @property
-    def is_own_thread(self) -> bool:
-        """Whether the loop runs in a thread that this owner started."""
-        return self._thread is not None
 
     @property
     def is_closed(self) -> bool:

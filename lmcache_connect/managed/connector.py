@@ -30,6 +30,7 @@ from ..observability import OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
+from .load import Load
 from .operation_runner import OperationRunner, note_corrupt
 from .operations import (
     ANNOUNCE,
@@ -46,7 +47,6 @@ from .operations import (
     REMOVE,
     SCAN,
     WITHDRAW,
-    Load,
 )
 from .sync_connector import SyncConnector
 
@@ -54,6 +54,9 @@ T = TypeVar("T")
 
 _SCAN_PAGE: Final = 1000
 """Keys of a scan that are fetched under one deadline."""
+
+_CHECKED_AT_ONCE: Final = 1000
+"""Keys of a batch that are checked before the event loop may do other work."""
 
 
 class ManagedConnector(RemoteConnector):
@@ -389,9 +392,9 @@ class ManagedConnector(RemoteConnector):
         await self._owner.run(self._lifetime.close, self._wrapped, seconds)
         await self._lifetime.run_after_close()
 
-    def closes_also(self, close: Callable[[], Awaitable[None]]) -> None:
+    def then_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Awaits `close` after the connector's own end: for a connector that owns what it was made with."""
-        self._lifetime.closes_also(close)
+        self._lifetime.then_close(close)
 
     async def recreate(
         self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float | None = None
@@ -483,8 +486,8 @@ class ManagedConnector(RemoteConnector):
 
 async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
     wanted = list(keys)
-    for start in range(0, len(wanted), _SCAN_PAGE):
+    for start in range(0, len(wanted), _CHECKED_AT_ONCE):
         if start:
             await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
-        key_strings(wanted[start : start + _SCAN_PAGE])
+        key_strings(wanted[start : start + _CHECKED_AT_ONCE])
     return wanted

@@ -30,7 +30,7 @@ class Lifetime:
         self._replaced: set[asyncio.Task[None]] = set()
         self._after_close: Callable[[], Awaitable[None]] | None = None
 
-    def closes_also(self, close: Callable[[], Awaitable[None]]) -> None:
+    def then_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Has `run_after_close` await `close`, once."""
         self._after_close = close
 
@@ -47,7 +47,7 @@ class Lifetime:
             await asyncio.wait(self._replaced)
 
     async def run_after_close(self) -> None:
-        """Awaits what `closes_also` was given, unless that was done before."""
+        """Awaits what `then_close` was given, unless that was done before."""
         after, self._after_close = self._after_close, None
         if after is not None:
             await after()
@@ -78,6 +78,9 @@ class Lifetime:
 
 
 def close_soon(wrapped: RemoteConnector, loop: asyncio.AbstractEventLoop) -> None:
-    """Has a loop that runs close `wrapped`. For a connector that was forgotten, and has nobody left to wait."""
+    """Has a loop that runs close `wrapped`.
+
+    For a managed connector that was collected without `close()`: nobody is left to wait.
+    """
     if loop.is_running():
         loop.call_soon_threadsafe(lambda: loop.create_task(wrapped.close()))

@@ -30,7 +30,8 @@ from ..observability import OperationStatistics, Span, StoreMetrics, current_tra
 from .breaker import Admission, CircuitBreaker
 from .byte_budget import ByteBudget
 from .in_flight import InFlight
-from .operations import ONE_KEY, Load, Operation
+from .load import ONE_KEY, Load
+from .operations import Operation
 from .running import Running
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..contract import Documents, Flags, Slots
 from ..memory import MemoryObj
@@ -27,28 +27,7 @@ class Operation(Generic[T]):
     is_probe: bool = False
     """Whether the store is asked also while the circuit breaker is open."""
     is_repeatable: bool = True
-    """Whether it may be tried again after a failure that is worth it."""
-
-
-class Load(NamedTuple):
-    """What one call is about: its number of keys, and how many bytes it moves or may move."""
-
-    items: int = 1
-    deadline_bytes: int = 0
-    """Bytes that the deadline allows time for."""
-    budget_bytes: int = 0
-    """Bytes that are taken from the byte budget meanwhile."""
-    sent_bytes: int = 0
-    """Bytes that the store has got when the call has succeeded. What it gives is counted by `Operation.count`."""
-
-    @classmethod
-    def of_put(cls, items: int, nbytes: int) -> Load:
-        """The load of a call that sends `nbytes`."""
-        return cls(items, nbytes, nbytes, nbytes)
-
-
-ONE_KEY: Final = Load()
-"""The load of a call for one key that moves no chunk."""
+    """Whether it may be tried again after a retryable failure."""
 
 
 def _count_flag(stats: OperationStatistics, found: bool) -> int:

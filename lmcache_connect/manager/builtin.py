@@ -1,16 +1,10 @@
-"""What is built in and stands above this package or beside it: the one table of names that are imported on first use.
-
-Everything else imports only what stands below it.
-"""
+"""The schemes that this distribution brings. Each adapter is imported on first use."""
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
-from ..contract import ANY_SCHEME, ConnectorContext
-from ..foreign import Dialect
+from ..contract import ANY_SCHEME
 from .adapter_target import AdapterTarget
 
 DISTRIBUTION: Final = "lmcache-connect"
@@ -37,25 +31,3 @@ ADAPTERS: Final[dict[str, AdapterTarget]] = {
     **_targets("lmcache_reference_connectors.memory:MemoryConnectorAdapter", None, "memory"),
 }
 """The schemes that this distribution brings, and the adapter of each."""
-
-_COMPAT: Final = "lmcache_connect.compat"
-
-
-def install_lmcache_names() -> None:
-    """Makes `import lmcache...` give this toolkit's types, in the whole process; see `lmcache_connect.compat.install`.
-
-    Raises:
-        LMCacheInstalledError: LMCache itself is installed.
-    """
-    import_module(_COMPAT).install()
-
-
-def find_dialect(kind: type[Any], context: ConnectorContext) -> Dialect | None:
-    """LMCache's dialect, for a class that was written for LMCache; None for any other class.
-
-    Imports nothing where the process has imported neither LMCache nor its stand-in: no such class can exist then.
-    """
-    if "lmcache" not in sys.modules and _COMPAT not in sys.modules:
-        return None
-    found: Dialect | None = import_module(_COMPAT).find_dialect(kind, context)
-    return found

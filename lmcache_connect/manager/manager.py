@@ -30,7 +30,7 @@ from ..metadata import CacheMetadata
 from ..observability import StoreMetrics
 from ..url import RemoteURL
 from .announcer import Announcer
-from .builtin import find_dialect, install_lmcache_names
+from .compat_bridge import find_dialect, install_lmcache_names
 from .plan import Plan
 from .registry import AdapterRegistry, default_registry
 from .resolving import Resolver
@@ -99,7 +99,7 @@ class ConnectorManager:
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
-    # ------------------------------------------------------------------------------------------------- making
+    # ------------------------------------------------------------------------------------------ what there is
 
     @property
     def settings(self) -> ConnectorConfig:
@@ -158,9 +158,9 @@ class ConnectorManager:
         return self._roster.known
 
     @property
-    def gone(self) -> StoreMetrics:
-        """What connectors have counted that were collected as garbage."""
-        return self._roster.gone
+    def collected_metrics(self) -> StoreMetrics:
+        """The counts of connectors that were garbage-collected."""
+        return self._roster.collected_metrics
 
     def connector(self, name: str) -> ManagedConnector:
         """The connector, live or closed, that has this name.

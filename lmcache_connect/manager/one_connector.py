@@ -34,7 +34,7 @@ def create_connector(
         )
         connector = manager.create_connector()
         on_failure.pop_all()
-    connector.closes_also(manager.close)
+    connector.then_close(manager.close)
     return connector
 
 

@@ -26,10 +26,8 @@ ENTRY_POINT_GROUP: Final = "lmcache_connect.adapters"
 class AdapterRegistry:
     """Schemes and the adapters that answer for them. Holds no connection. Thread-safe.
 
-    A scheme is looked up in what `register()` was given here, then in what the parent registry was given, then in the
-    built-in table, then among installed entry points. All of these are asked for the scheme itself before any is asked
-    for its family, which is `name+<scheme>` for `name+redis`. An adapter is imported on first use. A miss is never
-    remembered: a scheme that is registered or installed later is found. `Resolver` says who is asked besides.
+    `Resolver` says who is asked in which order: for a manager's registry, `default_registry` is the parent. An adapter
+    is imported on first use. A miss is never remembered: a scheme that is registered or installed later is found.
     """
 
     def __init__(self, parent: AdapterRegistry | None = None) -> None:

@@ -37,7 +37,10 @@ class Resolver:
         config: Any,
         plugin_name: str | None,
     ) -> None:
-        """`config` is the configuration as the application gave it, `plugin_name` the name of what no plug-in makes."""
+        """`config` is the application's object, `settings` the toolkit's `ConnectorConfig`. Both reach adapters.
+
+        `plugin_name`: what connectors that do not come from a plug-in are told as their plug-in's name.
+        """
         self._registry = registry
         self._plugins = plugins
         self._settings = settings
@@ -61,7 +64,7 @@ class Resolver:
         return self._planned(url, None if seconds is None else time.monotonic() + seconds, ())
 
     def prepare(self, url: RemoteURL) -> None:
-        """Does in advance what would take `plan` and the adapters long. Validates no option. Blocks as `plan` does.
+        """Imports in advance what `plan` and the adapters need. Validates no option. Blocks as `plan` does.
 
         Raises:
             As `plan` does, and what an adapter's `prepare` raises.

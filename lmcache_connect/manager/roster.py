@@ -15,8 +15,8 @@ from .plan import Plan
 class Roster:
     """Which connectors there are. Changed on one thread at a time; may be read from any thread.
 
-    `owned` are those that the manager must close. A closed connector leaves it when the next one is added, and stays
-    in `known` for as long as the application holds it.
+    `owned` are those that the manager must close. A closed connector is dropped from `owned` when the next one is
+    added. It stays in `known` for as long as the application holds it.
     """
 
     def __init__(self) -> None:
@@ -25,8 +25,8 @@ class Roster:
         self._known: tuple[weakref.ref[ManagedConnector], ...] = ()
         self._plans: weakref.WeakKeyDictionary[ManagedConnector, Plan] = weakref.WeakKeyDictionary()
         self._numbers: Counter[str] = Counter()
-        self.gone: Final = StoreMetrics("")
-        """What connectors have counted that were collected as garbage."""
+        self.collected_metrics: Final = StoreMetrics("")
+        """The counts of connectors that were garbage-collected."""
 
     @property
     def live(self) -> tuple[ManagedConnector, ...]:
@@ -48,7 +48,7 @@ class Roster:
         self._plans[connector] = plan
         self._known = (*(known for known in self._known if known() is not None), weakref.ref(connector))
         # At the process's exit the counters are not read any more.
-        weakref.finalize(connector, self.gone.add, connector.metrics).atexit = False
+        weakref.finalize(connector, self.collected_metrics.add, connector.metrics).atexit = False
         self.owned = (*self.live, connector)
 
     def add_again(self, connector: ManagedConnector) -> None:

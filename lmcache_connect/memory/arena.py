@@ -1,4 +1,4 @@
-"""`Arena`: one anonymous mapping, handed out in blocks. A block that is handed out is a lease."""
+"""`Arena`: one anonymous mapping, handed out in blocks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from .finalizer_queue import FinalizerQueue
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module has no name for it
 
 
-class _Lease(weakref.ref[Any]):
-    """Watches the exporter of one block. Every view, slice and array on the block keeps the exporter alive."""
+class _Block(weakref.ref[Any]):
+    """A block that is handed out: watches its exporter. Every view, slice and array on the block keeps that alive."""
 
     __slots__ = ("size", "start")
 
     start: int
     size: int
+
+
+class _ObjectEnded(NamedTuple):
+    """The end of an object."""
+
+    leaked: bool
+
+
+_RELEASED: Final = _ObjectEnded(leaked=False)
+_LEAKED: Final = _ObjectEnded(leaked=True)
 
 
 class ArenaUsage(NamedTuple):
@@ -30,10 +40,11 @@ class ArenaUsage(NamedTuple):
     free: int
     largest_free: int
     blocks: int
-    leases: int
-    """All that were ever handed out."""
+    """Blocks that are handed out."""
+    allocations: int
+    """Blocks that were ever handed out."""
     objects: int
-    """Objects that have not ended, one for each lease."""
+    """Objects that have not ended, one for each allocation."""
     leaked: int
     """Objects that were garbage-collected without having been released."""
 
@@ -51,19 +62,19 @@ class Arena:
 
         `on_room` is called after blocks came back: from any thread, and possibly from the garbage collector.
         """
-        self._blocks = BlockAllocator(capacity)
+        self._allocator = BlockAllocator(capacity)
         self._on_room = on_room
         self._has_new_room = False
         self._lock = threading.Lock()
-        self._leases: dict[int, _Lease] = {}  # by start
-        self._made = self._ended = self._leaked = 0
-        # Each entry is a lease whose block came back, or the end of an object: True for one that leaked.
-        self._finalized: FinalizerQueue[_Lease | bool] = FinalizerQueue(self._lock, self._handle_finalized)
+        self._blocks: dict[int, _Block] = {}  # those that are handed out, by start
+        self._allocations = self._ended = self._leaked = 0
+        # Each entry is a block that came back, or the end of an object.
+        self._finalized: FinalizerQueue[_Block | _ObjectEnded] = FinalizerQueue(self._lock, self._handle_finalized)
         # Private: a forked child gets a copy, never a window into the parent's chunks.
-        self._map = mmap.mmap(-1, self._blocks.capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._map = mmap.mmap(-1, self._allocator.capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # ctypes makes a class for every array length, and the lengths of chunks are not bounded in number. So each
         # exporter reaches over the whole mapping, and the view that is handed out is cut to size.
-        self._exporter_type = ctypes.c_ubyte * self._blocks.capacity
+        self._exporter_type = ctypes.c_ubyte * self._allocator.capacity
         if hasattr(mmap, "MADV_HUGEPAGE"):
             try:
                 self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -83,56 +94,56 @@ class Arena:
     @property
     def capacity(self) -> int:
         """Bytes in all."""
-        return self._blocks.capacity
+        return self._allocator.capacity
 
     @property
     def address(self) -> int:
         """The address of the mapping's first byte."""
         return ctypes.addressof(ctypes.c_ubyte.from_buffer(self._map))
 
-    def lease(self, nbytes: int) -> memoryview | None:
+    def allocate(self, nbytes: int) -> memoryview | None:
         """Returns a writable view of exactly `nbytes` bytes, or None where no gap is large enough.
 
-        Its contents are arbitrary. Each lease is for one object, whose end is reported to `object_ended`.
+        Its contents are arbitrary. Each allocation is for one object, whose end is reported to `object_ended`.
         """
         size = BlockAllocator.rounded(nbytes)
         exporter = None
         with self._lock:
             self._finalized.handle_all()
-            start = self._blocks.allocate(size)
+            start = self._allocator.allocate(size)
             if start is not None:
                 exporter = self._exporter_type.from_buffer(self._map)
-                lease = _Lease(exporter, self._came_back)
-                lease.start, lease.size = start, size
-                self._leases[start] = lease
-                self._made += 1
+                block = _Block(exporter, self._came_back)
+                block.start, block.size = start, size
+                self._blocks[start] = block
+                self._allocations += 1
         self._after_unlock()
         if exporter is None or start is None:
             return None
         return memoryview(exporter).cast("B")[start : start + nbytes]
 
     def object_ended(self, leaked: bool) -> None:
-        """Counts the end of an object that had a lease. May be called by a finalizer."""
-        self._finalized.append(leaked)
+        """Counts the end of an object that had a block. May be called by a finalizer."""
+        self._finalized.append(_LEAKED if leaked else _RELEASED)
 
     def usage(self) -> ArenaUsage:
         """What is handed out now."""
         with self._lock:
             self._finalized.handle_all()
             usage = ArenaUsage(
-                free=self._blocks.free_bytes,
-                largest_free=self._blocks.largest_free,
-                blocks=len(self._leases),
-                leases=self._made,
-                objects=self._made - self._ended,
+                free=self._allocator.free_bytes,
+                largest_free=self._allocator.largest_free,
+                blocks=len(self._blocks),
+                allocations=self._allocations,
+                objects=self._allocations - self._ended,
                 leaked=self._leaked,
             )
         self._after_unlock()
         return usage
 
-    def _came_back(self, lease: _Lease) -> None:
-        # A finalizer: called when the exporter of the lease's block is gone.
-        self._finalized.append(lease)
+    def _came_back(self, block: _Block) -> None:
+        # A finalizer: called when the block's exporter is gone.
+        self._finalized.append(block)
         self._after_unlock()
 
     def _after_unlock(self) -> None:
@@ -141,11 +152,11 @@ class Arena:
             self._has_new_room = False  # before the call, so that room that appears during it is announced as well
             self._on_room()
 
-    def _handle_finalized(self, entry: _Lease | bool) -> None:
-        if isinstance(entry, _Lease):
-            del self._leases[entry.start]
-            self._blocks.free(entry.start, entry.size)
+    def _handle_finalized(self, entry: _Block | _ObjectEnded) -> None:
+        if isinstance(entry, _Block):
+            del self._blocks[entry.start]
+            self._allocator.free(entry.start, entry.size)
             self._has_new_room = True
         else:
             self._ended += 1
-            self._leaked += entry
+            self._leaked += entry.leaked

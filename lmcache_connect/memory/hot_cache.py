@@ -114,7 +114,7 @@ class HotCache:
                 self._drop(name)
             return len(names)
 
-    def names(self) -> list[str]:
+    def keys(self) -> list[str]:
         """The keys of the cached chunks, as strings."""
         with self._lock:
             return list(self._chunks)

@@ -81,13 +81,13 @@ class LocalCPUBackend(ChunkMemory):
         if self._closed:
             raise BackendClosedError
         nbytes = metadata.nbytes
-        view = self._arena.lease(nbytes)
+        view = self._arena.allocate(nbytes)
         while view is None:
             if not eviction or nbytes > self._arena.capacity or not self._hot.evict_one():
                 with self._lock:
                     self._refusals += 1
                 return None
-            view = self._arena.lease(nbytes)
+            view = self._arena.allocate(nbytes)
         return MemoryObj(view, metadata, self)
 
     async def allocate_chunk_async(self, metadata: ChunkMetadata, *, timeout: float | None = None) -> MemoryObj:
@@ -180,7 +180,7 @@ class LocalCPUBackend(ChunkMemory):
 
     def get_keys(self) -> list[str]:
         """The keys in the cache."""
-        return self._hot.names()
+        return self._hot.keys()
 
     # ------------------------------------------------------------------------------------------------ lifetime
 
@@ -197,7 +197,7 @@ class LocalCPUBackend(ChunkMemory):
             cached_objects=cached.chunks,
             cached_bytes=cached.bytes,
             waiters=len(self._line),
-            allocations=arena.leases,
+            allocations=arena.allocations,
             refusals=self._refusals,
             evictions=cached.evictions,
             leaked_objects=arena.leaked,

@@ -1,4 +1,4 @@
-"""`WaitingLine`: the line of those who wait for room."""
+"""`WaitingLine`: the line of *allocations* that wait for room; gets have a line of their own, `streaming/room.py`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class WaitingLine:
-    """Those who wait for room, first come, first served. They may be on several event loops.
+    """Allocations that wait for room, first come, first served. Their callers may be on several event loops.
 
-    Only the first in line tries to allocate. So a small request never overtakes a large one that came before it.
+    Only the first in line is attempted. So a small request never overtakes a large one that came before it.
     """
 
     def __init__(self) -> None:

@@ -138,11 +138,11 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
 
 def _counted(manager: ConnectorManager) -> Iterator[tuple[str, Mapping[str, OperationStatistics]]]:
     # In this order, a connector that ends meanwhile is missing once rather than counted twice.
-    gone = manager.gone.snapshot()
+    collected = manager.collected_metrics.snapshot()
     for connector in manager.known_connectors:
         yield connector.name, connector.statistics()
-    if gone:
-        yield GONE, gone
+    if collected:
+        yield GONE, collected
 
 
 def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:

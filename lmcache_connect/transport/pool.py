@@ -28,8 +28,8 @@ class ConnectionPool(Generic[C]):
     """At most `size` connections to one server. Callers beyond that wait in order.
 
     The most recently used idle connection is taken first. A connection that is released in the middle of a reply,
-    because its caller was cancelled or failed, is closed and never handed out again. An idle connection is dead: the
-    pool keeps its stream, so a caller that still uses it gets a RuntimeError. Belongs to one event loop.
+    because its caller was cancelled or failed, is closed and never handed out again. A released
+    connection cannot be used by its old caller: the pool keeps the stream. Belongs to one event loop.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ConnectionPool(Generic[C]):
         return self._take_idle() or await self._open()
 
     def release(self, connection: C) -> None:
-        """Receives a connection that `acquire` returned. Closes it where it cannot be used again.
+        """Puts a connection back. Closes it where it cannot be used again.
 
         Raises:
             KeyError: it was released before.

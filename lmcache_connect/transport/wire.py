@@ -15,7 +15,7 @@ from ..errors import LMCacheConnectError
 from .scratch import Scratch
 
 BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""What a wire's calls raise that can go on only when the socket is ready."""
+"""Raised by a wire's calls when the socket is not ready; try again when it is."""
 
 _LAST_WORDS_BYTES: Final = 512
 
@@ -171,7 +171,7 @@ class Wire:
 
 
 class TLSWire(Wire):
-    """One connected TLS socket, for the event loop only.
+    """One connected TLS socket that has done its handshake, for the event loop only.
 
     TLS may have to write in order to read and the other way round, so `BLOCKED` errors tell what they wait for.
     """
@@ -181,10 +181,6 @@ class TLSWire(Wire):
     _sock: ssl.SSLSocket
 
     hides_bytes: ClassVar = True
-
-    def __init__(self, sock: ssl.SSLSocket, peer: str) -> None:
-        """Owns `sock`, which is non-blocking and has done its handshake."""
-        super().__init__(sock, peer)
 
     def receive_piece(self, dest: memoryview, ahead: int) -> int:
         """Receives into `dest`. OpenSSL cannot receive into two buffers by one call, so nothing is read ahead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmcache_connect import ChunkMetadata
-from lmcache_connect.engines.host_memory import HostMemory
+from lmcache_connect.engines.engine_memory import EngineMemory
 
 
 class EngineObject:
@@ -39,7 +39,7 @@ class Engine:
         return EngineObject(self, nbytes)
 
 
-class EngineMemory(HostMemory):
+class FakeEngineMemory(EngineMemory):
     """This toolkit's memory on the engine's."""
 
     def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> EngineObject | None:

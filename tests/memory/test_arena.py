@@ -21,12 +21,12 @@ PAGE: Final = 4096
 def test_a_lease_is_writable_and_exactly_as_long_as_asked() -> None:
     arena = Arena(16 * PAGE + 100, lambda: None)
     assert (arena.capacity, arena.usage().free, arena.usage().largest_free) == (16 * PAGE, 16 * PAGE, 16 * PAGE)
-    view = arena.lease(PAGE + 1)
+    view = arena.allocate(PAGE + 1)
     assert view is not None
     assert (len(view), view.format, view.readonly) == (PAGE + 1, "B", False)
     assert (arena.usage().free, arena.usage().blocks) == (14 * PAGE, 1)
     assert BlockAllocator.rounded(PAGE + 1) == 2 * PAGE
-    assert arena.lease(16 * PAGE) is None
+    assert arena.allocate(16 * PAGE) is None
     del view
     now = arena.usage()
     assert (now.free, now.blocks, now.largest_free) == (16 * PAGE, 0, 16 * PAGE)
@@ -35,7 +35,7 @@ def test_a_lease_is_writable_and_exactly_as_long_as_asked() -> None:
 @pytest.mark.parametrize("prefault", [True, False])
 def test_fresh_memory_is_zero_and_prefaulting_does_not_change_that(prefault: bool) -> None:
     arena = Arena(64 * PAGE, lambda: None, prefault=prefault)
-    view = arena.lease(64 * PAGE)
+    view = arena.allocate(64 * PAGE)
     assert view is not None
     assert bytes(view) == bytes(64 * PAGE)
 
@@ -43,7 +43,7 @@ def test_fresh_memory_is_zero_and_prefaulting_does_not_change_that(prefault: boo
 def test_a_kernel_that_cannot_prefault_has_every_page_touched_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmcache_connect.memory.arena._MADV_POPULATE_WRITE", -1)
     arena = Arena(64 * PAGE, lambda: None, prefault=True)
-    view = arena.lease(64 * PAGE)
+    view = arena.allocate(64 * PAGE)
     assert view is not None
     assert bytes(view) == bytes(64 * PAGE)
 
@@ -51,8 +51,8 @@ def test_a_kernel_that_cannot_prefault_has_every_page_touched_instead(monkeypatc
 def test_a_block_that_comes_back_is_announced() -> None:
     announced: list[int] = []
     arena = Arena(16 * PAGE, lambda: announced.append(arena.usage().free))
-    view: Any = arena.lease(PAGE)
-    cycle: list[Any] = [arena.lease(PAGE)]
+    view: Any = arena.allocate(PAGE)
+    cycle: list[Any] = [arena.allocate(PAGE)]
     cycle.append(cycle)
     assert announced == []
     del view
@@ -62,17 +62,17 @@ def test_a_block_that_comes_back_is_announced() -> None:
     assert announced == [15 * PAGE, 16 * PAGE]
 
 
-@pytest.mark.parametrize("busy_with", ["lease", "usage"])
+@pytest.mark.parametrize("busy_with", ["allocate", "usage"])
 def test_a_block_that_comes_back_while_the_arena_is_busy_is_announced_by_the_thread_that_was_busy(
     busy_with: str,
 ) -> None:
     announced: list[None] = []
     arena = Arena(16 * PAGE, lambda: announced.append(None))
-    view = arena.lease(PAGE)
+    view = arena.allocate(PAGE)
     with arena._lock:
         del view  # as it were in another thread, or in the garbage collector
     assert announced == []
-    taken = arena.lease(PAGE) if busy_with == "lease" else arena.usage()
+    taken = arena.allocate(PAGE) if busy_with == "allocate" else arena.usage()
     assert len(announced) == 1
     del taken
     assert arena.usage().free == 16 * PAGE
@@ -80,8 +80,8 @@ def test_a_block_that_comes_back_while_the_arena_is_busy_is_announced_by_the_thr
 
 def test_the_end_of_an_object_is_counted_whatever_comes_first_its_block_or_its_report() -> None:
     arena = Arena(16 * PAGE, lambda: None)
-    first, second = arena.lease(PAGE), arena.lease(PAGE)
-    assert (arena.usage().leases, arena.usage().objects, arena.usage().leaked) == (2, 2, 0)
+    first, second = arena.allocate(PAGE), arena.allocate(PAGE)
+    assert (arena.usage().allocations, arena.usage().objects, arena.usage().leaked) == (2, 2, 0)
     del first
     arena.object_ended(leaked=False)
     with arena._lock:
@@ -105,15 +105,15 @@ def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() ->
             del view
             continue
         nbytes = decide.choice((decide.randrange(8, 20_000), decide.randrange(8, 3 << 20)))
-        leased = arena.lease(nbytes)
-        if leased is None:
+        block = arena.allocate(nbytes)
+        if block is None:
             refused += 1
             assert arena.usage().largest_free < nbytes
             continue
         stamp = step.to_bytes(4, "big")
-        leased[:4] = leased[-4:] = stamp
-        held.append((leased, stamp))
-        del leased
+        block[:4] = block[-4:] = stamp
+        held.append((block, stamp))
+        del block
     assert refused > 100
     assert arena.capacity - arena.usage().free == sum(BlockAllocator.rounded(len(view)) for view, _ in held)
     held.clear()
@@ -129,10 +129,10 @@ def test_blocks_of_thousands_of_sizes_leave_no_types_behind() -> None:
         return sum(issubclass(type(found), type) for found in gc.get_objects())
 
     arena = Arena(3_000 * PAGE, lambda: None)
-    assert arena.lease(PAGE) is not None
+    assert arena.allocate(PAGE) is not None
     before = types()
     for pages in range(1, 3_001):
-        assert arena.lease(pages * PAGE) is not None
+        assert arena.allocate(pages * PAGE) is not None
     assert types() == before
     assert arena.usage().free == arena.capacity
 
@@ -145,7 +145,7 @@ def test_four_threads_that_lease_and_drop_lose_nothing() -> None:
         decide = random.Random(seed)
         start.wait()
         for _ in range(2_000):
-            view = arena.lease(decide.randrange(1, 20 * PAGE))
+            view = arena.allocate(decide.randrange(1, 20 * PAGE))
             if view is not None:
                 view[0] = view[-1] = seed
                 assert view[0] == view[-1] == seed
@@ -160,7 +160,7 @@ def test_four_threads_that_lease_and_drop_lose_nothing() -> None:
 
 
 def test_an_arena_that_is_gone_leaves_its_leases_readable() -> None:
-    view = Arena(16 * PAGE, lambda: None).lease(4)
+    view = Arena(16 * PAGE, lambda: None).allocate(4)
     gc.collect()
     assert view is not None
     view[:] = b"here"

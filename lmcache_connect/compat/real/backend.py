@@ -18,7 +18,7 @@ class RealBackend(BackendView[TensorView | BufferView], LocalCPUBackend):  # typ
     """An instance of LMCache's class whose memory is the arena, and whose hot cache is empty. Never waits."""
 
     def __init__(self, context: ConnectorContext, config: Any, metadata: Any) -> None:
-        self._view(context, config, metadata)
+        self._init_view(context, config, metadata)
         # What else LMCache's own __init__ sets and its connectors read.
         self.use_hot = False
         self.hot_cache: dict[Any, Any] = {}

@@ -14,7 +14,7 @@ class LocalCPUBackend(BackendView[TensorMemoryObj]):
     """Memory for one guest. Everything that is not defined here is read from `original`."""
 
     def __init__(self, context: ConnectorContext, config: Any, metadata: Any) -> None:
-        self._view(context, config, metadata)
+        self._init_view(context, config, metadata)
 
     def view_of(self, original: MemoryObj, *, is_borrowed: bool) -> TensorMemoryObj:
         """A guest's object for the memory of `original`. One that is not borrowed takes over a reference."""

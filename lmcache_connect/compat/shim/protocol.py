@@ -10,7 +10,7 @@ from typing import Any, Final
 from ...errors import CorruptRecordError
 from ...metadata import ChunkMetadata, MemoryFormat
 from ...record import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
-from ..shapes import Size, described, dtype_as_seen
+from ..shapes import Size, chunk_metadata_of, dtype_as_seen
 
 _LENGTH: Final = struct.Struct("<i")
 _groups = 1
@@ -70,7 +70,10 @@ class RemoteMetadata:
 
     def serialize(self) -> bytes:
         """The encoded description. Raises `UnknownDtypeError` or `InvalidShapeError` where LMCache has none."""
-        return _LENGTH.pack(self.length) + encode_remote_metadata(described(self.shapes, self.dtypes, self.fmt))[4:]
+        return (
+            _LENGTH.pack(self.length)
+            + encode_remote_metadata(chunk_metadata_of(self.shapes, self.dtypes, self.fmt))[4:]
+        )
 
     def serialize_into(self, buffer: Any) -> None:
         """Writes the description at the start of a buffer."""

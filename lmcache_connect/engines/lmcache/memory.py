@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...compat import described
+from ...compat import chunk_metadata_of
 from ...errors import MissingExtraError
 from ...metadata import ChunkMetadata, MemoryFormat
-from ..host_memory import HostMemory, HostMemoryObj
+from ..engine_memory import EngineMemory, EngineMemoryObj
 
 try:
     import torch
@@ -16,7 +16,7 @@ except ImportError as missing:
     raise MissingExtraError("running inside LMCache", missing.name or "lmcache", "torch") from missing
 
 
-class LMCacheMemory(HostMemory):
+class LMCacheMemory(EngineMemory):
     """Allocates from LMCache's own `LocalCPUBackend`. A scheduler has none."""
 
     def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> Any:
@@ -26,10 +26,12 @@ class LMCacheMemory(HostMemory):
             shapes, dtypes = [torch.Size((metadata.nbytes, 0, 0, 0))], [None]
         return allocator.allocate(shapes, dtypes, TheirFormat(metadata.fmt.value), eviction=eviction, busy_loop=False)
 
-    def borrowed_from(self, theirs: Any) -> HostMemoryObj:
+    def borrowed_from(self, theirs: Any) -> EngineMemoryObj:
         """Returns an object for the memory of LMCache's `theirs`, whose references stay with the caller.
 
         Raises:
             InvalidShapeError, UnknownDtypeError: it holds nothing that this toolkit can describe.
         """
-        return self.borrowed(theirs, described(theirs.get_shapes(), theirs.get_dtypes(), theirs.get_memory_format()))
+        return self.borrowed(
+            theirs, chunk_metadata_of(theirs.get_shapes(), theirs.get_dtypes(), theirs.get_memory_format())
+        )

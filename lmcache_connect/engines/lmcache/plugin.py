@@ -22,7 +22,7 @@ from ...managed import ManagedConnector
 from ...manager import ConnectorManager
 from ...metadata import CacheMetadata
 from ...observability import event
-from ..host_memory import HostMemoryObj
+from ..engine_memory import EngineMemoryObj
 
 # Before the imports of LMCache, because it says what is missing where LMCache is not installed.
 from .memory import LMCacheMemory
@@ -134,7 +134,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     async def batched_put(self, keys: Sequence[Any], memory_objs: Sequence[Any]) -> None:
         """Stores every chunk. When this returns or raises, nothing touches their memory any more."""
-        borrowed: list[HostMemoryObj] = []
+        borrowed: list[EngineMemoryObj] = []
         try:
             borrowed.extend(self.memory.borrowed_from(theirs) for theirs in memory_objs)
             await self.connector.batched_put(_names(keys), borrowed)

@@ -84,7 +84,8 @@ async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
         cache = memory.hot_cache if memory is not None else None
         matched = removed = 0
         if cache is not None:
-            matched = sum(name.startswith(request.prefix) for name in cache.names())
+            keys = cache.keys()
+            matched = sum(key.startswith(request.prefix) for key in keys)
             removed = 0 if request.dry_run else cache.clear(request.prefix)
         complete = request.dry_run or removed >= matched
         done.append(LocationCleared(location=HOT_CACHE, matched=matched, removed=removed, failed=0, complete=complete))

@@ -22,7 +22,7 @@ from lmcache_connect.memory import ChunkMemory
 from lmcache_connect.oversight import ManagerMetrics
 
 from ..internal_api_server.conftest import client_of
-from .engine import Engine, EngineMemory, EngineObject
+from .engine import Engine, EngineObject, FakeEngineMemory
 
 CAPACITY: Final = 64 << 10
 CHUNK: Final = ChunkMetadata.of((4096,), "uint8")
@@ -37,14 +37,14 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def memory(engine: Engine) -> Iterator[EngineMemory]:
-    memory = EngineMemory(engine, CAPACITY, None)
+def memory(engine: Engine) -> Iterator[FakeEngineMemory]:
+    memory = FakeEngineMemory(engine, CAPACITY, None)
     yield memory
     memory.close()
 
 
 def test_a_chunk_is_allocated_from_the_engine_and_goes_back_with_its_last_reference(
-    engine: Engine, memory: EngineMemory
+    engine: Engine, memory: FakeEngineMemory
 ) -> None:
     obj = memory.allocate((4096,), "uint8")
     assert obj is not None
@@ -57,7 +57,7 @@ def test_a_chunk_is_allocated_from_the_engine_and_goes_back_with_its_last_refere
     assert engine.free == CAPACITY
 
 
-def test_an_object_that_is_handed_over_leaves_one_reference_with_the_engine(memory: EngineMemory) -> None:
+def test_an_object_that_is_handed_over_leaves_one_reference_with_the_engine(memory: FakeEngineMemory) -> None:
     obj: Any = memory.allocate_chunk(CHUNK)
     theirs = obj.handed_over()
     assert theirs.references == 1
@@ -65,7 +65,7 @@ def test_an_object_that_is_handed_over_leaves_one_reference_with_the_engine(memo
     theirs.ref_count_down()
 
 
-def test_a_borrowed_object_keeps_its_references_to_the_caller(engine: Engine, memory: EngineMemory) -> None:
+def test_a_borrowed_object_keeps_its_references_to_the_caller(engine: Engine, memory: FakeEngineMemory) -> None:
     theirs = engine.allocate(4096)
     assert theirs is not None
     with memory.borrowed(theirs, CHUNK) as obj:
@@ -75,7 +75,7 @@ def test_a_borrowed_object_keeps_its_references_to_the_caller(engine: Engine, me
     theirs.ref_count_down()
 
 
-def test_objects_of_other_memory_are_not_owned(memory: EngineMemory) -> None:
+def test_objects_of_other_memory_are_not_owned(memory: FakeEngineMemory) -> None:
     with LocalCPUBackend(1 << 20) as other:
         obj = other.allocate_chunk(CHUNK)
         assert obj is not None
@@ -85,7 +85,7 @@ def test_objects_of_other_memory_are_not_owned(memory: EngineMemory) -> None:
 
 
 def test_an_object_without_a_buffer_is_released_at_once(engine: Engine) -> None:
-    class Misfit(EngineMemory):
+    class Misfit(FakeEngineMemory):
         def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> EngineObject | None:
             found = super()._allocate_theirs(allocator, metadata, eviction)
             assert found is not None
@@ -96,7 +96,7 @@ def test_an_object_without_a_buffer_is_released_at_once(engine: Engine) -> None:
         Misfit(engine, CAPACITY, None).allocate_chunk(CHUNK)
 
 
-def test_a_batch_is_allocated_as_a_whole_or_not_at_all(engine: Engine, memory: EngineMemory) -> None:
+def test_a_batch_is_allocated_as_a_whole_or_not_at_all(engine: Engine, memory: FakeEngineMemory) -> None:
     held = memory.allocate((40 << 10,), "uint8")
     assert held is not None
     with held:
@@ -112,7 +112,7 @@ def test_a_batch_is_allocated_as_a_whole_or_not_at_all(engine: Engine, memory: E
 
 
 @pytest.mark.asyncio
-async def test_an_allocation_waits_until_the_engine_has_room(memory: EngineMemory) -> None:
+async def test_an_allocation_waits_until_the_engine_has_room(memory: FakeEngineMemory) -> None:
     held = await memory.allocate_async((CAPACITY,), "uint8")
     with pytest.raises(AllocationTimeoutError) as caught:
         await memory.allocate_chunk_async(CHUNK, timeout=0.02)
@@ -126,30 +126,30 @@ async def test_an_allocation_waits_until_the_engine_has_room(memory: EngineMemor
 
 @pytest.mark.asyncio
 async def test_a_process_without_memory_refuses_every_allocation_at_once() -> None:
-    memory = EngineMemory(None, CAPACITY, None)
+    memory = FakeEngineMemory(None, CAPACITY, None)
     assert memory.allocate_chunk(CHUNK) is None
     with pytest.raises(ArenaExhaustedError):
         await memory.allocate_chunk_async(CHUNK)
 
 
-def test_a_closed_memory_refuses_allocations_and_leaves_held_objects_readable(memory: EngineMemory) -> None:
+def test_a_closed_memory_refuses_allocations_and_leaves_held_objects_readable(memory: FakeEngineMemory) -> None:
     held = memory.allocate_chunk(CHUNK)
     assert held is not None
     memory.close()
     memory.close()
     with held, pytest.raises(BackendClosedError):
         memory.allocate_chunk(CHUNK)
-    assert repr(memory) == f"<EngineMemory of {CAPACITY} bytes>"
+    assert repr(memory) == f"<FakeEngineMemory of {CAPACITY} bytes>"
 
 
-def test_a_full_chunks_size_comes_from_the_models_metadata(engine: Engine, memory: EngineMemory) -> None:
+def test_a_full_chunks_size_comes_from_the_models_metadata(engine: Engine, memory: FakeEngineMemory) -> None:
     with pytest.raises(InvalidArgumentError, match="metadata"):
         memory.get_full_chunk_size_bytes()
     llama = CacheMetadata("m", 1, 0, "bfloat16", (32, 2, 256, 8, 128))
-    assert EngineMemory(engine, CAPACITY, llama).get_full_chunk_size_bytes() == 32 << 20
+    assert FakeEngineMemory(engine, CAPACITY, llama).get_full_chunk_size_bytes() == 32 << 20
 
 
-def test_there_is_no_hot_cache_and_the_statistics_say_what_is_known(memory: EngineMemory) -> None:
+def test_there_is_no_hot_cache_and_the_statistics_say_what_is_known(memory: FakeEngineMemory) -> None:
     assert isinstance(memory, ChunkMemory)
     assert memory.hot_cache is None
     now = memory.statistics()
@@ -158,7 +158,7 @@ def test_there_is_no_hot_cache_and_the_statistics_say_what_is_known(memory: Engi
 
 
 @pytest.mark.asyncio
-async def test_chunks_are_put_from_the_engines_memory_and_got_into_it(engine: Engine, memory: EngineMemory) -> None:
+async def test_chunks_are_put_from_the_engines_memory_and_got_into_it(engine: Engine, memory: FakeEngineMemory) -> None:
     async with ConnectorManager("memory://engine", None, memory) as manager:
         connector = manager.create_connector()
         theirs = engine.allocate(4096)
@@ -177,7 +177,7 @@ async def test_chunks_are_put_from_the_engines_memory_and_got_into_it(engine: En
 
 
 @pytest.mark.asyncio
-async def test_metrics_and_announcements_tell_of_it(memory: EngineMemory) -> None:
+async def test_metrics_and_announcements_tell_of_it(memory: FakeEngineMemory) -> None:
     async with ConnectorManager("memory://engine", None, memory) as manager:
         manager.create_connector()
         text = ManagerMetrics(manager).render()[0].decode()
@@ -189,7 +189,7 @@ async def test_metrics_and_announcements_tell_of_it(memory: EngineMemory) -> Non
 
 
 @pytest.mark.asyncio
-async def test_the_api_shows_it_as_memory_without_a_hot_cache(memory: EngineMemory) -> None:
+async def test_the_api_shows_it_as_memory_without_a_hot_cache(memory: FakeEngineMemory) -> None:
     async with (
         ConnectorManager("memory://engine", None, memory) as manager,
         InternalAPIServer(manager, APIServerConfig.load()) as server,

@@ -1,4 +1,4 @@
-"""`HostMemory`: memory that an engine owns, as a `ChunkMemory` of this toolkit."""
+"""`EngineMemory`: memory that an engine owns, as a `ChunkMemory` of this toolkit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL_SECONDS: Final = 0.01
 """Engines do not announce that memory became free. An allocation that waits tries again after so long."""
 
 
-class HostObject(Protocol):
+class EngineObject(Protocol):
     """A memory object of the engine."""
 
     @property
@@ -30,7 +30,7 @@ class HostObject(Protocol):
     def ref_count_down(self) -> Any: ...
 
 
-class HostMemoryObj(MemoryObj):
+class EngineMemoryObj(MemoryObj):
     """This toolkit's object for the memory of `theirs`, an object of the engine.
 
     One that was allocated holds a reference on `theirs` until it dies. One that was borrowed holds none.
@@ -38,7 +38,7 @@ class HostMemoryObj(MemoryObj):
 
     __slots__ = ("theirs",)
 
-    def __init__(self, theirs: HostObject, metadata: ChunkMetadata, owner: _Allocated | _Borrowed) -> None:
+    def __init__(self, theirs: EngineObject, metadata: ChunkMetadata, owner: _Allocated | _Borrowed) -> None:
         super().__init__(memoryview(theirs.byte_array).cast("B")[: metadata.nbytes], metadata, owner)
         self.theirs: Any = theirs
 
@@ -50,7 +50,7 @@ class HostMemoryObj(MemoryObj):
         return theirs
 
 
-class HostMemory(ChunkMemory):
+class EngineMemory(ChunkMemory):
     """Allocates from an engine's memory, so that chunks are received where the engine wants them.
 
     The engine is never asked to wait, because it would block the event loop's thread. It has a hot cache of its own,
@@ -70,7 +70,7 @@ class HostMemory(ChunkMemory):
         self._borrowed = _Borrowed()
 
     @abstractmethod
-    def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> HostObject | None:
+    def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> EngineObject | None:
         """Returns an object of the engine's with one reference, or None where the engine has no room now."""
 
     def allocate_chunk(self, metadata: ChunkMetadata, eviction: bool = True) -> MemoryObj | None:
@@ -84,7 +84,7 @@ class HostMemory(ChunkMemory):
         if self._theirs is None or (theirs := self._allocate_theirs(self._theirs, metadata, eviction)) is None:
             return None
         try:
-            return HostMemoryObj(theirs, metadata, self._allocated)
+            return EngineMemoryObj(theirs, metadata, self._allocated)
         except BaseException:
             theirs.ref_count_down()
             raise
@@ -106,9 +106,9 @@ class HostMemory(ChunkMemory):
                 raise AllocationTimeoutError(metadata.nbytes, 0, self._capacity, time.monotonic() - started)
             await anyio.sleep(_POLL_SECONDS)
 
-    def borrowed(self, theirs: HostObject, metadata: ChunkMetadata) -> HostMemoryObj:
+    def borrowed(self, theirs: EngineObject, metadata: ChunkMetadata) -> EngineMemoryObj:
         """Returns an object for the memory of `theirs`, whose references stay with the caller."""
-        return HostMemoryObj(theirs, metadata, self._borrowed)
+        return EngineMemoryObj(theirs, metadata, self._borrowed)
 
     def owns(self, obj: object) -> bool:
         """Whether `obj` was allocated or borrowed here."""

@@ -1,0 +1,26 @@
+"""`Load`: how much one call asks for: how many keys, and how many bytes."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Load(NamedTuple):
+    """What one call is about: its number of keys, and how many bytes it moves or may move."""
+
+    items: int = 1
+    deadline_bytes: int = 0
+    """Bytes that the deadline allows time for."""
+    budget_bytes: int = 0
+    """Bytes that are taken from the byte budget meanwhile."""
+    sent_bytes: int = 0
+    """Bytes that the store has got when the call has succeeded. What it gives is counted by `Operation.count`."""
+
+    @classmethod
+    def of_put(cls, items: int, nbytes: int) -> Load:
+        """The load of a call that sends `nbytes`."""
+        return cls(items, nbytes, nbytes, nbytes)
+
+
+ONE_KEY: Final = Load()
+"""The load of a call for one key that moves no chunk."""
