@@ -121,9 +121,9 @@ class ManagedConnector(RemoteConnector):
         return self._runner.is_closed
 
     @property
-    def was_answered(self) -> bool:
+    def has_succeeded(self) -> bool:
         """Whether any operation has succeeded so far."""
-        return self._runner.was_answered
+        return self._runner.has_succeeded
 
     @property
     def bypass(self) -> bool:

@@ -1,4 +1,16 @@
-"""`OperationRunner`: what happens around one operation of a connector."""
+"""`OperationRunner`: what happens around one operation of a connector.
+
+In this order:
+
+1. The circuit breaker admits the operation, or refuses it while the store is down.
+2. The deadline begins. Everything from here to the last attempt ends by it.
+3. The operation waits until its bytes fit into the byte budget.
+4. Attempts: the connector's method, and again after a retryable failure.
+5. Counters: the result's hits and bytes, or the failure, which becomes a miss or is raised.
+6. The verdict: the breaker learns whether the store answered.
+
+An operation of a bypassed connector is only counted, and answered with a miss.
+"""
 
 from __future__ import annotations
 
@@ -49,19 +61,17 @@ class OperationRunner:
     Every operation ends by its deadline.
     """
 
-    def __init__(
-        self, store: str, connector: str, settings: ConnectorConfig, owner: LoopOwner, label: str = ""
-    ) -> None:
-        """`store` and `connector` are for messages: the store's label, and the name of the connector's class.
+    def __init__(self, store: str, class_name: str, settings: ConnectorConfig, owner: LoopOwner, name: str) -> None:
+        """`store` is the store's address, and `class_name` that of the author's class: both are for messages.
 
-        `label` is what the connector is called in spans.
+        `name` is the connector's name, for spans.
         """
-        self._label = label
         self._store = store
-        self._connector = connector
+        self._class_name = class_name
         self._settings = settings
         self._owner = owner
-        self._name = f"connector {store}"
+        self._name = name
+        self._what = f"connector {store}"
         self._budget = ByteBudget(settings.max_bytes_in_flight)
         self.in_flight: Final = InFlight(owner.loop, store)
         """The operations under way."""
@@ -69,7 +79,7 @@ class OperationRunner:
         self.metrics: Final = StoreMetrics(store)
         self.is_closed = False
         """Whether further operations are refused."""
-        self.was_answered = False
+        self.has_succeeded = False
         """Whether any operation has succeeded so far."""
         self.is_bypassed = False
         """Whether gets, puts and look-ups are answered without asking the store: as misses and dropped puts."""
@@ -87,23 +97,26 @@ class OperationRunner:
     def run(
         self, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load = ONE_KEY
     ) -> Coroutine[Any, Any, T]:
-        """Awaits `call()` as one operation, on the owning loop. Tries it again after a failure that is worth it.
+        """Returns a coroutine that awaits `call()` as one operation, and again after a retryable failure.
 
-        Returns its result, or `operation.miss` where a failure is to be a miss.
+        It is to be awaited on the owning loop. It returns the result of `call`, or `operation.miss` where a failure is
+        to be a miss.
 
-        Raises:
+        Raises, at once:
+            ConnectorClosedError: operations are refused. Also what `LoopOwner.check` raises.
+        Raises, when it is awaited:
             ConnectorClosedError, CircuitOpenError, OperationTimeoutError, and what `call` raises of this package.
         """
-        self._owner.check(self._name)
+        self._owner.check(self._what)
         if self.is_closed:
-            raise ConnectorClosedError(self._name)
+            raise ConnectorClosedError(self._what)
         tracer = current_tracer()
         if tracer is None:
             return self._run(operation, call, load)
         return self._traced(tracer, operation, call, load)
 
     async def _traced(self, tracer: Any, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load) -> T:
-        facts = {"lmcache_connect.connector": self._label, "lmcache_connect.keys": load.items}
+        facts = {"lmcache_connect.connector": self._name, "lmcache_connect.keys": load.items}
         with tracer.start_as_current_span(f"lmcache_connect.{operation.name}", attributes=facts, **_SPANS) as span:
             try:
                 return await self._run(operation, call, load, span)
@@ -130,7 +143,7 @@ class OperationRunner:
         running = self.in_flight.begin(seconds)
         token = _running.set(running)
         stats.in_flight += 1
-        answered: bool | None = None  # whether the store answered; None: nothing is known of it
+        verdict: bool | None = None  # for the breaker: whether the store answered; None: that is not known
         queued = time.perf_counter()
         started: float | None = None
         try:
@@ -154,10 +167,10 @@ class OperationRunner:
                     except Exception as error:
                         raise ConnectorFailureError(
                             self._store,
-                            f"{self._connector}.{operation.name} raised {type(error).__name__}: {error}",
+                            f"{self._class_name}.{operation.name} raised {type(error).__name__}: {error}",
                         ) from error
                     else:
-                        answered = self.was_answered = True
+                        verdict = self.has_succeeded = True
                         self._probes_fail = False
                         before = stats.bytes
                         stats.bytes += load.sent_bytes
@@ -177,12 +190,12 @@ class OperationRunner:
                     pause *= 2
             # Reached where the scope has ended the call: its deadline passed, or the connector was closed under it.
             if running.is_late and started is not None:
-                answered = False
+                verdict = False
             raise self._interruption(operation.name, running, seconds, started)
         except LMCacheConnectError as error:
             _raise_lost(task, cancellations)
             if not running.scope.cancelled_caught:
-                answered = _was_answered(error)
+                verdict = _verdict_of(error)
             miss = self._failed(operation, error, load, stats, span)
             if miss is None:
                 raise
@@ -197,8 +210,8 @@ class OperationRunner:
                 stats.wire.observe(ended - started)
                 if load.budget_bytes:
                     self._budget.release(load.budget_bytes)
-            if answered is False or self.breaker.failures:  # otherwise it is closed, and stays so
-                self._tell_breaker(answered, admission)
+            if verdict is False or self.breaker.failures:  # otherwise it is closed, and stays so
+                self._tell_breaker(verdict, admission)
             self.in_flight.end(running)
             _running.reset(token)
             for reason in running.corrupt:
@@ -247,12 +260,12 @@ class OperationRunner:
             what = () if started is not None else ("waiting for the byte budget",)
             return OperationTimeoutError(self._store, operation, seconds, *what)
         if self.is_closed:
-            return ConnectorClosedError(self._name)
+            return ConnectorClosedError(self._what)
         return StoreUnavailableError(self._store, f"the connector was recreated during {operation}")
 
-    def _tell_breaker(self, answered: bool | None, admission: Admission | None) -> None:
+    def _tell_breaker(self, verdict: bool | None, admission: Admission | None) -> None:
         before = self.breaker.state
-        match answered:
+        match verdict:
             case True:
                 self.breaker.succeeded(admission)
             case False:
@@ -270,7 +283,7 @@ def note_corrupt(store: str, key: str, error: CorruptRecordError) -> None:
     event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
 
 
-def _was_answered(error: LMCacheConnectError) -> bool | None:
+def _verdict_of(error: LMCacheConnectError) -> bool | None:
     """Whether the store answered, if only to refuse, where a call ended with `error`. None: that is not known."""
     if not isinstance(error, StoreError) or isinstance(error, OperationTimeoutError):
         return None
@@ -279,7 +292,10 @@ def _was_answered(error: LMCacheConnectError) -> bool | None:
 
 
 def _raise_lost(task: asyncio.Task[Any] | None, before: int) -> None:
-    """Raises the cancellation that a connector has made an error of, where the task had `before` of them earlier."""
+    """Raises CancelledError if the task was cancelled and the connector turned that into another error.
+
+    `before` is the task's number of cancellations when the operation began.
+    """
     # An anyio scope of the caller's that is cancelled counts as well, and sees to its own.
     if task is not None and task.cancelling() > before and anyio.current_effective_deadline() > -math.inf:
         raise asyncio.CancelledError

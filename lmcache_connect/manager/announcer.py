@@ -157,7 +157,7 @@ def _is_up(connector: ManagedConnector) -> bool:
 
 def _is_used(connector: ManagedConnector) -> bool:
     # Connecting is the application's first call to make, and a store that is down is the breaker's to probe.
-    return _is_up(connector) and connector.wrapped.support_announcements() and connector.was_answered
+    return _is_up(connector) and connector.wrapped.support_announcements() and connector.has_succeeded
 
 
 def _described(connector: ManagedConnector) -> AnnouncedConnector:

@@ -10,14 +10,14 @@ protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `courie
 from __future__ import annotations
 
 from .connection import Connection
-from .courier import Couriers, in_thread
+from .courier import Couriers
 from .dialing import open_tcp_stream, open_unix_stream
 from .loop_stream import LoopStream
 from .pool import ConnectionPool, lost_connection
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
-from .waiting import wait_uncancelled
+from .waiting import in_thread, wait_uncancelled
 from .wire import StreamClosedError, Wire
 
 __all__ = [

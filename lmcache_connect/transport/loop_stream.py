@@ -1,4 +1,12 @@
-"""`LoopStream`: a connection's bytes, moved in callbacks of an event loop."""
+"""`LoopStream`: a connection's bytes, moved on an event loop.
+
+A transfer begins in the caller's task, which steps it once (`_move`). It often ends there: the socket was ready, and
+everything fitted into one turn. A turn is what a transfer may move in one iteration of the loop: see `turns.py`.
+
+Otherwise the transfer becomes a `_Waiting`, and the caller's task sleeps until callbacks of the loop have finished it
+(`_finish_in_callbacks`). Each callback moves one turn (`_step_waiting`). It is called when the socket is ready, or when
+the loop has done its other work. So a long transfer costs no task switches.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +33,7 @@ class _Waiting:
 class LoopStream(Stream):
     """A non-blocking stream on one event loop.
 
-    A transfer goes on in callbacks of the loop, so it costs no task switches. Each callback moves one turn.
+    It carries one transfer in each direction at a time.
     """
 
     __slots__ = ("_budget", "_loop", "_reader_on", "_reading", "_turns", "_wire", "_writer_on", "_writing")
@@ -59,7 +67,7 @@ class LoopStream(Stream):
                 write = wants_write(blocked, reading)
             # Not inside the handler: what is raised later would carry the blocked call's frames, and so its buffer.
             if moved is None:
-                await self._go_on_later(transfer, reading, write)
+                await self._finish_in_callbacks(transfer, reading, write)
                 return
             # Data that is always there already would keep the loop from everything else.
             self._budget -= moved
@@ -77,7 +85,7 @@ class LoopStream(Stream):
             self._turns.transfers -= 1
             transfer.release()
 
-    async def _go_on_later(self, transfer: Transfer, reading: bool, write: bool | None) -> None:
+    async def _finish_in_callbacks(self, transfer: Transfer, reading: bool, write: bool | None) -> None:
         """Waits until the loop's callbacks have finished a transfer. `write` is None where only its turn is over."""
         self._budget = self._turns.turn_bytes()
         waiting = _Waiting(transfer, reading, self._loop.create_future())
@@ -90,7 +98,7 @@ class LoopStream(Stream):
         finally:
             self._forget(waiting)
 
-    def _go_on(self, waiting: _Waiting) -> None:
+    def _step_waiting(self, waiting: _Waiting) -> None:
         """Moves one turn of a transfer that waited."""
         if waiting.future.done():
             return
@@ -110,7 +118,7 @@ class LoopStream(Stream):
     def _wait_for_turn(self, waiting: _Waiting) -> None:
         """Goes on with a transfer after other work of the loop."""
         if self._wire.hides_bytes:
-            self._loop.call_soon(self._go_on, waiting)  # the selector would not tell of them
+            self._loop.call_soon(self._step_waiting, waiting)  # the selector would not tell of them
         else:
             self._wait_for_socket(waiting, not waiting.reading)
 
@@ -148,13 +156,13 @@ class LoopStream(Stream):
         if self._reading is None:
             self._stop_reader()  # nobody reads just now: what came stays in the kernel
         else:
-            self._go_on(self._reading)
+            self._step_waiting(self._reading)
 
     def _writable(self) -> None:
         if self._writing is None:
             self._stop_writer()
         else:
-            self._go_on(self._writing)
+            self._step_waiting(self._writing)
 
     def _stop_reader(self) -> None:
         if self._reader_on:

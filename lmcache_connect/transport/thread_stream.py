@@ -43,6 +43,8 @@ class ThreadStream(Stream):
         Raises:
             StreamClosedError: the connection ended before. `dest` then holds arbitrary bytes.
         """
+        # Not by `Receiving.step`, which takes what is there by each call. Here a call waits in the kernel for the whole
+        # piece: see `Wire.receive_whole`. The last piece is the exception, because bytes are read ahead behind it.
         wire = self._wire
         update = hasher.update if hasher is not None else None
         size = len(dest)

@@ -1,12 +1,39 @@
-"""Waiting that a cancellation does not cut short, for what still has a buffer in its hands."""
+"""Waiting that a cancellation does not cut short: a thread may still use the caller's buffers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
+
+T = TypeVar("T")
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Runs `call()` in a thread, and returns its result.
+
+    A caller that is cancelled goes on when `call` has ended, and has let go of its buffers.
+
+    Raises:
+        What `call` raises.
+    """
+    outcome = asyncio.ensure_future(anyio.to_thread.run_sync(call))
+    try:
+        return await asyncio.shield(outcome)
+    except BaseException:
+        await wait_and_drop(outcome)
+        raise
+
+
+async def wait_and_drop(outcome: asyncio.Future[Any]) -> None:
+    """Waits until a thread has ended, however often the caller is cancelled meanwhile. Drops its outcome."""
+    await wait_uncancelled(outcome)
+    if not outcome.cancelled():
+        outcome.exception()  # marks it as retrieved
 
 
 async def wait_uncancelled(future: asyncio.Future[Any], timeout: float | None = None) -> None:

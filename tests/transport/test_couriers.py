@@ -17,7 +17,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmcache_connect.transport import Couriers, Stream, StreamClosedError, ThreadStream, in_thread
+from lmcache_connect.transport import Couriers, Stream, StreamClosedError, ThreadStream
 from lmcache_connect.transport.loop_stream import LoopStream
 from lmcache_connect.transport.wire import Wire
 
@@ -63,7 +63,7 @@ async def read_line(connection: Connection) -> bytes:
     return await connection.stream.read_until_crlf()
 
 
-async def test_the_work_runs_in_another_thread_and_its_result_comes_back(
+async def test_a_job_runs_in_another_thread_and_its_result_comes_back(
     couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
     connection, peer = ends
@@ -105,7 +105,7 @@ async def test_a_thread_is_used_again_and_ends_when_closed(
     assert couriers.threads == 0
 
 
-async def test_what_the_work_raises_is_raised_without_the_frames_that_hold_buffers(
+async def test_what_a_job_raises_is_raised_without_the_frames_that_hold_buffers(
     couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
     connection, peer = ends
@@ -142,7 +142,7 @@ async def test_a_cancelled_caller_goes_on_when_the_thread_has_let_go_of_the_buff
     assert couriers.threads == 1  # and the thread is ready for the next
 
 
-async def test_a_stream_that_is_closed_meanwhile_ends_the_work(
+async def test_a_stream_that_is_closed_meanwhile_ends_the_job(
     couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
     connection, _ = ends
@@ -154,26 +154,26 @@ async def test_a_stream_that_is_closed_meanwhile_ends_the_work(
     assert not connection.stream.is_open
 
 
-async def test_a_connection_has_a_thread_stream_while_work_runs_and_its_loop_stream_afterwards(
+async def test_a_connection_has_a_thread_stream_while_a_job_runs_and_its_loop_stream_afterwards(
     couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
     connection, _ = ends
     loop_stream = connection.stream
 
-    async def work(fails: bool) -> Stream:
+    async def job(fails: bool) -> Stream:
         if fails:
             raise ValueError("no")
         return connection.stream
 
-    thread_stream = await couriers.run(connection, work(False))
+    thread_stream = await couriers.run(connection, job(False))
     assert isinstance(thread_stream, ThreadStream)
     assert not thread_stream.is_open
     assert connection.stream is loop_stream
     assert loop_stream.is_open
     with pytest.raises(ValueError, match="no"):
-        await couriers.run(connection, work(True))
+        await couriers.run(connection, job(True))
     assert connection.stream is loop_stream
-    assert not loop_stream.is_open  # nothing tells where work that failed has left the stream
+    assert not loop_stream.is_open  # nothing tells where a job that failed has left the stream
 
 
 async def test_two_threads_cannot_take_over_one_connection(
@@ -191,7 +191,7 @@ async def test_two_threads_cannot_take_over_one_connection(
     assert couriers.threads == 1
 
 
-async def test_work_that_waits_for_something_else_is_refused(
+async def test_a_job_that_waits_for_something_else_is_refused(
     couriers: Couriers, ends: tuple[Connection, socket.socket]
 ) -> None:
     connection, _ = ends
@@ -285,42 +285,3 @@ async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int
         couriers.close()
         connection.stream.close()
         there.close()
-
-
-@pytest.mark.parametrize("by", ["task", "scope"])
-async def test_a_caller_that_is_cancelled_while_a_thread_reads_waits_until_it_has_let_go(by: str) -> None:
-    began, go_on = threading.Event(), threading.Event()
-    has_ended = False
-
-    def read() -> None:
-        nonlocal has_ended
-        began.set()
-        assert go_on.wait(10)
-        has_ended = True
-
-    async def call() -> None:
-        with anyio.CancelScope() as scope:
-            if by == "scope":
-                asyncio.get_running_loop().call_soon(scope.cancel)
-            await in_thread(read)
-
-    calling = asyncio.create_task(call())
-    while not began.is_set():
-        await asyncio.sleep(0)
-    if by == "task":
-        calling.cancel()
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert not calling.done()
-    go_on.set()
-    await asyncio.wait((calling,))
-    assert has_ended
-    assert calling.cancelled() is (by == "task")
-
-
-async def test_what_a_thread_raises_comes_to_its_caller() -> None:
-    def fail() -> None:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        await in_thread(fail)
