@@ -44,7 +44,10 @@ class _Courier:
         threading.Thread(target=self._serve, name="lmcache-connect courier", daemon=True).start()
 
     async def run(self, stream: ThreadStream, job: Coroutine[Any, Any, T]) -> T:
-        """Runs `job`, which uses `stream`, and returns its result. If the caller is cancelled, `stream` is closed."""
+        """Runs `job`, which uses `stream`, and returns its result.
+
+        If the job fails or the caller is cancelled, `stream` is closed.
+        """
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         self._queue.put(_Entry(job, outcome, loop))

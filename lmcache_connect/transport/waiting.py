@@ -30,7 +30,7 @@ async def in_thread(call: Callable[[], T]) -> T:
 
 
 async def wait_and_drop(outcome: asyncio.Future[Any]) -> None:
-    """Waits until a thread has ended, however often the caller is cancelled meanwhile. Drops its outcome."""
+    """Waits until a thread has ended its job, however often the caller is cancelled meanwhile. Drops its outcome."""
     await wait_uncancelled(outcome)
     if not outcome.cancelled():
         outcome.exception()  # marks it as retrieved
