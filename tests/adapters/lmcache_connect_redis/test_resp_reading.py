@@ -87,3 +87,28 @@ async def test_a_server_that_resets_the_connection_is_quoted(over: Over) -> None
     with pytest.raises(StreamClosedError) as caught:
         await connection.send(encode_command(b"PING"))
     assert caught.value.last_words == said
+
+
+FLAGS = b":1\r\n:0\r\n:12\r\n:-1\r\n:1\r\n-OOM first\r\n:1\r\n-NOPERM second\r\n:1\r\n"
+
+
+@pytest.mark.parametrize("at", range(1, len(FLAGS)))
+async def test_outstanding_integers_are_all_taken_before_the_first_refusal_among_them_is_raised(
+    over: Over, at: int
+) -> None:
+    connection = over(ScriptedWire(FLAGS[:at], BlockingIOError(), FLAGS[at:]))
+    await connection.send(b"...", replies=5)
+    assert await connection.read_flags(1) == [True, False, False, False, True]
+    connection.pending += 4
+    with pytest.raises(StoreFullError, match="first"):
+        await connection.read_flags(1)
+    assert connection.pending == 0
+    assert connection.is_reusable
+
+
+async def test_outstanding_integers_are_given_up_when_the_connection_breaks(over: Over) -> None:
+    connection = over(ScriptedWire(b":1\r\n-OOM first\r\n+OK\r\n"))
+    await connection.send(b"...", replies=4)
+    with pytest.raises(StoreProtocolError, match="an integer"):
+        await connection.discard_integers()
+    assert not connection.stream.is_open

@@ -59,7 +59,7 @@ async def test_gets_on_few_connections_are_served_in_turn(connector: ManagedConn
     assert min(served) * 2 > max(served), served
 
 
-async def test_no_cancellation_is_lost_when_a_connection_breaks_in_the_same_turn(
+async def test_no_cancellation_is_lost_when_a_connection_breaks_in_the_same_iteration(
     valkey_server: ValkeyServer,
 ) -> None:
     with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
