@@ -82,7 +82,8 @@ async def read_answer(
     if asked.version is None:
         nothing = {404: NoObject.MISSING, 416: NoObject.EMPTY}.get(head.status)
     else:
-        nothing = NoObject.REPLACED if head.status in {404, 412} else None
+        # 416: some servers look at the range first, and what has replaced the object is shorter.
+        nothing = NoObject.REPLACED if head.status in {404, 412, 416} else None
     if nothing is not None:
         error = await refused(connection, head, "get")
         if nothing is NoObject.MISSING and isinstance(error, NoSuchBucketError):

@@ -109,8 +109,9 @@ class ObjectFetch:
 
     def became_replaced(self) -> None:
         """Records that a span was asked for and another object is there. Idempotent."""
-        if isinstance(self.state, IncomingObject):
-            self.state = Replaced(self.state)
+        state = self.state  # read once: another thread may say the same at this moment
+        if isinstance(state, IncomingObject):
+            self.state = Replaced(state)
 
     def restart_after_replacement(self) -> bool:
         """Gives up what came of the replaced object. Returns whether to ask for the object again.

@@ -154,6 +154,10 @@ async def call_from_loop(loop: asyncio.AbstractEventLoop, start: Callable[[], Co
             call.check_alive()
             if not loop.is_running() and time.monotonic() - started > _START_LIMIT:
                 raise LoopNotRunningError(f"it has not run for {_START_LIMIT} s")
+    except GeneratorExit:  # the caller's loop was closed under it: nothing can be awaited any more
+        call.cancel()
+        call.abandon()
+        raise
     except BaseException:
         call.cancel()
         ends = time.monotonic() + _CANCEL_GRACE

@@ -126,6 +126,8 @@ class Room:
         self._made: list[MemoryObj] = []  # chunks that are being received or did not verify are among them
         self._awaited = 0
         self._spare: list[MemoryObj] = []
+        self._spare_metadata: ChunkMetadata | None = None
+        self._at_a_time = 1  # grows while chunks of the same metadata come
 
     async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
@@ -157,12 +159,15 @@ class Room:
         """Returns memory for a chunk, as `make` does, or None if there is no room now.
 
         `expected`: how many chunks of the same metadata object will come, this one included. Room for some of them is
-        made at the same time.
+        made at the same time: for more each time, as long as the chunks are alike. A get that is first in line makes
+        room for this one alone, because another member of its crew may be waiting for what would lie there unused.
         """
         spare = self._spare
         if not spare or spare[-1].metadata is not metadata:
             self.release_spare()
-            for _ in range(min(expected, _AT_A_TIME)):
+            self._at_a_time = min(2 * self._at_a_time, _AT_A_TIME) if metadata is self._spare_metadata else 1
+            self._spare_metadata = metadata
+            for _ in range(1 if self._place.is_first else min(expected, self._at_a_time)):
                 made = self._backend.allocate_chunk(metadata, eviction=not spare)
                 if made is None:
                     break

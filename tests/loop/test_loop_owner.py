@@ -10,7 +10,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,37 @@ async def test_a_result_that_comes_too_late_is_released(owner: LoopOwner, local_
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    assert local_cpu_backend.statistics().live_objects == 0
+
+
+def test_a_result_for_a_caller_whose_loop_was_closed_under_it_is_released(
+    owner: LoopOwner, local_cpu_backend: LocalCPUBackend
+) -> None:
+    started, finished = threading.Event(), threading.Event()
+
+    async def stubborn() -> MemoryObj:
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+        finished.set()
+        return await local_cpu_backend.allocate_async((4096,), "uint8")
+
+    async def begin(call: Coroutine[Any, Any, MemoryObj]) -> None:
+        tasks.append(asyncio.get_running_loop().create_task(call))
+        await asyncio.to_thread(started.wait, 5)
+
+    tasks: list[asyncio.Task[MemoryObj]] = []
+    call = owner.run(stubborn)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin(call))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    tasks.clear()
+    call.close()  # as the garbage collector does it
+    assert finished.wait(5)
+    owner.run_sync("here", 5, here)  # behind what the loop still had to do
     assert local_cpu_backend.statistics().live_objects == 0
 
 

@@ -194,22 +194,60 @@ async def test_a_get_waits_in_line_for_as_long_as_the_settings_say(
     release_all(list(kept))
 
 
-async def test_room_for_expected_chunks_is_made_at_once_and_serves_a_chunk_of_another_kind_when_the_arena_is_full(
+async def test_room_for_expected_chunks_serves_a_chunk_of_another_kind_when_the_arena_is_full(
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
     async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
         room = place.new_room()
-        first = room.make_now(mebibyte, expected=9)
+        found = [room.make_now(mebibyte, expected=9), room.make_now(mebibyte, expected=8)]
+        assert backend.statistics().live_objects == 3, "room for one more that is expected"
+        found += [await room.make(FakeConnection(), mebibyte), await room.make(FakeConnection(), mebibyte)]
         assert backend.statistics().live_objects == 4
-        second = await room.make(FakeConnection(), mebibyte)
-        assert backend.statistics().live_objects == 2
-        third = room.make_now(mebibyte, expected=9)
-        assert backend.statistics().live_objects == 4
-        fourth = room.make_now(mebibyte, expected=1)
-        assert backend.statistics().live_objects == 4
-        assert None not in (first, second, third, fourth)
+        assert None not in found
         assert room.make_now(mebibyte, expected=1) is None
-        return [first, second, third, fourth]
+        return found
+
+    release_all(await RoomLine(backend, LONG).serve(attempt))
+
+
+async def test_room_is_made_for_more_expected_chunks_each_time_while_they_are_alike(mebibyte: ChunkMetadata) -> None:
+    with LocalCPUBackend(64 * MIB) as backend:
+
+        async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
+            room = place.new_room()
+            found, made = list[MemoryObj | None](), list[int]()
+            for expected in range(40, 0, -1):
+                found.append(room.make_now(mebibyte, expected))
+                made.append(backend.statistics().live_objects)
+            assert sorted(set(made)) == [1, 3, 7, 15, 31, 40]
+            return found
+
+        release_all(await RoomLine(backend, LONG).serve(attempt))
+
+
+async def test_no_room_is_made_in_vain_for_chunks_whose_kind_changes(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    small = ChunkMetadata.of((4096,), "uint8")
+
+    async def attempt(place: PlaceInLine) -> None:
+        room = place.new_room()
+        for expected in range(200, 0, -2):
+            release_all([room.make_now(mebibyte, expected), room.make_now(small, expected - 1)])
+
+    await RoomLine(backend, LONG).serve(attempt)
+    assert backend.statistics().allocations == 200
+
+
+async def test_a_get_that_is_first_in_line_makes_no_room_for_expected_chunks_which_its_crew_waits_for(
+    backend: LocalCPUBackend, mebibyte: ChunkMetadata
+) -> None:
+    async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
+        await place.wait_until_first(MIB)
+        room = place.new_room()
+        found = [room.make_now(mebibyte, expected=9) for _ in range(3)]
+        assert backend.statistics().live_objects == 3
+        return found
 
     release_all(await RoomLine(backend, LONG).serve(attempt))
 
@@ -219,12 +257,11 @@ async def test_room_that_is_made_for_chunks_of_another_kind_is_released_first(
 ) -> None:
     async def attempt(place: PlaceInLine) -> list[MemoryObj | None]:
         room = place.new_room()
-        first = room.make_now(mebibyte, expected=4)
-        second = room.make_now(replace(mebibyte), expected=2)
+        found = [room.make_now(mebibyte, expected=4), room.make_now(mebibyte, expected=3)]
         assert backend.statistics().live_objects == 3
-        room.release_spare()
-        assert backend.statistics().live_objects == 2
-        return [first, second]
+        found.append(room.make_now(replace(mebibyte), expected=2))
+        assert backend.statistics().live_objects == 3
+        return found
 
     release_all(await RoomLine(backend, LONG).serve(attempt))
 

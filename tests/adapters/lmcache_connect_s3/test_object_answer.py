@@ -123,6 +123,7 @@ async def test_an_object_that_is_too_large_is_refused_whichever_length_says_so(h
         (FIRST, 416, {"content-length": "0"}, NoObject.EMPTY),
         (REST, 404, {"content-length": "0"}, NoObject.REPLACED),
         (REST, 412, {"content-length": "0"}, NoObject.REPLACED),
+        (REST, 416, {"content-length": "0"}, NoObject.REPLACED),
         (REST, 206, part(100, 199, 251), NoObject.REPLACED),
         (REST, 206, part(100, 199, 250, etag='"two"'), NoObject.REPLACED),
     ],

@@ -83,3 +83,26 @@ def test_what_is_left_is_cut_into_ranges_of_about_one_size() -> None:
     assert cut(100, 104, 10) == [(100, 104)]
     assert cut(100, 126, 10) == [(100, 109), (109, 118), (118, 126)]
     assert cut(100, 124, 10) == [(100, 112), (112, 124)]
+
+
+def test_an_object_whose_replacement_two_threads_see_at_once_is_released(local_cpu_backend: LocalCPUBackend) -> None:
+    class Raced(ObjectFetch):
+        """Another thread says that it was replaced, just after this one has read the state."""
+
+        is_armed = False
+
+        def __getattribute__(self, name: str) -> object:
+            found = super().__getattribute__(name)
+            if name == "state" and super().__getattribute__("is_armed"):
+                self.is_armed = False
+                self.became_replaced()
+            return found
+
+    fetch = Raced("k", "p/k")
+    incoming = incoming_into(local_cpu_backend)
+    fetch.begin(incoming)
+    fetch.is_armed = True
+    fetch.became_replaced()
+    assert fetch.state == Replaced(incoming)
+    assert fetch.restart_after_replacement()
+    assert local_cpu_backend.statistics().live_objects == 0

@@ -12,6 +12,7 @@ takes it, and finds out what it is.
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.record import CRC_BYTES, DIGEST, FrameHeader, key_digest
@@ -22,24 +23,55 @@ from ...protocol.connection import Connection
 _DIGEST_BYTES = DIGEST.stop - DIGEST.start
 
 
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """How the last whole record began."""
+
+    header: FrameHeader
+    line_bytes: int
+    """Bytes of the reply's first line, with its CR LF."""
+    start: bytes
+    """That line, and the header up to the digest of the key."""
+    rest: bytes
+    """The header behind the digest, up to its checksum."""
+    nbytes: int
+    """Bytes of line and header."""
+
+    def fits(self, head: bytes, name: str) -> bool:
+        """Returns whether `head` says what the pattern says, for the key `name`."""
+        digest = len(self.start)
+        return (
+            head.startswith(self.start)
+            and head[digest : digest + _DIGEST_BYTES] == key_digest(name)
+            and head.endswith(self.rest, digest + _DIGEST_BYTES, -CRC_BYTES)
+            and zlib.crc32(head[self.line_bytes : -CRC_BYTES]) == int.from_bytes(head[-CRC_BYTES:], "little")
+        )
+
+
 class LikelyRecords:
-    """Remembers how the last whole record began, and recognises one that begins like it."""
+    """Remembers how the last whole record began, and recognises one that begins like it.
+
+    One object serves all connections of a connector, on the event loop and in several threads at a time. So the pattern
+    is one immutable value: it is replaced as a whole, and read once for each reply.
+    """
 
     def __init__(self) -> None:
-        self._header: FrameHeader | None = None
-        self._line_bytes = 0
-        self._start = b""  # the reply's line, and the header up to the digest
-        self._rest = b""  # the header behind the digest, up to the checksum
-        self._nbytes = 0  # of line and header
+        self._pattern: _Pattern | None = None
 
     def remember(self, size: int, header: FrameHeader, encoded: memoryview) -> None:
         """Makes a whole record the pattern. `size` is the record's, and `encoded` begins with its header."""
         line = b"$%d\r\n" % size
-        self._line_bytes = len(line)
-        self._start = line + bytes(encoded[: DIGEST.start])
-        self._rest = bytes(encoded[DIGEST.stop : header.length - CRC_BYTES])
-        self._nbytes = len(line) + header.length
-        self._header = header if header.payload_length else None
+        self._pattern = (
+            _Pattern(
+                header,
+                len(line),
+                line + bytes(encoded[: DIGEST.start]),
+                bytes(encoded[DIGEST.stop : header.length - CRC_BYTES]),
+                len(line) + header.length,
+            )
+            if header.payload_length
+            else None
+        )
 
     def take_header(
         self, connection: Connection, name: str, room: Room, outstanding: int
@@ -49,22 +81,13 @@ class LikelyRecords:
         Returns the header, and memory for the chunk. Returns None and takes nothing if the reply is different or has
         not begun to arrive, or if there is no room now. `outstanding`: replies that are expected, this one included.
         """
-        header, stream = self._header, connection.stream
-        if header is None or stream.buffered < self._nbytes:
+        pattern, stream = self._pattern, connection.stream
+        if pattern is None or stream.buffered < pattern.nbytes:
             return None
-        if not self._fits(bytes(stream.buffered_view()[: self._nbytes]), name):
+        if not pattern.fits(bytes(stream.buffered_view()[: pattern.nbytes]), name):
             return None
-        obj = room.make_now(header.metadata, outstanding)
+        obj = room.make_now(pattern.header.metadata, outstanding)
         if obj is None:
             return None
-        stream.take(self._nbytes)
-        return header, obj
-
-    def _fits(self, head: bytes, name: str) -> bool:
-        digest = len(self._start)
-        return (
-            head.startswith(self._start)
-            and head[digest : digest + _DIGEST_BYTES] == key_digest(name)
-            and head.endswith(self._rest, digest + _DIGEST_BYTES, -CRC_BYTES)
-            and zlib.crc32(head[self._line_bytes : -CRC_BYTES]) == int.from_bytes(head[-CRC_BYTES:], "little")
-        )
+        stream.take(pattern.nbytes)
+        return pattern.header, obj
