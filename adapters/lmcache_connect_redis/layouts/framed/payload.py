@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from lmcache_connect import MemoryObj
 from lmcache_connect.record import TRAILER_BYTES, PayloadHasher
 
 from ...protocol.connection import Connection
@@ -12,22 +13,23 @@ _END_BYTES: Final = TRAILER_BYTES + 2
 """The trailer, and the CR LF that ends the reply."""
 
 
-async def receive_payload(connection: Connection, dest: memoryview, has_checksum: bool) -> None:
-    """Fills `dest`, which may be empty, and ends the reply.
+async def receive_payload(connection: Connection, obj: MemoryObj, start: int, end: int, has_checksum: bool) -> None:
+    """Fills `obj` from byte `start` to byte `end`, which may be the same, and ends the reply.
 
     Raises:
         CorruptRecordError: the checksum is wrong. The stream stands behind the record and is usable.
     """
     hasher = PayloadHasher() if has_checksum else None
     stream = connection.stream
-    if dest:
-        await stream.receive_into(dest, hasher)
+    if end > start:
+        # The view is in no variable: the frames of a failed get may be kept, and would keep the block from the arena.
+        await stream.receive_into(obj.byte_array[start:end], hasher)
     if stream.buffered < _END_BYTES:  # as a rule it has come with the payload
         await stream.peek(_END_BYTES)
-    end = bytes(stream.buffered_view()[:_END_BYTES])
-    if end[TRAILER_BYTES:] != b"\r\n":
-        raise connection.broken(f"a value ends with {end[TRAILER_BYTES:]!r}")
+    rest = bytes(stream.buffered_view()[:_END_BYTES])
+    if rest[TRAILER_BYTES:] != b"\r\n":
+        raise connection.broken(f"a value ends with {rest[TRAILER_BYTES:]!r}")
     stream.take(_END_BYTES)
     connection.pending -= 1
     if hasher is not None:
-        hasher.verify(end[:TRAILER_BYTES])
+        hasher.verify(rest[:TRAILER_BYTES])

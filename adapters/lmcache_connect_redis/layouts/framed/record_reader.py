@@ -61,7 +61,7 @@ class RecordReader:
             return None
         header, obj = begun
         try:
-            await receive_payload(connection, obj.byte_array[: header.payload_length], header.has_checksum)
+            await receive_payload(connection, obj, 0, header.payload_length, header.has_checksum)
         except BaseException:
             obj.ref_count_down()
             raise
@@ -95,7 +95,7 @@ class RecordReader:
             raise CorruptRecordError("part", f"it is not part {index} of this generation")
         connection.stream.take(header.length)
         start, end = chunk.plan.bounds(index)
-        await receive_payload(connection, chunk.obj.byte_array[start:end], header.has_checksum)
+        await receive_payload(connection, chunk.obj, start, end, header.has_checksum)
         return True
 
     async def _receive_size(self, connection: Connection) -> int | None:
