@@ -9,11 +9,12 @@ import anyio
 import pytest
 
 from lmcache_connect import LocalCPUBackend
-from lmcache_connect.record import StripePlan, encode_header, encode_record
+from lmcache_connect.record import StripePlan, encode_header, encode_record, encode_remote_metadata
 from lmcache_connect.streaming.room import PlaceInLine
 from lmcache_connect.testing import ScriptedWire
 from lmcache_connect.transport import StreamClosedError
 from lmcache_connect_redis.layouts.framed.record_reader import RecordReader, StripedChunk
+from lmcache_connect_redis.layouts.two_key.records import TwoKeyRecords
 from lmcache_connect_redis.options import RedisOptions
 from lmcache_connect_redis.protocol.connection import Connection
 
@@ -66,5 +67,21 @@ async def test_a_part_that_is_cut_short_leaves_the_arena_empty(backend: LocalCPU
     with pytest.raises(StreamClosedError) as kept:
         await RecordReader(RedisOptions()).receive_part(connection, StripedChunk("k", plan, obj), 1)
     obj.ref_count_down()
+    assert kept.tb is not None
+    assert backend.statistics().reserved == 0
+
+
+async def test_a_chunk_of_lmcaches_layout_that_is_cut_short_leaves_the_arena_empty(
+    backend: LocalCPUBackend, io: str
+) -> None:
+    obj = backend.allocate((CHUNK,), "uint8")
+    assert obj is not None
+    with obj:
+        metadata = encode_remote_metadata(obj.metadata)
+    reply = b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(metadata), metadata, CHUNK, bytes(CHUNK))
+    room = PlaceInLine(backend, 1, anyio.Semaphore(1)).new_room()
+    with pytest.raises(StreamClosedError) as kept:
+        await TwoKeyRecords("store", RedisOptions()).receive(cut_short(reply, io), room)
+    room.release()
     assert kept.tb is not None
     assert backend.statistics().reserved == 0

@@ -127,6 +127,23 @@ async def test_a_body_that_breaks_again_and_again_is_resumed_each_time(
 
 
 @pytest.mark.asyncio
+async def test_a_get_that_fails_in_the_middle_keeps_no_block_of_the_arena_also_while_its_error_is_kept(
+    server: FaultyS3Server, connector: ManagedConnector, local_cpu_backend: LocalCPUBackend
+) -> None:
+    await put(connector)
+    server.plan("GET", CutBody(1 << 20))
+    server.plan("GET", Refuse(403, "AccessDenied"), times=100)
+    gc.disable()  # what the garbage collector alone frees, is freed too late for a get that waits for room
+    try:
+        with pytest.raises(StoreError) as kept:
+            await connector.get("k")
+        assert kept.tb is not None
+        assert local_cpu_backend.statistics().reserved == 0
+    finally:
+        gc.enable()
+
+
+@pytest.mark.asyncio
 async def test_an_object_that_is_replaced_while_it_is_resumed_is_read_again(
     server: FaultyS3Server, connector: ManagedConnector
 ) -> None:
