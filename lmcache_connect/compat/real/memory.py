@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ...errors import MissingExtraError, ReleasedObjectError
+import torch
+from lmcache.v1 import memory_management
+
+from ...errors import ReleasedObjectError
 from ...memory import MemoryObj
 from ...metadata import MemoryFormat
 from ...observability import event
 from ..chunk_view import ChunkView
-
-try:
-    import torch
-except ImportError as missing:
-    raise MissingExtraError("speaking to LMCache's own classes", "torch", "torch") from missing
-
-from lmcache.v1 import memory_management
 
 
 class _View(ChunkView):
