@@ -61,6 +61,7 @@ HEAVY: Final = ("aiohttp", "botocore", "fastapi", "numpy", "opentelemetry", "pro
 OPTIONAL: Final = (
     "lmcache_connect.cli",
     "lmcache_connect.compat",
+    "lmcache_connect.engines",
     "lmcache_connect.internal_api_server",
     "lmcache_connect.oversight",
     "lmcache_connect.testing",
