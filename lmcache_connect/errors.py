@@ -291,10 +291,12 @@ class AllocationTimeoutError(ArenaExhaustedError, TimeoutError):
 
 
 class BackendClosedError(LMCacheConnectError, RuntimeError):
-    """The local CPU backend was closed."""
+    """The memory for chunks was closed."""
 
     def __init__(self) -> None:
-        super().__init__("the local CPU backend is closed; create a new LocalCPUBackend")
+        super().__init__(
+            "the memory for chunks is closed; create a new LocalCPUBackend, or restart the engine that owns it"
+        )
 
 
 # ------------------------------------------------------------------------------------------------- the record
