@@ -10,6 +10,7 @@ from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.transport import Stream, StreamClosedError
 
 from .replies import reply_error
+from .traits import FULL_SERVER, ServerTraits
 
 MAX_LINE_BYTES: Final = 4096
 
@@ -25,15 +26,17 @@ class Connection:
     Attributes:
         stream: what the commands and replies go over. A thread's while a thread has the connection.
         store: the store's name, for errors.
+        traits: what the server can do.
         pending: replies that were asked for and not taken. A connection that is released with some is closed.
         is_suspect: a reply was not to its command, so the connection must not be used again.
     """
 
-    __slots__ = ("is_suspect", "pending", "store", "stream")
+    __slots__ = ("is_suspect", "pending", "store", "stream", "traits")
 
-    def __init__(self, stream: Stream, store: str) -> None:
+    def __init__(self, stream: Stream, store: str, traits: ServerTraits = FULL_SERVER) -> None:
         self.stream = stream
         self.store = store
+        self.traits: Final = traits
         self.pending = 0
         self.is_suspect = False
 
