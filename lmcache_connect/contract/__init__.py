@@ -18,6 +18,7 @@ from .batches import gather, hit_prefix, prefix_length
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
+from .left_out import LeftOut, counting_left_out, leave_out
 from .scanning import end_scan
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
@@ -36,14 +37,17 @@ __all__ = [
     "Documents",
     "Flags",
     "Hits",
+    "LeftOut",
     "RemoteConnector",
     "Slots",
     "WorkerAnnouncement",
     "WrappingAdapter",
     "WrappingConnector",
+    "counting_left_out",
     "end_scan",
     "gather",
     "hit_prefix",
+    "leave_out",
     "prefix_length",
     "scheme_names",
 ]

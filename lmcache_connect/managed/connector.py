@@ -19,12 +19,20 @@ from ..contract import (
     Hits,
     RemoteConnector,
     Slots,
+    counting_left_out,
     end_scan,
     hit_prefix,
+    leave_out,
     prefix_length,
 )
-from ..errors import ConnectorContractError, CorruptRecordError, ForeignObjectError, InvalidArgumentError
-from ..keys import Key, key_string, key_strings
+from ..errors import (
+    ConnectorContractError,
+    CorruptRecordError,
+    ForeignObjectError,
+    InvalidArgumentError,
+    InvalidKeyError,
+)
+from ..keys import Key, check_key_string, key_string, key_strings
 from ..memory import MemoryObj, release_all
 from ..observability import OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
@@ -58,6 +66,8 @@ _SCAN_PAGE: Final = 1000
 _CHECKED_AT_ONCE: Final = 1000
 """Keys of a batch that are checked before the event loop may do other work."""
 
+_LEFT_OUT: Final = "a listing names what is no key of a chunk: other programs write under this prefix; give it its own"
+
 
 class ManagedConnector(RemoteConnector):
     """A connector with a deadline, retries, a circuit breaker, a byte budget and counters around each operation.
@@ -80,6 +90,7 @@ class ManagedConnector(RemoteConnector):
         self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner, self.name)
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)
         self._batches_are_positional = True
+        self._has_told_left_out = False
         self._chunk_size = ChunkSize(context.metadata)
         wrapped._attach(context.owner, partial(note_corrupt, self._store))  # no reference back to this object
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
@@ -226,8 +237,11 @@ class ManagedConnector(RemoteConnector):
         """
 
         async def call() -> list[str]:
-            # Third-party connectors are known to answer None for "no keys".
-            return list(await self._wrapped.list() or ())
+            with counting_left_out() as left_out:
+                # Third-party connectors are known to answer None for "no keys".
+                names = await _listed(list(await self._wrapped.list() or ()))
+            self._tell_left_out(left_out.count)
+            return names
 
         return await self._owner.run(self._runner.run, LIST, call)
 
@@ -241,11 +255,16 @@ class ManagedConnector(RemoteConnector):
 
         async def page() -> tuple[list[str], bool]:
             found: list[str] = []
-            async for name in names:
-                found.append(name)
-                if len(found) == _SCAN_PAGE:
-                    return found, False
-            return found, True
+            done = True
+            with counting_left_out() as left_out:
+                async for name in names:
+                    found.append(name)
+                    if len(found) == _SCAN_PAGE:
+                        done = False
+                        break
+                found = await _listed(found)
+            self._tell_left_out(left_out.count)
+            return found, done
 
         try:
             done = False
@@ -471,6 +490,11 @@ class ManagedConnector(RemoteConnector):
         self._chunk_size.observe(found.get_size())
         return found
 
+    def _tell_left_out(self, count: int) -> None:
+        if count and not self._has_told_left_out:
+            self._has_told_left_out = True
+            event(logging.WARNING, "names_left_out", store=self._store, names=count, advice=_LEFT_OUT)
+
     def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
         return ConnectorContractError(self._class_name, operation, got, expected)
 
@@ -491,3 +515,27 @@ async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
             await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
         key_strings(wanted[start : start + _CHECKED_AT_ONCE])
     return wanted
+
+
+async def _listed(names: list[str]) -> list[str]:
+    """Returns the names that a call takes as keys. The others are left out, and counted."""
+    found: list[str] = []
+    for start in range(0, len(names), _CHECKED_AT_ONCE):
+        if start:
+            await anyio.lowlevel.checkpoint()
+        piece = names[start : start + _CHECKED_AT_ONCE]
+        try:
+            found += key_strings(piece)
+        except InvalidKeyError:
+            taken = [name for name in piece if _is_key(name)]
+            leave_out(len(piece) - len(taken))
+            found += taken
+    return found
+
+
+def _is_key(name: object) -> bool:
+    try:
+        check_key_string(name)
+    except InvalidKeyError:
+        return False
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..contract import RemoteConnector, end_scan
+from ..contract import RemoteConnector, counting_left_out, end_scan
 from ..errors import InvalidArgumentError, StoreError
 
 _PAGE: Final = 512
@@ -17,14 +17,16 @@ CLEAR_LIMIT: Final = 100_000
 
 @dataclass
 class Clearing:
-    """How many keys were found under a prefix, and removed. `is_complete`: the limit left out no key.
+    """How many keys were found under a prefix, and removed.
 
-    `failed` keys could not be removed. `error` is the message of the first failure.
+    `left_out` names under the prefix are none of our keys' and stay. `is_complete`: there are none of those, and the
+    limit left out no key. `failed` keys could not be removed. `error` is the message of the first failure.
     """
 
     matched: int = 0
     removed: int = 0
     failed: int = 0
+    left_out: int = 0
     is_complete: bool = False
     error: str | None = None
 
@@ -44,6 +46,14 @@ async def clear(
     if limit < 1:
         raise InvalidArgumentError("limit", f"{limit} is below 1")
     found = Clearing()
+    with counting_left_out() as left_out:
+        await _clear(connector, prefix, dry_run, limit, found)
+    found.left_out = left_out.count
+    found.is_complete = found.is_complete and not left_out.count
+    return found
+
+
+async def _clear(connector: RemoteConnector, prefix: str, dry_run: bool, limit: int, found: Clearing) -> None:
     names = connector.scan(prefix)
     try:
         page: list[str] = []
@@ -63,7 +73,6 @@ async def clear(
             await _remove(connector, page, found)
     finally:
         await end_scan(names)
-    return found
 
 
 async def _remove(connector: RemoteConnector, page: list[str], found: Clearing) -> None:

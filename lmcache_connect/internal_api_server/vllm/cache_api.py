@@ -35,12 +35,17 @@ class ClearRequest(Body):
 
 
 class LocationCleared(BaseModel):
-    """What was done in one place. `complete` is false where the limit was reached, or a key could not be removed."""
+    """What was done in one place.
+
+    `left_out` names under the prefix are none of our keys' and stay. `complete` is false where there are any, where the
+    limit was reached, or where a key could not be removed.
+    """
 
     location: str
     matched: int
     removed: int
     failed: int
+    left_out: int = 0
     complete: bool
     error: str | None = None
 
@@ -75,6 +80,7 @@ async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
                 matched=found.matched,
                 removed=found.removed,
                 failed=found.failed,
+                left_out=found.left_out,
                 complete=found.is_complete and not found.failed,
                 error=found.error,
             )
