@@ -109,8 +109,12 @@ class ConnectorConfig(Settings):
     import_timeout: Seconds = 10.0
     """How long importing a plug-in's module may take, in seconds."""
 
-    announce_interval: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 10.0
-    """How often a manager announces itself in the Redis stores that it uses, in seconds; 0: never."""
+    announce_interval: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
+    """How often a manager announces itself in the Redis stores that it uses, in seconds. 0: never.
+
+    None: every 10 s while an internal API server serves the manager, and not otherwise: nothing is written into a store
+    that others share unless somebody wants it.
+    """
 
     extra_config: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Settings of adapters and plug-ins, by name."""

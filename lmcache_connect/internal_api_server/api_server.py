@@ -166,8 +166,9 @@ class InternalAPIServer:
                     await part.stop(0)
             raise
         self._running = running
-        if (announcer := self._manager.announcer) is not None and announcer.api is None:
-            announcer.api = self.address
+        if (announcer := self._manager.announcer) is not None:
+            owner = self._manager.made_owner
+            announcer.serve_at(self.address, owner.loop if owner is not None else None)
         event(logging.INFO, "api_serving", address=self.address, metrics_address=self.metrics_address)
 
     def _listener(self) -> Listener:
@@ -184,7 +185,7 @@ class InternalAPIServer:
     async def _stop_once(self) -> None:
         running, self._running = self._running, []
         if (announcer := self._manager.announcer) is not None and running:
-            announcer.api = None if announcer.api == running[0].listener.address else announcer.api
+            announcer.stop_serving_at(running[0].listener.address)
         async with anyio.create_task_group() as group:
             for part in running:
                 group.start_soon(part.stop, self._config.stop_grace)

@@ -25,6 +25,9 @@ from ..observability import OperationStatistics, event
 FIRST_AFTER: Final = 1.0
 """Seconds from when a connector is made until the announcer looks for the first time whether it was used."""
 
+DEFAULT_INTERVAL: Final = 10.0
+"""Seconds between announcements where the setting `announce_interval` is left out and an API server runs."""
+
 _ANSWER_SECONDS: Final = 2.0
 """Seconds that a store has to take an announcement."""
 
@@ -35,23 +38,26 @@ _MOST_CONNECTORS: Final = 64
 class Announcer:
     """Tells the stores that a manager uses that this manager is there, where they can keep announcements.
 
-    An announcement is repeated every `interval` seconds. The store keeps it for three times as long, so that of a
-    process that died it disappears. A store that is down, or refuses, is tried again the next time. No operation waits
-    for an announcement or fails because of one. Timers on the connectors' event loop drive it; they hold this object by
-    weak reference and end with it.
+    It does so where the application has asked for it, or while an internal API serves the manager. Otherwise it writes
+    nothing. An announcement is repeated every `interval` seconds. The store keeps it for three times as long, so that
+    of a process that died it disappears. A store that is down, or refuses, is tried again the next time. No operation
+    waits for an announcement or fails because of one. Timers on the connectors' event loop drive it; they hold this
+    object by weak reference and end with it.
     """
 
     def __init__(
         self,
-        interval: float,
+        interval: float | None,
         connectors: Callable[[], Iterable[ManagedConnector]],
         backend: Callable[[], ChunkMemory | None],
     ) -> None:
+        """`interval` is the setting `announce_interval`, which is not 0 here."""
         self.worker: Final = f"{_plain(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
         """The name of this manager in announcements. No other manager has had it."""
         self.api: str | None = None
         """Where this manager's internal API listens; None where it has none."""
-        self._interval = interval
+        self._is_asked_for = interval is not None
+        self._interval = DEFAULT_INTERVAL if interval is None else interval
         self._connectors = connectors
         self._backend = backend
         self._started = time.time()
@@ -61,9 +67,32 @@ class Announcer:
         self._round: asyncio.Task[None] | None = None
         self._ended = False
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything is to be announced now: the setting asks for it, or an internal API serves the manager."""
+        return self._is_asked_for or self.api is not None
+
+    def serve_at(self, address: str | None, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Notes where an internal API serves the manager, and begins. `loop` is the connectors', if there is one.
+
+        May be called from any thread. Does nothing where one serves it elsewhere already.
+        """
+        if self.api is None and address is not None:
+            self.api = address
+            if loop is not None:
+                self.begin(loop)
+
+    def stop_serving_at(self, address: str | None) -> None:
+        """Notes that the internal API at this address serves the manager no longer. May be called from any thread.
+
+        Where only that was the reason to announce, the announcements are withdrawn at the next interval.
+        """
+        if self.api == address:
+            self.api = None
+
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the timers, from any thread. Further calls do nothing."""
-        if not self._ticking:
+        """Starts the timers, from any thread, if announcements are wanted. Further calls do nothing."""
+        if self.is_wanted and not self._ticking:
             self._ticking = True
             this: weakref.ref[Announcer] = weakref.ref(self)
             loop.call_soon_threadsafe(_later, loop, FIRST_AFTER, this)
@@ -75,10 +104,17 @@ class Announcer:
         if self._round is None or self._round.done():
             self._round = loop.create_task(self.announce())
         # Until a store has been used, the next look comes soon, so that the first announcement does not wait long.
-        _later(loop, self._interval if self._announced else min(FIRST_AFTER, self._interval), weakref.ref(self))
+        is_settled = self._announced or not self.is_wanted
+        _later(loop, self._interval if is_settled else min(FIRST_AFTER, self._interval), weakref.ref(self))
 
     async def announce(self) -> None:
-        """Announces this manager to every store that was used and is believed to be up. Never raises."""
+        """Announces this manager to every store that was used and is believed to be up. Never raises.
+
+        Where announcements are not wanted any more, it withdraws those that it has made.
+        """
+        if not self.is_wanted:
+            await self._withdraw_all()
+            return
         used = [connector for connector in self._connectors() if _is_used(connector)]
         if not used:
             return
@@ -117,10 +153,7 @@ class Announcer:
         if self._round is not None:
             self._round.cancel()
             await asyncio.wait((self._round,))
-        announced = [connector for connector in self._announced if _is_up(connector)]
-        async with anyio.create_task_group() as group:
-            for connector in announced:
-                group.start_soon(self._withdraw, connector)
+        await self._withdraw_all()
 
     async def _tell(self, connector: ManagedConnector, document: bytes) -> None:
         try:
@@ -133,6 +166,13 @@ class Announcer:
         else:
             self._announced.add(connector)
             self._refused.discard(connector)
+
+    async def _withdraw_all(self) -> None:
+        announced = [connector for connector in self._announced if _is_up(connector)]
+        self._announced.clear()
+        async with anyio.create_task_group() as group:
+            for connector in announced:
+                group.start_soon(self._withdraw, connector)
 
     async def _withdraw(self, connector: ManagedConnector) -> None:
         try:

@@ -87,8 +87,8 @@ class ConnectorManager:
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None
         self.announcer: Announcer | None = None
-        """Tells the stores that this manager is there; None where the setting `announce_interval` is 0."""
-        if self._settings.announce_interval:
+        """Tells the stores that this manager is there, if that is wanted; None where `announce_interval` is 0."""
+        if self._settings.announce_interval != 0:
             # By weak reference: it must not keep alive a manager that the application has dropped.
             this = weakref.ref(self)
             self.announcer = Announcer(

@@ -16,6 +16,7 @@ import pytest
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend
 from lmcache_connect.contract import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS, WorkerAnnouncement
+from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect.testing import ValkeyServer
 
 from .conftest import Served, serving
@@ -253,3 +254,52 @@ def test_an_announcement_that_would_be_too_large_leaves_its_statistics_out() -> 
     decoded = WorkerAnnouncement.decode(made.encode())
     assert decoded is not None
     assert len(decoded.connectors) == 64
+
+
+@pytest.mark.asyncio
+async def test_using_a_store_writes_nothing_but_chunks_into_it_unless_announcements_are_asked_for(
+    store: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    async with ConnectorManager(store.url(), None, local_cpu_backend) as manager:
+        await manager.create_connector().ping()
+        announcer = manager.announcer
+        assert announcer is not None
+        assert not announcer.is_wanted
+        await announcer.announce()
+        with store.client() as client:
+            assert client.keys("*") == []
+
+
+@pytest.mark.asyncio
+async def test_an_internal_api_announces_its_manager_for_as_long_as_it_runs(
+    store: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    async with ConnectorManager(store.url(), None, local_cpu_backend) as manager:
+        connector = manager.create_connector()
+        await connector.ping()
+        announcer = manager.announcer
+        assert announcer is not None
+        with store.client() as client:
+            for _ in range(2):
+                async with InternalAPIServer(manager, APIServerConfig.load()):
+                    await announcer.announce()
+                    assert client.exists(NAMES)
+                await announcer.announce()
+                assert client.keys("*") == []
+        assert not connector.is_closed
+
+
+@pytest.mark.asyncio
+async def test_an_internal_api_that_starts_before_the_first_connector_announces_it_by_itself(
+    store: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    async with (
+        ConnectorManager(store.url(), None, local_cpu_backend) as manager,
+        InternalAPIServer(manager, APIServerConfig.load()) as server,
+    ):
+        await manager.create_connector().ping()
+        with store.client() as client, anyio.fail_after(10):
+            while not client.exists(NAMES):
+                await asyncio.sleep(0.02)
+        assert manager.announcer is not None
+        assert manager.announcer.describe().api == server.address
