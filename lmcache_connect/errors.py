@@ -305,11 +305,12 @@ class BackendClosedError(LMCacheConnectError, RuntimeError):
 class CorruptRecordError(LMCacheConnectError, ValueError):
     """A stored record does not verify. It is counted as a miss and never returned.
 
-    `reason` is one word, by which records are counted (`"checksum"`, `"length"`, `"key"`, ...). `removable` says
-    whether the record may be deleted: a record of a newer release is valid there, and stays.
+    `reason` is one word, by which records are counted (`"checksum"`, `"length"`, `"key"`, ...). `removable` says that
+    it carries this toolkit's magic and a version that this release knows, and is nobody's valid data. Only then may it
+    be removed, after a second look (see `RemoteConnector.remove_damaged`). Everything else stays.
     """
 
-    def __init__(self, reason: str, detail: str, *, removable: bool = True) -> None:
+    def __init__(self, reason: str, detail: str, *, removable: bool = False) -> None:
         super().__init__(f"the stored record does not verify ({reason}): {detail}")
         self.reason = reason
         self.detail = detail
@@ -317,7 +318,13 @@ class CorruptRecordError(LMCacheConnectError, ValueError):
 
 
 class FrameError(CorruptRecordError):
-    """The frame around a stored chunk does not verify: its header, its parts or its trailer. See `docs/record.md`."""
+    """The frame around a stored chunk does not verify: its header, its parts or its trailer. See `docs/record.md`.
+
+    It is `removable` unless its raiser says otherwise, since most checks come after that of the magic and the version.
+    """
+
+    def __init__(self, reason: str, detail: str, *, removable: bool = True) -> None:
+        super().__init__(reason, detail, removable=removable)
 
 
 # ------------------------------------------------------------------------------------------ loops and lifetime

@@ -19,6 +19,7 @@ from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
 from .left_out import LeftOut, counting_left_out, leave_out
+from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
@@ -27,6 +28,7 @@ __all__ = [
     "ANY_SCHEME",
     "MAX_ANNOUNCEMENT_BYTES",
     "MAX_WORKERS",
+    "REMOVAL_TIMEOUT",
     "AnnouncedArena",
     "AnnouncedConnector",
     "AnnouncedStatistics",
@@ -39,6 +41,7 @@ __all__ = [
     "Hits",
     "LeftOut",
     "RemoteConnector",
+    "RemovalPolicy",
     "Slots",
     "WorkerAnnouncement",
     "WrappingAdapter",

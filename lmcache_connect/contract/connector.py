@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -12,14 +11,13 @@ from ..errors import (
     InvalidArgumentError,
     InvalidShapeError,
     LoopNotRunningError,
-    StoreError,
     UnsupportedOperationError,
 )
 from ..keys import Key, key_string
 from ..loop import LoopOwner
 from ..memory import MemoryObj, release_all
-from ..observability import event
 from .batches import gather, hit_prefix, prefix_length
+from .removal import RemovalPolicy
 
 T = TypeVar("T")
 
@@ -49,7 +47,8 @@ class RemoteConnector(ABC):
 
     # Class attributes, so that a subclass which never calls super().__init__() works as well.
     _bound_to: LoopOwner | None = None
-    _on_corrupt: Callable[[str, CorruptRecordError], None] | None = None
+    _on_corrupt: Callable[[CorruptRecordError], None] | None = None
+    _removals: RemovalPolicy | None = None
     config: Any = None
     metadata: Any = None
 
@@ -221,28 +220,51 @@ class RemoteConnector(ABC):
         return memory_obj
 
     async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
-        """Counts a record that does not verify and removes it, so that the next writer's is found.
+        """Counts a record that does not verify, and has it removed where the rules of `RemovalPolicy` allow it.
 
-        A record of a newer release (`error.removable` is False) stays. For `get` the manager calls this on every
-        `CorruptRecordError`; a connector with batches of its own calls it per key.
+        For `get` the manager calls this on every `CorruptRecordError`; a connector with batches of its own calls it per
+        key. A failure of the removal is logged and not raised. To say how a record is removed, override
+        `remove_damaged`, not this.
         """
         name = key_string(key)
         if self._on_corrupt is not None:
-            self._on_corrupt(name, error)
-        if error.removable:
-            try:
-                await self.remove(key)
-            except UnsupportedOperationError:
-                pass  # the next put replaces it
-            except StoreError as refused:  # a replica, or a user who may not: it is a miss all the same
-                event(logging.WARNING, "corrupt_record_stays", key=name, error=str(refused))
+            self._on_corrupt(error)
+        if self._removals is None:
+            self._removals = RemovalPolicy(type(self).__name__)
+        is_able = type(self).remove_damaged is not RemoteConnector.remove_damaged
+        await self._removals.decide(name, error, self._thunk(self.remove_damaged, key, error) if is_able else None)
+
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        """Looks again, and removes the record of `key` if it is still damaged and recognisably this toolkit's.
+
+        The default removes nothing, which is always right: the record stays a miss until it is overwritten. An
+        override looks a second time, over another connection than the get's where there are several. It removes in one
+        step with that look, so that a record which another writer has put meanwhile stays. Where the store has no such
+        step (compare and delete, a transaction, a conditional request), keep the default: `remove` is never the answer.
+
+        Called only by `discard_corrupt`, for errors with `removable`, and for at most ten records a minute. A get waits
+        for it: it is cancelled after a second.
+
+        Returns:
+            Whether the record was removed. False where it verifies now, is gone, or is not this toolkit's.
+
+        Raises:
+            UnsupportedOperationError: this store cannot do it in one step.
+        """
+        return False
 
     # -------------------------------------------------------------------------------------------------- inside
 
-    def _attach(self, owner: LoopOwner, on_corrupt: Callable[[str, CorruptRecordError], None]) -> None:
-        """Called once by the managed connector: with the owner of the loop, and what to call for a corrupt record."""
+    def _attach(
+        self, owner: LoopOwner, on_corrupt: Callable[[CorruptRecordError], None], removals: RemovalPolicy
+    ) -> None:
+        """Called once by the managed connector.
+
+        With the owner of the loop, what counts a corrupt record, and what decides whether that is removed.
+        """
         self._bound_to = owner
         self._on_corrupt = on_corrupt
+        self._removals = removals
 
     def _bound(self, operation: str) -> LoopOwner:
         if self._bound_to is None:

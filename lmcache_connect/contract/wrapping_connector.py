@@ -10,6 +10,7 @@ from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import MemoryObj
 from .connector import Documents, Flags, RemoteConnector, Slots
+from .removal import RemovalPolicy
 from .scanning import end_scan
 
 T = TypeVar("T")
@@ -113,10 +114,16 @@ class WrappingConnector(RemoteConnector):
         """Passes the call through. See `RemoteConnector`."""
         await self.wrapped.discard_corrupt(key, error)
 
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        """Passes the call through. See `RemoteConnector`."""
+        return await self.around("remove_damaged", (key,), lambda: self.wrapped.remove_damaged(key, error))
+
     async def close(self) -> None:
         """Closes the connector inside."""
         await self.wrapped.close()
 
-    def _attach(self, owner: LoopOwner, on_corrupt: Callable[[str, CorruptRecordError], None]) -> None:
-        super()._attach(owner, on_corrupt)
-        self.wrapped._attach(owner, on_corrupt)
+    def _attach(
+        self, owner: LoopOwner, on_corrupt: Callable[[CorruptRecordError], None], removals: RemovalPolicy
+    ) -> None:
+        super()._attach(owner, on_corrupt, removals)
+        self.wrapped._attach(owner, on_corrupt, removals)

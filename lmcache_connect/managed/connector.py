@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from ..contract import (
+    REMOVAL_TIMEOUT,
     ChunkSize,
     ConnectorContext,
     Documents,
     Flags,
     Hits,
     RemoteConnector,
+    RemovalPolicy,
     Slots,
     counting_left_out,
     end_scan,
@@ -92,7 +93,11 @@ class ManagedConnector(RemoteConnector):
         self._batches_are_positional = True
         self._has_told_left_out = False
         self._chunk_size = ChunkSize(context.metadata)
-        wrapped._attach(context.owner, partial(note_corrupt, self._store))  # no reference back to this object
+        timeout = min(
+            REMOVAL_TIMEOUT, self._settings.operation_timeout / 4
+        )  # so that a get does not miss its deadline by it
+        self._removals = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
+        wrapped._attach(context.owner, note_corrupt, self._removals)  # no reference back to this object
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
 
@@ -434,7 +439,7 @@ class ManagedConnector(RemoteConnector):
         made, context = make()
         before = self._wrapped
         self._wrapped, self._context = made, context
-        made._attach(context.owner, partial(note_corrupt, self._store))
+        made._attach(context.owner, note_corrupt, self._removals)
         self._batches_are_positional = True
         event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
         await self._lifetime.replace(before, grace)

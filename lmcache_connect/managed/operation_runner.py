@@ -276,11 +276,10 @@ class OperationRunner:
             event(logging.WARNING, "breaker", store=self._store, state=self.breaker.state.value)
 
 
-def note_corrupt(store: str, key: str, error: CorruptRecordError) -> None:
+def note_corrupt(error: CorruptRecordError) -> None:
     """Counts a record that does not verify for the operation that found it."""
     if (running := _running.get()) is not None:
         running.corrupt += (error.reason,)
-    event(logging.WARNING, "corrupt_record", store=store, key=key, error=str(error), removed=error.removable)
 
 
 def _verdict_of(error: LMCacheConnectError) -> bool | None:

@@ -70,6 +70,8 @@ class StoreMetrics:
         self.store = store
         self._lock = threading.Lock()
         self._operations: dict[str, OperationStatistics] = {}
+        self.removals: Counter[tuple[str, str]] = Counter()
+        """The number of damaged records by what was wrong with them, and by what became of them."""
 
     def operation(self, name: str) -> OperationStatistics:
         """The live counters of one operation."""
@@ -88,3 +90,4 @@ class StoreMetrics:
         """Adds the counts of another connector."""
         for name, counted in other.snapshot().items():
             self.operation(name).add(counted)
+        self.removals.update(other.removals)

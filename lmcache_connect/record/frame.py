@@ -154,10 +154,10 @@ def header_length(prefix: bytes | bytearray | memoryview) -> int:
         FrameError: the bytes do not start a record, or one of another version, or the length is out of range.
     """
     if len(prefix) < 8:
-        raise FrameError("short", f"{len(prefix)} bytes; a header has at least {MIN_HEADER_BYTES}")
+        raise FrameError("short", f"{len(prefix)} bytes; a header has at least {MIN_HEADER_BYTES}", removable=False)
     magic, version, _, length = struct.unpack_from("<4sBBH", prefix)
     if magic != MAGIC:
-        raise FrameError("magic", f"it starts with {bytes(magic)!r}, not {MAGIC!r}")
+        raise FrameError("magic", f"it starts with {bytes(magic)!r}, not {MAGIC!r}", removable=False)
     if version != VERSION:
         # A record of another version is valid data of another release. It is a miss here, and stays in the store.
         raise FrameError("version", f"version {version}; this release reads {VERSION}", removable=False)
@@ -183,7 +183,8 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
     if flags & ~_KNOWN_FLAGS:
         raise FrameError("version", f"flags {flags:#x} are of a newer release", removable=False)
     if digest != key_digest(key):
-        raise FrameError("key", "it was written under another key")
+        # An intact record of another key: the reply to another request, or of a writer who names chunks otherwise.
+        raise FrameError("key", "it was written under another key", removable=False)
     metadata = _decode_groups(bytes(header[_FIXED.size : length - _CRC.size]), groups, fmt)
     if payload != metadata.nbytes:
         raise FrameError("length", f"a payload of {payload} bytes for shapes of {metadata.nbytes}")

@@ -80,8 +80,7 @@ def decode_remote_metadata(encoded: bytes, payload_length: int) -> ChunkMetadata
     """The chunk that LMCache's metadata describes, checked against the length of the payload beside it.
 
     Raises:
-        CorruptRecordError: the first check that fails. It is not `removable` where only the dtype or the memory format
-            is unknown: a newer release may have written it.
+        CorruptRecordError: the first check that fails. Never `removable`: nothing in it says who has written it.
     """
     groups, rest = divmod(len(encoded) - _FIXED.size, _GROUP.size)
     if rest or not 1 <= groups <= MAX_GROUPS:
@@ -105,13 +104,13 @@ def _decode_groups(encoded: bytes) -> ChunkMetadata:
     try:
         fmt = MemoryFormat(number)
     except ValueError:
-        raise CorruptRecordError("version", f"memory format {number} is of a newer release", removable=False) from None
+        raise CorruptRecordError("version", f"memory format {number} is of a newer release") from None
     shapes: list[tuple[int, ...]] = []
     dtypes: list[DType] = []
     for code, *dims in _GROUP.iter_unpack(encoded[4:]):
         dtype = _BYTES if code == _NO_DTYPE and fmt in _BINARY else _DTYPES.get(code)
         if dtype is None:
-            raise CorruptRecordError("version", f"dtype code {code} is of a newer release", removable=False)
+            raise CorruptRecordError("version", f"dtype code {code} is of a newer release")
         while dims and not dims[-1]:
             dims.pop()
         shapes.append(tuple(dims))

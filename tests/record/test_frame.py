@@ -244,12 +244,12 @@ def test_two_payloads_exchanged_are_found(backend: LocalCPUBackend) -> None:
     assert caught.value.reason == "checksum"
 
 
-def test_a_record_of_another_key_is_found() -> None:
+def test_a_record_of_another_key_is_found_and_not_removed_since_it_is_whole() -> None:
     for key in ("", "k", KEY + " ", KEY.upper(), KEY[:-1]):
         with pytest.raises(FrameError) as caught:
             decode_record(key, GOLDEN)
         assert caught.value.reason == "key"
-        assert caught.value.removable
+        assert not caught.value.removable
 
 
 @pytest.mark.parametrize(
@@ -307,11 +307,31 @@ def test_a_record_of_a_newer_release_is_not_read_and_not_removed(record: bytes, 
     assert not caught.value.removable
 
 
-def test_every_damage_else_may_be_removed() -> None:
-    for record in (b"", GOLDEN[:-1], GOLDEN + b"x", GOLDEN[:-1] + b"\1", changed(GOLDEN, 56, "Q", 0)):
-        with pytest.raises(FrameError) as caught:
-            decode_record(KEY, record)
-        assert caught.value.removable
+@pytest.mark.parametrize("record", [b"", b"hello", GOLDEN[:7], b"KVCG" + GOLDEN[4:], b"<html>" * 40, GOLDEN[1:]])
+def test_what_does_not_carry_our_magic_is_not_removed(record: bytes) -> None:
+    with pytest.raises(FrameError) as caught:
+        decode_record(KEY, record)
+    assert caught.value.reason in ("short", "magic")
+    assert not caught.value.removable
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        GOLDEN[:8],
+        GOLDEN[:60],
+        GOLDEN[:-1],
+        GOLDEN + b"x",
+        GOLDEN[:-1] + b"\1",
+        changed(GOLDEN, 56, "Q", 0),
+        changed(GOLDEN, 6, "H", MIN_HEADER_BYTES - 1),
+        GOLDEN[:50] + b"\1" + GOLDEN[51:],
+    ],
+)
+def test_a_damaged_record_with_our_magic_and_version_may_be_removed(record: bytes) -> None:
+    with pytest.raises(FrameError) as caught:
+        decode_record(KEY, record)
+    assert caught.value.removable
 
 
 def striped(index: int, payload: bytes, plan: StripePlan) -> bytes:

@@ -76,7 +76,7 @@ class DictConnector(StreamingConnector[FakeConnection]):
                 chunk.byte_array[:] = value
                 if name in self.damaged:
                     chunk.ref_count_down()
-                    arrivals.corrupt[slot] = CorruptRecordError("checksum", "damaged on purpose")
+                    arrivals.corrupt[slot] = CorruptRecordError("checksum", "damaged on purpose", removable=True)
                 else:
                     arrivals.found[slot] = chunk
 
@@ -90,6 +90,10 @@ class DictConnector(StreamingConnector[FakeConnection]):
 
     async def remove(self, key: Key) -> bool:
         return self.values.pop(f"name of {key}", None) is not None
+
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        assert f"name of {key}" in self.damaged
+        return await self.remove(key)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         for name in [*self.values, *self.values]:

@@ -153,7 +153,7 @@ class ClearsUpAtTheEnd(SoundConnector):
         self.shelf.records.clear()
 
 
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss_and_removes_it, "handed out a record with a flipped bit in byte 5")
+@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "handed out a record with a flipped bit in byte 5")
 @breaks(Suite.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot, "a record with a flipped bit in byte 5")
 class ChecksTheMagicAlone(SoundConnector):
     async def get(self, key: Key) -> MemoryObj | None:
@@ -163,7 +163,7 @@ class ChecksTheMagicAlone(SoundConnector):
         return await self.received(ChunkMetadata.of((4096,), "uint8"), record[68:4164])
 
 
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss_and_removes_it, "a flipped bit in byte 68")
+@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "a flipped bit in byte 68")
 class TrustsThePayload(SoundConnector):
     async def get(self, key: Key) -> MemoryObj | None:
         try:
@@ -174,7 +174,7 @@ class TrustsThePayload(SoundConnector):
             return await self.received(ChunkMetadata.of((4096,), "uint8"), b"wrong")
 
 
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss_and_removes_it, "the bytes of another key's")
+@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "the bytes of another key's")
 class IgnoresWhoseItIs(SoundConnector):
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         await self.store(self.name(key), encode_record("any", memory_obj))
@@ -184,14 +184,29 @@ class IgnoresWhoseItIs(SoundConnector):
         return await self.received(metadata, bytes(payload))
 
 
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss_and_removes_it, "left in the store")
-@breaks(Suite.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot, "left in the store")
-class LeavesDamageBehind(SoundConnector):
+@breaks(Suite.test_what_may_be_somebody_elses_is_never_removed_by_a_get, "removed a record that is text")
+@breaks(Suite.test_a_good_record_that_replaced_a_damaged_one_is_never_removed, "removed the good one put meanwhile")
+class RemovesOnOneLook(SoundConnector):
     async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
-        await super().discard_corrupt(key, CorruptRecordError(error.reason, error.detail, removable=False))
+        await super().discard_corrupt(key, error)
+        await self.remove(key)
 
 
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss_and_removes_it, "not counted as corrupt")
+@breaks(Suite.test_what_may_be_somebody_elses_is_never_removed_by_a_get, "removed a record that is another key's")
+class RemovesOthersRecords(SoundConnector):
+    async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
+        await super().discard_corrupt(key, error)
+        if error.reason == "key":
+            await self.remove(key)
+
+
+@breaks(Suite.test_a_good_record_that_replaced_a_damaged_one_is_never_removed, "that verifies must be False")
+class RemovesWithoutASecondLook(SoundConnector):
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        return await self.remove(key)
+
+
+@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "not counted as corrupt")
 @breaks(Suite.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot, "not counted as corrupt")
 class HidesDamage(SoundConnector):
     async def get(self, key: Key) -> MemoryObj | None:
