@@ -96,8 +96,8 @@ class ManagedConnector(RemoteConnector):
         timeout = min(
             REMOVAL_TIMEOUT, self._settings.operation_timeout / 4
         )  # so that a get does not miss its deadline by it
-        self._removals = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
-        wrapped._attach(context.owner, note_corrupt, self._removals)  # no reference back to this object
+        self._removal_policy = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
+        wrapped._attach(context.owner, note_corrupt, self._removal_policy)  # no reference back to this object
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
 
@@ -439,7 +439,7 @@ class ManagedConnector(RemoteConnector):
         made, context = make()
         before = self._wrapped
         self._wrapped, self._context = made, context
-        made._attach(context.owner, note_corrupt, self._removals)
+        made._attach(context.owner, note_corrupt, self._removal_policy)
         self._batches_are_positional = True
         event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
         await self._lifetime.replace(before, grace)
