@@ -47,7 +47,7 @@ async def _read(connection: HTTPConnection, answer: ObjectAnswer, key: str) -> F
         raise CorruptRecordError("magic", "it is a document, not a record")
     length = header_length(prefix)
     if length + TRAILER_BYTES > total or length > answer.end:
-        raise CorruptRecordError("short", f"a value of {total} bytes with a header of {length}")
+        raise CorruptRecordError("short", f"a value of {total} bytes with a header of {length}", removable=True)
     header = decode_header(await stream.peek(length), key, total)
     if header.is_striped:
         raise CorruptRecordError("striped", "its chunk is striped over parts, which no object's is", removable=False)

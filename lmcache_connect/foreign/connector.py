@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..contract import RemoteConnector, Slots
-from ..errors import ConnectorContractError, LMCacheConnectError, StoreUnavailableError, UnsupportedOperationError
+from ..errors import (
+    ConnectorContractError,
+    CorruptRecordError,
+    LMCacheConnectError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
 from ..keys import Key, key_string
 from ..memory import MemoryObj, release_all
 from .dialect import Dialect
@@ -80,6 +86,12 @@ class ForeignConnector(RemoteConnector):
             if self._methods.has(name):
                 return bool(await self._methods.call(name, self._dialect.key(key)))
         raise UnsupportedOperationError(self._name, "remove")
+
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        """What the object's own `remove_damaged` does. One without it removes no damaged record."""
+        if not self._methods.has("remove_damaged"):
+            raise UnsupportedOperationError(self._name, "remove_damaged")
+        return bool(await self._methods.call("remove_damaged", self._dialect.key(key), error))
 
     # -------------------------------------------------------------------------------------------------- batches
 

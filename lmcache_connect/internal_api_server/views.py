@@ -52,6 +52,12 @@ class Connector(BaseModel):
     breaker: Literal["closed", "open", "half_open"] = Field(description="the circuit breaker; `closed`: calls are made")
     bypass: bool = Field(description="whether the store is left out: every get is a miss, every put is dropped")
     in_flight: int
+    damaged_records: dict[str, int] = Field(
+        description="records that did not verify, by `<reason>:<outcome>`; the outcome says whether it was removed"
+    )
+    removals_suspended: bool = Field(
+        description="whether no damaged record is removed for now, since there were too many in a short time"
+    )
     statistics: dict[str, Operation] = Field(description="by operation, such as `get` and `batched_put`")
 
     @classmethod
@@ -65,6 +71,11 @@ class Connector(BaseModel):
             breaker=connector.breaker_state.value,
             bypass=connector.bypass,
             in_flight=connector.in_flight,
+            damaged_records={
+                f"{reason}:{outcome}": count
+                for (reason, outcome), count in connector.metrics.snapshot_of_removals().items()
+            },
+            removals_suspended=connector.removals_suspended,
             statistics={name: Operation.of(counted) for name, counted in connector.statistics().items()},
         )
 

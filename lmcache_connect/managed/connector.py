@@ -156,6 +156,11 @@ class ManagedConnector(RemoteConnector):
             event(logging.WARNING, "bypass", store=self._store, connector=self.name, on=on)
 
     @property
+    def removals_suspended(self) -> bool:
+        """Whether no damaged record is removed for now, since there were too many of them in a short time."""
+        return self._removal_policy.is_suspended
+
+    @property
     def metrics(self) -> StoreMetrics:
         """The live counters. `statistics()` returns a copy."""
         return self._runner.metrics

@@ -71,7 +71,7 @@ class StoreMetrics:
         self._lock = threading.Lock()
         self._operations: dict[str, OperationStatistics] = {}
         self.removals: Counter[tuple[str, str]] = Counter()
-        """The number of damaged records by what was wrong with them, and by what became of them."""
+        """The live number of damaged records by what was wrong with them, and by what became of them."""
 
     def operation(self, name: str) -> OperationStatistics:
         """The live counters of one operation."""
@@ -86,8 +86,12 @@ class StoreMetrics:
         with self._lock:
             return {name: live.copy() for name, live in self._operations.items()}
 
+    def snapshot_of_removals(self) -> Counter[tuple[str, str]]:
+        """A copy of `removals`."""
+        return Counter(self.removals)
+
     def add(self, other: StoreMetrics) -> None:
         """Adds the counts of another connector."""
         for name, counted in other.snapshot().items():
             self.operation(name).add(counted)
-        self.removals.update(other.removals)
+        self.removals.update(other.snapshot_of_removals())

@@ -6,7 +6,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio.to_thread
 
@@ -22,6 +22,11 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as missing:
     raise MissingExtraError("ManagerMetrics", missing.name or "prometheus_client", "api") from missing
+
+T = TypeVar("T")
+
+OTHER: Final = "other"
+"""The label for what has no series of its own."""
 
 GONE: Final = "gone"
 """The connector label for the counts of connectors that do not exist any more."""
@@ -72,6 +77,7 @@ class _ManagerCollector(Collector):
             return
         yield from _connector_metrics(manager)
         yield from _operation_metrics(manager)
+        yield _damaged_records(manager)
         yield from _arena_metrics(manager)
 
 
@@ -89,15 +95,19 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     bypass = GaugeMetricFamily(
         f"{_PREFIX}_connector_bypassed", "1 while an operator leaves the store out", labels=labels
     )
+    suspended = GaugeMetricFamily(
+        f"{_PREFIX}_removals_suspended", "1 while no damaged record is removed, after too many of them", labels=labels
+    )
     for connector in manager.known_connectors:
         name = connector.name
         info.add_metric([name, connector.context.remote_url.scheme, connector.class_name[:100]], 1)
         is_open.add_metric([name], not connector.is_closed)
         bypass.add_metric([name], connector.bypass)
+        suspended.add_metric([name], connector.removals_suspended)
         now = connector.breaker_state
         for one in BreakerState:
             state.add_metric([name, one.value], one is now)
-    yield from (info, is_open, bypass, state)
+    yield from (info, is_open, bypass, suspended, state)
 
 
 def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
@@ -127,13 +137,27 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
             retries.add_metric(at, counted.retries)
             moved.add_metric(at, counted.bytes)
             in_flight.add_metric(at, counted.in_flight)
-            for reason, count in _bounded(counted.misses).items():
+            for reason, count in _bounded(counted.misses, OTHER).items():
                 misses.add_metric([*at, reason], count)
-            for error, count in _bounded(counted.errors).items():
+            for error, count in _bounded(counted.errors, OTHER).items():
                 errors.add_metric([*at, error], count)
             queue.add_metric(at, *_buckets(counted.queue))
             wire.add_metric(at, *_buckets(counted.wire))
     yield from (calls, keys, hits, misses, errors, retries, moved, in_flight, queue, wire)
+
+
+def _damaged_records(manager: ConnectorManager) -> Metric:
+    damaged = CounterMetricFamily(
+        f"{_PREFIX}_damaged_records",
+        "Records that did not verify, by what was wrong with them and what became of them",
+        labels=["connector", "reason", "outcome"],
+    )
+    collected = manager.collected_metrics.snapshot_of_removals()  # first, as in `_counted`
+    counted = [(one.name, one.metrics.snapshot_of_removals()) for one in manager.known_connectors]
+    for name, removals in (*counted, (GONE, collected)):
+        for (reason, outcome), count in _bounded(removals, (OTHER, OTHER)).items():
+            damaged.add_metric([name, reason, outcome], count)
+    return damaged
 
 
 def _counted(manager: ConnectorManager) -> Iterator[tuple[str, Mapping[str, OperationStatistics]]]:
@@ -173,11 +197,11 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=value)
 
 
-def _bounded(counts: Counter[str]) -> dict[str, int]:
+def _bounded(counts: Counter[T], other: T) -> dict[T, int]:
     if len(counts) <= _MOST_REASONS:
         return dict(counts)
     most = dict(counts.most_common(_MOST_REASONS))
-    most["other"] = counts.total() - sum(most.values())
+    most[other] = counts.total() - sum(most.values())
     return most
 
 

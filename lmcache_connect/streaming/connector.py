@@ -6,11 +6,12 @@ import asyncio
 import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Final, Generic, Literal
 
 import anyio
 
-from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots
+from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather
 from ..errors import InvalidArgumentError, StoreError, StoreUnavailableError
 from ..keys import Key, key_strings
 from ..memory import MemoryObj
@@ -131,8 +132,11 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """Returns one slot per key. A record that does not verify is a miss, counted and discarded."""
         arrivals = await self._get(keys)
         try:
-            for slot, error in arrivals.corrupt.items():
-                await self.discard_corrupt(keys[slot], error)
+            if arrivals.corrupt:  # side by side: a removal may take a while, and the batch has a deadline
+                discards = [
+                    partial(self.discard_corrupt, keys[slot], error) for slot, error in arrivals.corrupt.items()
+                ]
+                await gather(discards)
         except BaseException:
             arrivals.release()
             raise

@@ -71,6 +71,23 @@ class RedisReferenceConnector(RemoteConnector):
     async def remove(self, key: Key) -> bool:
         return bool(await self._client.unlink(key_string(key)))
 
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        name = key_string(key)
+        async with self._client.pipeline() as second:  # a connection of its own
+            await second.watch(name)
+            record = await second.get(name)
+            try:
+                decode_part(name, record if isinstance(record, bytes) else b"")
+            except CorruptRecordError as again:
+                if again.removable:
+                    second.multi()
+                    second.unlink(name)
+                    try:
+                        return await second.execute() == [1]
+                    except redis.exceptions.WatchError:  # it was replaced after this look
+                        return False
+        return False
+
     async def list(self) -> list[str]:
         names = [name.decode() async for name in self._client.scan_iter(_type="string")]
         return [name for name in names if not is_part_name(name)]

@@ -207,7 +207,7 @@ async def test_a_half_alone_is_a_plain_miss_in_every_look_up_and_stays(
     ],
     ids=lambda value: f"{value[:16].hex()}-{len(value)}" if isinstance(value, bytes) else value,
 )
-async def test_halves_that_do_not_fit_are_counted_removed_and_never_allocated_for(
+async def test_halves_that_do_not_fit_are_counted_never_allocated_for_and_never_removed(
     connector: ManagedConnector,
     valkey_server: ValkeyServer,
     local_cpu_backend: LocalCPUBackend,
@@ -220,7 +220,7 @@ async def test_halves_that_do_not_fit_are_counted_removed_and_never_allocated_fo
         found = await connector.get("k") if operation == "get" else (await connector.batched_get(["k"]))[0]
         assert found is None
         assert corrupt_reads(connector, operation) == {f"corrupt:{reason}": 1}
-        assert stored_halves(valkey_server, "k") == (None, None)
+        assert stored_halves(valkey_server, "k") == (metadata, payload)
     assert local_cpu_backend.statistics().allocations == 0
     # The connection stands where the next reply starts.
     store(valkey_server, "k", HALF, b"w" * 128)
@@ -249,7 +249,11 @@ async def test_a_put_that_replaces_a_chunk_of_another_size_is_never_seen_by_halv
         client.set("kkv_bytes", b"n" * 64)  # the new payload, and not yet its metadata
         assert await connector.get("k") is None
         client.set("kmetadata", struct.pack("<7i", 64, 1, 2, 2, 1, 4, 4))
-    assert await connector.exists("k") is False  # removed as torn: the next put writes it again
+        assert client.get("kkv_bytes") == b"n" * 64  # nothing of it was removed: the writer was in the middle
+    found = await connector.get("k")
+    assert found is not None
+    with found:
+        assert bytes(found.byte_array) == b"n" * 64
     with chunk(local_cpu_backend, "k", SIZE) as obj:
         await connector.put("k", obj)
     assert holds(await connector.get("k"), "k")
