@@ -80,8 +80,8 @@ class RedisReferenceConnector(RemoteConnector):
                 decode_part(name, record if isinstance(record, bytes) else b"")
             except CorruptRecordError as again:
                 if again.removable:
-                    second.multi()
-                    second.unlink(name)
+                    second.multi()  # type: ignore[no-untyped-call]
+                    await second.unlink(name)
                     try:
                         return await second.execute() == [1]
                     except redis.exceptions.WatchError:  # it was replaced after this look
