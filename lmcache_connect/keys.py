@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final, TypeAlias, cast
 
+from .computed import computed
 from .dtypes import DType, dtype_of
 from .errors import InvalidKeyError, UnknownDtypeError
 
@@ -84,7 +84,7 @@ class CacheEngineKey:
                 raise InvalidKeyError(f"{tag}%{value}", "a tag needs a name without '@' or '%' and a value without '@'")
         check_key_string(self.to_string())
 
-    @cached_property
+    @computed
     def tags(self) -> tuple[tuple[str, str], ...] | None:
         """The (name, value) of every tag; None for a key without tags."""
         if not self.request_configs:
@@ -101,7 +101,7 @@ class CacheEngineKey:
         """The chunk's hash as the key string contains it."""
         return self.chunk_hash.hex() if isinstance(self.chunk_hash, bytes) else f"{self.chunk_hash:x}"
 
-    @cached_property
+    @computed
     def _string(self) -> str:
         parts = [
             self.model_name,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from typing import Any, Final, TypeAlias, TypeGuard, cast
 
+from .computed import computed
 from .dtypes import DType, dtype_of
 from .errors import InvalidShapeError
 
@@ -89,12 +89,12 @@ class ChunkMetadata:
             raise InvalidShapeError(shapes, f"{metadata.nbytes} bytes; expected at most {MAX_CHUNK_BYTES}")
         return metadata
 
-    @cached_property
+    @computed
     def nbytes(self) -> int:
         """The size of all groups in bytes."""
         return sum(self.group_nbytes)
 
-    @cached_property
+    @computed
     def group_nbytes(self) -> tuple[int, ...]:
         """The size of each group in bytes."""
         return tuple(math.prod(shape) * dtype.itemsize for shape, dtype in zip(self.shapes, self.dtypes, strict=True))

@@ -20,6 +20,7 @@ CORE: Final = "lmcache_connect"
 # From the bottom up. A name stands for the module lmcache_connect.<name> or, for a package, everything in it.
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("_version", "errors"),
+    ("computed", "process"),
     ("redaction", "dtypes", "keys"),
     ("url", "metadata"),
     ("config",),
@@ -44,8 +45,8 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
 
 # Narrower than the layers: this one may import these and itself, and nothing else of ours.
 ONLY: Final[dict[str, frozenset[str]]] = {
-    "observability": frozenset({"_version"}),
-    "transport": frozenset({"errors"}),
+    "observability": frozenset({"_version", "process"}),
+    "transport": frozenset({"errors", "process"}),
     "record": frozenset({"errors", "dtypes", "metadata", "memory"}),
 }
 

@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from ..errors import LMCacheInstalledError
+from ..process import ModuleLock
 from .shim.names import NAMES, ROOT
 
 _HERE: Final = "lmcache_connect.compat"
@@ -61,7 +61,7 @@ class _Finder(MetaPathFinder):
         return None
 
 
-_lock = threading.RLock()
+_lock = ModuleLock()
 _finder: Final = _Finder()
 
 

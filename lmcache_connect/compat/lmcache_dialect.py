@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any, ClassVar
 
+from ..computed import computed
 from ..config import ConnectorConfig
 from ..contract import ConnectorContext
 from ..foreign import Dialect
@@ -57,11 +57,11 @@ class LMCacheDialect(Dialect, ABC):
     def local_cpu_backend(self) -> Any:
         return self._backend
 
-    @cached_property
+    @computed
     def context(self) -> Any:
         return self.make_context()
 
-    @cached_property
+    @computed
     def config(self) -> Any:
         given = self.toolkit_context
         if not isinstance(given.config, ConnectorConfig):
@@ -75,7 +75,7 @@ class LMCacheDialect(Dialect, ABC):
             extra_config=dict(given.settings.extra_config),
         )
 
-    @cached_property
+    @computed
     def metadata(self) -> Any:
         given = self.toolkit_context.metadata
         if given is None:

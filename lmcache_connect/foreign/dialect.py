@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Final
 
+from ..computed import computed
 from ..contract import ConnectorContext
 from ..errors import InvalidKeyError
 from ..keys import Key, parse_key
@@ -34,7 +34,7 @@ class Dialect:
 
     # What a constructor and an adapter are given.
 
-    @cached_property
+    @computed
     def context(self) -> Any:
         """The context."""
         return self.toolkit_context
@@ -44,12 +44,12 @@ class Dialect:
         """The memory to receive into."""
         return self.toolkit_context.local_cpu_backend
 
-    @cached_property
+    @computed
     def config(self) -> Any:
         """The configuration."""
         return self.toolkit_context.config
 
-    @cached_property
+    @computed
     def metadata(self) -> Any:
         """The model's cache geometry."""
         return self.toolkit_context.metadata

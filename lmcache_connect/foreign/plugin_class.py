@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import os
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
@@ -13,15 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import PluginClassMissingError, PluginConstructionError, PluginError, PluginImportError, PluginTypeError
+from ..process import ModuleLock
 from .connector import missing_methods
 
 LOOP_IMPORT_SECONDS: Final = 0.04
 """Seconds that an import may block an event loop, where nothing has imported the module in advance."""
 
-_lock = threading.Lock()
+_lock = ModuleLock()
 _loading: dict[PluginClass, Future[Any]] = {}
 """Imports under way. Of the process and not of an object, as `sys.modules` is: an import that hangs keeps its thread
 and its entry, so that no other manager starts it a second time."""
+
+os.register_at_fork(after_in_child=_loading.clear)  # their threads are the parent's
 
 
 @dataclass(frozen=True)

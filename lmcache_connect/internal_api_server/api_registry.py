@@ -6,7 +6,6 @@ import importlib
 import logging
 import pkgutil
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from ..errors import InvalidArgumentError, MissingExtraError
 from ..observability import event
+from ..process import ModuleLock
 from .errors import APIModuleError, APIRegistrationError, DuplicateRouteError
 
 try:
@@ -71,7 +71,7 @@ class _Added:
 
 
 _offered: list[_Offer] = []
-_offers_lock: Final = threading.Lock()
+_offers_lock: Final = ModuleLock()
 
 
 def register_router(router: APIRouter, *, category: APICategory = "common", source: str | None = None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from ..errors import LoopNotRunningError
+from ..process import this_process
 from .calls import call_soon
 
 _JOIN_SECONDS: Final = 10.0
@@ -23,7 +23,7 @@ class LoopThread:
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, name: str) -> None:
-        self._pid = os.getpid()
+        self._process = this_process()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -51,7 +51,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """Tells the loop to end, and does not wait. Does nothing in a fork."""
-        if self._pid == os.getpid():  # a fork shares the parent's wake-up socket and must not write to it
+        if not self._process.is_forked():  # a fork shares the parent's wake-up socket and must not write to it
             call_soon(self.loop, self._stop.set)
 
     def join(self) -> None:

@@ -7,7 +7,6 @@ connectors belong to that loop, which is *the owning loop* to them: their operat
 from __future__ import annotations
 
 import asyncio
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine
@@ -16,24 +15,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import anyio.to_thread
 
-from ..errors import ConnectorClosedError, ForkedProcessError, LoopNotRunningError, SyncCallOnLoopError
+from ..errors import ConnectorClosedError, LoopNotRunningError, SyncCallOnLoopError
+from ..process import this_process
 from .calls import call_from_loop, call_from_thread
 from .loop_thread import LoopThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_forks = 0
-"""The number of forks between the process that imported this module and this one. Reading it is cheaper than
-`os.getpid()`, which is a system call."""
-
-
-def _count_fork() -> None:
-    global _forks  # noqa: PLW0603 - a fact about the process
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
 
 
 class LoopOwner:
@@ -46,8 +34,7 @@ class LoopOwner:
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: LoopThread | None = None) -> None:
         self._loop = loop
         self._thread = thread
-        self._pid = os.getpid()
-        self._forks = _forks
+        self._process = this_process()
         self._closed = False
         if thread is not None:
             self._finalizer = weakref.finalize(self, thread.stop)
@@ -100,16 +87,19 @@ class LoopOwner:
             ConnectorClosedError: `close()` was called.
             LoopNotRunningError: the loop is closed.
         """
-        if self._forks != _forks:
-            raise ForkedProcessError(what, self._pid, os.getpid())
+        self._process.check(what)
         if self._closed:
             raise ConnectorClosedError(what)
         if self._loop.is_closed():
             raise LoopNotRunningError("it is closed")
 
+    def check_process(self) -> None:
+        """Raises `ForkedProcessError` in a fork of the process that made the owner."""
+        self._process.check("the loop owner")
+
     def is_forked(self) -> bool:
         """Whether this is a fork of the process that made the owner."""
-        return self._forks != _forks
+        return self._process.is_forked()
 
     def run(
         self,

@@ -34,6 +34,7 @@ from ..errors import (
     InvalidKeyError,
 )
 from ..keys import Key, check_key_string, key_string, key_strings
+from ..loop import LoopOwner
 from ..memory import MemoryObj, release_all
 from ..observability import OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
@@ -230,7 +231,7 @@ class ManagedConnector(RemoteConnector):
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
-        wanted = await _checked_keys(keys)
+        wanted = await _checked_keys(self._owner, keys)
 
         async def call() -> Flags:
             found = [bool(item) for item in await self._wrapped.batched_remove(wanted)]
@@ -342,7 +343,7 @@ class ManagedConnector(RemoteConnector):
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for every key, in order, whether the store holds it."""
-        wanted = await _checked_keys(keys)
+        wanted = await _checked_keys(self._owner, keys)
 
         async def call() -> Flags:
             found = [bool(item) for item in await self._wrapped.batched_exists(wanted)]
@@ -361,7 +362,7 @@ class ManagedConnector(RemoteConnector):
 
         When it raises, the caller holds nothing.
         """
-        wanted = await _checked_keys(keys)
+        wanted = await _checked_keys(self._owner, keys)
 
         async def call() -> Slots:
             return await self._fetch_positional(wanted)
@@ -376,7 +377,7 @@ class ManagedConnector(RemoteConnector):
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
-        wanted = await _checked_keys(keys)
+        wanted = await _checked_keys(self._owner, keys)
         objs = list(memory_objs)
         if len(wanted) != len(objs):
             raise InvalidArgumentError("memory_objs", f"{len(objs)} objects for {len(wanted)} keys")
@@ -518,7 +519,8 @@ class ManagedConnector(RemoteConnector):
             )
 
 
-async def _checked_keys(keys: Sequence[Key]) -> list[Key]:
+async def _checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
+    owner.check_process()  # before the pause below, in which a fork would run its parent's event loop
     wanted = list(keys)
     for start in range(0, len(wanted), _CHECKED_AT_ONCE):
         if start:

@@ -72,6 +72,8 @@ class SyncConnector:
 
     def close(self, timeout: float | None = None) -> None:
         """See `ManagedConnector.close`."""
+        if self._owner.is_forked():  # the loop, the connections and the memory are the parent's
+            return
         if self._owner.is_closed:  # which it is only after every connector that runs on it
             return
         self._call("close", timeout, self._connector.close)

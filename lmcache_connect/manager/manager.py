@@ -28,6 +28,7 @@ from ..managed import ManagedConnector
 from ..memory import ChunkMemory, LocalCPUBackend
 from ..metadata import CacheMetadata
 from ..observability import StoreMetrics
+from ..process import this_process
 from ..url import RemoteURL
 from .announcer import Announcer
 from .compat_bridge import find_dialect, install_lmcache_names
@@ -96,6 +97,7 @@ class ConnectorManager:
                 lambda: manager.connectors if (manager := this()) is not None else (),
                 lambda: manager._backend if (manager := this()) is not None else None,
             )
+        self._process = this_process()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -120,6 +122,7 @@ class ConnectorManager:
     def owner(self) -> LoopOwner:
         """The owner of the connectors' event loop, found or started on first use."""
         if self._owner is None:
+            self._process.check("the connector manager")
             try:
                 self._owner = LoopOwner.adopt()
             except RuntimeError:
@@ -279,12 +282,15 @@ class ConnectorManager:
         """Closes everything that the manager made, connectors first. Idempotent; see `ManagedConnector.close`.
 
         A caller who is cancelled does not stop the closing; a further call waits for the same end. In a thread without
-        an event loop the `with` statement does the same, within the setting `sync_timeout`.
+        an event loop the `with` statement does the same, within the setting `sync_timeout`. In a fork this does nothing
+        but mark the manager closed, without a pause: the event loop, the sockets and the threads are the parent's.
 
         Raises:
             ExceptionGroup: what went wrong while closing, after everything was tried.
         """
         owner = self._begin_closing()
+        if self._process.is_forked():
+            return  # and without a pause, in which the parent's event loop would run here
         if owner is None:
             await anyio.to_thread.run_sync(self._discard)
             return
@@ -301,13 +307,15 @@ class ConnectorManager:
         """
         self._closed = True
         owner = self._owner
-        if owner is None or owner.is_closed or owner.is_forked() or not self._roster.owned:
+        if owner is None or owner.is_closed or self._process.is_forked() or not self._roster.owned:
             return None
         return owner
 
     def _discard(self) -> None:
         """Closes a manager that has no connector to wait for. Blocks until the loop's own thread has ended."""
         self._closed = True
+        if self._process.is_forked():
+            return
         if self._owns_backend and self._backend is not None:
             self._backend.close()
         if self._owner is not None:
@@ -334,10 +342,9 @@ class ConnectorManager:
             raise ExceptionGroup("closing the manager's connectors failed", failures)
 
     def _check_open(self) -> None:
+        self._process.check("the connector manager")
         if self._closed:
             raise ConnectorClosedError("the connector manager")
-        if self._owner is not None and self._owner.is_forked():
-            self._owner.check("the connector manager")
 
     async def __aenter__(self) -> ConnectorManager:
         return await self.open()
@@ -366,7 +373,7 @@ class ConnectorManager:
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closed", True):  # closed, or never quite made
             return
-        if self.connectors and not (self._owner is not None and self._owner.is_forked()):
+        if self.connectors and not self._process.is_forked():
             _warn(
                 f"{self!r} was never closed: use 'async with', or await close()",
                 ResourceWarning,

@@ -15,6 +15,7 @@ from ..errors import (
     UnknownSchemeError,
 )
 from ..foreign import ForeignAdapter, answers
+from ..process import ModuleLock
 from ..url import RemoteURL
 from .adapter_target import AdapterTarget, adapter_of
 from .builtin import ADAPTERS
@@ -32,7 +33,8 @@ class AdapterRegistry:
 
     def __init__(self, parent: AdapterRegistry | None = None) -> None:
         self._parent = parent
-        self._lock = threading.RLock()
+        # One without a parent is a module's: a fork uses it as well.
+        self._lock = threading.RLock() if parent is not None else ModuleLock()
         self._registered: dict[str, ConnectorAdapter] = {}
         self._loaded: dict[str, ConnectorAdapter] = {}
 

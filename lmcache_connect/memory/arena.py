@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from ..process import this_process
 from .allocator import BlockAllocator
 from .finalizer_queue import FinalizerQueue
 
@@ -66,6 +67,7 @@ class Arena:
         self._on_room = on_room
         self._has_new_room = False
         self._lock = threading.Lock()
+        self._process = this_process()
         self._blocks: dict[int, _Block] = {}  # those that are handed out, by start
         self._allocations = self._ended = self._leaked = 0
         # Each entry is a block that came back, or the end of an object.
@@ -106,6 +108,7 @@ class Arena:
 
         Its contents are arbitrary. Each allocation is for one object, whose end is reported to `object_ended`.
         """
+        self._process.check("the arena")
         size = BlockAllocator.rounded(nbytes)
         exporter = None
         with self._lock:
@@ -124,10 +127,12 @@ class Arena:
 
     def object_ended(self, leaked: bool) -> None:
         """Counts the end of an object that had a block. May be called by a finalizer."""
-        self._finalized.append(_LEAKED if leaked else _RELEASED)
+        if not self._process.is_forked():
+            self._finalized.append(_LEAKED if leaked else _RELEASED)
 
     def usage(self) -> ArenaUsage:
         """What is handed out now."""
+        self._process.check("the arena")
         with self._lock:
             self._finalized.handle_all()
             usage = ArenaUsage(
@@ -143,6 +148,8 @@ class Arena:
 
     def _came_back(self, block: _Block) -> None:
         # A finalizer: called when the block's exporter is gone.
+        if self._process.is_forked():
+            return  # the parent's lock may be held for ever here, and those who wait for room wait there
         self._finalized.append(block)
         self._after_unlock()
 

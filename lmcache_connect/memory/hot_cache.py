@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import NamedTuple
 
 from ..errors import BackendClosedError
 from ..keys import Key, key_string
+from ..process import ProcessLock
 from .eviction import eviction_policy
 from .memory_obj import MemoryObj
 
@@ -43,7 +43,7 @@ class HotCache:
         self._bytes = 0
         self._evictions = 0
         self._closed = False
-        self._lock = threading.RLock()
+        self._lock = ProcessLock("the hot cache")
 
     def put(self, key: Key, obj: MemoryObj) -> None:
         """Caches `obj`, with a reference of the cache's own.

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from ..errors import (
     AllocationTimeoutError,
@@ -16,6 +17,7 @@ from ..errors import (
 )
 from ..keys import Key
 from ..metadata import CacheMetadata, ChunkMetadata
+from ..process import this_process
 from .allocator import GRANULE
 from .arena import Arena
 from .chunk_memory import ArenaStatistics, ChunkMemory
@@ -23,6 +25,8 @@ from .hot_cache import HotCache
 from .memory_obj import MemoryObj
 from .pinning import register_with_cuda, unregister_with_cuda
 from .waiting_line import WaitingLine
+
+_WHAT: Final = "the memory of chunks"
 
 
 class LocalCPUBackend(ChunkMemory):
@@ -52,6 +56,7 @@ class LocalCPUBackend(ChunkMemory):
         """
         if not isinstance(max_bytes, int) or max_bytes < GRANULE:
             raise InvalidArgumentError("max_bytes", f"{max_bytes!r} is not a number of at least {GRANULE} bytes")
+        self._process = this_process()
         self.metadata = metadata
         self._hot = HotCache(eviction)
         self._line = WaitingLine()
@@ -78,6 +83,7 @@ class LocalCPUBackend(ChunkMemory):
         Raises:
             BackendClosedError: after `close()`.
         """
+        self._process.check(_WHAT)
         if self._closed:
             raise BackendClosedError
         nbytes = metadata.nbytes
@@ -98,6 +104,7 @@ class LocalCPUBackend(ChunkMemory):
             ArenaExhaustedError: the arena as a whole is too small, so that waiting could never help.
             BackendClosedError: after `close()`, also when that comes during the wait.
         """
+        self._process.check(_WHAT)
         if metadata.nbytes > self._arena.capacity:
             raise ArenaExhaustedError(metadata.nbytes, self._arena.usage().free, self._arena.capacity)
         self._line.drop_stopped()
@@ -204,7 +211,13 @@ class LocalCPUBackend(ChunkMemory):
         )
 
     def close(self) -> None:
-        """Empties the cache and refuses further allocations. Idempotent; objects that are held stay readable."""
+        """Empties the cache and refuses further allocations. Idempotent; objects that are held stay readable.
+
+        In a fork it does nothing else than refuse.
+        """
+        if self._process.is_forked():
+            self._closed = True
+            return
         with self._lock:
             if self._closed:
                 return
@@ -221,6 +234,8 @@ class LocalCPUBackend(ChunkMemory):
         self.close()
 
     def __repr__(self) -> str:
+        if self._process.is_forked():
+            return "<LocalCPUBackend of the parent process>"
         now = self.statistics()
         return f"<LocalCPUBackend {now.reserved} of {now.capacity} bytes reserved, {now.live_objects} objects>"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from types import TracebackType
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..dtypes import DType
 from ..errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
 from ..metadata import ChunkMetadata, MemoryFormat, Shape
+from ..process import this_process
 from .allocator import BlockAllocator
 
 if TYPE_CHECKING:
     import numpy
     import torch
-
-_lock = threading.RLock()  # reference counts change rarely and briefly: one lock for all objects
 
 
 class ObjectOwner(Protocol):
@@ -40,9 +38,22 @@ class MemoryObj:
     released: from then on every use raises `ReleasedObjectError`. `with obj:` releases one reference at the end.
     Views made from it (`byte_array` and slices of it, `numpy()`, `tensor`) keep the memory from being reused as
     long as they exist. So a forgotten view never shows another chunk's data; it only takes up room. Thread-safe.
+
+    In a fork every use of an inherited object raises `ForkedProcessError`. Only `is_valid()`, which says False, and the
+    end of a `with` do nothing there.
     """
 
-    __slots__ = ("__weakref__", "_metadata", "_nbytes", "_owner", "_physical_size", "_pins", "_refs", "_view")
+    __slots__ = (
+        "__weakref__",
+        "_metadata",
+        "_nbytes",
+        "_owner",
+        "_physical_size",
+        "_pins",
+        "_process",
+        "_refs",
+        "_view",
+    )
 
     def __init__(self, view: memoryview, metadata: ChunkMetadata, owner: ObjectOwner) -> None:
         self._view: memoryview | None = view
@@ -50,6 +61,7 @@ class MemoryObj:
         self._nbytes = metadata.nbytes
         self._physical_size = BlockAllocator.rounded(len(view))
         self._owner = owner
+        self._process = this_process()
         self._refs = 1
         self._pins = 0
 
@@ -116,7 +128,8 @@ class MemoryObj:
         Raises:
             InvalidShapeError: the chunk would grow.
         """
-        with _lock:
+        view = self._live("shrink")
+        with self._process.lock:
             view = self._live("shrink")
             if metadata.nbytes > self._nbytes:
                 raise InvalidShapeError(
@@ -177,22 +190,25 @@ class MemoryObj:
     # ------------------------------------------------------------------------------------------------- lifetime
 
     def is_valid(self) -> bool:
-        """Whether the object was not released yet."""
-        return self._view is not None
+        """Whether the object can be used: it was not released yet, and this is no fork of its process."""
+        return self._view is not None and not self._process.is_forked()
 
     def get_ref_count(self) -> int:
         """References held now; 0 for a released object."""
+        self._process.check("a memory object")
         return self._refs
 
     def ref_count_up(self) -> None:
         """Adds a reference. Raises `ReleasedObjectError` on a released object."""
-        with _lock:
+        self._live("ref_count_up")
+        with self._process.lock:
             self._live("ref_count_up")
             self._refs += 1
 
     def ref_count_down(self) -> None:
         """Releases one reference. The last one ends the object: after that this raises `ReleasedObjectError`."""
-        with _lock:
+        self._live("ref_count_down")
+        with self._process.lock:
             self._live("ref_count_down")
             self._refs -= 1
             released = not self._refs
@@ -206,14 +222,16 @@ class MemoryObj:
 
     def pin(self) -> bool:
         """Keeps the object from eviction until `unpin()` was called as often. Returns True."""
-        with _lock:
+        self._live("pin")
+        with self._process.lock:
             self._live("pin")
             self._pins += 1
         return True
 
     def unpin(self) -> bool:
         """Releases one pin. Returns False where there was none."""
-        with _lock:
+        self._live("unpin")
+        with self._process.lock:
             self._live("unpin")
             if not self._pins:
                 return False
@@ -241,7 +259,7 @@ class MemoryObj:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._view is not None:
+        if self.is_valid():
             self.ref_count_down()
 
     def __repr__(self) -> str:
@@ -254,6 +272,8 @@ class MemoryObj:
         if getattr(self, "_view", None) is None:
             return
         self._view = None
+        if self._process.is_forked():
+            return
         self._owner.object_released(self, leaked=True)
         _warn(
             f"a MemoryObj of {self._nbytes} bytes was never released: call ref_count_down() or use 'with'",
@@ -262,6 +282,7 @@ class MemoryObj:
         )
 
     def _live(self, operation: str) -> memoryview:
+        self._process.check("a memory object")
         view = self._view
         if view is None:
             raise ReleasedObjectError(operation)

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..process import this_process
+
 T = TypeVar("T")
 
 
@@ -20,6 +22,7 @@ class WaitingLine:
         # Appending, removing and looking at the first are atomic, so that no lock is needed. There must be none: the
         # garbage collector may call wake_first() at any moment (see finalizer_queue.py).
         self._places: deque[_Place] = deque()
+        self._process = this_process()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -47,6 +50,8 @@ class WaitingLine:
 
     def wake_first(self) -> None:
         """Has the first in line try again. Called from any thread, and from the garbage collector: never waits."""
+        if self._process.is_forked():  # their loops are the parent's, and so are the sockets that wake them
+            return
         while self._places:
             try:
                 first = self._places[0]

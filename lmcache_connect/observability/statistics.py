@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ..process import ProcessLock, this_process
 from .histogram import Histogram
 
 
@@ -68,7 +68,8 @@ class StoreMetrics:
 
     def __init__(self, store: str) -> None:
         self.store = store
-        self._lock = threading.Lock()
+        self._process = this_process()
+        self._lock = ProcessLock("the counters of a connector")
         self._operations: dict[str, OperationStatistics] = {}
         self.removals: Counter[tuple[str, str]] = Counter()
         """The live number of damaged records by what was wrong with them, and by what became of them."""
@@ -92,6 +93,8 @@ class StoreMetrics:
 
     def add(self, other: StoreMetrics) -> None:
         """Adds the counts of another connector."""
+        if self._process.is_forked():  # a connector that a fork inherited is collected there: nobody reads the sum
+            return
         for name, counted in other.snapshot().items():
             self.operation(name).add(counted)
         self.removals.update(other.snapshot_of_removals())

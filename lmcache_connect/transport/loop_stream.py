@@ -165,12 +165,12 @@ class LoopStream(Stream):
             self._step_waiting(self._writing)
 
     def _stop_reader(self) -> None:
-        if self._reader_on:
+        if self._reader_on and not self._wire.is_forked():  # a fork shares the parent's epoll
             self._reader_on = False
             self._loop.remove_reader(self._wire.fileno())
 
     def _stop_writer(self) -> None:
-        if self._writer_on:
+        if self._writer_on and not self._wire.is_forked():
             self._writer_on = False
             self._loop.remove_writer(self._wire.fileno())
 

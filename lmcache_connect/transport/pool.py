@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, Generic, TypeVar
 
 from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
+from ..process import this_process
 from .connection import Connection
 from .loop_stream import LoopStream
 from .scratch import Scratch
@@ -40,6 +41,7 @@ class ConnectionPool(Generic[C]):
         lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
     ) -> None:
         """`lost` translates the loss of a connection: it gets the store's name and the stream's error."""
+        self._process = this_process()
         self._size = size
         self._connect = connect
         self.store = store
@@ -74,6 +76,7 @@ class ConnectionPool(Generic[C]):
 
     async def acquire(self) -> C:
         """Returns a connection, which the caller passes to `release` later. Raises what `acquired` raises on entry."""
+        self._process.check(f"the connection pool of {self.store}")
         if not self._closed and (self._waiting or self._granted >= self._free):
             grant: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(grant)

@@ -12,6 +12,7 @@ import ssl
 from typing import ClassVar, Final
 
 from ..errors import LMCacheConnectError
+from ..process import this_process
 from .scratch import Scratch
 
 BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -38,7 +39,7 @@ class Wire:
     connection, and `OSError` where it was reset.
     """
 
-    __slots__ = ("_sock", "bytes_received", "bytes_sent", "is_open", "is_taken_over", "peer", "scratch")
+    __slots__ = ("_process", "_sock", "bytes_received", "bytes_sent", "is_open", "is_taken_over", "peer", "scratch")
 
     hides_bytes: ClassVar = False
     """Whether received bytes may wait where the event loop's selector does not see them: inside OpenSSL."""
@@ -46,6 +47,7 @@ class Wire:
     def __init__(self, sock: socket.socket, peer: str) -> None:
         """Owns `sock`, which is connected and non-blocking. `peer` names the other end in errors."""
         self._sock = sock
+        self._process = this_process()
         self.peer = peer
         self.scratch: Final = Scratch()
         self.bytes_received = 0
@@ -109,6 +111,10 @@ class Wire:
         """The descriptor to watch for readiness."""
         return self._sock.fileno()
 
+    def is_forked(self) -> bool:
+        """Whether this code runs in a fork of the process that made the wire. The socket is the parent's then."""
+        return self._process.is_forked()
+
     def is_quiet(self) -> bool:
         """Returns whether the connection is open at both ends, and there is nothing to read."""
         return self.is_open and not self.scratch and not self._is_readable()
@@ -149,6 +155,8 @@ class Wire:
     def hand_back(self) -> None:
         """Ends `take_over()`: the thread has made its last call."""
         self.is_taken_over = False
+        if self._process.is_forked():
+            return
         if self.is_open:
             self._sock.setblocking(False)
         else:
@@ -161,6 +169,8 @@ class Wire:
         descriptor stays until `hand_back()`, because the system could give its number to another file meanwhile.
         """
         self.is_open = False
+        if self._process.is_forked():
+            return  # a shutdown here would end the parent's connection; the descriptor goes with the object
         if not self.is_taken_over:
             self._sock.close()
             return

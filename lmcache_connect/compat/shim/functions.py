@@ -5,20 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from ..._version import __version__
 from ...dtypes import dtype_of
+from ...process import ModuleLock
 
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
 VERSION: Final = f"0.5.6+connect.{__version__}"
 """The version of LMCache that these names were taken from, and the version of LMCache Connect."""
 
-_lock = threading.Lock()
+_lock = ModuleLock()
 
 
 def get_version() -> str:
