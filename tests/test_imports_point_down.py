@@ -378,7 +378,7 @@ BROKEN: Final = (
         "from above",
     ),
     (f"{CORE}.url", f"ROOT = '{CORE}'\nABOVE = f'{{ROOT}}.manager'\nx = import_module(ABOVE)", "from above"),
-    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors only"),
+    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors, process only"),
     (f"{CORE}.manager.manager", f"from {CORE}.memory.arena import Arena", "its face is"),
     (f"{CORE}.manager.manager", "from ..memory.arena import Arena", "its face is"),
     (f"{CORE}.manager.manager", "from ..memory import arena", "its face is"),
