@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 from xml.sax.saxutils import escape
 
 import anyio
 
 from lmcache_connect import StoreError
-from lmcache_connect.errors import InvalidArgumentError, StoreProtocolError
+from lmcache_connect.errors import StoreProtocolError
+from lmcache_connect.transport import in_thread
 
-from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, failed_deletions, page_of, text_of
+from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, deletions, page_of, text_of
 from .failures import NoSuchBucketError, refusal
 from .http_connection import HTTPConnection, Pool, ResponseHead
 from .refusals import MAX_ERROR_BYTES, refused, refused_late
@@ -21,8 +23,8 @@ from .retries import Retries, Tries
 from .signing import Signing
 from .storing import Part
 
-MAX_DELETED: Final = 1000
-"""The most names that one request may delete."""
+_LARGE_BYTES: Final = 64 << 10
+"""A longer document is read in a thread. On the event loop it would take milliseconds."""
 
 T = TypeVar("T")
 
@@ -83,33 +85,43 @@ class Bucket:
         if token is not None:
             query["continuation-token"] = token
         _, body = await self._ask("GET", "", query=query, operation="listing", limit=MAX_DOCUMENT_BYTES)
-        return self._read(page_of, body, "listing")
+        return await self._read(lambda found: page_of(found, prefix), body, "listing")
 
     async def remove(self, name: str) -> None:
         """Removes an object. It need not be there."""
         await self._ask("DELETE", name, operation="removal", allowed=frozenset({200, 204, 404}))
 
-    async def remove_all(self, names: Sequence[str]) -> dict[str, StoreError]:
-        """Removes up to `MAX_DELETED` objects with one request. Returns the errors of those that stay, by name."""
-        if len(names) > MAX_DELETED:
-            raise InvalidArgumentError("names", f"{len(names)} of them; expected at most {MAX_DELETED}")
+    async def remove_together(self, names: Sequence[str]) -> dict[str, StoreError | None]:
+        """Removes up to a thousand objects with one request. Returns what the answer says of each name.
+
+        None: it is gone. A name of which the answer says nothing is left out.
+
+        Raises:
+            StoreError: the request was refused as a whole.
+        """
         items = "".join(f"<Object><Key>{escape(name)}</Key></Object>" for name in names)
-        body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Quiet>true</Quiet>{items}</Delete>'.encode()
+        # Not a quiet answer, which names the failures alone: an empty document would then confirm every removal.
+        body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Quiet>false</Quiet>{items}</Delete>'.encode()
         digest = hashlib.md5(body, usedforsecurity=False).digest()
         headers = {"content-md5": base64.b64encode(digest).decode(), "content-type": "application/xml"}
         _, answer = await self._ask(
             "POST", "", query={"delete": ""}, headers=headers, body=body, operation="removal", limit=MAX_DOCUMENT_BYTES
         )
-        failed = self._read(failed_deletions, answer, "removal")
-        store = self._pool.store
-        return {name: refusal(store, "removal", 200, {}, error) for name, error in failed.items() if error.code}
+        found = await self._read(deletions, answer, "removal")
+        outcomes: dict[str, StoreError | None] = {}
+        for name in names:
+            if name in found.deleted:
+                outcomes[name] = None
+            elif name in found.refused:
+                outcomes[name] = refusal(self._pool.store, "removal", 200, {}, found.refused[name])
+        return outcomes
 
     # ------------------------------------------------------------------------------------------------- multipart
 
     async def begin_upload(self, name: str, headers: Mapping[str, str]) -> str:
         """Begins a multipart upload. Returns its id."""
         _, body = await self._ask("POST", name, query={"uploads": ""}, headers=headers, operation="multipart put")
-        return self._read(lambda found: text_of(found, "InitiateMultipartUploadResult", "UploadId"), body, "put")
+        return await self._read(lambda found: text_of(found, "InitiateMultipartUploadResult", "UploadId"), body, "put")
 
     async def complete_upload(self, name: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
         """Makes an object of its parts, which are stored."""
@@ -126,7 +138,7 @@ class Bucket:
         _, answer = await self._ask(
             "POST", name, query={"uploadId": upload}, headers=headers, body=body, operation="multipart put"
         )
-        self._read(lambda found: text_of(found, "CompleteMultipartUploadResult", "ETag"), answer, "put")
+        await self._read(lambda found: text_of(found, "CompleteMultipartUploadResult", "ETag"), answer, "put")
 
     async def abort_upload(self, name: str, upload: str) -> None:
         """Gives up an upload, so that the store frees its parts."""
@@ -186,8 +198,10 @@ class Bucket:
             raise error
         return head, body
 
-    def _read(self, read: Callable[[bytes], T], document: bytes, operation: str) -> T:
+    async def _read(self, read: Callable[[bytes], T], document: bytes, operation: str) -> T:
         try:
+            if len(document) > _LARGE_BYTES:
+                return await in_thread(partial(read, document))
             return read(document)
         except DocumentError as error:
             raise StoreProtocolError(self._pool.store, f"{operation}: the server answers {error}") from None

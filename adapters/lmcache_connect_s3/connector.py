@@ -20,17 +20,19 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.contract import Flags, gather
+from lmcache_connect.contract import Flags, gather, leave_out
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
 from lmcache_connect.streaming import Arrivals, Equipment, StreamingConnector
 from lmcache_connect.transport import StreamClosedError, TLSSettings, in_thread, open_tcp_stream
 
-from .bucket import MAX_DELETED, Bucket
+from .bucket import Bucket
 from .fetching import Fetching
 from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
+from .listing import Listing
 from .location import Location
 from .object_names import ObjectNames
+from .object_removal import ObjectRemoval
 from .options import MAX_PARTS, S3Options
 from .retries import Retries
 from .signing import CallSigner, Signing
@@ -62,6 +64,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._retries = Retries(options.attempts)
         self._signing = Signing(self._store, location, options, self._lookup_pool)
         self._bucket = Bucket(self._lookup_pool, self._signing, self._retries)
+        self._removal = ObjectRemoval(self._bucket, options.pool_size)
         self._headers = _object_headers(options)
         self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
@@ -123,30 +126,22 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         return True
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """Removes up to `MAX_DELETED` objects with each request. Returns for each key whether its object is gone."""
+        """Removes many objects with each request, where the store can do that. Returns for each key whether its object is gone."""
         _, names = await self._named(keys)
-        gone: Flags = []
-        for start in range(0, len(names), MAX_DELETED):
-            piece = names[start : start + MAX_DELETED]
-            for name in piece:
-                self._found.discard(name)
-            failed = await self._bucket.remove_all(piece)
-            gone += [name not in failed for name in piece]
-        return gone
+        for name in names:
+            self._found.discard(name)
+        return await self._removal.remove_all(names)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        """Yields the keys that start with `prefix`, a page of a thousand at a time."""
-        token: str | None = None
-        listed = self._names.listed_prefix(prefix)
-        while True:
-            page = await self._bucket.page(listed, token)
-            for name in page.names:
+        """Yields the keys that start with `prefix`, a page of a thousand at a time. Other names are left out."""
+        listing = Listing(self._bucket, self._store, self._names.listed_prefix(prefix))
+        while (names := await listing.next_page()) is not None:
+            for name in names:
                 key = self._names.key(name)
                 if key is not None and key.startswith(prefix):
                     yield key
-            token = page.token
-            if token is None:
-                return
+                elif not self._names.is_internal(name):
+                    leave_out()
 
     # -------------------------------------------------------------------------------------------------- chunks
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 from xml.parsers import expat
 
 MAX_DOCUMENT_BYTES: Final = 8 << 20
@@ -13,18 +13,30 @@ MAX_DOCUMENT_BYTES: Final = 8 << 20
 
 _MAX_DEPTH: Final = 16
 
+_MAX_ELEMENTS: Final = 100_000
+"""In one document. A page of a listing has up to 15 for each of its 1000 names."""
+
+_LONGEST_ERROR: Final = 64 << 10
+"""The longest error document that is read, in bytes."""
+
 
 class DocumentError(ValueError):
     """The bytes are not an XML document, or not the one that was expected."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Element:
     """One element: its name without namespace, its text, and what is inside."""
 
     name: str
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """Its text, as it came: what a peer splits into a million pieces must not be copied a million times."""
     children: list[Element] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Its text without that of its children."""
+        return "".join(self.pieces)
 
     def find(self, name: str) -> str:
         """Returns the text of the first child of this name, or ""."""
@@ -51,21 +63,39 @@ class Page:
     token: str | None
 
 
-def parse(document: bytes) -> Element:
-    """Returns the root of a document. Refuses entities and document types, with which a short document can grow.
+@dataclass(frozen=True)
+class Deletions:
+    """What DeleteObjects says of names. What it does not name was neither deleted nor refused, as far as is known."""
+
+    deleted: frozenset[str]
+    refused: Mapping[str, ErrorDocument]
+
+
+def parse(document: bytes, root_name: str | None = None) -> Element:
+    """Returns the root of a document, in time that grows with its length.
+
+    Refuses entities and document types, with which a short document can grow.
 
     Raises:
-        DocumentError: the document cannot be read.
+        DocumentError: the document cannot be read, or its root is another one than `root_name`. Such a root ends the
+            reading at once.
     """
     if len(document) > MAX_DOCUMENT_BYTES:
         raise DocumentError(f"a document of {len(document)} bytes")
     root = Element("")
     stack = [root]
+    elements = 0
 
     def start(name: str, _attributes: object) -> None:
+        nonlocal elements
+        elements += 1
         if len(stack) > _MAX_DEPTH:
             raise DocumentError("a document of too many levels")
+        if elements > _MAX_ELEMENTS:
+            raise DocumentError(f"a document of more than {_MAX_ELEMENTS} elements")
         element = Element(name.rpartition("}")[2].rpartition(":")[2])
+        if elements == 1 and root_name not in {None, element.name}:
+            raise DocumentError(f"a {element.name[:40]!r} in place of a {root_name}")
         stack[-1].children.append(element)
         stack.append(element)
 
@@ -73,7 +103,7 @@ def parse(document: bytes) -> Element:
         stack.pop()
 
     def text(data: str) -> None:
-        stack[-1].text += data
+        stack[-1].pieces.append(data)
 
     def refuse(*_: object) -> None:
         raise DocumentError("a document with a document type or an entity")
@@ -95,46 +125,62 @@ def parse(document: bytes) -> Element:
 
 
 def error_of(document: bytes) -> ErrorDocument | None:
-    """Returns the error that a document names. None: it names no error."""
-    if document.lstrip()[:1] != b"<":
+    """Returns the error that a document names. None: it names no error, or is too long to be one."""
+    if len(document) > _LONGEST_ERROR or document.lstrip()[:1] != b"<":
         return None
     try:
-        root = parse(document)
+        root = parse(document, "Error")
     except DocumentError:
-        return None
-    if root.name != "Error":
         return None
     return _error(root)
 
 
-def page_of(document: bytes) -> Page:
-    """Returns the part of a listing that ListObjectsV2 answers with `encoding-type=url`.
+def page_of(document: bytes, listed: str) -> Page:
+    """Returns the part of a listing that ListObjectsV2 answers with `encoding-type=url` for the prefix `listed`.
+
+    The names are decoded in the way in which this server encodes them. See `listed_names`.
 
     Raises:
         DocumentError: the document is something else.
     """
-    root = parse(document)
-    if root.name != "ListBucketResult":
-        raise DocumentError(f"a {root.name[:40]!r} in place of a ListBucketResult")
-    is_encoded = root.find("EncodingType") == "url"
-    names = [content.find("Key") for content in root.all("Contents")]
+    root = parse(document, "ListBucketResult")
+    texts = [content.find("Key") for content in root.all("Contents")]
+    names = listed_names(texts, listed, is_encoded=root.find("EncodingType") == "url", echoed=root.find("Prefix"))
     is_truncated = root.find("IsTruncated") == "true"
     token = root.find("NextContinuationToken")
     if is_truncated and not token:
         raise DocumentError("a listing that is cut off without a token for the rest")
-    return Page(tuple(unquote(name) if is_encoded else name for name in names), token if is_truncated else None)
+    return Page(tuple(names), token if is_truncated else None)
 
 
-def failed_deletions(document: bytes) -> dict[str, ErrorDocument]:
-    """Returns the names that DeleteObjects did not delete, and why.
+def listed_names(texts: Sequence[str], listed: str, *, is_encoded: bool, echoed: str) -> list[str]:
+    """Returns the names that the texts of a listing stand for.
+
+    Servers encode names as forms do (a space is `+`), as paths are encoded (it is `%20`), or not at all. `is_encoded`
+    is what the answer says of that. More certain is that every name begins with the prefix that was asked for, and
+    that the prefix in the answer, `echoed`, is the same one. Encoded text has no space, and nothing but ASCII.
+    """
+    together = "".join((*texts, echoed))
+    may_be_encoded = together.isascii() and " " not in together
+    decoders = (unquote_plus, unquote, str) if is_encoded and may_be_encoded else (str, unquote_plus, unquote)
+    ordered = sorted(decoders, key=lambda decode: decode(echoed) != listed)  # stable: the likelier one stays first
+    for decode in ordered:
+        names = list(map(decode, texts))
+        if all(name.startswith(listed) for name in names):
+            return names
+    return list(map(ordered[0], texts))
+
+
+def deletions(document: bytes) -> Deletions:
+    """Returns what DeleteObjects answers.
 
     Raises:
         DocumentError: the document is something else.
     """
-    root = parse(document)
-    if root.name != "DeleteResult":
-        raise DocumentError(f"a {root.name[:40]!r} in place of a DeleteResult")
-    return {error.find("Key"): _error(error) for error in root.all("Error")}
+    root = parse(document, "DeleteResult")
+    refused = {error.find("Key"): _error(error) for error in root.all("Error")}
+    deleted = frozenset(found.find("Key") for found in root.all("Deleted"))
+    return Deletions(deleted - refused.keys(), refused)
 
 
 def text_of(document: bytes, root_name: str, name: str) -> str:

@@ -31,13 +31,16 @@ class ThrottledError(StoreUnavailableError):
         self.retry_after = retry_after
 
 
+class AccessDeniedError(AuthenticationError):
+    """The credentials are good, and do not allow this request. It may be the answer for an object that is missing."""
+
+
 class ExpiredCredentialsError(AuthenticationError):
     """Temporary credentials have expired. They are renewed once before this is raised."""
 
 
 _DENIED: Final = frozenset(
     {
-        "AccessDenied",
         "AccountProblem",
         "AllAccessDisabled",
         "InvalidAccessKeyId",
@@ -72,8 +75,12 @@ def refusal(
         region = headers.get("x-amz-bucket-region", "")
         hint = f"the bucket is in {_plain(region)}: set ?region=" if region else "set ?endpoint= and ?region="
         return WrongEndpointError(store, f"{said}; {hint}")
+    if code == "AccessDenied":
+        return AccessDeniedError(store, f"{said}; check what the credentials may do")
     if code in _DENIED or (status in {401, 403} and code not in _BUSY):
         return AuthenticationError(store, f"{said}; check the credentials and what they may do")
+    if status == 501 or code == "NotImplemented":
+        return StoreCommandError(store, said)
     if code in _BUSY or status in {429, 503}:
         return ThrottledError(store, said, _retry_after(headers.get("retry-after")))
     if code in _AGAIN or status >= 500 or status == 408:

@@ -17,6 +17,10 @@ _PLAIN: Final = "@=+,-_.~"
 """These characters, letters and digits are not percent-encoded."""
 
 
+_INTERNAL: Final = ".lmcache-connect/"
+"""No name of a key has a segment that begins with a dot."""
+
+
 class ObjectNames:
     """Names under one prefix: `prefix/` and the key, percent-encoded, so that any store takes the name of any key.
 
@@ -41,6 +45,14 @@ class ObjectNames:
     def listed_prefix(self, key_prefix: str) -> str:
         """Returns what the names of all keys with this prefix begin with."""
         return self._prefix + _encoded(key_prefix)
+
+    def internal(self, what: str) -> str:
+        """Returns a name for an object of the connector's own. No key has it, and no listing tells of it."""
+        return f"{self._prefix}{_INTERNAL}{what}"
+
+    def is_internal(self, name: str) -> bool:
+        """Whether this class has made the name for the connector itself, here or in another process."""
+        return name.startswith(f"{self._prefix}{_INTERNAL}")
 
     def key(self, name: str) -> str | None:
         """Returns the key that a name stands for. None: this class does not make such a name."""

@@ -155,9 +155,11 @@ class FaultyS3Server:
         if request.method == "HEAD":
             return Reply(200, {}, has_body=False)
         if request.method == "POST" and "delete" in request.query:
-            for name in re.findall(r"<Key>(.*?)</Key>", request.body.decode()):
+            names = re.findall(r"<Key>(.*?)</Key>", request.body.decode())
+            for name in names:
                 self.objects.pop(name.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"), None)
-            return _document("<DeleteResult></DeleteResult>")
+            deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+            return _document(f"<DeleteResult>{deleted}</DeleteResult>")
         prefix, after = request.query.get("prefix", ""), request.query.get("continuation-token", "")
         names = sorted(name for name in self.objects if name.startswith(prefix) and name > after)
         page = names[:1000]

@@ -78,6 +78,7 @@ class Refuse(Fault):
     def edit(self, reply: Reply, request: Request) -> None:
         body = f"{XML}<Error><Code>{self.code}</Code><Message>as planned</Message></Error>".encode()
         reply.status, reply.body = self.status, body if request.method != "HEAD" else b""
+        reply.has_body = request.method != "HEAD"
         reply.headers = {"Content-Type": "application/xml", **self.headers}
 
 
