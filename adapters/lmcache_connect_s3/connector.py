@@ -126,7 +126,10 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         return True
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
-        """Removes many objects with each request, where the store can do that. Returns for each key whether its object is gone."""
+        """Removes many objects with each request, where the store can do that.
+
+        Returns for each key whether the store has confirmed that its object is gone.
+        """
         _, names = await self._named(keys)
         for name in names:
             self._found.discard(name)

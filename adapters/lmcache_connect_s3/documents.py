@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, unquote_plus
@@ -13,7 +13,10 @@ MAX_DOCUMENT_BYTES: Final = 8 << 20
 
 _MAX_DEPTH: Final = 16
 
-_MAX_ELEMENTS: Final = 100_000
+_KEPT_DEPTH: Final = 3
+"""What lies deeper is read and dropped: no answer has there what is looked for."""
+
+_MAX_ELEMENTS: Final = 50_000
 """In one document. A page of a listing has up to 15 for each of its 1000 names."""
 
 _LONGEST_ERROR: Final = 64 << 10
@@ -26,17 +29,11 @@ class DocumentError(ValueError):
 
 @dataclass(slots=True)
 class Element:
-    """One element: its name without namespace, its text, and what is inside."""
+    """One element: its name without namespace, its text without that of its children, and what is inside."""
 
     name: str
-    pieces: list[str] = field(default_factory=list)
-    """Its text, as it came: what a peer splits into a million pieces must not be copied a million times."""
+    text: str = ""
     children: list[Element] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """Its text without that of its children."""
-        return "".join(self.pieces)
 
     def find(self, name: str) -> str:
         """Returns the text of the first child of this name, or ""."""
@@ -82,28 +79,32 @@ def parse(document: bytes, root_name: str | None = None) -> Element:
     """
     if len(document) > MAX_DOCUMENT_BYTES:
         raise DocumentError(f"a document of {len(document)} bytes")
-    root = Element("")
-    stack = [root]
+    top = Element("")
+    stack = [top]
+    texts: list[list[str]] = [[]]  # of each element on the stack: what comes in a million pieces is joined once
     elements = 0
 
     def start(name: str, _attributes: object) -> None:
         nonlocal elements
         elements += 1
-        if len(stack) > _MAX_DEPTH:
+        depth = len(stack)
+        if depth > _MAX_DEPTH:
             raise DocumentError("a document of too many levels")
         if elements > _MAX_ELEMENTS:
             raise DocumentError(f"a document of more than {_MAX_ELEMENTS} elements")
         element = Element(name.rpartition("}")[2].rpartition(":")[2])
-        if elements == 1 and root_name not in {None, element.name}:
+        if depth == 1 and root_name not in {None, element.name}:
             raise DocumentError(f"a {element.name[:40]!r} in place of a {root_name}")
-        stack[-1].children.append(element)
+        if depth <= _KEPT_DEPTH:
+            stack[-1].children.append(element)
         stack.append(element)
+        texts.append([])
 
     def end(_name: str) -> None:
-        stack.pop()
+        stack.pop().text = "".join(texts.pop())
 
     def text(data: str) -> None:
-        stack[-1].pieces.append(data)
+        texts[-1].append(data)
 
     def refuse(*_: object) -> None:
         raise DocumentError("a document with a document type or an entity")
@@ -119,9 +120,9 @@ def parse(document: bytes, root_name: str | None = None) -> Element:
         parser.Parse(document, True)
     except expat.ExpatError as error:
         raise DocumentError(f"a document that is not XML: {error}") from None
-    if not root.children:
+    if not top.children:
         raise DocumentError("an empty document")
-    return root.children[0]
+    return top.children[0]
 
 
 def error_of(document: bytes) -> ErrorDocument | None:
@@ -162,13 +163,15 @@ def listed_names(texts: Sequence[str], listed: str, *, is_encoded: bool, echoed:
     """
     together = "".join((*texts, echoed))
     may_be_encoded = together.isascii() and " " not in together
-    decoders = (unquote_plus, unquote, str) if is_encoded and may_be_encoded else (str, unquote_plus, unquote)
+    decoders: tuple[Callable[[str], str], ...] = (str, unquote_plus, unquote)
+    if is_encoded and may_be_encoded:
+        decoders = (unquote_plus, unquote, str)
     ordered = sorted(decoders, key=lambda decode: decode(echoed) != listed)  # stable: the likelier one stays first
     for decode in ordered:
-        names = list(map(decode, texts))
+        names = [decode(text) for text in texts]
         if all(name.startswith(listed) for name in names):
             return names
-    return list(map(ordered[0], texts))
+    return [ordered[0](text) for text in texts]
 
 
 def deletions(document: bytes) -> Deletions:

@@ -1,4 +1,4 @@
-"""`ObjectRemoval`: removes many objects, as the store lets it: with one request for many of them, or with one for each."""
+"""`ObjectRemoval`: removes many objects, with one request for many of them or with one for each."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .batches import gather, hit_prefix, prefix_length
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
-from .left_out import LeftOut, counting_left_out, leave_out
+from .left_out import counting_left_out, leave_out
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
 from .wrapping_adapter import WrappingAdapter
@@ -39,7 +39,6 @@ __all__ = [
     "Documents",
     "Flags",
     "Hits",
-    "LeftOut",
     "RemoteConnector",
     "RemovalPolicy",
     "Slots",
