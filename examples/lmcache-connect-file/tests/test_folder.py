@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -265,6 +266,22 @@ async def test_chunks_that_expired_make_room_although_nobody_asks_for_them(store
     await store.put(aged, "new")
     assert not store.path("old").exists()
     assert await aged.list() == ["new"]
+
+
+@pytest.mark.asyncio
+async def test_a_get_of_an_expired_chunk_never_removes_the_one_that_is_put_meanwhile(store: Store) -> None:
+    writer = store.connector()
+    readers = [store.connector("?ttl=60") for _ in range(3)]
+    for _ in range(150):
+        await store.put(writer, "k")
+        os.utime(store.path("k"), (time.time() - 61,) * 2)
+        gets = [asyncio.create_task(reader.get("k")) for reader in readers]
+        await store.put(writer, "k")
+        for found in await asyncio.gather(*gets):
+            if found is not None:
+                found.ref_count_down()
+        assert await writer.exists("k")
+    assert store.temporary() == []
 
 
 @pytest.mark.asyncio

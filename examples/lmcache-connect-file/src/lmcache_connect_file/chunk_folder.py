@@ -61,7 +61,7 @@ class ChunkFolder:
                 return None
             if self._is_expired(file.facts):
                 file.close()
-                self.path(key).unlink(missing_ok=True)
+                self._remove_seen(self.path(key), file.facts)
                 return None
             if self._max_bytes is not None:
                 self._note_use(file)
@@ -132,22 +132,39 @@ class ChunkFolder:
             facts = _facts(path)
             if facts is not None and time.time() - facts.st_mtime > STALE:
                 path.unlink(missing_ok=True)
-        kept: list[tuple[int, int, Path]] = []
+        kept: list[tuple[int, os.stat_result, Path]] = []
         for path in self._files():
             if (facts := _facts(path)) is None:
                 continue
             if self._is_expired(facts):
-                path.unlink(missing_ok=True)
+                self._remove_seen(path, facts)
             else:
-                kept.append((facts.st_atime_ns, facts.st_size, path))
+                kept.append((facts.st_atime_ns, facts, path))
         if room is None:
             return
-        total = sum(size for _, size, _ in kept)
-        for _, size, path in sorted(kept):
+        total = sum(facts.st_size for _, facts, _ in kept)
+        for _, facts, path in sorted(kept, key=lambda one: one[0]):
             if total <= room:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            self._remove_seen(path, facts)
+            total -= facts.st_size
+
+    def _remove_seen(self, path: Path, seen: os.stat_result) -> None:
+        """Removes the file that was seen at `path`, and not one that a writer has put there since."""
+        if (now := _facts(path)) is None or not _are_same(now, seen):
+            return
+        aside = self._work / f"old-{os.urandom(8).hex()}"
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return
+        try:
+            if not _are_same(aside.stat(), seen):  # it was replaced since the last look: back with it
+                os.link(aside, path)
+        except FileExistsError:
+            pass  # and replaced again
+        finally:
+            aside.unlink()
 
     def _note_use(self, file: ChunkFile) -> None:
         try:
@@ -196,6 +213,11 @@ def _contents(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except FileNotFoundError:
         return []
+
+
+def _are_same(one: os.stat_result, other: os.stat_result) -> bool:
+    # A new file may have the number of one that was removed, but not its time as well.
+    return (one.st_dev, one.st_ino, one.st_mtime_ns) == (other.st_dev, other.st_ino, other.st_mtime_ns)
 
 
 def _facts(path: Path) -> os.stat_result | None:
