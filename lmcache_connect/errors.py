@@ -472,7 +472,29 @@ class StoreCommandError(StoreError):
 
 
 class ConnectorFailureError(StoreError):
-    """A connector raised an error that is not one of this package. It is the `__cause__`."""
+    """A connector raised an error that is not one of this package. It is the `__cause__`.
+
+    `SystemExit`, `GeneratorExit` and a `CancelledError` that nobody asked for become one, too.
+    """
+
+
+class AbandonedCallsError(StoreUnavailableError):
+    """So many calls of a connector did not end in time, and still run, that it gets no further ones for now.
+
+    `calls` is their number, and `held` the bytes that they hold. Calls are admitted again when some have ended.
+    """
+
+    retryable = False
+
+    def __init__(self, store: str, operation: str, calls: int, held: int) -> None:
+        super().__init__(
+            store,
+            f"{operation} is refused: {calls} earlier calls did not end in time and still run, holding {held} bytes; "
+            "if they hang for ever, restart the process and mend the code that was called",
+        )
+        self.operation = operation
+        self.calls = calls
+        self.held = held
 
 
 class ValueTooLargeError(StoreError, ValueError):

@@ -29,6 +29,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("memory",),
     ("record",),
     ("loop",),
+    ("outside",),
     ("contract",),
     ("streaming",),
     ("foreign",),

@@ -148,6 +148,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "StoreUnavailableError": ConnectionError,
     "OperationTimeoutError": TimeoutError,
     "CircuitOpenError": ConnectionError,
+    "AbandonedCallsError": ConnectionError,
     "AuthenticationError": PermissionError,
     "CertificateError": ConnectionError,
     "StoreLoadingError": ConnectionError,

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-import anyio.to_thread
-
-from lmcache_connect import AuthenticationError
+from lmcache_connect import AuthenticationError, StoreError
 from lmcache_connect.errors import MissingExtraError
+from lmcache_connect.outside import Lane
 
 from .options import S3Options
 
@@ -20,18 +19,23 @@ try:
 except ImportError as missing:
     raise MissingExtraError("s3://", missing.name or "botocore", "s3") from missing
 
+_AT_ONCE: Final = 2
+"""Questions to the chain that may be under way. The second helps where the first hangs; a third would not."""
+
 _CHAIN: Final = "the environment, the profile, the container and the instance"
 
 
 class CredentialSource:
     """Looks in the options, then in botocore's chain: environment, profile (also SSO and roles), container, instance.
 
-    The chain reads files and asks servers, so it runs in a thread. Temporary credentials are renewed before they
+    The chain reads files, asks servers and runs the profile's `credential_process`, so it runs in a thread, which is
+    left behind where it takes longer than its caller has time. Temporary credentials are renewed before they
     expire. While those at hand stay good for some minutes, requests do not wait for that. Lives on one event loop.
     """
 
     def __init__(self, store: str, options: S3Options) -> None:
         self._store = store
+        self._lane = Lane(f"{store} credentials", _AT_ONCE)
         self._options = options
         self._session: Any = None
         self._found: Any = None
@@ -69,11 +73,12 @@ class CredentialSource:
         """Stops a renewal in the background."""
         if self._renewing is not None:
             self._renewing.cancel()
+        self._lane.close()
 
     async def _renew_quietly(self) -> None:
         try:
             await self._renew(self._is_due)
-        except AuthenticationError:
+        except StoreError:
             pass  # those at hand are still good, and the call that finds none raises
 
     async def _renew(self, is_needed: Callable[[], bool], *, from_scratch: bool = False) -> None:
@@ -83,8 +88,8 @@ class CredentialSource:
                 if is_needed():
                     if from_scratch:
                         self._found = self._session = None
-                    self._frozen = await anyio.to_thread.run_sync(self._resolve)
-        except AuthenticationError:  # it is an OSError, too
+                    self._frozen = await self._lane.run_in_thread("the credentials' chain", self._resolve)
+        except StoreError:  # some are an OSError, too
             raise
         except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
             # Its text may hold the answer of a metadata server, so only its class is shown.

@@ -1,0 +1,14 @@
+"""Where other people's code runs: in threads and tasks that can be left behind, counted and bounded.
+
+The code of a plug-in, of a connector that the application registered, or of a driver's credential process may block,
+swallow its cancellation, or raise `SystemExit`. A `Lane` runs the code of one such party. A caller whose time is up
+leaves its call behind, and the call ends when it ends. Nothing that was left behind keeps the process alive.
+
+Imported by `lmcache_connect_s3`.
+"""
+
+from __future__ import annotations
+
+from .lane import Lane
+
+__all__ = ["Lane"]
