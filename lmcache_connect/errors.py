@@ -446,7 +446,9 @@ class StoreFullError(StoreError):
 
 
 class ReadOnlyStoreError(StoreError):
-    """The server is a read-only replica."""
+    """The server is a read-only replica. Retried: after a failover, the address leads to the new primary."""
+
+    retryable = True
 
 
 class StoreLoadingError(StoreUnavailableError):

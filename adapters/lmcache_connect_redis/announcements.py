@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
+from lmcache_connect import StoreError
 from lmcache_connect.contract import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS
+from lmcache_connect.errors import StoreCommandError
 
 from .protocol.connection import Connection
 from .protocol.replies import encode_command
@@ -27,7 +30,12 @@ class Announcements:
         self._prefix = f"{prefix}lmcache-connect:worker:".encode()
 
     async def put(self, connection: Connection, worker: str, document: bytes, ttl: float) -> None:
-        """Stores a document for `ttl` seconds."""
+        """Stores a document for `ttl` seconds.
+
+        Raises:
+            StoreError: the server refused it, or its expiry. Nothing is left that does not expire, if the server lets
+                us remove it.
+        """
         key, name = self._prefix + worker.encode(), worker.encode()
         expiry = b"%d" % max(1, int(ttl * 1000))
         await connection.send(
@@ -41,7 +49,15 @@ class Announcements:
             ),
             replies=4,
         )
-        await connection.discard_integers()
+        try:
+            _, expires, _, index_expires = await connection.read_flags(1)
+            if not expires or not index_expires:  # evicted between two commands, or removed by somebody else
+                raise StoreCommandError(connection.store, "the server lost an announcement before its expiry was set")
+        except StoreError:
+            if connection.is_reusable:
+                with suppress(StoreError):  # the first error says more
+                    await self.remove(connection, worker)
+            raise
 
     async def remove(self, connection: Connection, worker: str) -> None:
         """Removes a worker's document."""
@@ -53,7 +69,7 @@ class Announcements:
         await connection.discard_integers()
 
     async def read(self, connection: Connection) -> list[bytes]:
-        """Returns the documents that have not expired. Removes the names of the other workers from the set."""
+        """Returns the documents that have not expired. Removes the names of the other workers, where the user may."""
         await connection.send(encode_command(b"SMEMBERS", self._index))
         names = await connection.read_array(MAX_WORKERS * (16 + _WORKER_BYTES), _WORKER_BYTES)
         connection.pending -= 1
@@ -72,5 +88,5 @@ class Announcements:
                     documents.append(pairs[1])
         if gone:
             await connection.send(encode_command(b"SREM", self._index, *gone))
-            await connection.discard_integers()
+            await connection.read_taken()
         return documents

@@ -77,10 +77,10 @@ class RedisConnector(StreamingConnector[Connection]):
     # ------------------------------------------------------------------------------------------------- look-ups
 
     async def ping(self) -> int:
-        """Returns 0 when the server answers."""
+        """Returns 0 when the server answers, also where the user may not use PING."""
         async with self._lookup_pool.acquired() as connection:
             await connection.send(encode_command(b"PING"))
-            await connection.read_status()
+            await connection.read_taken()
         return 0
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:

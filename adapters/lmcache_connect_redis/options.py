@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions, InvalidURLError, RemoteURL
 from lmcache_connect.config import Bytes, Seconds
@@ -117,24 +115,3 @@ def database(url: RemoteURL, options: RedisOptions) -> int:
     if options.db is not None and options.db != int(digits):
         raise InvalidOptionError(url.redacted(), "db", str(options.db), f"the path says {digits}; give one of them")
     return int(digits)
-
-
-def password(url: RemoteURL, options: RedisOptions) -> SecretStr | None:
-    """Returns the password of a URL, or the one that its options point to. None if there is not one.
-
-    Raises:
-        InvalidOptionError: the file or the variable cannot be read; its content is not shown.
-    """
-    for option, source in (("password_file", options.password_file), ("password_env", options.password_env)):
-        if source is None:
-            continue
-        if url.password is not None:
-            raise InvalidOptionError(url.redacted(), option, "***", "no password in the URL besides it")
-        try:
-            text = os.environ[source] if option == "password_env" else Path(source).read_text("utf-8").splitlines()[0]
-        except (OSError, KeyError, IndexError, UnicodeDecodeError) as error:
-            raise InvalidOptionError(
-                url.redacted(), option, "***", f"something readable ({type(error).__name__})"
-            ) from None
-        return SecretStr(text)
-    return url.password

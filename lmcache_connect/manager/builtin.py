@@ -19,7 +19,7 @@ _TRIALS: Final = "lmcache_connect_trials"
 ADAPTERS: Final[dict[str, AdapterTarget]] = {
     **_targets(
         "lmcache_connect_redis.adapter:RedisConnectorAdapter",
-        "redis",
+        None,
         *("redis", "rediss", "unix", "valkey", "valkeys"),
     ),
     **_targets("lmcache_connect_s3.adapter:S3ConnectorAdapter", "s3", "s3"),

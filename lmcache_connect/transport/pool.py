@@ -127,8 +127,8 @@ class ConnectionPool(Generic[C]):
     def _take_idle(self) -> C | None:
         while self._idle:
             connection, stream = self._idle.pop()
-            if stream.is_quiet():
-                connection.stream = stream
+            connection.stream = stream
+            if connection.is_reusable and stream.is_quiet():  # asked again: its server's role may have changed
                 self._acquired.add(connection)
                 return connection
             stream.close()  # the server closed it, or sent something without being asked

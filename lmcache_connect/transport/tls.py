@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from dataclasses import dataclass, field
 import anyio.to_thread
 
 from ..errors import LMCacheConnectError
+
+_Stamp = tuple[tuple[int, ...], ...]
+"""Which versions of the files a context was made from."""
 
 
 class TLSSettingsError(LMCacheConnectError, ValueError):
@@ -27,7 +31,8 @@ class TLSSettings:
     """How a TLS peer is verified, and what this end shows of itself. The peer is verified unless `verify` is False.
 
     `ca_file` replaces the system's certificate authorities. `cert_file` and `key_file` are this end's certificate.
-    `server_name` is the name that the peer's certificate must have, where that is not the host's.
+    `server_name` is the name that the peer's certificate must have, where that is not the host's. Files that have
+    changed are read again for the next connection.
     """
 
     ca_file: str | None = None
@@ -35,17 +40,29 @@ class TLSSettings:
     key_file: str | None = None
     verify: bool = True
     server_name: str | None = None
-    _context: ssl.SSLContext | None = field(default=None, init=False, repr=False)
+    _made: tuple[_Stamp, ssl.SSLContext] | None = field(default=None, init=False, repr=False)
 
     async def context(self) -> ssl.SSLContext:
-        """Returns the context. It is made once, in a thread: reading the system's authorities takes 20 ms and more.
+        """Returns the context. It is made once, and again after one of the files has changed.
+
+        That is done in a thread, because reading the system's authorities takes 20 ms and more. A cancelled caller does
+        not wait for it.
 
         Raises:
             TLSSettingsError: one of the files cannot be used.
         """
-        if self._context is None:
-            self._context = await anyio.to_thread.run_sync(self._make)
-        return self._context
+        made = self._made
+        files = self._files()
+        if made is None or files:
+            made = self._made = await anyio.to_thread.run_sync(self._current, made, abandon_on_cancel=True)
+        return made[1]
+
+    def _files(self) -> list[str]:
+        return [path for path in (self.ca_file, self.cert_file, self.key_file) if path is not None]
+
+    def _current(self, made: tuple[_Stamp, ssl.SSLContext] | None) -> tuple[_Stamp, ssl.SSLContext]:
+        stamp = tuple(map(_file_stamp, self._files()))  # before they are read: a later change shows next time
+        return made if made is not None and made[0] == stamp else (stamp, self._make())
 
     def _make(self) -> ssl.SSLContext:
         try:
@@ -64,6 +81,14 @@ class TLSSettings:
         return context
 
 
+def _file_stamp(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()  # reading it says why
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
 async def handshake(sock: socket.socket, settings: TLSSettings, host: str) -> ssl.SSLSocket:
     """Does the handshake with `host` on a connected, non-blocking socket, which it owns from then on.
 
@@ -73,7 +98,8 @@ async def handshake(sock: socket.socket, settings: TLSSettings, host: str) -> ss
     """
     context = await settings.context()
     loop = asyncio.get_running_loop()
-    name = settings.server_name or host
+    # With its final dot, a name is complete for the resolver. Certificates and SNI have it without.
+    name = settings.server_name or host.removesuffix(".")
     secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
     try:
         while True:

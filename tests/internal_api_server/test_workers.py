@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend
+from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager, LocalCPUBackend
 from lmcache_connect.contract import MAX_ANNOUNCEMENT_BYTES, MAX_WORKERS, WorkerAnnouncement
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect.testing import ValkeyServer
@@ -42,7 +42,7 @@ async def workers(served: Served, count: int) -> list[dict[str, Any]]:
 
 OTHER: Final = """
 import asyncio, sys
-from lmcache_connect import ConnectorConfig, ConnectorManager
+from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager
 async def main():
     config = ConnectorConfig.load(announce_interval=0.2, max_local_cpu_bytes=1 << 20)
     async with ConnectorManager(sys.argv[1], config=config) as manager:
@@ -168,6 +168,36 @@ async def test_a_store_that_refuses_announcements_is_told_once_and_fails_nothing
         assert len(refusals) == 1
         assert not await connector.exists("a")
         assert connector.breaker_state.value == "closed"
+
+
+@pytest.mark.asyncio
+async def test_an_announcement_whose_expiry_the_store_refuses_is_not_left_for_ever(
+    store: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    with store.client() as client:
+        client.execute_command("ACL", "SETUSER", "w", "on", ">pw", "~*", "+@all", "-pexpire")
+        url = store.url().replace("redis://", "redis://w:pw@")
+        async with ConnectorManager(url, None, local_cpu_backend, SOON) as manager:
+            connector = manager.create_connector()
+            await connector.ping()
+            with pytest.raises(AuthenticationError, match="pexpire"):
+                await connector.announce("a-worker", b"a document", 30)
+            assert client.keys("*") == []
+
+
+@pytest.mark.asyncio
+async def test_a_user_who_may_only_read_sees_the_workers_and_leaves_the_names_of_dead_ones(
+    store: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    with store.client() as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read")
+        async with ConnectorManager(store.url(), None, local_cpu_backend, NEVER) as manager:
+            await manager.create_connector().announce("alive", b"a document", 30)
+        client.sadd(NAMES, "dead")
+        url = store.url().replace("redis://", "redis://reader:pw@")
+        async with ConnectorManager(url, None, local_cpu_backend, NEVER) as manager:
+            assert await manager.create_connector().announced() == [b"a document"]
+        assert client.smembers(NAMES) == {b"alive", b"dead"}
 
 
 @pytest.mark.asyncio

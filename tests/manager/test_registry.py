@@ -415,14 +415,14 @@ def test_a_keyboard_interrupt_while_loading_is_nobodys_error(registry: AdapterRe
 def test_a_missing_driver_names_the_extra_that_brings_it(
     registry: AdapterRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in {"redis", "lmcache_connect_redis"}]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"aiohttp", "lmcache_connect_s3"}]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(AdapterLoadError) as caught:
-        registry.find(url("redis://h"))
-    assert caught.value.extra == "redis"
+        registry.find(url("s3://b"))
+    assert caught.value.extra == "s3"
     assert caught.value.distribution == "lmcache-connect"
-    assert str(caught.value).endswith("install it with: pip install 'lmcache-connect[redis]'")
+    assert str(caught.value).endswith("install it with: pip install 'lmcache-connect[s3]'")
     assert isinstance(caught.value, ImportError)
 
 

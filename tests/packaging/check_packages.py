@@ -33,7 +33,6 @@ PACKAGES: Final = (
     "lmcache_connect",
     "lmcache_connect_trials",
     "lmcache_connect_external",
-    "lmcache_connect_redis",
     "lmcache_connect_s3",
     "lmcache_reference_connectors",
 )

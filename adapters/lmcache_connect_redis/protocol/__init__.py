@@ -1,1 +1,1 @@
-"""RESP over a byte stream: commands, replies, and connections that redis-py sets up."""
+"""RESP over a byte stream: commands, replies, and how a connection is set up."""

@@ -1,21 +1,26 @@
-"""One connection to a Redis server: redis-py sets it up, then its byte stream is ours."""
+"""One connection to a Redis server: commands go out, and every reply is read within bounds."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.transport import Stream, StreamClosedError
 
-from .replies import reply_error
+from .replies import is_refusal, is_wrong_server, reply_error
+from .tenure import Tenure
 from .traits import FULL_SERVER, ServerTraits
 
 MAX_LINE_BYTES: Final = 4096
 
 FAIR_SHARE_BYTES: Final = 32 << 20
 """Bytes that a call moves over one connection before it releases it, if other callers wait for a connection."""
+
+_SHOWN_BYTES: Final = 40
+"""How much of a reply that is not understood an error shows."""
 
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
@@ -28,22 +33,34 @@ class Connection:
         store: the store's name, for errors.
         traits: what the server can do.
         pending: replies that were asked for and not taken. A connection that is released with some is closed.
-        is_suspect: a reply was not to its command, so the connection must not be used again.
+        is_suspect: the connection must not be used again: a reply was not to its command, or another server may have
+            become the right one.
     """
 
-    __slots__ = ("is_suspect", "pending", "store", "stream", "traits")
+    __slots__ = ("_tenure", "_veil", "is_suspect", "pending", "store", "stream", "traits")
 
-    def __init__(self, stream: Stream, store: str, traits: ServerTraits = FULL_SERVER) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        store: str,
+        traits: ServerTraits = FULL_SERVER,
+        tenure: Tenure | None = None,
+        veil: Callable[[str], str] = str,
+    ) -> None:
+        """`tenure` is the server's; None: one of its own. `veil` hides the credentials in what the server says."""
         self.stream = stream
         self.store = store
-        self.traits: Final = traits
+        self.traits = traits
+        self._tenure = tenure if tenure is not None else Tenure()
+        self._veil = veil
         self.pending = 0
         self.is_suspect = False
 
     @property
     def is_reusable(self) -> bool:
         """Whether the stream stands where the next caller may send a command."""
-        return self.pending == 0 and not self.is_suspect and self.stream.is_open and not self.stream.buffered
+        is_trusted = not self.is_suspect and not self._tenure.is_over
+        return self.pending == 0 and is_trusted and self.stream.is_open and not self.stream.buffered
 
     async def send(self, command: bytes, replies: int = 1) -> None:
         """Sends one or several encoded commands, which have `replies` replies together."""
@@ -55,7 +72,7 @@ class Connection:
         line = await self.stream.read_until_crlf(MAX_LINE_BYTES)
         if not line or line[:1] not in b"+-:$*":
             self.stream.close()
-            raise StoreProtocolError(self.store, f"a reply cannot start with {line[:20]!r}")
+            raise self.broken(f"a reply cannot start with {self._shown(line)}")
         return line
 
     async def read_integer(self) -> int:
@@ -113,6 +130,23 @@ class Connection:
         self.pending -= 1
         return line[1:].decode("utf-8", "replace")
 
+    async def read_taken(self) -> bool:
+        """Takes a reply of one line. Returns False where the server lacks the command, or the user may not use it.
+
+        Raises:
+            StoreError: the typed error of any other error reply.
+        """
+        line = await self.read_line()
+        if line[:1] in b"$*":
+            raise self.unexpected(line, "a reply of one line")
+        self.pending -= 1
+        if line[:1] != b"-":
+            return True
+        said = self._veil(line[1:].decode("utf-8", "replace"))
+        if is_refusal(said):
+            return False
+        raise reply_error(self.store, said)
+
     async def read_array(self, limit: int, item_limit: int) -> list[bytes]:
         """Takes and returns a flat array of strings, of at most `item_limit` bytes each and `limit` bytes in all."""
         count = self.number(await self.expect(b"*", "an array"))
@@ -129,7 +163,10 @@ class Connection:
 
     async def read_string(self, limit: int) -> bytes:
         """Takes and returns a string inside an array, of at most `limit` bytes, which is at most `SCRATCH_BYTES`."""
-        size = self.number(await self.expect(b"$", "a string"))
+        line = await self.read_line()
+        if line[:1] != b"$":  # not even an error reply: the rest of the array would be taken for the next reply
+            raise self.broken(f"{self._shown(line)} is not a string")
+        size = self.number(line)
         if not 0 <= size <= limit:
             raise self.broken(f"a string of {size} bytes; expected at most {limit}")
         text = bytes((await self.stream.peek(size + 2))[:size])
@@ -146,15 +183,26 @@ class Connection:
     def number(self, line: bytes) -> int:
         """Returns the number behind a line's type byte."""
         if _NUMBER.fullmatch(digits := line[1:]) is None:
-            raise self.broken(f"{line[:40]!r} holds no number")
+            raise self.broken(f"{self._shown(line)} holds no number")
         return int(digits)
 
     def unexpected(self, line: bytes, expected: str) -> StoreError:
-        """Returns the error for a reply of another type. After an error reply the stream stays usable."""
+        """Returns the error for a reply of another type. After an error reply the stream stays usable.
+
+        Where the error reply says that another server may be the right one by now, as after a failover, no connection
+        to this one is used for another call.
+        """
         if line[:1] == b"-":
             self.pending -= 1
-            return reply_error(self.store, line[1:].decode("utf-8", "replace"))
-        return self.broken(f"{line[:40]!r} is not {expected}")
+            said = self._veil(line[1:].decode("utf-8", "replace"))
+            if is_wrong_server(said):
+                self.is_suspect = True
+                self._tenure.end()
+            return reply_error(self.store, said)
+        return self.broken(f"{self._shown(line)} is not {expected}")
+
+    def _shown(self, line: bytes) -> str:
+        return repr(self._veil(line.decode("utf-8", "backslashreplace"))[:_SHOWN_BYTES])
 
     def broken(self, reason: str) -> StoreProtocolError:
         """Closes the stream, because what follows on it cannot be understood. Returns the error to raise."""
@@ -166,9 +214,10 @@ class Connection:
         self.stream.close()
 
 
-def lost_connection(store: str, error: StreamClosedError) -> StoreUnavailableError:
-    """Returns the error for a connection that was lost. It quotes an error reply that came before."""
+def lost_connection(store: str, error: StreamClosedError, veil: Callable[[str], str] = str) -> StoreUnavailableError:
+    """Returns the error for a connection that was lost. It quotes an error reply that came before, behind the veil."""
     # Only an error reply is for people; anything else may be the rest of a record.
-    said = error.last_words.partition(b"\r\n")[0][1:200] if error.last_words.startswith(b"-") else b""
-    hint = f" (the server said before: {ascii(said.decode('utf-8', 'replace'))[1:-1]})" if said else ""
+    line = error.last_words.partition(b"\r\n")[0] if error.last_words.startswith(b"-") else b""
+    said = veil(line[1:].decode("utf-8", "replace"))[:200]
+    hint = f" (the server said before: {ascii(said)[1:-1]})" if said else ""
     return StoreUnavailableError(store, f"{error}{hint}")

@@ -50,6 +50,23 @@ class SetupError(StoreCommandError):
     permanent = True
 
 
+_WRONG_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "MOVED"})
+
+
+def is_wrong_server(line: str) -> bool:
+    """Returns whether an error reply says that another server may be the right one by now, at the same address."""
+    return line.partition(" ")[0] in _WRONG_SERVER
+
+
+def is_refusal(line: str) -> bool:
+    """Returns whether an error reply says that the server lacks the command, or that this user may not use it."""
+    code = line.partition(" ")[0]
+    # Redis says ERR. Proxies and forks often use no code at all; a code of one's own means a state of the server.
+    return code == "NOPERM" or (
+        (code == "ERR" or not code.isupper()) and type(reply_error("", line)) is StoreCommandError
+    )
+
+
 def reply_error(store: str, line: str) -> StoreError:
     """Returns the typed error for an error reply, whose line is given without its leading '-'."""
     code = line.partition(" ")[0]

@@ -1,166 +1,181 @@
-"""Opening a connection: redis-py authenticates over our stream, and hands the stream over."""
+"""Setting up a connection: authenticate, select the database, and ask what the server can do."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Final
 
 from pydantic import SecretStr
 
-from lmcache_connect import AuthenticationError, StoreError, StoreUnavailableError
-from lmcache_connect.errors import CertificateError, MissingExtraError, StoreLoadingError
+from lmcache_connect import StoreError, StoreUnavailableError
+from lmcache_connect.errors import (
+    CertificateError,
+    ReadOnlyStoreError,
+    StoreCommandError,
+    StoreFullError,
+    WrongNodeError,
+)
 from lmcache_connect.transport import Stream, StreamClosedError, TLSSettingsError
 
-from .connection import Connection
-from .replies import reply_error
+from .connection import Connection, lost_connection
+from .replies import encode_command, reply_error
+from .tenure import Tenure
+from .traits import ServerTraits
 
 CLIENT_NAME: Final = "lmcache-connect"
-
-
-try:
-    import redis.exceptions
-    from redis.asyncio.connection import AbstractConnection
-except ImportError as missing:
-    raise MissingExtraError("the Redis connector", "redis", "redis") from missing
 
 Dial = Callable[[], Awaitable[Stream]]
 
 
-class _Reader:
-    """What redis-py's parsers ask of a `StreamReader`, over a `Stream`."""
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a connection says of itself to the server before anything else.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def read(self, limit: int) -> bytes:
-        return await self._stream.read_some(limit)
-
-    def at_eof(self) -> bool:
-        return not self._stream.is_open
-
-
-class _Writer:
-    """What redis-py's connection asks of a `StreamWriter`, over a `Stream`."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._pending: list[bytes] = []
-
-    def writelines(self, parts: Iterable[bytes]) -> None:
-        self._pending.extend(bytes(part) for part in parts)
-
-    async def drain(self) -> None:
-        data = b"".join(self._pending)
-        self._pending.clear()
-        await self._stream.send(data)
-
-    def close(self) -> None:
-        self._stream.close()
-
-    async def wait_closed(self) -> None:
-        pass
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-
-class _SetUp(AbstractConnection):
-    """redis-py's connection on a `Stream`: it authenticates, names itself and selects the database.
-
-    Protocol 2, because with RESP3's push messages an unsolicited reply could be taken for the next command's.
+    Attributes:
+        username, password: None where the URL has none.
+        database: the number of the database. 0 is every server's own choice and is not selected.
+        probe: a key under the connector's prefix that never exists, for asking which commands the user may use.
     """
 
-    def __init__(self, dial: Dial, store: str, username: str | None, password: str | None, db: int) -> None:
-        self._dial = dial
-        self._store = store
-        super().__init__(
-            db=db,
-            username=username,
-            password=password,
-            client_name=CLIENT_NAME,
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=None,
-        )
+    username: str | None
+    password: SecretStr | None
+    database: int
+    probe: bytes
 
-    async def _connect(self) -> None:
-        stream = await self._dial()
-        self.stream = stream
-        self._reader = cast(Any, _Reader(stream))
-        self._writer = cast(Any, _Writer(stream))
+    @property
+    def secret(self) -> str:
+        """The password as text; empty without one."""
+        return self.password.get_secret_value() if self.password is not None else ""
 
-    def _host_error(self) -> str:
-        return self._store
+    def hide(self, text: str) -> str:
+        """Returns `text` without the credentials: a server may repeat them."""
+        for hidden in (self.secret, self.username or ""):
+            if hidden:
+                text = text.replace(hidden, "***")
+        return text
 
-    def repr_pieces(self) -> Any:  # redis-py declares None and returns a list
-        return [("store", self._store), ("db", self.db)]
 
-    def release_stream(self) -> Stream:
-        """Returns the stream, and lets go of it."""
-        self._parser.on_disconnect()  # type: ignore[no-untyped-call]  # redis-py's
-        self._reader = self._writer = None
-        return self.stream
+class CommandsRefusedError(Exception):
+    """The peer closed the connection when it was asked what it can do, as some proxies do at commands they lack."""
 
 
 async def open_connection(
-    dial: Dial, store: str, username: str | None, password: SecretStr | None, db: int, ca: str
+    dial: Dial, store: str, login: Login, tenure: Tenure, authorities: str, *, is_plain: bool = False
 ) -> Connection:
     """Connects, authenticates and selects the database. The caller sets the deadline.
 
+    With `is_plain` nothing else is sent but PING, for proxies that know few commands; the connection's traits are then
+    those of a server that can do little. RESP3 is never asked for: with its push messages, an unsolicited reply could
+    be taken for the next command's.
+
     Raises:
+        CommandsRefusedError: the connection is to be opened again, `is_plain`.
         StoreUnavailableError, AuthenticationError, CertificateError, and what else the server answers.
     """
-    setup = _SetUp(dial, store, username, password.get_secret_value() if password is not None else None, db)
     try:
-        await setup.connect()  # type: ignore[no-untyped-call]  # redis-py's
-        return Connection(setup.release_stream(), store)
-    except BaseException as error:
-        if setup.is_connected:
-            setup.release_stream().close()
-        if isinstance(error, redis.exceptions.RedisError):
-            # Not from it: a server, or something that looks like one, may have repeated the credentials.
-            raise _translated(error, store, ca, _Veil(username, password)) from None
-        if isinstance(error, OSError):
-            raise StoreUnavailableError(store, str(error)) from error
+        stream = await dial()
+    except (OSError, TLSSettingsError) as error:  # ssl.SSLError and StreamClosedError are OSErrors
+        raise _dial_error(error, store, authorities) from error
+    connection = Connection(stream, store, tenure=tenure, veil=login.hide)
+    try:
+        await _authenticate(connection, login)
+        if is_plain:
+            await _select(connection, login, encode_command(b"PING"))
+            await connection.read_taken()
+            connection.traits = ServerTraits(has_transactions=False)
+        else:
+            connection.traits = await _ask(connection, login)
+        return connection
+    except StreamClosedError as error:
+        connection.close()
+        # Not from it: a server, or something that looks like one, may have repeated the credentials.
+        raise _lost(store, error, login) from None
+    except BaseException:
+        connection.close()
         raise
 
 
-class _Veil:
-    """Hides the credentials wherever they stand in a text from the server."""
+async def _authenticate(connection: Connection, login: Login) -> None:
+    if login.username is None and login.password is None:
+        return
+    secret = login.secret.encode()
+    if login.username is None:
+        await connection.send(encode_command(b"AUTH", secret))
+        await connection.read_status()
+        return
+    await connection.send(encode_command(b"AUTH", login.username.encode(), secret))
+    try:
+        await connection.read_status()
+    except StoreCommandError as error:
+        if "wrong number of arguments" not in error.message:
+            raise
+        await connection.send(encode_command(b"AUTH", secret))  # a server from before there were users
+        await connection.read_status()
 
-    def __init__(self, username: str | None, password: SecretStr | None) -> None:
-        secret = password.get_secret_value() if password is not None else ""
-        self._hidden = [text for text in (secret, username or "") if text]
 
-    def __call__(self, text: object) -> str:
-        shown = str(text)
-        for hidden in self._hidden:
-            shown = shown.replace(hidden, "***")
-        return shown
+async def _select(connection: Connection, login: Login, further: bytes, replies: int = 1) -> None:
+    """Selects the database and sends further commands in the same packet. Their replies are still to be read."""
+    if login.database:
+        await connection.send(encode_command(b"SELECT", b"%d" % login.database))
+    await connection.send(further, replies)
+    if login.database:
+        await connection.read_status()
 
 
-def _translated(error: redis.exceptions.RedisError, store: str, ca: str, veil: _Veil) -> StoreError:
+async def _ask(connection: Connection, login: Login) -> ServerTraits:
+    """Names the connection, where the server lets us, and finds out what the server can do. Costs one round trip.
+
+    The rehearsed transaction is discarded. Where MULTI is refused, its commands find no key and change nothing.
+    """
+    probe = login.probe
+    commands = (
+        encode_command(b"CLIENT", b"SETNAME", CLIENT_NAME.encode()),
+        encode_command(b"MULTI"),
+        encode_command(b"PEXPIRE", probe, b"1"),
+        encode_command(b"PERSIST", probe),
+        encode_command(b"RENAME", probe, probe),
+        encode_command(b"DISCARD"),
+    )
+    try:
+        await _select(connection, login, b"".join(commands), len(commands))
+        _, began, *queued, ended = [await _is_taken(connection) for _ in commands]
+    except StreamClosedError as error:
+        if error.last_words.startswith(b"-"):
+            raise  # it says why
+        raise CommandsRefusedError from None
+    if began and not ended:
+        raise CommandsRefusedError  # the transaction is still open
+    return ServerTraits(has_transactions=began and all(queued))
+
+
+async def _is_taken(connection: Connection) -> bool:
+    try:
+        return await connection.read_taken()
+    except (ReadOnlyStoreError, StoreFullError, StoreCommandError, WrongNodeError):
+        return True  # the server knows the command; its state, which may change, forbids it now
+
+
+def _lost(store: str, error: StreamClosedError, login: Login) -> StoreError:
+    """Returns the error for a connection that was closed during set-up. What the server said before is its reason."""
+    line, ending, _ = error.last_words.partition(b"\r\n")
+    if ending and line.startswith(b"-"):
+        return reply_error(store, login.hide(line[1:].decode("utf-8", "replace")))
+    return lost_connection(store, error, login.hide)
+
+
+def _dial_error(error: BaseException, store: str, authorities: str) -> StoreError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return CertificateError(
-                store, f"the server's certificate does not verify against {ca}: {cause.verify_message}"
+                store, f"the server's certificate does not verify against {authorities}: {cause.verify_message}"
             )
         if isinstance(cause, ssl.SSLError):
             return StoreUnavailableError(store, f"the TLS handshake failed: {cause.reason or cause}")
         if isinstance(cause, TLSSettingsError):
             return CertificateError(store, str(cause))
-        if isinstance(cause, StreamClosedError):
-            return StoreUnavailableError(store, str(cause))  # without what redis-py wraps around it
-    if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
-        return AuthenticationError(store, f"the server refuses the credentials (it said: {veil(error)})")
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return AuthenticationError(store, f"the user may not do this (the server said: {veil(error)})")
-    if isinstance(error, redis.exceptions.BusyLoadingError):
-        return StoreLoadingError(store, "the server is loading its data and answers when that is done")
-    if isinstance(error, redis.exceptions.ResponseError):
-        return reply_error(store, veil(error))
-    return StoreUnavailableError(store, veil(error))
+    return StoreUnavailableError(store, str(error))
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:

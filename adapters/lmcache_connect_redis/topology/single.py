@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from functools import partial
+from typing import Final
 
-from lmcache_connect import InvalidURLError, RemoteURL
+from lmcache_connect import AuthenticationError, InvalidURLError, RemoteURL
+from lmcache_connect.observability import event
 from lmcache_connect.transport import TLSSettings, open_tcp_stream, open_unix_stream
 
-from ..options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database, password
+from ..options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database
 from ..protocol.connection import Connection
-from ..protocol.setup import Dial, open_connection
+from ..protocol.setup import CommandsRefusedError, Dial, Login, open_connection
+from ..protocol.tenure import Tenure
+from .password import PasswordSource
+
+_PLAIN_SECONDS: Final = 600.0
+"""For how long a peer that closed the connection over a command it lacks is not sent such commands again."""
 
 
 class SingleServer:
-    """Opens connections to the server that a URL names."""
+    """Opens connections to the server that a URL names.
+
+    Each connection resolves the name again, and reads the files that the options name as they are then.
+    """
 
     def __init__(self, url: RemoteURL, options: RedisOptions) -> None:
         """Opens nothing yet.
@@ -26,19 +39,54 @@ class SingleServer:
         self.is_tls = url.scheme in TLS_SCHEMES
         self._dial = self._dial_of(url, options)
         self._username = url.username
-        self._password = password(url, options)
+        self._passwords = PasswordSource(url, options)
         self._database = database(url, options)
+        self._probe = f"{options.prefix}:lmcache-connect:probe" if options.prefix else "lmcache-connect:probe"
         self._authorities = options.ca_file or "the system's certificate authorities"
+        self._tenure = Tenure(began=-math.inf)
+        self._plain_until = -math.inf
+        self._was_told_of_limits = False
 
     async def open_connection(self) -> Connection:
         """Connects, authenticates and selects the database. The caller sets the deadline.
 
+        Where the server refuses a password that came from a file, the file is read again, and a password that has
+        changed meanwhile is tried.
+
         Raises:
             StoreUnavailableError, AuthenticationError, CertificateError, and what else the server answers.
         """
-        return await open_connection(
-            self._dial, self._store, self._username, self._password, self._database, self._authorities
-        )
+        login = await self._login()
+        try:
+            connection = await self._open(login)
+        except AuthenticationError:
+            if not self._passwords.may_change or (renewed := await self._login()) == login:
+                raise
+            connection = await self._open(renewed)
+        self._tell_of_limits(connection)
+        return connection
+
+    async def _login(self) -> Login:
+        return Login(self._username, await self._passwords.current(), self._database, self._probe.encode())
+
+    async def _open(self, login: Login) -> Connection:
+        if self._tenure.is_over:
+            self._tenure = Tenure()
+        tenure = self._tenure
+        if time.monotonic() >= self._plain_until:
+            try:
+                return await open_connection(self._dial, self._store, login, tenure, self._authorities)
+            except CommandsRefusedError:
+                pass
+        connection = await open_connection(self._dial, self._store, login, tenure, self._authorities, is_plain=True)
+        if time.monotonic() >= self._plain_until:
+            self._plain_until = time.monotonic() + _PLAIN_SECONDS
+        return connection
+
+    def _tell_of_limits(self, connection: Connection) -> None:
+        if not connection.traits.has_transactions and not self._was_told_of_limits:
+            self._was_told_of_limits = True
+            event(logging.INFO, "server_without_transactions", store=self._store)
 
     def _dial_of(self, url: RemoteURL, options: RedisOptions) -> Dial:
         if url.scheme == "unix":

@@ -25,7 +25,6 @@ from lmcache_connect.errors import (
     InvalidOptionError,
     InvalidShapeError,
     StoreFullError,
-    StoreLoadingError,
     StoreProtocolError,
     UnknownDtypeError,
     ValueTooLargeError,
@@ -346,7 +345,7 @@ async def test_a_payload_that_does_not_end_where_it_said_is_an_error_and_gives_i
             {b"MULTI": b"-NOPERM no\r\n", b"SET": b"+OK\r\n", b"EXEC": b"-ERR EXEC without MULTI\r\n"},
             AuthenticationError,
         ),
-        (dict.fromkeys((b"MULTI", b"SET", b"EXEC"), b"-LOADING soon\r\n"), StoreLoadingError),
+        (dict.fromkeys((b"MULTI", b"SET", b"EXEC"), b"-BUSY a script runs\r\n"), StoreUnavailableError),
         ({b"EXEC": b"*2\r\n+OK\r\n-OOM late\r\n"}, StoreFullError),
         ({b"EXEC": b"*2\r\n-OOM late\r\n+OK\r\n"}, StoreFullError),
     ],
@@ -356,11 +355,13 @@ async def test_a_transaction_that_is_refused_raises_its_first_error_and_keeps_th
 ) -> None:
     good = {b"MULTI": b"+OK\r\n", b"SET": b"+QUEUED\r\n", b"EXEC": b"*2\r\n+OK\r\n+OK\r\n"}
     async with (
-        ScriptedServer({**good, **answers}) as server,
+        ScriptedServer(dict(good)) as server,
         ConnectorManager(f"{server.url}?layout=lmcache", config=QUICK) as manager,
     ):
         connector = manager.create_connector()
         with chunk(manager.local_cpu_backend, "k", 4096) as obj:
+            await connector.put("k", obj)
+            server.answers.update(answers)
             with pytest.raises(expected):
                 await connector.put("k", obj)
             server.answers.update(good)

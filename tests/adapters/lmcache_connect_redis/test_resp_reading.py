@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
 
+from lmcache_connect import StoreError
 from lmcache_connect.errors import StoreFullError, StoreProtocolError
 from lmcache_connect.testing import ScriptedWire
 from lmcache_connect.transport import StreamClosedError, ThreadStream
 from lmcache_connect_redis.protocol.connection import Connection
 from lmcache_connect_redis.protocol.replies import encode_command
+from lmcache_connect_redis.protocol.tenure import Tenure
 
 pytestmark = pytest.mark.asyncio
 
@@ -112,3 +115,58 @@ async def test_outstanding_integers_are_given_up_when_the_connection_breaks(over
     with pytest.raises(StoreProtocolError, match="an integer"):
         await connection.discard_integers()
     assert not connection.stream.is_open
+
+
+async def test_an_error_reply_inside_an_array_closes_the_connection(over: Over) -> None:
+    # The items behind it would be taken for the replies to other commands.
+    connection = over(ScriptedWire(b"*2\r\n-ERR no\r\n$1\r\na\r\n"))
+    await connection.send(b"...")
+    with pytest.raises(StoreProtocolError, match="is not a string"):
+        await connection.read_array(1000, 100)
+    assert not connection.stream.is_open
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_taken"),
+    [
+        (b"+OK\r\n", True),
+        (b":0\r\n", True),
+        (b"-ERR unknown command 'PING'\r\n", False),
+        (b"-NOPERM this user has no permissions\r\n", False),
+        (b"-invalid request\r\n", False),
+    ],
+)
+async def test_a_command_is_taken_unless_the_server_lacks_it_or_the_user_may_not_use_it(
+    over: Over, reply: bytes, is_taken: bool
+) -> None:
+    connection = over(ScriptedWire(reply))
+    await connection.send(b"...")
+    assert await connection.read_taken() == is_taken
+    assert connection.is_reusable
+
+
+@pytest.mark.parametrize(
+    "reply", [b"-NOAUTH no\r\n", b"-NOREPLICAS no\r\n", b"-OOM no\r\n", b"-ERR max number of clients\r\n"]
+)
+async def test_a_state_of_the_server_is_no_lack_of_a_command(over: Over, reply: bytes) -> None:
+    connection = over(ScriptedWire(reply))
+    await connection.send(b"...")
+    with pytest.raises(StoreError):
+        await connection.read_taken()
+    assert connection.is_reusable
+
+
+@pytest.mark.parametrize("code", [b"READONLY", b"LOADING", b"MASTERDOWN", b"MOVED"])
+async def test_after_an_error_of_the_wrong_server_no_connection_to_it_is_used_again(over: Over, code: bytes) -> None:
+    tenure = Tenure(began=-math.inf)
+    one, other = (
+        Connection(ScriptedWire(reply).thread_stream(), "store", tenure=tenure) for reply in (b"-%b x\r\n" % code, b"")
+    )
+    await one.send(b"...")
+    assert other.is_reusable
+    with pytest.raises(StoreError):
+        await one.read_status()
+    assert not one.is_reusable
+    assert not other.is_reusable
+    for connection in (one, other):
+        connection.close()
