@@ -104,8 +104,8 @@ class Announcer:
         if self._round is None or self._round.done():
             self._round = loop.create_task(self.announce())
         # Until a store has been used, the next look comes soon, so that the first announcement does not wait long.
-        is_settled = self._announced or not self.is_wanted
-        _later(loop, self._interval if is_settled else min(FIRST_AFTER, self._interval), weakref.ref(self))
+        is_done = self._announced or not self.is_wanted
+        _later(loop, self._interval if is_done else min(FIRST_AFTER, self._interval), weakref.ref(self))
 
     async def announce(self) -> None:
         """Announces this manager to every store that was used and is believed to be up. Never raises.

@@ -1,7 +1,7 @@
 """Counters, histograms, structured log events and spans. URLs and keys are never used as labels.
 
-Imported by `contract`, `foreign`, `managed`, `manager`, `oversight`, `compat`, `engines`, `internal_api_server`, `cli`
-and `lmcache_connect_trials`. The packages below `contract` report nothing: they return or raise what happened.
+Imported by `contract`, `foreign`, `managed`, `manager`, `oversight`, `compat`, `engines`, `internal_api_server`, `cli`,
+`lmcache_connect_redis` and `lmcache_connect_trials`. The packages below `contract` report nothing: they return or raise what happened.
 """
 
 from __future__ import annotations
