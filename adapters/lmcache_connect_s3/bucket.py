@@ -91,6 +91,23 @@ class Bucket:
         """Removes an object. It need not be there."""
         await self._ask("DELETE", name, operation="removal", allowed=frozenset({200, 204, 404}))
 
+    async def remove_if(self, name: str, etag: str) -> bool:
+        """Removes an object if its ETag is this one, on a store that knows such a condition. Returns whether it did."""
+        return (await self._remove_if(name, etag)).status in {200, 204}
+
+    async def refuses_to_remove(self, name: str, etag: str) -> bool:
+        """Asks to remove an object if its ETag is this one. Returns whether the store says that it is another."""
+        return (await self._remove_if(name, etag)).status == 412
+
+    async def _remove_if(self, name: str, etag: str) -> ResponseHead:
+        allowed = frozenset({200, 204, 404, 412})
+        head, _ = await self._ask("DELETE", name, headers={"if-match": etag}, operation="removal", allowed=allowed)
+        return head
+
+    async def put(self, name: str, body: bytes) -> None:
+        """Stores a small object of the connector's own."""
+        await self._ask("PUT", name, body=body, operation="put")
+
     async def remove_together(self, names: Sequence[str]) -> dict[str, StoreError | None]:
         """Removes up to a thousand objects with one request. Returns what the answer says of each name.
 

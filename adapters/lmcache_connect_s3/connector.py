@@ -14,6 +14,7 @@ import anyio
 from lmcache_connect import (
     ConnectorClosedError,
     ConnectorContext,
+    CorruptRecordError,
     Key,
     MemoryObj,
     StoreError,
@@ -26,6 +27,7 @@ from lmcache_connect.streaming import Arrivals, Equipment, StreamingConnector
 from lmcache_connect.transport import StreamClosedError, TLSSettings, in_thread, open_tcp_stream
 
 from .bucket import Bucket
+from .damaged_objects import DamagedObjects
 from .fetching import Fetching
 from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
@@ -65,6 +67,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._signing = Signing(self._store, location, options, self._lookup_pool)
         self._bucket = Bucket(self._lookup_pool, self._signing, self._retries)
         self._removal = ObjectRemoval(self._bucket, options.pool_size)
+        self._damaged = DamagedObjects(self._bucket, self._signing, self._names, self._connect, options.max_value_bytes)
         self._headers = _object_headers(options)
         self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
@@ -125,6 +128,19 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         await self._bucket.remove(name)
         return True
 
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        """Removes the object if it is the one that a get has seen, and a second look finds it damaged as well.
+
+        Raises:
+            UnsupportedOperationError: the store is not known to remove an object on the condition of its ETag.
+        """
+        text = key_string(key)
+        [name] = self.names_of([text])
+        is_removed = await self._damaged.remove(name, text)
+        if is_removed:
+            self._found.discard(name)
+        return is_removed
+
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes many objects with each request, where the store can do that.
 
@@ -152,7 +168,10 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[HTTPConnection]
     ) -> None:
         signer = CallSigner(self._signing, await self._signing.current())
-        await Fetching(equipment, self._retries, signer, self._options, keys, names, arrivals).run()
+        fetching = Fetching(equipment, self._retries, signer, self._options, keys, names, arrivals)
+        await fetching.run()
+        for slot in arrivals.corrupt:
+            self._damaged.seen(names[slot], fetching.damaged.get(names[slot]))
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
         records: dict[str, StoredRecord] = {}

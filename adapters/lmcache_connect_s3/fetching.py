@@ -21,7 +21,7 @@ from lmcache_connect.transport import ThreadStream
 
 from .http_connection import HTTPConnection
 from .incoming_object import IncomingObject, Span, cut
-from .object_answer import NoObject, ObjectAnswer, ObjectRequest, read_answer
+from .object_answer import NoObject, ObjectAnswer, ObjectRequest, ObjectVersion, read_answer
 from .object_checksum import ObjectChecksum
 from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
 from .options import S3Options
@@ -48,6 +48,8 @@ class Fetching(RequestCrew):
         super().__init__(equipment, retries, signer)
         self.options = options
         self.arrivals = arrivals
+        self.damaged: dict[str, str | None] = {}
+        """The ETag of each object that did not verify, by its name."""
         self._fetches = [ObjectFetch(key, name) for key, name in zip(keys, names, strict=True)]
         self._pending.extend(GetJob(self, fetch) for fetch in self._fetches)
 
@@ -104,7 +106,7 @@ class GetJob(Job):
                 try:
                     header = await read_record_header(connection, answer, fetch.key)
                 except CorruptRecordError as error:
-                    self._does_not_verify(connection, error)
+                    self._does_not_verify(connection, answer.version, error)
                     return
                 span = self._span = await self._begin(connection, answer, header)
                 await self._receive(connection, answer, span)
@@ -151,7 +153,7 @@ class GetJob(Job):
         try:
             await incoming.verify(on_loop=not isinstance(connection.stream, ThreadStream))
         except CorruptRecordError as error:
-            self._does_not_verify(connection, error)
+            self._does_not_verify(connection, incoming.version, error)
         else:
             self._fetch.became_verified()
 
@@ -164,7 +166,8 @@ class GetJob(Job):
         if self._fetch.restart_after_replacement():
             self._call.add(GetJob(self._call, self._fetch))
 
-    def _does_not_verify(self, connection: HTTPConnection, error: CorruptRecordError) -> None:
+    def _does_not_verify(self, connection: HTTPConnection, version: ObjectVersion, error: CorruptRecordError) -> None:
+        self._call.damaged[self._fetch.name] = version.etag
         if connection.requests == 1:
             self._fetch.became_corrupt(error)
         elif self._fetch.recheck(error):

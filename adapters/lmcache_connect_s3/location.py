@@ -68,6 +68,11 @@ class Location:
             return False
 
     @property
+    def is_of_aws(self) -> bool:
+        """Whether the server is one of AWS, also where an endpoint names it."""
+        return self.is_aws or self.host.rstrip(".").lower().endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+    @property
     def host_header(self) -> str:
         """The server's name, and its port where that is not the usual one."""
         name = f"[{self.server_name}]" if ":" in self.server_name else self.server_name

@@ -6,9 +6,9 @@
         assert server.requests[-1].headers["range"] == "bytes=1000-"
 
 It keeps objects in memory, speaks HTTP/1.1 in threads of this process, and listens on 127.0.0.1. It answers as S3 does
-until a fault is planned for the next request with a method. It knows GET (Range, If-Match), HEAD, PUT, DELETE,
-listings, batched deletion, multipart uploads and CreateSession. Signatures are not checked. Access keys in `expired`
-are refused.
+until a fault is planned for the next request with a method. It knows GET (Range, If-Match), HEAD, PUT, DELETE
+(If-Match), listings, batched deletion, multipart uploads and CreateSession. Signatures are not checked. Access keys in
+`expired` are refused.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class FaultyS3Server:
         self.expired: set[str] = set()
         """Access keys that are refused with ExpiredToken."""
         self.session_key = "session-key"
+        self.has_conditional_removal = True
+        """Whether a DELETE with If-Match removes only the object that has this ETag."""
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._begun = 0
         self._plans: dict[str, list[Fault]] = {}
@@ -143,9 +145,7 @@ class FaultyS3Server:
                 return self._put(request)
             case "DELETE":
                 self._uploads.pop(request.query.get("uploadId", ""), None)
-                if "uploadId" not in request.query:
-                    self.objects.pop(request.name, None)
-                return Reply(204, {}, has_body=False)
+                return self._delete(request)
             case "POST":
                 return self._post(request)
             case _:
@@ -172,7 +172,7 @@ class FaultyS3Server:
         found = self.objects.get(request.name)
         if found is None:
             return _refused(404, "NoSuchKey", request)
-        etag = f'"{hashlib.md5(found, usedforsecurity=False).hexdigest()}"'
+        etag = _etag(found)
         if request.headers.get("if-match", etag) != etag:
             return _refused(412, "PreconditionFailed", request)
         reply = Reply(200, {"ETag": etag}, found)
@@ -187,8 +187,17 @@ class FaultyS3Server:
         reply.has_body = request.method == "GET"
         return reply
 
+    def _delete(self, request: Request) -> Reply:
+        found = self.objects.get(request.name)
+        wanted = request.headers.get("if-match") if self.has_conditional_removal else None
+        if "uploadId" not in request.query:
+            if wanted is not None and found is not None and wanted != _etag(found):
+                return _refused(412, "PreconditionFailed", request)
+            self.objects.pop(request.name, None)
+        return Reply(204, {}, has_body=False)
+
     def _put(self, request: Request) -> Reply:
-        etag = f'"{hashlib.md5(request.body, usedforsecurity=False).hexdigest()}"'
+        etag = _etag(request.body)
         if (upload := request.query.get("uploadId")) is not None:
             if upload not in self._uploads:
                 return _refused(404, "NoSuchUpload", request)
@@ -218,6 +227,10 @@ class FaultyS3Server:
     def uploads(self) -> int:
         """The number of multipart uploads that were begun, and neither completed nor aborted."""
         return len(self._uploads)
+
+
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 def _document(text: str) -> Reply:
