@@ -21,6 +21,7 @@ CORE: Final = "lmcache_connect"
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("_version", "errors"),
     ("computed", "process"),
+    ("lease",),
     ("redaction", "dtypes", "keys"),
     ("url", "metadata"),
     ("config",),
@@ -47,7 +48,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
 # Narrower than the layers: this one may import these and itself, and nothing else of ours.
 ONLY: Final[dict[str, frozenset[str]]] = {
     "observability": frozenset({"_version", "process"}),
-    "transport": frozenset({"errors", "process"}),
+    "transport": frozenset({"errors", "lease", "process"}),
     "record": frozenset({"errors", "dtypes", "metadata", "memory"}),
 }
 
@@ -379,7 +380,7 @@ BROKEN: Final = (
         "from above",
     ),
     (f"{CORE}.url", f"ROOT = '{CORE}'\nABOVE = f'{{ROOT}}.manager'\nx = import_module(ABOVE)", "from above"),
-    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors, process only"),
+    (f"{CORE}.transport.stream", f"from {CORE}.dtypes import DType", "errors, lease, process only"),
     (f"{CORE}.manager.manager", f"from {CORE}.memory.arena import Arena", "its face is"),
     (f"{CORE}.manager.manager", "from ..memory.arena import Arena", "its face is"),
     (f"{CORE}.manager.manager", "from ..memory import arena", "its face is"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..dtypes import DType
 from ..errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
+from ..lease import check_leases
 from ..metadata import ChunkMetadata, MemoryFormat, Shape
 from ..process import this_process
 from .allocator import BlockAllocator
@@ -70,7 +71,7 @@ class MemoryObj:
     @property
     def byte_array(self) -> memoryview:
         """A writable view of exactly the chunk's bytes (format "B", one dimension); a new one each time."""
-        return self._live("byte_array")[:]  # `with obj.byte_array as view:` must release the copy alone
+        return self._bytes("byte_array")[:]  # `with obj.byte_array as view:` must release the copy alone
 
     @property
     def metadata(self) -> ChunkMetadata:
@@ -120,7 +121,7 @@ class MemoryObj:
         """The address of the first byte. Valid for as long as a reference is held."""
         import ctypes
 
-        return ctypes.addressof(ctypes.c_ubyte.from_buffer(self._live("data_ptr")))
+        return ctypes.addressof(ctypes.c_ubyte.from_buffer(self._bytes("data_ptr")))
 
     def shrink(self, metadata: ChunkMetadata) -> None:
         """Cuts this down to the first `metadata.nbytes` bytes: for a partial chunk that was read into a full buffer.
@@ -180,7 +181,7 @@ class MemoryObj:
         return torch.frombuffer(part, dtype=getattr(torch, dtype.torch_name)).view(shape)
 
     def _group(self, operation: str, group: int) -> tuple[memoryview, Shape, DType]:
-        view = self._live(operation)
+        view = self._bytes(operation)
         sizes = self._metadata.group_nbytes
         if not 0 <= group < len(sizes):
             raise InvalidShapeError(group, f"there is no such tensor group; the chunk has {len(sizes)}")
@@ -280,6 +281,10 @@ class MemoryObj:
             ResourceWarning,
             stacklevel=1,
         )
+
+    def _bytes(self, operation: str) -> memoryview:
+        check_leases(operation)  # they may be another chunk's by now
+        return self._live(operation)
 
     def _live(self, operation: str) -> memoryview:
         self._process.check("a memory object")

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from ..lease import Use
 from .connection import Connection
 from .loop_stream import LoopStream
 from .thread_stream import ThreadStream
@@ -33,6 +34,7 @@ class _Entry(NamedTuple):
     job: Coroutine[Any, Any, Any]
     outcome: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    use: Use
 
 
 class _Courier:
@@ -46,17 +48,22 @@ class _Courier:
     async def run(self, stream: ThreadStream, job: Coroutine[Any, Any, T]) -> T:
         """Runs `job`, which uses `stream`, and returns its result.
 
-        If the job fails or the caller is cancelled, `stream` is closed.
+        If the job fails or the caller is cancelled, `stream` is closed. A caller whose event loop has ended, and whose
+        frames are collected, blocks until the thread has let go.
         """
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Entry(job, outcome, loop))
+        use = Use(stream.close)
+        self._queue.put(_Entry(job, outcome, loop, use))
         try:
             return await asyncio.shield(outcome)
-        except BaseException:
+        except BaseException as ended:
             stream.close()
-            await wait_and_drop(outcome)
+            if not isinstance(ended, GeneratorExit):  # after that one nothing can be awaited
+                await wait_and_drop(outcome)
             raise
+        finally:
+            use.wait()
 
     def end(self) -> None:
         """Ends the thread, after the job that it runs."""
@@ -65,7 +72,7 @@ class _Courier:
     def _serve(self) -> None:
         """What the thread does."""
         while (entry := self._queue.get()) is not None:
-            job, outcome, loop = entry
+            job, outcome, loop, use = entry
             result: Any = None
             error: BaseException | None = None
             try:
@@ -78,11 +85,12 @@ class _Courier:
             else:
                 job.close()
                 error = RuntimeError("a courier's job waited for something that is not its stream")
+            use.end()
             try:
                 loop.call_soon_threadsafe(_resolve, outcome, result, error)
             except RuntimeError:
                 return  # the loop was closed: nobody waits for the outcome, and no further job will come
-            del entry, job, outcome, loop, result, error  # not kept until the next job
+            del entry, job, outcome, loop, use, result, error  # not kept until the next job
 
 
 class Couriers:

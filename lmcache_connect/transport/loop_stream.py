@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ..lease import leases
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .transfer import Transfer
@@ -22,12 +23,13 @@ from .wire import BLOCKED, Wire, wants_write
 class _Waiting:
     """A transfer that could not finish at once, and goes on when the socket is ready or its next turn has come."""
 
-    __slots__ = ("future", "reading", "transfer")
+    __slots__ = ("future", "leases", "reading", "transfer")
 
     def __init__(self, transfer: Transfer, reading: bool, future: asyncio.Future[None]) -> None:
         self.transfer = transfer
         self.reading = reading
         self.future = future
+        self.leases = leases()
 
 
 class LoopStream(Stream):
@@ -101,6 +103,9 @@ class LoopStream(Stream):
     def _step_waiting(self, waiting: _Waiting) -> None:
         """Moves one turn of a transfer that waited."""
         if waiting.future.done():
+            return
+        if any(lease.is_recalled for lease in waiting.leases):  # this loop stood still, and its caller went on
+            waiting.future.set_exception(self._wire.closed_error())
             return
         try:
             finished = waiting.transfer.step(self._wire, self._turns.turn_bytes()) is not None

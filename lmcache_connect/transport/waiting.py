@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,23 +11,42 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
+from ..lease import Use
+
 T = TypeVar("T")
 
 
 async def in_thread(call: Callable[[], T]) -> T:
     """Runs `call()` in a thread, and returns its result.
 
-    A caller that is cancelled goes on when `call` has ended, and has let go of its buffers.
+    A caller that is cancelled goes on when `call` has ended, and has let go of its buffers. So does one whose event
+    loop has ended, and whose frames are collected.
 
     Raises:
         What `call` raises.
     """
-    outcome = asyncio.ensure_future(anyio.to_thread.run_sync(call))
+    use = Use()
+    claim = threading.Lock()  # by the thread, or by a caller that goes away before it begins
+
+    def claimed() -> T:
+        if not claim.acquire(blocking=False):
+            raise asyncio.CancelledError
+        try:
+            return call()
+        finally:
+            use.end()
+
+    outcome = asyncio.ensure_future(anyio.to_thread.run_sync(claimed))
     try:
         return await asyncio.shield(outcome)
-    except BaseException:
-        await wait_and_drop(outcome)
+    except BaseException as ended:
+        if not isinstance(ended, GeneratorExit):  # after that one nothing can be awaited
+            await wait_and_drop(outcome)
         raise
+    finally:
+        if claim.acquire(blocking=False):
+            use.end()  # it never began, and never will
+        use.wait()
 
 
 async def wait_and_drop(outcome: asyncio.Future[Any]) -> None:

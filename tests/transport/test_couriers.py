@@ -285,3 +285,16 @@ async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int
         couriers.close()
         connection.stream.close()
         there.close()
+
+
+async def test_a_caller_whose_coroutine_is_closed_goes_on_when_the_thread_has_let_go(
+    couriers: Couriers, ends: tuple[Connection, socket.socket]
+) -> None:
+    connection, peer = ends
+    dest = bytearray(5)
+    peer.sendall(b"hel")
+    call = couriers.run(connection, receive(connection, dest))
+    call.send(None)
+    call.close()
+    dest.append(0)  # raises where anything still has a view of it
+    assert not connection.stream.is_open
