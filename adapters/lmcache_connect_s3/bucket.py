@@ -6,12 +6,13 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from xml.sax.saxutils import escape
 
 import anyio
 
 from lmcache_connect import StoreError
+from lmcache_connect.contract import seconds_left
 from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.transport import in_thread
 
@@ -84,8 +85,14 @@ class Bucket:
         query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000", "prefix": prefix}
         if token is not None:
             query["continuation-token"] = token
-        _, body = await self._ask("GET", "", query=query, operation="listing", limit=MAX_DOCUMENT_BYTES)
-        return await self._read(lambda found: page_of(found, prefix), body, "listing")
+        return await self._ask_for(
+            lambda found: page_of(found, prefix),
+            "GET",
+            "",
+            query=query,
+            operation="listing",
+            limit=MAX_DOCUMENT_BYTES,
+        )
 
     async def remove(self, name: str) -> None:
         """Removes an object. It need not be there."""
@@ -121,10 +128,16 @@ class Bucket:
         body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Quiet>false</Quiet>{items}</Delete>'.encode()
         digest = hashlib.md5(body, usedforsecurity=False).digest()
         headers = {"content-md5": base64.b64encode(digest).decode(), "content-type": "application/xml"}
-        _, answer = await self._ask(
-            "POST", "", query={"delete": ""}, headers=headers, body=body, operation="removal", limit=MAX_DOCUMENT_BYTES
+        found = await self._ask_for(
+            deletions,
+            "POST",
+            "",
+            query={"delete": ""},
+            headers=headers,
+            body=body,
+            operation="removal",
+            limit=MAX_DOCUMENT_BYTES,
         )
-        found = await self._read(deletions, answer, "removal")
         outcomes: dict[str, StoreError | None] = {}
         for name in names:
             if name in found.deleted:
@@ -137,11 +150,20 @@ class Bucket:
 
     async def begin_upload(self, name: str, headers: Mapping[str, str]) -> str:
         """Begins a multipart upload. Returns its id."""
-        _, body = await self._ask("POST", name, query={"uploads": ""}, headers=headers, operation="multipart put")
-        return await self._read(lambda found: text_of(found, "InitiateMultipartUploadResult", "UploadId"), body, "put")
+        return await self._ask_for(
+            lambda body: text_of(body, "InitiateMultipartUpload", "UploadId"),
+            "POST",
+            name,
+            query={"uploads": ""},
+            headers=headers,
+            operation="multipart put",
+        )
 
-    async def complete_upload(self, name: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
-        """Makes an object of its parts, which are stored."""
+    async def complete_upload(self, name: str, upload: str, parts: Sequence[Part], checksum: str) -> bool:
+        """Makes an object of its parts, which are stored. Returns whether the answer says clearly that it is done.
+
+        False: the server answers 200, and something that names no error and no object. The object may be there.
+        """
         tag = f"Checksum{checksum.upper()}"
         items = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
@@ -155,7 +177,10 @@ class Bucket:
         _, answer = await self._ask(
             "POST", name, query={"uploadId": upload}, headers=headers, body=body, operation="multipart put"
         )
-        await self._read(lambda found: text_of(found, "CompleteMultipartUploadResult", "ETag"), answer, "put")
+        try:
+            return bool(text_of(answer, "CompleteMultipartUpload", "ETag"))
+        except DocumentError:
+            return False
 
     async def abort_upload(self, name: str, upload: str) -> None:
         """Gives up an upload, so that the store frees its parts."""
@@ -176,6 +201,7 @@ class Bucket:
         body: bytes = b"",
         allowed: frozenset[int] = frozenset({200}),
         limit: int = MAX_ERROR_BYTES,
+        read: Callable[[bytes], object] | None = None,
     ) -> tuple[ResponseHead, bytes]:
         payload = hashlib.sha256(body).hexdigest()
         length = len(body) if method in {"POST", "PUT"} else None
@@ -187,11 +213,13 @@ class Bucket:
             try:
                 async with self._pool.acquired() as connection:
                     found = await self._exchange(connection, request + body, method, operation, allowed, limit)
+                if read is not None:
+                    await self._read(read, found[1], operation)
                 self._retries.succeeded()
                 return found
             except StoreError as error:
                 is_stale = connection is not None and connection.was_stale(error.__cause__)
-                retry = self._retries.again(tries, error, is_stale=is_stale)
+                retry = self._retries.again(tries, error, is_stale=is_stale, seconds_left=seconds_left())
                 if retry is None or (retry.renews and not await self._signing.renew(signer)):
                     raise
             await anyio.sleep(retry.pause)
@@ -215,10 +243,20 @@ class Bucket:
             raise error
         return head, body
 
-    async def _read(self, read: Callable[[bytes], T], document: bytes, operation: str) -> T:
+    async def _read(self, read: Callable[[bytes], object], document: bytes, operation: str) -> None:
         try:
             if len(document) > _LARGE_BYTES:
-                return await in_thread(partial(read, document))
-            return read(document)
+                await in_thread(partial(read, document))
+            else:
+                read(document)
         except DocumentError as error:
             raise StoreProtocolError(self._pool.store, f"{operation}: the server answers {error}") from None
+
+    async def _ask_for(self, read: Callable[[bytes], T], method: str, name: str, **rest: Any) -> T:
+        """Makes a request whose answer is a document, and returns what `read` makes of it.
+
+        A document that is something else, such as a proxy's page, is a failed attempt. `rest` is as for `_ask`.
+        """
+        found: list[T] = []
+        await self._ask(method, name, read=lambda document: found.append(read(document)), **rest)
+        return found[-1]

@@ -9,22 +9,18 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
 
-import anyio
-
 from lmcache_connect import (
-    ConnectorClosedError,
     ConnectorContext,
     CorruptRecordError,
     Key,
     MemoryObj,
-    StoreError,
     StoreUnavailableError,
     key_string,
 )
 from lmcache_connect.contract import Flags, gather, leave_out
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
 from lmcache_connect.streaming import Arrivals, Equipment, StreamingConnector
-from lmcache_connect.transport import StreamClosedError, TLSSettings, in_thread, open_tcp_stream
+from lmcache_connect.transport import StreamClosedError, TLSSettings, open_tcp_stream
 
 from .bucket import Bucket
 from .damaged_objects import DamagedObjects
@@ -33,6 +29,7 @@ from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
 from .listing import Listing
 from .location import Location
+from .multipart_upload import MultipartUpload
 from .object_names import ObjectNames
 from .object_removal import ObjectRemoval
 from .options import MAX_PARTS, S3Options
@@ -40,15 +37,18 @@ from .retries import Retries
 from .signing import CallSigner, Signing
 from .stored_record import StoredRecord
 from .storing import Storing
+from .tidying import Tidying
 
-_TIDY_SECONDS: Final = 2.0
-"""How long giving up a multipart upload may take, in seconds."""
+_TIDY_SECONDS: Final = 0.5
+"""How long closing waits for uploads that are being given up, in seconds."""
 
 Names = list[str]
 
 
 class S3Connector(StreamingConnector[HTTPConnection]):
     """One object per chunk in one bucket. Made by `S3ConnectorAdapter`. Asks for credentials on first use."""
+
+    repeats_itself = True  # `attempts`
 
     def __init__(self, context: ConnectorContext, options: S3Options, location: Location) -> None:
         super().__init__(
@@ -64,6 +64,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._tls = TLSSettings(ca_file=options.ca_file, verify=options.verify)
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
         self._retries = Retries(options.attempts)
+        self._tidying = Tidying()
         self._signing = Signing(self._store, location, options, self._lookup_pool)
         self._bucket = Bucket(self._lookup_pool, self._signing, self._retries)
         self._removal = ObjectRemoval(self._bucket, options.pool_size)
@@ -211,27 +212,12 @@ class S3Connector(StreamingConnector[HTTPConnection]):
 
     async def _put_in_parts(self, name: str, record: StoredRecord) -> None:
         size = max(self._options.part_size, -(-record.length // MAX_PARTS))
-        await in_thread(record.hash_payload)
-        headers = dict(self._headers)
-        checksum = self._options.object_checksum
-        if checksum != "none":
-            headers["x-amz-checksum-algorithm"] = checksum.upper()
-        upload = await self._bucket.begin_upload(name, headers)
-        try:
-            storing = await self._storing(record.length)
-            parts = storing.store_parts(name, record, upload, size)
-            await storing.run()
-            await self._bucket.complete_upload(name, upload, parts, checksum)
-        except BaseException:
-            with anyio.move_on_after(_TIDY_SECONDS, shield=True):
-                try:
-                    await self._bucket.abort_upload(name, upload)
-                except (StoreError, ConnectorClosedError):
-                    pass  # a lifecycle rule frees what is left
-            raise
+        upload = MultipartUpload(self._bucket, self._retries, self._tidying, self._storing, self._store)
+        await upload.put(name, record, size, self._headers, self._options.object_checksum)
 
     async def close(self) -> None:
-        """Closes every connection. Idempotent."""
+        """Closes every connection, when uploads that were cancelled have been given up. Idempotent."""
+        await self._tidying.finish(_TIDY_SECONDS)
         self._signing.close()
         await super().close()
 

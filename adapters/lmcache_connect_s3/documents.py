@@ -22,6 +22,9 @@ _MAX_ELEMENTS: Final = 50_000
 _LONGEST_ERROR: Final = 64 << 10
 """The longest error document that is read, in bytes."""
 
+_LEAD: Final = b"\xef\xbb\xbf \t\r\n"
+"""The bytes of a byte order mark in UTF-8, and white space."""
+
 
 class DocumentError(ValueError):
     """The bytes are not an XML document, or not the one that was expected."""
@@ -79,6 +82,7 @@ def parse(document: bytes, root_name: str | None = None) -> Element:
     """
     if len(document) > MAX_DOCUMENT_BYTES:
         raise DocumentError(f"a document of {len(document)} bytes")
+    document = without_lead(document)
     top = Element("")
     stack = [top]
     texts: list[list[str]] = [[]]  # of each element on the stack: what comes in a million pieces is joined once
@@ -125,9 +129,17 @@ def parse(document: bytes, root_name: str | None = None) -> Element:
     return top.children[0]
 
 
+def without_lead(document: bytes | memoryview) -> bytes:
+    """Returns a document without the white space and byte order marks before it, where a parser expects none.
+
+    Servers that begin an answer before they know its outcome send white space while they work.
+    """
+    return bytes(document).lstrip(_LEAD)
+
+
 def error_of(document: bytes) -> ErrorDocument | None:
     """Returns the error that a document names. None: it names no error, or is too long to be one."""
-    if len(document) > _LONGEST_ERROR or document.lstrip()[:1] != b"<":
+    if len(document) > _LONGEST_ERROR or without_lead(document)[:1] != b"<":
         return None
     try:
         root = parse(document, "Error")
@@ -186,15 +198,17 @@ def deletions(document: bytes) -> Deletions:
     return Deletions(deleted - refused.keys(), refused)
 
 
-def text_of(document: bytes, root_name: str, name: str) -> str:
-    """Returns the text of the element `name` in a document whose root is `root_name`.
+def text_of(document: bytes, root_start: str, name: str) -> str:
+    """Returns the text of the element `name` in a document whose root's name begins with `root_start`.
+
+    Servers disagree on the end of that name: `CompleteMultipartUploadResult` is S3's.
 
     Raises:
         DocumentError: the document is something else, or has no such text.
     """
     root = parse(document)
-    if root.name != root_name or not (found := root.find(name)):
-        raise DocumentError(f"a {root.name[:40]!r} without a {name}; expected a {root_name}")
+    if not root.name.startswith(root_start) or not (found := root.find(name)):
+        raise DocumentError(f"a {root.name[:40]!r} without a {name}; expected a {root_start}")
     return found
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmcache_connect import CorruptRecordError
+from lmcache_connect import CorruptRecordError, StoreError
 from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
 from lmcache_connect.streaming import Arrivals, Equipment
 from lmcache_connect.transport import ThreadStream
@@ -25,7 +25,7 @@ from .object_answer import NoObject, ObjectAnswer, ObjectRequest, ObjectVersion,
 from .object_checksum import ObjectChecksum
 from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
 from .options import S3Options
-from .record_header import read_record_header
+from .record_header import UnrecognisedBodyError, read_record_header
 from .request_crew import Job, RequestCrew
 from .retries import Retries
 from .signing import CallSigner
@@ -73,6 +73,7 @@ class GetJob(Job):
         self._call = call
         self._fetch = fetch
         self._span = span
+        self._asks_whole = not call.options.range_size
 
     async def run(self, connection: HTTPConnection) -> None:
         if self._span is not None and not self._span.incoming.can_go_on:
@@ -96,10 +97,14 @@ class GetJob(Job):
 
     async def _get_start(self, connection: HTTPConnection) -> None:
         fetch = self._fetch
-        answer = await self._ask(connection, ObjectRequest(fetch.name, 0, self._call.options.range_size or None))
+        end = None if self._asks_whole else self._call.options.range_size
+        answer = await self._ask(connection, ObjectRequest(fetch.name, 0, end))
         match answer:
-            case NoObject.EMPTY:
-                fetch.became_corrupt(CorruptRecordError("short", "a value of 0 bytes is not a record"))
+            case NoObject.NO_RANGE:
+                self._asks_whole = True  # an empty object, or something on the way: that is seen without a range
+                self._call.add(self)
+            case NoObject.ARCHIVED:
+                fetch.became_corrupt(CorruptRecordError("archived", answer.value, removable=False))
             case NoObject():
                 fetch.became_missing()
             case ObjectAnswer():
@@ -108,8 +113,20 @@ class GetJob(Job):
                 except CorruptRecordError as error:
                     self._does_not_verify(connection, answer.version, error)
                     return
+                except UnrecognisedBodyError as error:
+                    if fetch.became_unrecognised(error.version):
+                        return
+                    raise
                 span = self._span = await self._begin(connection, answer, header)
                 await self._receive(connection, answer, span)
+
+    def gave_up(self, error: StoreError) -> bool:
+        # It looked like an object of the store, and nothing is removed for it: a miss of this key alone. What did not
+        # look like one came from something between us and the store, which concerns every key.
+        if not isinstance(error, UnrecognisedBodyError) or error.version is None:
+            return False
+        self._fetch.became_foreign()
+        return True
 
     async def _begin(self, connection: HTTPConnection, answer: ObjectAnswer, header: FrameHeader) -> Span:
         """Makes room for the chunk, and jobs for the ranges that are left. Returns the span that this answer brings."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from lmcache_connect.errors import ValueTooLargeError
 
-from .failures import NoSuchBucketError
+from .failures import ArchivedObjectError, NoSuchBucketError
 from .http_connection import HTTPConnection, ResponseHead
 from .refusals import refused
 
@@ -65,7 +65,8 @@ class NoObject(Enum):
     """Why an answer brings no bytes of the object that was asked for. Its body was read."""
 
     MISSING = "there is no object of this name"
-    EMPTY = "the object has no bytes"
+    NO_RANGE = "the object has no bytes in the range that was asked for"
+    ARCHIVED = "the object is in an archive, and has to be restored before it can be read"
     REPLACED = "another object has the name now, or none"
 
 
@@ -80,17 +81,22 @@ async def read_answer(
         StoreError: what the server refuses.
     """
     if asked.version is None:
-        nothing = {404: NoObject.MISSING, 416: NoObject.EMPTY}.get(head.status)
+        nothing = {404: NoObject.MISSING, 416: NoObject.NO_RANGE}.get(head.status)
     else:
         # 416: some servers look at the range first, and what has replaced the object is shorter.
         nothing = NoObject.REPLACED if head.status in {404, 412, 416} else None
+    if nothing is NoObject.NO_RANGE and asked.end is None:
+        nothing = None  # no range was asked for: the answer is of something that did not understand the request
     if nothing is not None:
         error = await refused(connection, head, "get")
         if nothing is NoObject.MISSING and isinstance(error, NoSuchBucketError):
             raise error
         return nothing
     if head.status not in {200, 206}:
-        raise await refused(connection, head, "get")
+        error = await refused(connection, head, "get")
+        if isinstance(error, ArchivedObjectError):
+            return NoObject.ARCHIVED
+        raise error
     answer = _answer(connection, head, max_bytes)
     if asked.version is None:
         wanted = min(asked.end if asked.end is not None else answer.version.nbytes, answer.version.nbytes)

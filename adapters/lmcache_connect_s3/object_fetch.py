@@ -2,7 +2,7 @@
 
     Asked          -> IncomingObject  a record of the key begins, and there is memory for its payload
                    -> Missing         there is no such object
-                   -> Corrupt         something else is there
+                   -> Corrupt         a record that is not one of the key, or an object of another kind
     IncomingObject -> Verified        every byte has come, and the checksums agree
                    -> Corrupt         every byte has come, and a checksum differs
                    -> Replaced        the rest was asked for, and another object has the name now
@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 from lmcache_connect import CorruptRecordError, MemoryObj
 
 from .incoming_object import IncomingObject
+from .object_answer import ObjectVersion
 
 _MAX_REPLACEMENTS: Final = 4
 _MAX_RECHECKS: Final = 2
@@ -75,6 +76,7 @@ class ObjectFetch:
         self.state: State = Asked()
         self._replacements = 0
         self._rechecks = 0
+        self._unrecognised: ObjectVersion | None = None
 
     def became_missing(self) -> None:
         """Records that there is no such object."""
@@ -106,6 +108,23 @@ class ObjectFetch:
         self._rechecks += 1
         self.ask_again()
         return True
+
+    def became_unrecognised(self, version: ObjectVersion | None) -> bool:
+        """Told that an answer brought no record, but what looks like an object of this `version`.
+
+        Returns whether the object became `Corrupt`: the store has answered the same before, over another connection, so
+        it is an object of another program. Nobody removes it. Otherwise the network may have answered.
+        """
+        if version is None or version != self._unrecognised:
+            self._unrecognised = version
+            return False
+        self.became_foreign()
+        return True
+
+    def became_foreign(self) -> None:
+        """Records that what is there is not a record. It stays."""
+        what = "an object that is not a record; it was left as it is"
+        self.became_corrupt(CorruptRecordError("magic", what, removable=False))
 
     def became_replaced(self) -> None:
         """Records that a span was asked for and another object is there. Idempotent."""

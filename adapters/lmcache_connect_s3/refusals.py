@@ -35,7 +35,11 @@ def refused_early(store: str, last_words: bytes, operation: str) -> StoreError |
     status = _STATUS.match(last_words)
     if status is None or int(status[1]) < 300:
         return None
-    return refusal(store, operation, int(status[1]), {}, error_of(last_words.partition(b"\r\n\r\n")[2]))
+    head, _, body = last_words.partition(b"\r\n\r\n")
+    # It is for the hints in it alone (Retry-After): nothing else is read over this connection.
+    lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
+    headers = {name.strip().lower(): value.strip() for name, _, value in lines}
+    return refusal(store, operation, int(status[1]), headers, error_of(body))
 
 
 def refused_late(store: str, head: ResponseHead, body: bytes, operation: str) -> StoreError | None:

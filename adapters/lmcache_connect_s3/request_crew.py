@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -9,6 +10,7 @@ from collections import deque
 import anyio
 
 from lmcache_connect import StoreError
+from lmcache_connect.contract import seconds_left
 from lmcache_connect.streaming import Crew, Equipment
 from lmcache_connect.transport import StreamClosedError
 
@@ -27,6 +29,13 @@ class Job(ABC):
     async def run(self, connection: HTTPConnection) -> None:
         """Makes the request. Waits for nothing but the stream: a thread may have taken it over."""
 
+    def gave_up(self, error: StoreError) -> bool:
+        """Told that the request is not made again. Returns whether `error` concerns this job alone, which then ends.
+
+        Otherwise the whole call fails.
+        """
+        return False
+
 
 class RequestCrew(Crew[HTTPConnection]):
     """Runs jobs, which may add further ones. The first failure that is not tried again ends them all."""
@@ -39,6 +48,7 @@ class RequestCrew(Crew[HTTPConnection]):
         self._pending: deque[Job] = deque()
         self._later: list[tuple[float, Job]] = []
         self._expired: list[tuple[Job, StoreError]] = []
+        self._ends = math.inf
 
     def add(self, job: Job) -> None:
         """Adds a job. May be called by a job, in its thread as well."""
@@ -55,6 +65,7 @@ class RequestCrew(Crew[HTTPConnection]):
             The first failure that is not tried again.
         """
         while self._pending:
+            self._ends = time.monotonic() + seconds_left()  # asked for here: threads cannot
             await super().run()
             await self._try_again()
 
@@ -71,6 +82,26 @@ class RequestCrew(Crew[HTTPConnection]):
             due = [job for at, job in self._later if at <= now + 0.01]
             self._later = [item for item in self._later if item[0] > now + 0.01]
             self._pending.extend(due)
+
+    async def _serve_one(self) -> None:
+        # Where no connection could be opened, that counts as a failed attempt of the next request, so that there is one
+        # budget for everything that is tried again.
+        opened = False
+        try:
+            async with self._pool.acquired() as connection:
+                opened = True
+                await self._serve_over(connection)
+        except StoreError as error:
+            if opened:
+                raise
+            failure = error.with_traceback(None)
+        else:
+            return
+        try:
+            job = self._pending.popleft()
+        except IndexError:
+            return  # another member has a connection, and took it
+        self._failed(job, None, failure)
 
     async def serve(self, connection: HTTPConnection) -> None:
         while True:
@@ -90,12 +121,15 @@ class RequestCrew(Crew[HTTPConnection]):
                 connection.close()
                 return
 
-    def _failed(self, job: Job, connection: HTTPConnection, error: StoreError | StreamClosedError) -> None:
-        is_stale = connection.was_stale(error)
+    def _failed(self, job: Job, connection: HTTPConnection | None, error: StoreError | StreamClosedError) -> None:
+        is_stale = connection is not None and connection.was_stale(error)
         if isinstance(error, StreamClosedError):
             error = self._pool.lost(self._pool.store, error)
-        retry = self._retries.again(job.tries, error, is_stale=is_stale)
+        left = self._ends - time.monotonic()
+        retry = self._retries.again(job.tries, error, is_stale=is_stale, seconds_left=left)
         if retry is None:
+            if job.gave_up(error):
+                return
             raise error
         if retry.renews:
             self._expired.append((job, error))

@@ -2,11 +2,14 @@
 
 The one place that decides this, for look-ups (`bucket.py`) and for requests that move chunks (`request_crew.py`). Each
 of them waits in its own way: a look-up sleeps, a crew goes on with other requests and keeps no connection meanwhile.
+The manager repeats no operation on top of that (`RemoteConnector.repeats_itself`).
 """
 
 from __future__ import annotations
 
+import math
 import random
+import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,23 +51,29 @@ class Retries:
     """Exponential pauses with full jitter, out of one budget for all requests of a connector.
 
     Each further attempt costs one token of sixty, and every twenty requests that succeed return one. So a connector
-    adds no more than a twentieth to the load of a store that fails all its requests.
+    adds no more than a twentieth to the load of a store that fails all its requests. Safe in any thread: the threads of
+    a call count here as well.
     """
 
     def __init__(self, attempts: int) -> None:
         """`attempts`: how often one request is made, at most."""
         self._attempts = attempts
         self._tokens = _CAPACITY
+        self._lock = threading.Lock()
 
     def succeeded(self) -> None:
         """A request was answered."""
-        self._tokens = min(_CAPACITY, self._tokens + _REFUND)
+        with self._lock:
+            self._tokens = min(_CAPACITY, self._tokens + _REFUND)
 
-    def again(self, tries: Tries, error: StoreError, *, is_stale: bool) -> Retry | None:
+    def again(
+        self, tries: Tries, error: StoreError, *, is_stale: bool = False, seconds_left: float = math.inf
+    ) -> Retry | None:
         """Counts a failed attempt. Returns how the request is made again; None where `error` is its outcome.
 
         `is_stale`: a connection was used that the server had closed before. The next attempt then costs nothing, and
-        neither does the one after credentials expired.
+        neither does the one after credentials expired. `seconds_left`: until the deadline. A pause that would be longer
+        helps nobody: the caller learns at once what the server said.
         """
         if is_stale and tries.stale < _MAX_STALE:
             tries.stale += 1
@@ -73,11 +82,17 @@ class Retries:
             tries.has_renewed = True
             return Retry(renews=True)
         tries.failed += 1
-        if not error.retryable or tries.failed >= self._attempts or self._tokens < _COST:
+        if not error.retryable or tries.failed >= self._attempts:
             return None
-        self._tokens -= _COST
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries.failed - 1))
         pause = random.uniform(longest / 10, longest)
         if isinstance(error, ThrottledError) and error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        return Retry(pause)
+        return Retry(pause) if pause < seconds_left and self._take() else None
+
+    def _take(self) -> bool:
+        with self._lock:
+            if self._tokens < _COST:
+                return False
+            self._tokens -= _COST
+            return True

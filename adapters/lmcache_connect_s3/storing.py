@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from lmcache_connect.record import PayloadHasher
 from lmcache_connect.streaming import Equipment
 from lmcache_connect.transport import StreamClosedError, in_thread
 
+from .documents import without_lead
 from .http_connection import HTTPConnection, ResponseHead
 from .object_checksum import ObjectChecksum
 from .refusals import MAX_ERROR_BYTES, refused, refused_early, refused_late
@@ -16,7 +18,11 @@ from .request_crew import Job, RequestCrew
 from .retries import Retries
 from .signer import UNSIGNED
 from .signing import CallSigner
+from .stored_check import StoredCheck
 from .stored_record import StoredRecord
+
+_MAX_ETAG: Final = 256
+"""The longest ETag of a part in characters. Those of all parts stand in the completion."""
 
 
 class Storing(RequestCrew):
@@ -51,6 +57,13 @@ class Storing(RequestCrew):
             if isinstance(job, _Put):
                 job.hash()
 
+    def check(self, name: str, record: StoredRecord) -> StoredCheck:
+        """Adds a job that asks whether a record is stored, and returns it. The payload must have been hashed."""
+        assert record.trailer is not None  # noqa: S101  # the caller has hashed
+        check = StoredCheck(self.signer, name, record.length, record.trailer)
+        self._pending.append(check)
+        return check
+
     def store_parts(self, name: str, record: StoredRecord, upload: str, size: int) -> list[Part]:
         """Adds a job for every part of an object, and returns them. The payload must have been hashed."""
         parts = [
@@ -83,21 +96,23 @@ class _Put(Job):
         head = call.signer.current.head(
             "PUT", self._name, query=self._query, headers=headers, length=end - start, payload=self._payload
         )
+        trailer = record.trailer
         connection.begin()
         try:
-            if record.trailer is not None:
+            if trailer is not None:
                 first, body, last = record.cut(start, end)
                 await connection.stream.send_framed(head + first, body, None, lambda: last)
             else:
                 hasher = PayloadHasher()
                 await connection.stream.send_framed(head + record.header, record.obj.byte_array, hasher, hasher.trailer)
+                trailer = hasher.trailer()
             answer = await connection.read_head("PUT")
         except StreamClosedError as error:
             refusal = refused_early(connection.store, error.last_words, self.operation)
             if refusal is None:
                 raise
             raise refusal from error.with_traceback(None)
-        await self._check(connection, answer)
+        await self._check(connection, answer, trailer)
 
     def _headers(self) -> Mapping[str, str]:
         return self._call.headers
@@ -115,12 +130,26 @@ class _Put(Job):
             record.feed(digest.update, *self._span)
             self._payload = digest.hexdigest()
 
-    async def _check(self, connection: HTTPConnection, answer: ResponseHead) -> None:
+    async def _check(self, connection: HTTPConnection, answer: ResponseHead, trailer: bytes) -> None:
+        """Checks that the store has stored what was sent. `trailer` is that of the record."""
+        body = await self._read_answer(connection, answer)
+        # S3 sends an ETag and no body. Servers that are less of S3 say `created` or `no content`, and neither.
+        if not without_lead(body) and (answer.status != 200 or "etag" in answer.headers):
+            return
+        if not connection.is_reusable:
+            raise connection.broken("an answer to a put that says neither that it is stored nor that it is not")
+        check = StoredCheck(self._call.signer, self._name, self._record.length, trailer)
+        await check.run(connection)
+        if not check.is_stored:
+            raise connection.broken("an answer to a put that looks like success, and the object is not there")
+
+    async def _read_answer(self, connection: HTTPConnection, answer: ResponseHead) -> bytes:
         if answer.status not in {200, 201, 204}:
             raise await refused(connection, answer, self.operation)
         body = await connection.read_body(answer, MAX_ERROR_BYTES)
         if (error := refused_late(connection.store, answer, body, self.operation)) is not None:
             raise error
+        return body
 
 
 class Part(_Put):
@@ -145,9 +174,9 @@ class Part(_Put):
         """S3's own checksum of the part; "" if it has none."""
         return next(iter(self._checksum.values()), "")
 
-    async def _check(self, connection: HTTPConnection, answer: ResponseHead) -> None:
-        await super()._check(connection, answer)
-        etag = answer.etag
-        if etag is None:
+    async def _check(self, connection: HTTPConnection, answer: ResponseHead, trailer: bytes) -> None:
+        await self._read_answer(connection, answer)
+        etag = answer.headers.get("etag", "")  # sent as it came: some servers leave out the quotes
+        if not etag or len(etag) > _MAX_ETAG or not etag.isascii() or not etag.isprintable():
             raise connection.broken("a part was stored without an ETag")
         self.etag = etag

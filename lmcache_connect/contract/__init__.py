@@ -21,6 +21,7 @@ from .context import ConnectorContext
 from .left_out import counting_left_out, leave_out
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
+from .time_left import operation_under_way, seconds_left
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
 
@@ -50,6 +51,8 @@ __all__ = [
     "gather",
     "hit_prefix",
     "leave_out",
+    "operation_under_way",
     "prefix_length",
     "scheme_names",
+    "seconds_left",
 ]

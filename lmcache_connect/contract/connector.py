@@ -52,6 +52,13 @@ class RemoteConnector(ABC):
     config: Any = None
     metadata: Any = None
 
+    repeats_itself: bool = False
+    """Whether this connector repeats requests that failed itself, out of a budget of its own, inside the deadline.
+
+    The manager then repeats nothing: two that repeat multiply each other's load on a store that fails. `seconds_left`
+    tells such a connector how long it has.
+    """
+
     def __init__(self, config: Any = None, metadata: Any = None) -> None:
         self.config = config
         self.metadata = metadata

@@ -89,7 +89,14 @@ class ManagedConnector(RemoteConnector):
         self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
         self.name: Final = name or f"{context.remote_url.scheme}-1"
         """Its name for operators: the scheme and a number, unique within its manager."""
-        self._runner = OperationRunner(self._store, self._class_name, self._settings, context.owner, self.name)
+        self._runner = OperationRunner(
+            self._store,
+            self._class_name,
+            self._settings,
+            context.owner,
+            self.name,
+            repeats=not wrapped.repeats_itself,
+        )
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)
         self._batches_are_positional = True
         self._has_told_left_out = False

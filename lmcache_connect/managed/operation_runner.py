@@ -20,12 +20,12 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 import anyio
 
 from ..config import ConnectorConfig
+from ..contract import operation_under_way
 from ..errors import (
     ArenaExhaustedError,
     CircuitOpenError,
@@ -51,9 +51,6 @@ T = TypeVar("T")
 _SPANS: Final = {"record_exception": False, "set_status_on_exception": False}
 """An exception's message may name a key: spans are told its class."""
 
-_running: ContextVar[Running | None] = ContextVar("running_operation", default=None)
-"""The operation that runs in this context, for `note_corrupt`."""
-
 
 class OperationRunner:
     """Runs a connector's operations: breaker, deadline, byte budget, attempts, counters. Belongs to one event loop.
@@ -61,14 +58,25 @@ class OperationRunner:
     Every operation ends by its deadline.
     """
 
-    def __init__(self, store: str, class_name: str, settings: ConnectorConfig, owner: LoopOwner, name: str) -> None:
+    def __init__(
+        self,
+        store: str,
+        class_name: str,
+        settings: ConnectorConfig,
+        owner: LoopOwner,
+        name: str,
+        *,
+        repeats: bool = True,
+    ) -> None:
         """`store` is the store's address, and `class_name` that of the author's class: both are for messages.
 
-        `name` is the connector's name, for spans.
+        `name` is the connector's name, for spans. `repeats` False: the connector repeats what failed itself, so each
+        operation has one attempt here.
         """
         self._store = store
         self._class_name = class_name
         self._settings = settings
+        self._retries = settings.retries if repeats else 0
         self._owner = owner
         self._name = name
         self._what = f"connector {store}"
@@ -141,7 +149,7 @@ class OperationRunner:
         task = asyncio.current_task(self._owner.loop)
         cancellations = task.cancelling() if task is not None else 0
         running = self.in_flight.begin(seconds)
-        token = _running.set(running)
+        token = operation_under_way.set(running)
         stats.in_flight += 1
         verdict: bool | None = None  # for the breaker: whether the store answered; None: that is not known
         queued = time.perf_counter()
@@ -151,7 +159,7 @@ class OperationRunner:
                 if load.budget_bytes:
                     await self._budget.acquire(load.budget_bytes)
                 started = time.perf_counter()
-                retries = self._settings.retries if operation.is_repeatable else 0
+                retries = self._retries if operation.is_repeatable else 0
                 pause = self._settings.retry_backoff
                 while True:
                     try:
@@ -213,7 +221,7 @@ class OperationRunner:
             if verdict is False or self.breaker.failures:  # otherwise it is closed, and stays so
                 self._tell_breaker(verdict, admission)
             self.in_flight.end(running)
-            _running.reset(token)
+            operation_under_way.reset(token)
             for reason in running.corrupt:
                 stats.misses[f"corrupt:{reason}"] += 1
 
@@ -278,7 +286,7 @@ class OperationRunner:
 
 def note_corrupt(error: CorruptRecordError) -> None:
     """Counts a record that does not verify for the operation that found it."""
-    if (running := _running.get()) is not None:
+    if isinstance(running := operation_under_way.get(), Running):
         running.corrupt += (error.reason,)
 
 

@@ -110,14 +110,17 @@ class Crew(ABC, Generic[C]):
 
     async def _serve_one(self) -> None:
         async with self._pool.acquired() as connection:
-            self._serving += 1
-            try:
-                if self._couriers is None:
-                    await self.serve(connection)
-                else:
-                    await self._couriers.run(connection, self.serve(connection))
-            finally:
-                self._serving -= 1
+            await self._serve_over(connection)
+
+    async def _serve_over(self, connection: C) -> None:
+        self._serving += 1
+        try:
+            if self._couriers is None:
+                await self.serve(connection)
+            else:
+                await self._couriers.run(connection, self.serve(connection))
+        finally:
+            self._serving -= 1
 
     def _end_others(self) -> None:
         if self._group is not None and self._members > 1:

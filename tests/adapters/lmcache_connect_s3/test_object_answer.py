@@ -120,7 +120,7 @@ async def test_an_object_that_is_too_large_is_refused_whichever_length_says_so(h
     ("asked", "status", "headers", "why"),
     [
         (FIRST, 404, {"content-length": "0"}, NoObject.MISSING),
-        (FIRST, 416, {"content-length": "0"}, NoObject.EMPTY),
+        (FIRST, 416, {"content-length": "0"}, NoObject.NO_RANGE),
         (REST, 404, {"content-length": "0"}, NoObject.REPLACED),
         (REST, 412, {"content-length": "0"}, NoObject.REPLACED),
         (REST, 416, {"content-length": "0"}, NoObject.REPLACED),
