@@ -128,16 +128,11 @@ class Bucket:
         body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Quiet>false</Quiet>{items}</Delete>'.encode()
         digest = hashlib.md5(body, usedforsecurity=False).digest()
         headers = {"content-md5": base64.b64encode(digest).decode(), "content-type": "application/xml"}
-        found = await self._ask_for(
-            deletions,
-            "POST",
-            "",
-            query={"delete": ""},
-            headers=headers,
-            body=body,
-            operation="removal",
-            limit=MAX_DOCUMENT_BYTES,
+        _, answer = await self._ask(
+            "POST", "", query={"delete": ""}, headers=headers, body=body, operation="removal", limit=MAX_DOCUMENT_BYTES
         )
+        # Not asked again where the answer is something else: the caller removes one by one then.
+        found = await self._read(deletions, answer, "removal")
         outcomes: dict[str, StoreError | None] = {}
         for name in names:
             if name in found.deleted:
@@ -243,12 +238,11 @@ class Bucket:
             raise error
         return head, body
 
-    async def _read(self, read: Callable[[bytes], object], document: bytes, operation: str) -> None:
+    async def _read(self, read: Callable[[bytes], T], document: bytes, operation: str) -> T:
         try:
             if len(document) > _LARGE_BYTES:
-                await in_thread(partial(read, document))
-            else:
-                read(document)
+                return await in_thread(partial(read, document))
+            return read(document)
         except DocumentError as error:
             raise StoreProtocolError(self._pool.store, f"{operation}: the server answers {error}") from None
 

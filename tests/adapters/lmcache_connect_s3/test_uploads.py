@@ -26,7 +26,7 @@ from lmcache_connect.testing.servers.s3_faults import Do, Fault, Hangup, Header,
 from ...testing.conformance.raw_s3 import client_of
 
 NBYTES: Final = (11 << 20) + 5
-PARTS: Final = {"multipart_threshold": 5 << 20, "part_size": 5 << 20}
+PARTS: Final[dict[str, Any]] = {"multipart_threshold": 5 << 20, "part_size": 5 << 20}
 CONFIG: Final = ConnectorConfig.load(operation_timeout=5, breaker_failures=1000)
 
 
