@@ -32,6 +32,9 @@ MOST_ATTEMPTS: Final = 10
 WINDOW: Final = 60.0
 """Seconds in which attempts are counted."""
 
+MOST_LINES: Final = 10
+"""Damaged records that are told as warnings in `WINDOW`. Further ones are told for debugging, and counted."""
+
 PAUSE: Final = 60.0
 """Seconds without removals after a burst."""
 
@@ -72,7 +75,9 @@ class RemovalPolicy:
         """The number of damaged records by reason and `RemovalOutcome`."""
         self._timeout = timeout
         self._clock = clock
-        self._attempts: deque[float] = deque(maxlen=MOST_ATTEMPTS)
+        self._attempts = _Rate(MOST_ATTEMPTS)
+        self._lines = _Rate(MOST_LINES)
+        self._untold = 0
         self._suspended_until: float | None = None
 
     @property
@@ -103,17 +108,25 @@ class RemovalPolicy:
             detail = f"{type(failure).__name__}: {failure}"
         finally:
             self.counts[error.reason, outcome.value] += 1
-            facts = {"removal_error": detail} if detail else {}
-            event(
-                logging.WARNING,
-                "corrupt_record",
-                store=self._store,
-                key=key,
-                error=str(error),
-                outcome=outcome.value,
-                **facts,
-            )
+            self._tell(key, error, outcome, detail)
         return outcome
+
+    def _tell(self, key: str, error: CorruptRecordError, outcome: RemovalOutcome, detail: str) -> None:
+        facts: dict[str, object] = {"removal_error": detail} if detail else {}
+        level = logging.WARNING if self._lines.admits(self._clock()) else logging.DEBUG
+        if level == logging.DEBUG:
+            self._untold += 1
+        elif self._untold:
+            facts["untold"], self._untold = self._untold, 0
+        event(
+            level,
+            "corrupt_record",
+            store=self._store,
+            key=key,
+            error=str(error),
+            outcome=outcome.value,
+            **facts,
+        )
 
     def _forbidden(self, error: CorruptRecordError, can_remove: bool) -> RemovalOutcome | None:
         """Why the record stays, without a further look. None: an attempt may be made, and is counted."""
@@ -126,8 +139,8 @@ class RemovalPolicy:
             if now < self._suspended_until:
                 return RemovalOutcome.SUSPENDED
             self._suspended_until = None
-            self._attempts.clear()
-        if len(self._attempts) == MOST_ATTEMPTS and now - self._attempts[0] < WINDOW:
+            self._attempts = _Rate(MOST_ATTEMPTS)
+        if not self._attempts.admits(now):
             self._suspended_until = now + PAUSE
             event(
                 logging.ERROR,
@@ -139,5 +152,17 @@ class RemovalPolicy:
                 advice="many records do not verify; look for a fault of the network, a proxy or a writer",
             )
             return RemovalOutcome.SUSPENDED
-        self._attempts.append(now)
         return None
+
+
+class _Rate:
+    """Admits at most `most` in any `WINDOW` seconds."""
+
+    def __init__(self, most: int) -> None:
+        self._admitted: deque[float] = deque(maxlen=most)
+
+    def admits(self, now: float) -> bool:
+        if len(self._admitted) == self._admitted.maxlen and now - self._admitted[0] < WINDOW:
+            return False
+        self._admitted.append(now)
+        return True

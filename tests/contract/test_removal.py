@@ -115,6 +115,20 @@ async def test_what_is_not_ours_or_cannot_be_removed_suspends_nothing() -> None:
     assert (await policy.decide("k", OURS, answering(True))).value == "removed"
 
 
+async def test_a_page_in_the_place_of_every_record_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    policy = RemovalPolicy("store", clock=clock)
+    caplog.set_level("WARNING")
+    for _ in range(5000):
+        await policy.decide("k", STRANGE, answering(True))
+    clock.now += 60
+    await policy.decide("k", STRANGE, answering(True))
+    lines = events(caplog, "corrupt_record")
+    assert len(lines) == 11
+    assert lines[-1]["untold"] == 4990
+    assert policy.counts == {("magic", "not_ours"): 5001}
+
+
 async def test_a_removal_that_does_not_end_is_given_up() -> None:
     policy = RemovalPolicy("store", timeout=0.01)
     assert (await policy.decide("k", OURS, asyncio.Event().wait)).value == "failed"
@@ -173,7 +187,7 @@ class HalfAdapter(ConnectorAdapter):
 
 @pytest_asyncio.fixture
 async def connector(local_cpu_backend: LocalCPUBackend) -> AsyncIterator[ManagedConnector]:
-    config = ConnectorConfig.load(operation_timeout=0.4, min_throughput=1e12)
+    config = ConnectorConfig.load(operation_timeout=2, min_throughput=1e12)
     async with ConnectorManager("half://x", None, local_cpu_backend, config) as manager:
         manager.register(HalfAdapter)
         yield manager.create_connector()

@@ -83,6 +83,20 @@ async def test_remove_is_found_under_its_other_name_or_said_to_be_missing(manage
         await duck.remove("k")
 
 
+async def test_a_damaged_record_is_removed_by_the_objects_own_second_look_and_by_nothing_else(
+    manager: ConnectorManager,
+) -> None:
+    careful, it = await connected(manager, "Careful")
+    assert await careful.get("k") is None
+    assert it.looked_at == ["k"]
+    assert careful.metrics.removals == {("checksum", "removed"): 1}
+    careless, it = await connected(manager, "Damaged")
+    await put(manager, careless, "k")
+    assert await careless.get("k") is None
+    assert it.stored
+    assert careless.metrics.removals == {("checksum", "unsupported"): 1}
+
+
 async def test_a_batch_with_holes_has_one_slot_per_key_all_the_same(manager: ConnectorManager) -> None:
     connector, _ = await connected(manager, "Holes")
     await put(manager, connector, "b")

@@ -18,6 +18,7 @@ from lmcache_connect.observability import Histogram
 from lmcache_connect.observability.histogram import LATENCY_BOUNDS
 from lmcache_connect.oversight import ManagerMetrics
 from lmcache_connect.testing import ValkeyServer
+from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
 ROOT: Final = Path(__file__).parents[2]
 QUICK: Final = ConnectorConfig.load(
@@ -188,6 +189,36 @@ async def test_classes_of_errors_without_end_share_one_series(
         at = {"connector": "redis-1", "operation": "ping"}
         assert found("errors_total", **at, error="Common") == 7
         assert found("errors_total", **at, error="other") == 1000 - 63
+
+
+@pytest.mark.asyncio
+async def test_damaged_records_are_counted_by_what_was_wrong_and_what_became_of_them(
+    valkey_url: str, valkey_server: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    url = valkey_url.replace("redis", "fault+plain-redis", 1)  # the counts pass through connectors around connectors
+    async with ConnectorManager(url, None, local_cpu_backend) as manager:
+        manager.register(RedisReferenceAdapter)
+        connector = manager.create_connector()
+        await put(connector, local_cpu_backend, "k")
+        with valkey_server.client() as client:
+            client.set("strange", b"another program's")
+            record = client.get("k")
+            assert isinstance(record, bytes)
+            for _ in range(11):
+                client.set("k", record[:-1])
+                assert await connector.batched_get(["k", "strange"]) == [None, None]
+        found = scrape(manager)
+        name = connector.name
+        assert found("damaged_records_total", connector=name, reason="length", outcome="removed") == 10
+        assert found("damaged_records_total", connector=name, reason="length", outcome="suspended") == 1
+        assert found("damaged_records_total", connector=name, reason="magic", outcome="not_ours") == 11
+        assert found("removals_suspended", connector=name) == 1
+        await connector.close()
+        del connector
+        manager.create_connector()
+        gc.collect()
+        found = scrape(manager)
+        assert found("damaged_records_total", connector="gone", reason="length", outcome="removed") == 10
 
 
 @pytest.mark.asyncio

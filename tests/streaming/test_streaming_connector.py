@@ -178,6 +178,23 @@ async def test_a_batch_whose_damaged_record_cannot_be_discarded_holds_nothing(
     assert store.backend.statistics().live_objects == 0
 
 
+async def test_the_damaged_records_of_a_batch_are_removed_side_by_side(
+    store: DictConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in "abc":
+        await put(store, key, 100)
+    store.damaged = {"name of a", "name of b", "name of c"}
+    all_asked = asyncio.Barrier(3)
+
+    async def remove_damaged(key: Key, error: CorruptRecordError) -> bool:
+        await all_asked.wait()
+        return await store.remove(key)
+
+    monkeypatch.setattr(DictConnector, "remove_damaged", lambda _, key, error: remove_damaged(key, error))
+    assert await store.batched_get(["a", "b", "c"]) == [None] * 3
+    assert store.values == {}
+
+
 async def test_the_get_that_is_first_in_line_for_room_uses_connections_that_no_other_get_uses(
     store: DictConnector,
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmcache_connect import CorruptRecordError
+
 from ..gate import OPEN
 
 
@@ -111,3 +113,26 @@ class Bytes(Duck):
 
     async def get(self, key: Any) -> Any:
         return b"payload"
+
+
+class Damaged(Duck):
+    """Says that whatever it holds is damaged, and has a `remove` that nobody must call for that."""
+
+    async def get(self, key: Any) -> Any:
+        raise CorruptRecordError("checksum", "damaged on purpose", removable=True)
+
+    async def remove(self, key: Any) -> bool:
+        return self.stored.pop(key.to_string(), None) is not None
+
+
+class Careful(Damaged):
+    """Looks again."""
+
+    def __init__(self, loop: Any, local_cpu_backend: Any, config: Any) -> None:
+        super().__init__(loop, local_cpu_backend, config)
+        self.looked_at: list[str] = []
+
+    def remove_damaged(self, key: Any, error: CorruptRecordError) -> bool:
+        assert error.removable
+        self.looked_at.append(key.to_string())
+        return True
