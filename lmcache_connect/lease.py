@@ -138,6 +138,13 @@ def context_under(lease: Lease) -> contextvars.Context:
     return context
 
 
+def context_without_leases() -> contextvars.Context:
+    """A copy of this context that works under no lease: for work on memory that outlives the call that began it."""
+    context = contextvars.copy_context()
+    context.run(_leases.set, ())
+    return context
+
+
 class under:  # noqa: N801 - used as `with under(lease):`
     """Has the code of a `with` block work under `lease` as well, or under nothing new where that is None."""
 

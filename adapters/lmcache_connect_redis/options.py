@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions, InvalidURLError, RemoteURL
-from lmcache_connect.config import Bytes, Seconds
+from lmcache_connect.config import SIZE, Bytes, Seconds
 from lmcache_connect.errors import InvalidOptionError
 from lmcache_connect.record import MIN_STRIPE_BYTES
 
@@ -32,7 +32,7 @@ class RedisOptions(ConnectorOptions):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
     """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. No ':' in it."""
 
-    stripe: Annotated[int, Field(ge=0, le=1 << 30)] = 2 << 20
+    stripe: Annotated[int, SIZE, Field(ge=0, le=1 << 30)] = 2 << 20
     """Chunks of more bytes than this are stored as parts of this size, under keys of their own. 0 keeps them whole."""
 
     pool_size: Count = 2

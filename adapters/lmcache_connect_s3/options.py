@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions
-from lmcache_connect.config import Bytes, Seconds
+from lmcache_connect.config import SIZE, Bytes, Seconds
 
 MIN_PART_BYTES: Final = 5 << 20
 """S3 takes smaller parts only as the last one of a multipart upload."""
@@ -79,13 +79,13 @@ class S3Options(ConnectorOptions):
     threads: Count | None = None
     """How many threads move bytes at a time. By default one more than there are CPUs; more of them are slower."""
 
-    range_size: Annotated[int, Field(ge=0, le=1 << 30)] = 16 << 20
+    range_size: Annotated[int, SIZE, Field(ge=0, le=1 << 30)] = 16 << 20
     """Larger chunks are fetched in ranges of this many bytes, side by side. 0 fetches every chunk whole."""
 
-    multipart_threshold: Annotated[int, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 64 << 20
+    multipart_threshold: Annotated[int, SIZE, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 64 << 20
     """Chunks of more bytes than this are put in parts, side by side (a multipart upload)."""
 
-    part_size: Annotated[int, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 16 << 20
+    part_size: Annotated[int, SIZE, Field(ge=MIN_PART_BYTES, le=5 << 30)] = 16 << 20
     """The size of a part in bytes."""
 
     attempts: Annotated[int, Field(ge=1, le=20)] = 4

@@ -19,6 +19,7 @@ from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
 from .left_out import counting_left_out, leave_out
+from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
 from .time_left import operation_under_way, seconds_left
@@ -40,6 +41,7 @@ __all__ = [
     "Documents",
     "Flags",
     "Hits",
+    "PrefixAdapter",
     "RemoteConnector",
     "RemovalPolicy",
     "Slots",

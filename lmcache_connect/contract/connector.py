@@ -15,7 +15,7 @@ from ..errors import (
 )
 from ..keys import Key, key_string
 from ..loop import LoopOwner
-from ..memory import MemoryObj, release_all
+from ..memory import HotCache, MemoryObj, release_all
 from .batches import gather, hit_prefix, prefix_length
 from .removal import RemovalPolicy
 
@@ -121,6 +121,14 @@ class RemoteConnector(ABC):
         for name in await self.list() or ():  # careless connectors answer None for no keys
             if name.startswith(prefix):
                 yield name
+
+    def own_hot_cache(self) -> HotCache | None:
+        """The cache in this process that the connector asks before its store; None where it has none."""
+        return None
+
+    def find_hot_cache(self) -> HotCache | None:
+        """The first hot cache on the way to the store: the connector's own, or that of one inside it; None: none."""
+        return self.own_hot_cache()
 
     def support_announcements(self) -> bool:
         """Whether the store can say which workers use it: `announce`, `withdraw` and `announced`."""

@@ -47,7 +47,7 @@ class ConnectorContext:
     owner: LoopOwner
     settings: ConnectorConfig
     parsed_options: URLOptions | None = field(default=None, repr=False)
-    wrapped: tuple[Callable[[], RemoteConnector], ...] = field(default=(), repr=False)
+    wrapped: tuple[Callable[[ChunkMemory], RemoteConnector], ...] = field(default=(), repr=False)
     find_dialect: Callable[[type[Any], ConnectorContext], Any] | None = field(default=None, repr=False)
 
     def get_full_chunk_size_bytes(self) -> int:
@@ -60,8 +60,10 @@ class ConnectorContext:
             return self.metadata.full_chunk_bytes
         return self.local_cpu_backend.get_full_chunk_size_bytes()
 
-    def make_wrapped(self, index: int = 0) -> RemoteConnector:
+    def make_wrapped(self, index: int = 0, local_cpu_backend: ChunkMemory | None = None) -> RemoteConnector:
         """The connector of the URL at `index` of those that the adapter's `wrapped_urls` named. The caller closes it.
+
+        It receives chunks into `local_cpu_backend`; None: into the memory that this context has.
 
         Raises:
             InvalidURLError: the adapter named none.
@@ -69,7 +71,7 @@ class ConnectorContext:
         """
         if not self.wrapped:
             raise InvalidURLError(self.remote_url.redacted(), "it wraps no other URL", "<name>+<scheme>://...")
-        return self.wrapped[index]()
+        return self.wrapped[index](self.local_cpu_backend if local_cpu_backend is None else local_cpu_backend)
 
     def options(self, model: type[OptionsT]) -> OptionsT:
         """The URL's options as an instance of `model`.

@@ -8,7 +8,7 @@ from typing import TypeVar
 from ..errors import CorruptRecordError
 from ..keys import Key
 from ..loop import LoopOwner
-from ..memory import MemoryObj
+from ..memory import HotCache, MemoryObj
 from .connector import Documents, Flags, RemoteConnector, Slots
 from .removal import RemovalPolicy
 from .scanning import end_scan
@@ -106,6 +106,11 @@ class WrappingConnector(RemoteConnector):
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """Passes the call through. See `RemoteConnector`."""
         await self.around("batched_put", keys, lambda: self.wrapped.batched_put(keys, memory_objs))
+
+    def find_hot_cache(self) -> HotCache | None:
+        """This connector's own cache, or that of the connector inside. See `RemoteConnector`."""
+        own = self.own_hot_cache()
+        return own if own is not None else self.wrapped.find_hot_cache()
 
     def reshape_partial_chunk(self, memory_obj: MemoryObj, bytes_read: int) -> MemoryObj:
         """Passes the call through. See `RemoteConnector`."""

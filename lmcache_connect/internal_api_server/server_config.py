@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from ..config import Seconds, Settings
+from ..config import SIZE, Seconds, Settings
 from ..errors import InvalidConfigError
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
@@ -50,7 +50,7 @@ class APIServerConfig(Settings):
     allowed_hosts: tuple[str, ...] = ()
     """Host names, without a port, that requests may name in `Host` besides IP addresses and localhost."""
 
-    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 26)] = 1 << 20
+    max_body_bytes: Annotated[int, SIZE, Field(ge=1024, le=1 << 26)] = 1 << 20
     """The most bytes of a request's body."""
 
     request_timeout: Seconds = 30.0

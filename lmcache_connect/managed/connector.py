@@ -35,7 +35,7 @@ from ..errors import (
 )
 from ..keys import Key, check_key_string, key_string, key_strings
 from ..loop import LoopOwner
-from ..memory import MemoryObj, release_all
+from ..memory import HotCache, MemoryObj, SharedMemoryObj, release_all
 from ..observability import OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
 from .holds import Holds
@@ -58,6 +58,7 @@ from .operations import (
     SCAN,
     WITHDRAW,
 )
+from .recall import Recall
 from .sync_connector import SyncConnector
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class ManagedConnector(RemoteConnector):
         )  # so that a get does not miss its deadline by it
         self._removal_policy = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
         wrapped._attach(context.owner, note_corrupt, self._removal_policy)  # no reference back to this object
+        self._recall: Recall | None
+        self._use_hot_cache()
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
 
@@ -190,6 +193,8 @@ class ManagedConnector(RemoteConnector):
         async def call() -> bool:
             return bool(await self._wrapped.exists(key))
 
+        if self._recall is not None:
+            return await self._owner.run(self._recall.exists, key, lambda: self._runner.run(EXISTS, call))
         return await self._owner.run(self._runner.run, EXISTS, call)
 
     async def get(self, key: Key) -> MemoryObj | None:
@@ -209,6 +214,8 @@ class ManagedConnector(RemoteConnector):
             return self._checked("get", found)
 
         load = Load(1, self._chunk_size.for_deadline, self._chunk_size.for_budget)
+        if self._recall is not None:
+            return await self._owner.run(self._recall.get, key, lambda: self._runner.run(GET, call, load))
         return await self._owner.run(self._runner.run, GET, call, load)
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -224,6 +231,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> None:
             await self._wrapped.put(key, memory_obj)
 
+        self._forget((key,))
         with Holds((memory_obj,)):
             await self._owner.run(self._runner.run, PUT, call, Load.of_put(1, memory_obj.get_size()))
 
@@ -234,7 +242,10 @@ class ManagedConnector(RemoteConnector):
         async def call() -> bool:
             return bool(await self._wrapped.remove(key))
 
-        return await self._owner.run(self._runner.run, REMOVE, call)
+        try:
+            return await self._owner.run(self._runner.run, REMOVE, call)
+        finally:
+            self._forget((key,))
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
@@ -246,7 +257,10 @@ class ManagedConnector(RemoteConnector):
                 raise self._contract("batched_remove", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
             return found
 
-        return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load(len(wanted)))
+        try:
+            return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load(len(wanted)))
+        finally:
+            self._forget(wanted)
 
     async def list(self) -> list[str]:
         """Returns every key in the store, in no particular order. `scan` does not hold them all in memory.
@@ -295,6 +309,10 @@ class ManagedConnector(RemoteConnector):
         finally:
             if not self.is_closed:
                 await self._owner.run(end_scan, names)
+
+    def find_hot_cache(self) -> HotCache | None:
+        """The hot cache on the way to the store; None where the URL has none (`hot+<scheme>://`)."""
+        return self._wrapped.find_hot_cache()
 
     def support_ping(self) -> bool:
         """Whether `ping` asks the store."""
@@ -351,14 +369,9 @@ class ManagedConnector(RemoteConnector):
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for every key, in order, whether the store holds it."""
         wanted = await _checked_keys(self._owner, keys)
-
-        async def call() -> Flags:
-            found = [bool(item) for item in await self._wrapped.batched_exists(wanted)]
-            if len(found) != len(wanted):
-                raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
-            return found
-
-        return await self._owner.run(self._runner.run, BATCHED_EXISTS, call, Load(len(wanted)))
+        if self._recall is not None:
+            return await self._owner.run(self._recall.batched_exists, wanted, self._look_up)
+        return await self._owner.run(self._look_up, wanted)
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
         """Returns how many keys there are before the first that the store does not hold."""
@@ -370,13 +383,9 @@ class ManagedConnector(RemoteConnector):
         When it raises, the caller holds nothing.
         """
         wanted = await _checked_keys(self._owner, keys)
-
-        async def call() -> Slots:
-            return await self._fetch_positional(wanted)
-
-        count = len(wanted)
-        load = Load(count, count * self._chunk_size.for_deadline, count * self._chunk_size.for_budget)
-        return await self._owner.run(self._runner.run, BATCHED_GET, call, load)
+        if self._recall is not None:
+            return await self._owner.run(self._recall.batched_get, wanted, self._fetch)
+        return await self._owner.run(self._fetch, wanted)
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
         """Returns the chunks before the first miss, and releases those behind it."""
@@ -394,6 +403,7 @@ class ManagedConnector(RemoteConnector):
         async def call() -> None:
             await self._wrapped.batched_put(wanted, objs)
 
+        self._forget(wanted)
         with Holds(objs):
             nbytes = sum(obj.get_size() for obj in objs)
             await self._owner.run(self._runner.run, BATCHED_PUT, call, Load.of_put(len(wanted), nbytes))
@@ -451,11 +461,13 @@ class ManagedConnector(RemoteConnector):
         await self._lifetime.wait_closed()
         made, context = make()
         before = self._wrapped
+        open_cache = _closed_until_called(made.find_hot_cache(), before.find_hot_cache())
         self._wrapped, self._context = made, context
         made._attach(context.owner, note_corrupt, self._removal_policy)
+        self._use_hot_cache()
         self._batches_are_positional = True
         event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
-        await self._lifetime.replace(before, grace)
+        await self._lifetime.replace(before, grace, open_cache)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         runner = getattr(self, "_runner", None)
@@ -475,6 +487,38 @@ class ManagedConnector(RemoteConnector):
         return f"<ManagedConnector {self._store} ({self._class_name}), {state}>"
 
     # ------------------------------------------------------------------------------------------------ internal
+
+    def _use_hot_cache(self) -> None:
+        """Has the hot cache of the connector inside, if there is one, asked first, and counted."""
+        # One behind another wrapper is asked by that wrapper alone, which must see every call.
+        cache = self._wrapped.own_hot_cache()
+        self._recall = Recall(cache, self._runner) if cache is not None else None
+        if (cache := self._wrapped.find_hot_cache()) is not None:
+            cache.count_into(self._runner.metrics.hot_cache)
+
+    def _forget(self, keys: Sequence[Key]) -> None:
+        """Drops keys that change from the hot cache of the memory, which other connectors may have filled."""
+        cache = self._context.local_cpu_backend.hot_cache
+        if cache is not None and len(cache):
+            for key in keys:
+                cache.remove(key)
+
+    async def _look_up(self, keys: Sequence[Key]) -> Flags:
+        async def call() -> Flags:
+            found = [bool(item) for item in await self._wrapped.batched_exists(keys)]
+            if len(found) != len(keys):
+                raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(keys)}, one per key")
+            return found
+
+        return await self._runner.run(BATCHED_EXISTS, call, Load(len(keys)))
+
+    async def _fetch(self, keys: Sequence[Key]) -> Slots:
+        async def call() -> Slots:
+            return await self._fetch_positional(keys)
+
+        count = len(keys)
+        load = Load(count, count * self._chunk_size.for_deadline, count * self._chunk_size.for_budget)
+        return await self._runner.run(BATCHED_GET, call, load)
 
     async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
         if self._batches_are_positional:
@@ -520,10 +564,30 @@ class ManagedConnector(RemoteConnector):
         if not isinstance(obj, MemoryObj):
             raise ForeignObjectError(f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate()")
         obj.get_size()  # raises for a released one
+        if isinstance(obj, SharedMemoryObj):
+            return  # from a hot cache, whose chunks lie in memory of its own: a put only reads them
         if not self._context.local_cpu_backend.owns(obj):
             raise ForeignObjectError(
                 "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
             )
+
+
+def _closed_until_called(cache: HotCache | None, before: HotCache | None) -> Callable[[], None]:
+    """Has a new hot cache take nothing until the result is called: calls that change the store are still under way.
+
+    They do not know of it. So what is read before their end may be old, and must not stand in the cache after it. The
+    new one is then on or off as the one before it was.
+    """
+    if cache is None:
+        return lambda: None
+    is_enabled = cache.enabled and (before is None or before.enabled)
+    cache.enabled = False
+
+    def open_cache() -> None:
+        cache.clear()  # nothing that began before now fills it
+        cache.enabled = is_enabled
+
+    return open_cache
 
 
 async def _checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:

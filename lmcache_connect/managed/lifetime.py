@@ -57,13 +57,19 @@ class Lifetime:
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
-    async def replace(self, before: RemoteConnector, grace: float) -> None:
-        """Admits operations again, which now go to another connector, and ends `before` unless it was closed."""
+    async def replace(self, before: RemoteConnector, grace: float, then: Callable[[], None]) -> None:
+        """Admits operations again, which now go to another connector, and ends `before` unless it was closed.
+
+        Calls `then` when no operation uses `before` any more, also where the caller was cancelled meanwhile.
+        """
         ending = None
         if self._closing is None:  # the operations that are under way now use `before`
             ending = asyncio.get_running_loop().create_task(self._end(before, self._runner.in_flight.drain(), grace))
             self._replaced.add(ending)
             ending.add_done_callback(self._replaced.discard)
+            ending.add_done_callback(lambda _: then())
+        else:
+            then()
         self._closing = None
         self._runner.readmit()
         if ending is not None:

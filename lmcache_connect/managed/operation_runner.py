@@ -102,6 +102,19 @@ class OperationRunner:
         self.breaker.reset()
         self.is_closed = False
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether operations are admitted: the connector is neither closed nor bypassed, nor of another process."""
+        return not (self.is_closed or self.is_bypassed or self._owner.is_forked())
+
+    def recalled(self, operation: Operation[T], items: int, result: T, calls: int = 1) -> None:
+        """Counts a result, for `items` keys, that the connector's hot cache gave without an operation."""
+        stats = self.metrics.operation(operation.name)
+        stats.calls += calls
+        stats.items += items
+        if operation.count is not None:
+            operation.count(stats, result)
+
     def run(
         self, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load = ONE_KEY
     ) -> Coroutine[Any, Any, T]:

@@ -14,6 +14,7 @@ def _targets(target: str, extra: str | None, *schemes: str) -> dict[str, Adapter
     return {scheme: AdapterTarget(scheme, target, DISTRIBUTION, extra) for scheme in schemes}
 
 
+_COMPOSITION: Final = "lmcache_connect_composition"
 _TRIALS: Final = "lmcache_connect_trials"
 
 ADAPTERS: Final[dict[str, AdapterTarget]] = {
@@ -24,6 +25,7 @@ ADAPTERS: Final[dict[str, AdapterTarget]] = {
     ),
     **_targets("lmcache_connect_s3.adapter:S3ConnectorAdapter", "s3", "s3"),
     **_targets("lmcache_connect_external.adapter:ExternalConnectorAdapter", None, "external"),
+    **_targets(f"{_COMPOSITION}.hot_adapter:HotConnectorAdapter", None, f"hot+{ANY_SCHEME}"),
     **_targets(f"{_TRIALS}.audit_adapter:AuditConnectorAdapter", None, "audit", f"audit+{ANY_SCHEME}"),
     **_targets(f"{_TRIALS}.blackhole:BlackholeConnectorAdapter", None, "blackhole"),
     **_targets(f"{_TRIALS}.fault_adapter:FaultConnectorAdapter", None, f"fault+{ANY_SCHEME}"),

@@ -241,11 +241,13 @@ class ConnectorManager:
 
         await connector.recreate(make, grace)
 
-    def _make(self, plan: Plan, settings: ConnectorConfig) -> tuple[RemoteConnector, ConnectorContext]:
+    def _make(
+        self, plan: Plan, settings: ConnectorConfig, memory: ChunkMemory | None = None
+    ) -> tuple[RemoteConnector, ConnectorContext]:
         context = ConnectorContext(
             url=plan.url.raw.get_secret_value(),
             loop=self.owner.loop,
-            local_cpu_backend=self.local_cpu_backend,
+            local_cpu_backend=self.local_cpu_backend if memory is None else memory,
             config=self._config,
             metadata=self._metadata,
             plugin_name=plan.plugin_name,
@@ -260,8 +262,8 @@ class ConnectorManager:
         connector.post_init()
         return connector, context
 
-    def _make_wrapped(self, plan: Plan, settings: ConnectorConfig) -> RemoteConnector:
-        return self._make(plan, settings)[0]
+    def _make_wrapped(self, plan: Plan, settings: ConnectorConfig, memory: ChunkMemory) -> RemoteConnector:
+        return self._make(plan, settings, memory)[0]
 
     # ----------------------------------------------------------------------------------------------- lifetime
 

@@ -6,8 +6,23 @@ Knows no connection and no store. Every package above may import it.
 from __future__ import annotations
 
 from .chunk_memory import ArenaStatistics, ChunkMemory
+from .eviction import eviction_policy
+from .hot_cache import Filling, HotCache
+from .layered_memory import LayeredMemory
 from .local_cpu_backend import LocalCPUBackend
 from .memory_obj import MemoryObj
 from .releasing import release_all
+from .shared_memory_obj import SharedMemoryObj
 
-__all__ = ["ArenaStatistics", "ChunkMemory", "LocalCPUBackend", "MemoryObj", "release_all"]
+__all__ = [
+    "ArenaStatistics",
+    "ChunkMemory",
+    "Filling",
+    "HotCache",
+    "LayeredMemory",
+    "LocalCPUBackend",
+    "MemoryObj",
+    "SharedMemoryObj",
+    "eviction_policy",
+    "release_all",
+]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from ..errors import (
     AllocationTimeoutError,
     ArenaExhaustedError,
     BackendClosedError,
-    ForeignObjectError,
     InvalidArgumentError,
 )
-from ..keys import Key
 from ..metadata import CacheMetadata, ChunkMetadata
 from ..process import this_process
 from .allocator import GRANULE
 from .arena import Arena
 from .chunk_memory import ArenaStatistics, ChunkMemory
 from .hot_cache import HotCache
+from .hot_cache_names import HotCacheNames
 from .memory_obj import MemoryObj
 from .pinning import register_with_cuda, unregister_with_cuda
 from .waiting_line import WaitingLine
@@ -29,11 +28,11 @@ from .waiting_line import WaitingLine
 _WHAT: Final = "the memory of chunks"
 
 
-class LocalCPUBackend(ChunkMemory):
+class LocalCPUBackend(HotCacheNames, ChunkMemory):
     """Memory for chunks: one arena of `max_bytes`, and a hot cache of chunks in it. Thread-safe.
 
     An allocation evicts cached chunks that nobody holds or pins before it fails. It never sleeps and never blocks an
-    event loop. The methods of the hot cache have LMCache's names here.
+    event loop. `HotCacheNames` has the methods of the hot cache.
     """
 
     def __init__(
@@ -44,11 +43,14 @@ class LocalCPUBackend(ChunkMemory):
         eviction: str = "LRU",
         prefault: bool = False,
         pin_memory: bool = False,
+        hot_ttl: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Maps `max_bytes` (rounded down to whole pages of 4096 bytes).
 
         `eviction` is LRU, LFU, FIFO or MRU. `prefault` touches every page now rather than on first receipt.
-        `pin_memory` registers the arena with CUDA through torch, for fast copies to the GPU.
+        `pin_memory` registers the arena with CUDA through torch, for fast copies to the GPU. `hot_ttl` is the number of
+        seconds for which a cached chunk is served at most; None: no limit. `clock` tells the cache's time, in seconds.
 
         Raises:
             InvalidArgumentError: `max_bytes` is below one page, or the policy is unknown.
@@ -58,7 +60,7 @@ class LocalCPUBackend(ChunkMemory):
             raise InvalidArgumentError("max_bytes", f"{max_bytes!r} is not a number of at least {GRANULE} bytes")
         self._process = this_process()
         self.metadata = metadata
-        self._hot = HotCache(eviction)
+        self._hot = HotCache(eviction, ttl=hot_ttl, clock=clock)
         self._line = WaitingLine()
         self._closed = False
         self._refusals = 0
@@ -131,64 +133,6 @@ class LocalCPUBackend(ChunkMemory):
         """Whether `obj` is a memory object of this backend."""
         return isinstance(obj, MemoryObj) and obj.belongs_to(self)
 
-    # ----------------------------------------------------------------------------------------------- hot cache
-
-    @property
-    def hot_cache_enabled(self) -> bool:
-        """Whether the cache takes chunks. Switched off, it serves those it has until they are evicted or cleared."""
-        return self._hot.enabled
-
-    @hot_cache_enabled.setter
-    def hot_cache_enabled(self, on: bool) -> None:
-        self._hot.enabled = on
-
-    def submit_put_task(self, key: Key, obj: MemoryObj) -> None:
-        """Caches `obj`, with a reference of the cache's own. See `HotCache.put`.
-
-        Raises:
-            ForeignObjectError: `obj` is not of this backend.
-            ReleasedObjectError: `obj` was released.
-            BackendClosedError: after `close()`.
-        """
-        if not self.owns(obj):
-            raise ForeignObjectError(_kind(obj), "a MemoryObj allocated by this LocalCPUBackend")
-        self._hot.put(key, obj)
-
-    def batched_submit_put_task(self, keys: Sequence[Key], objs: Sequence[MemoryObj]) -> None:
-        """`submit_put_task` for each pair."""
-        if len(keys) != len(objs):
-            raise InvalidArgumentError("objs", f"{len(objs)} objects for {len(keys)} keys")
-        for key, obj in zip(keys, objs, strict=True):
-            self.submit_put_task(key, obj)
-
-    def get_blocking(self, key: Key) -> MemoryObj | None:
-        """Returns the cached chunk with a reference for the caller, or None. Never waits."""
-        return self._hot.get(key)
-
-    def contains(self, key: Key, pin: bool = False) -> bool:
-        """Returns whether the chunk is cached. `pin` pins it in the same step."""
-        return self._hot.contains(key, pin)
-
-    def pin(self, key: Key) -> bool:
-        """Keeps a cached chunk from eviction. Returns False where it is not cached."""
-        return self._hot.contains(key, pin=True)
-
-    def unpin(self, key: Key) -> bool:
-        """Releases one pin. Returns False where the chunk is not cached or not pinned."""
-        return self._hot.unpin(key)
-
-    def remove(self, key: Key, force: bool = True) -> bool:
-        """Drops a chunk from the cache. Returns whether it was dropped. See `HotCache.remove`."""
-        return self._hot.remove(key, force)
-
-    def clear(self, prefix: str = "") -> int:
-        """Drops every cached chunk under `prefix` that nobody else holds or pins. Returns how many."""
-        return self._hot.clear(prefix)
-
-    def get_keys(self) -> list[str]:
-        """The keys in the cache."""
-        return self._hot.keys()
-
     # ------------------------------------------------------------------------------------------------ lifetime
 
     def statistics(self) -> ArenaStatistics:
@@ -238,12 +182,3 @@ class LocalCPUBackend(ChunkMemory):
             return "<LocalCPUBackend of the parent process>"
         now = self.statistics()
         return f"<LocalCPUBackend {now.reserved} of {now.capacity} bytes reserved, {now.live_objects} objects>"
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.get_keys())
-
-
-def _kind(obj: object) -> str:
-    if isinstance(obj, MemoryObj):
-        return "a MemoryObj of another backend" if obj.is_valid() else "a released MemoryObj"
-    return f"a {type(obj).__module__}.{type(obj).__qualname__}"

@@ -70,7 +70,10 @@ class MemoryObj:
 
     @property
     def byte_array(self) -> memoryview:
-        """A writable view of exactly the chunk's bytes (format "B", one dimension); a new one each time."""
+        """A view of exactly the chunk's bytes (format "B", one dimension); a new one each time.
+
+        It is writable, except where the chunk is one that others hold as well (`SharedMemoryObj`).
+        """
         return self._bytes("byte_array")[:]  # `with obj.byte_array as view:` must release the copy alone
 
     @property
@@ -160,11 +163,14 @@ class MemoryObj:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """A torch view of the first group, in its shape. Raises `MissingExtraError` without torch."""
+        """A torch view of the first group, in its shape. Raises `MissingExtraError` without torch.
+
+        Of a chunk that is read-only it is a copy.
+        """
         return self.get_tensor(0)
 
     def get_tensor(self, group: int) -> torch.Tensor:
-        """A torch view of one group, in its shape.
+        """A torch view of one group, in its shape. Of a chunk that is read-only it is a copy.
 
         Raises:
             MissingExtraError: torch is not installed.
@@ -178,7 +184,9 @@ class MemoryObj:
         offset = sum(self._metadata.group_nbytes[:group])
         if offset % dtype.itemsize:
             raise InvalidShapeError(shape, f"group {group} starts at byte {offset}, which {dtype} cannot be viewed at")
-        return torch.frombuffer(part, dtype=getattr(torch, dtype.torch_name)).view(shape)
+        # torch has no read-only tensors: through a view, its owner could write into what others hold as well.
+        buffer = bytearray(part) if part.readonly else part
+        return torch.frombuffer(buffer, dtype=getattr(torch, dtype.torch_name)).view(shape)
 
     def _group(self, operation: str, group: int) -> tuple[memoryview, Shape, DType]:
         view = self._bytes(operation)
@@ -248,6 +256,11 @@ class MemoryObj:
     def can_evict(self, held: int = 1) -> bool:
         """Whether a cache may drop it: there are no references but the `held` ones of the cache, and no pin."""
         return self._refs <= held and not self._pins
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether others may hold the same chunk, so that its views are read-only and its tensors copies."""
+        return self._live("is_read_only").readonly
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner` is the memory that allocated the object."""

@@ -63,11 +63,30 @@ class OperationStatistics:
         self.wire.add(other.wire)
 
 
+@dataclass
+class HotCacheCounts:
+    """How often a hot cache was asked, in chunks: `hits` and `misses`; and `evictions`, chunks that made room."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+    def add(self, other: HotCacheCounts) -> None:
+        """Adds the counts of another one."""
+        self.hits += other.hits
+        self.misses += other.misses
+        self.evictions += other.evictions
+
+
 class StoreMetrics:
-    """The counters of one connector, by operation name. Any thread may read them."""
+    """The counters of one connector, by operation name. Any thread may read them.
+
+    `hot_cache` has the counts of the connector's hot cache; they stay 0 where it has none.
+    """
 
     def __init__(self, store: str) -> None:
         self.store = store
+        self.hot_cache = HotCacheCounts()
         self._process = this_process()
         self._lock = ProcessLock("the counters of a connector")
         self._operations: dict[str, OperationStatistics] = {}
@@ -97,4 +116,5 @@ class StoreMetrics:
             return
         for name, counted in other.snapshot().items():
             self.operation(name).add(counted)
+        self.hot_cache.add(other.hot_cache)
         self.removals.update(other.snapshot_of_removals())

@@ -1,7 +1,7 @@
 """Zero-copy byte streams: sockets and TLS, on the event loop or in a thread; dialling; a pool of connections.
 
 Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `loop`, `outside`, `streaming`, `foreign`,
-`testing`, `lmcache_connect_redis` and `lmcache_connect_s3`.
+`testing`, `lmcache_connect_composition`, `lmcache_connect_redis` and `lmcache_connect_s3`.
 
 From the bottom up: `wire` makes the system calls, and `transfer` moves a buffer over a wire in steps. `stream` is what
 protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `courier` runs protocol code in a thread.

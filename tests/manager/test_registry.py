@@ -28,6 +28,7 @@ BUILT_IN: Final = {
     "blackhole",
     "external",
     "fault+<scheme>",
+    "hot+<scheme>",
     "memory",
     "mock",
     "redis",

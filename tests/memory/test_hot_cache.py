@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -9,7 +10,8 @@ import pytest
 
 from lmcache_connect import CacheEngineKey, LocalCPUBackend, MemoryObj
 from lmcache_connect.errors import ForeignObjectError, InvalidArgumentError, InvalidKeyError, ReleasedObjectError
-from lmcache_connect.memory import release_all
+from lmcache_connect.memory import HotCache, SharedMemoryObj, release_all
+from lmcache_connect.observability import HotCacheCounts
 
 PAGE: Final = 4096
 KEY: Final = CacheEngineKey("m", 1, 0, 0xABC, "half")
@@ -48,10 +50,45 @@ def make_room(backend: LocalCPUBackend, pages: int = 1) -> None:
 def test_a_cached_chunk_is_found_with_a_reference_for_the_caller(backend: LocalCPUBackend) -> None:
     cache(backend, "a")
     with take(backend, "a") as obj:
-        assert obj.get_ref_count() == 2
+        assert obj.get_ref_count() == 1
         assert bytes(obj.byte_array[:8]) == b"a       "
-    assert obj.is_valid()
+    assert not obj.is_valid()
     assert backend.contains("a")
+
+
+def test_everybody_who_gets_a_chunk_gets_a_read_only_object_of_his_own_on_the_same_bytes(
+    backend: LocalCPUBackend,
+) -> None:
+    cache(backend, "a")
+    with take(backend, "a") as one, take(backend, "a") as other:
+        assert one is not other
+        assert one.data_ptr == other.data_ptr
+        assert one.is_read_only
+        assert backend.owns(one)
+        with pytest.raises(TypeError, match="read-only"):
+            one.byte_array[0] = 1
+        assert not one.numpy().flags.writeable
+        one.shrink(one.metadata.with_tokens(8))
+        assert (one.get_size(), other.get_size()) == (8, PAGE)
+
+
+def test_what_is_shared_is_shared_on_from_the_same_chunk(backend: LocalCPUBackend) -> None:
+    cache(backend, "a")
+    with take(backend, "a") as one:
+        again = SharedMemoryObj(one)
+    with again:
+        assert bytes(again.byte_array[:1]) == b"a"
+        assert backend.owns(again)
+        assert not backend.remove("a", force=False)
+    assert backend.remove("a", force=False)
+
+
+def test_a_torch_tensor_of_a_shared_chunk_is_a_copy(backend: LocalCPUBackend) -> None:
+    pytest.importorskip("torch")
+    cache(backend, "a")
+    with take(backend, "a") as one, take(backend, "a") as other:
+        one.tensor.zero_()
+        assert bytes(other.byte_array[:1]) == b"a"
 
 
 def test_what_is_not_cached_is_a_miss(backend: LocalCPUBackend) -> None:
@@ -78,12 +115,18 @@ def test_a_bad_key_is_refused(backend: LocalCPUBackend) -> None:
         backend.get_blocking("")
 
 
-def test_a_chunk_that_is_cached_already_stays(backend: LocalCPUBackend) -> None:
+def test_a_chunk_that_is_cached_again_replaces_the_one_before_and_its_holders_keep_theirs(
+    backend: LocalCPUBackend,
+) -> None:
     cache(backend, "a")
     with take(backend, "a") as first:
-        cache(backend, "a")
+        obj = backend.allocate((PAGE,), "uint8")
+        assert obj is not None
+        with obj:
+            obj.byte_array[:3] = b"new"
+            backend.submit_put_task("a", obj)
         with take(backend, "a") as again:
-            assert again is first
+            assert (bytes(first.byte_array[:3]), bytes(again.byte_array[:3])) == (b"a  ", b"new")
     assert backend.statistics().cached_objects == backend.statistics().live_objects == 1
 
 
@@ -178,8 +221,8 @@ def test_eviction_never_takes_a_pinned_or_referenced_chunk(eviction: str) -> Non
             make_room(backend)
             assert not backend.remove("held", force=False)
             assert not backend.remove("pinned", force=False)
-            assert backend.clear() == 0
             assert bytes(held.byte_array[:8]) == b"held    "
+        assert backend.clear() == 1  # "held"
         assert backend.unpin("both")
         assert backend.allocate((4 * PAGE,), "uint8") is None
         assert backend.get_keys() == ["pinned"]
@@ -230,17 +273,22 @@ def test_a_pinned_chunk_goes_when_it_is_removed_by_force(backend: LocalCPUBacken
     assert backend.statistics().reserved == 0
 
 
-def test_clear_drops_what_nobody_needs_and_says_how_many(backend: LocalCPUBackend) -> None:
+def test_clear_drops_what_is_not_pinned_and_says_how_many(backend: LocalCPUBackend) -> None:
     cache(backend, "a", "b", "c")
     backend.pin("b")
-    assert backend.clear() == 2
+    with take(backend, "a") as held:
+        assert backend.clear() == 2
+        assert bytes(held.byte_array[:1]) == b"a"
     assert backend.get_keys() == ["b"]
     backend.unpin("b")
 
 
 def test_shrinking_a_cached_chunk_does_not_unbalance_the_sum(backend: LocalCPUBackend) -> None:
-    cache(backend, "a", "b")
-    with take(backend, "a") as obj:
+    cache(backend, "b")
+    obj = backend.allocate((PAGE,), "uint8")
+    assert obj is not None
+    with obj:
+        backend.submit_put_task("a", obj)
         obj.shrink(obj.metadata.with_tokens(10))
     backend.remove("a")
     assert backend.statistics().cached_bytes == PAGE
@@ -248,9 +296,11 @@ def test_shrinking_a_cached_chunk_does_not_unbalance_the_sum(backend: LocalCPUBa
 
 def test_one_reference_released_too_many_costs_that_chunk_alone(backend: LocalCPUBackend) -> None:
     # Connectors that release what they only borrowed exist.
-    cache(backend, "a", "b", "c", "d")
+    cache(backend, "d")
     for key in "abc":
-        obj = take(backend, key)
+        obj = backend.allocate((PAGE,), "uint8")
+        assert obj is not None
+        backend.submit_put_task(key, obj)
         release_all([obj, obj])
         assert not obj.is_valid()
     assert backend.get_blocking("a") is None
@@ -265,16 +315,212 @@ def test_one_reference_released_too_many_costs_that_chunk_alone(backend: LocalCP
 def test_a_cache_that_is_switched_off_takes_nothing_and_serves_what_it_has(backend: LocalCPUBackend) -> None:
     cache(backend, "old")
     backend.hot_cache_enabled = False
-    cache(backend, "new", "old")
+    cache(backend, "new")
     assert backend.get_keys() == ["old"]
     with take(backend, "old"):
         pass
+    cache(backend, "old")  # put again: what is cached is not the key's chunk any more
+    assert backend.get_keys() == []
     backend.hot_cache_enabled = True
     cache(backend, "new")
-    assert backend.get_keys() == ["old", "new"]
+    assert backend.get_keys() == ["new"]
 
 
 def test_clearing_under_a_prefix_leaves_other_keys(backend: LocalCPUBackend) -> None:
     cache(backend, "a:1", "a:2", "b:1")
     assert backend.clear("a:") == 2
     assert backend.get_keys() == ["b:1"]
+
+
+# ------------------------------------------------------------------------------------------- time, and filling
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def aging(clock: Clock) -> Iterator[LocalCPUBackend]:
+    """A backend whose cache serves a chunk for ten seconds."""
+    with LocalCPUBackend(4 * PAGE, hot_ttl=10, clock=clock) as backend:
+        yield backend
+        backend.clear()
+        assert backend.statistics().reserved == 0
+
+
+def chunk(backend: LocalCPUBackend, text: bytes) -> MemoryObj:
+    obj = backend.allocate((PAGE,), "uint8")
+    assert obj is not None
+    obj.byte_array[: len(text)] = text
+    return obj
+
+
+def read(cache: HotCache, key: str) -> bytes | None:
+    obj = cache.get(key)
+    if obj is None:
+        return None
+    with obj:
+        return bytes(obj.byte_array[:3])
+
+
+def test_a_chunk_is_served_until_it_is_as_old_as_the_caches_ttl(aging: LocalCPUBackend, clock: Clock) -> None:
+    cache(aging, "a")
+    clock.now += 9.9
+    assert aging.contains("a")
+    cache(aging, "b")
+    clock.now += 0.1
+    assert aging.get_keys() == ["b"]
+    assert not aging.contains("a")
+    assert aging.get_blocking("a") is None
+    assert aging.statistics().cached_objects == 1  # its memory is free
+
+
+def test_a_chunks_own_ttl_shortens_the_caches_and_never_lengthens_it(aging: LocalCPUBackend, clock: Clock) -> None:
+    for key, ttl in (("short", 3), ("long", 30)):
+        with chunk(aging, b"abc") as obj:
+            aging.hot_cache.put(key, obj, ttl=ttl)
+    clock.now += 3
+    assert aging.get_keys() == ["long"]
+    clock.now += 7
+    assert aging.get_keys() == []
+
+
+def test_what_was_fetched_fills_the_cache_and_its_age_counts_from_the_beginning_of_the_fetch(
+    aging: LocalCPUBackend, clock: Clock
+) -> None:
+    filling = aging.hot_cache.begin("a")
+    clock.now += 6
+    with chunk(aging, b"abc") as obj:
+        assert aging.hot_cache.fill(filling, obj)
+    clock.now += 3.9
+    assert read(aging.hot_cache, "a") == b"abc"
+    clock.now += 0.1
+    assert read(aging.hot_cache, "a") is None
+
+
+def test_a_fetch_that_takes_longer_than_the_ttl_fills_nothing(aging: LocalCPUBackend, clock: Clock) -> None:
+    filling = aging.hot_cache.begin("a")
+    clock.now += 10
+    with chunk(aging, b"abc") as obj:
+        assert not aging.hot_cache.fill(filling, obj)
+
+
+@pytest.mark.parametrize("change", ["put", "remove", "clear", "clear prefix", "replace", "close"])
+def test_a_fetch_that_began_before_a_change_of_its_key_fills_nothing(aging: LocalCPUBackend, change: str) -> None:
+    cache = aging.hot_cache
+    before = cache.begin("a")
+    with chunk(aging, b"new") as new, chunk(aging, b"old") as old:
+        match change:
+            case "put":
+                cache.put("a", new)
+            case "remove":
+                assert not cache.remove("a")
+            case "clear":
+                cache.clear()
+            case "clear prefix":
+                cache.clear("a")
+            case "replace":
+                assert cache.replace(cache.begin("a"), new)
+            case "close":
+                cache.close()
+        assert not before.is_current
+        assert not cache.fill(before, old)
+    assert read(cache, "a") == (b"new" if change in {"put", "replace"} else None)
+
+
+def test_a_change_of_another_key_takes_no_right_away(aging: LocalCPUBackend) -> None:
+    cache = aging.hot_cache
+    filling = cache.begin("a")
+    cache.remove("b")
+    cache.clear("b")
+    cache.replace(cache.begin("b"))
+    with chunk(aging, b"abc") as obj:
+        assert cache.fill(filling, obj)
+
+
+def test_a_fetch_that_brings_nothing_leaves_what_was_cached_meanwhile(aging: LocalCPUBackend) -> None:
+    cache = aging.hot_cache
+    one, other = cache.begin("a"), cache.begin("a")
+    with chunk(aging, b"abc") as obj:
+        assert cache.fill(one, obj)
+    assert not cache.fill(other, None)
+    assert read(cache, "a") == b"abc"
+
+
+def test_of_two_changes_at_once_neither_fills_because_nobody_knows_which_the_store_did_last(
+    aging: LocalCPUBackend,
+) -> None:
+    cache = aging.hot_cache
+    for ends_first in (0, 1):
+        changes = []
+        for _ in range(2):
+            cache.remove("a")
+            changes.append(cache.begin("a"))
+        with chunk(aging, b"one") as one, chunk(aging, b"two") as two:
+            objs = (one, two)
+            cache.replace(changes[ends_first], objs[ends_first])
+            cache.replace(changes[1 - ends_first], objs[1 - ends_first])
+        assert read(cache, "a") is None
+
+
+def test_a_change_that_fails_leaves_nothing_under_its_key(aging: LocalCPUBackend) -> None:
+    cache = aging.hot_cache
+    change, fetch = cache.begin("a"), cache.begin("a")
+    with chunk(aging, b"old") as obj:
+        assert cache.fill(fetch, obj)  # it read the old chunk during the change
+    assert not cache.replace(change, None)
+    assert read(cache, "a") is None
+
+
+def test_hits_and_misses_are_counted_where_they_are_to_be(aging: LocalCPUBackend) -> None:
+    hot = aging.hot_cache
+    cache(aging, "a")
+    read(hot, "a")
+    read(hot, "b")
+    assert hot.get("b", count_miss=False) is None
+    counts = HotCacheCounts(hits=10)
+    hot.count_into(counts)
+    read(hot, "a")
+    assert counts == HotCacheCounts(hits=12, misses=1)
+    make_room(aging, 4)
+    assert counts.evictions == 1
+
+
+def test_two_threads_that_put_and_get_one_key_never_see_a_mixture(aging: LocalCPUBackend) -> None:
+    failures: list[bytes] = []
+    done = threading.Event()
+
+    def put() -> None:
+        for number in range(400):
+            obj = aging.allocate((PAGE,), "uint8")
+            if obj is not None:
+                with obj:
+                    obj.byte_array[:] = bytes([number % 256]) * PAGE
+                    aging.submit_put_task("a", obj)
+        done.set()
+
+    def get() -> None:
+        while not done.is_set():
+            if (obj := aging.get_blocking("a")) is not None:
+                with obj:
+                    found = bytes(obj.byte_array)
+                    if found != found[:1] * PAGE:
+                        failures.append(found)
+
+    threads = [threading.Thread(target=put), *(threading.Thread(target=get) for _ in range(2))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

@@ -255,6 +255,7 @@ REFUSED: Final[dict[str, Callable[[MemoryObj], object]]] = {
     "get_shapes": lambda obj: obj.get_shapes(),
     "get_size": lambda obj: obj.get_size(),
     "get_tensor": lambda obj: obj.get_tensor(0),
+    "is_read_only": lambda obj: obj.is_read_only,
     "meta": lambda obj: obj.meta,
     "metadata": lambda obj: obj.metadata,
     "numpy": lambda obj: obj.numpy(),

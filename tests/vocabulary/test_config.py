@@ -151,3 +151,34 @@ def test_two_configurations_share_nothing() -> None:
     one, other = ConnectorConfig.load(), ConnectorConfig.load()
     one.extra_config["x"] = 1
     assert other.extra_config == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1048576", 1 << 20),
+        ("512MiB", 512 << 20),
+        ("512 mib", 512 << 20),
+        ("1.5GiB", 3 << 29),
+        ("0.001kB", 1),
+        ("2GB", 2 * 10**9),
+        ("1TiB", 1 << 40),
+        ("7B", 7),
+    ],
+)
+def test_a_size_in_bytes_may_have_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, value: int) -> None:
+    monkeypatch.setenv("LMCACHE_CONNECT_MAX_LOCAL_CPU_BYTES", text)
+    assert ConnectorConfig.load().max_local_cpu_bytes == value
+    assert ConnectorConfig.load(max_bytes_in_flight=text).max_bytes_in_flight == value
+
+
+@pytest.mark.parametrize("text", ["2GiBs", "1,5GiB", "GiB", "-1MiB", "1 2", "1e6", "2 GiB extra", "0x10", "inf", "²MB"])
+def test_a_text_that_is_not_a_size_is_refused_and_the_message_says_what_one_looks_like(text: str) -> None:
+    with pytest.raises(InvalidConfigError, match="expected a number of bytes, such as 1048576, 512MiB"):
+        ConnectorConfig.load(max_local_cpu_bytes=text)
+
+
+@pytest.mark.parametrize("text", ["0MiB", "2048TiB"])
+def test_a_size_that_is_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfigError, match="max_local_cpu_bytes"):
+        ConnectorConfig.load(max_local_cpu_bytes=text)

@@ -120,7 +120,9 @@ class TensorView(_View, memory_management.TensorMemoryObj):  # type: ignore[misc
             shapes=shapes,
             dtypes=dtypes,
         )
-        raw = torch.frombuffer(self._memory, dtype=torch.uint8)
+        # Of a chunk that others hold as well it is a copy: torch has no read-only tensors.
+        memory = original.byte_array
+        raw = torch.frombuffer(bytearray(memory) if memory.readonly else memory, dtype=torch.uint8)
         memory_management.TensorMemoryObj.__init__(self, raw, described, None)
 
     @property

@@ -63,6 +63,13 @@ class TensorMemoryObj(MemoryObj, ChunkView):
         self._meta: MemoryObjMetadata | None = None
 
     @property
+    def data_ptr(self) -> int:
+        """The address of the first byte. Valid for as long as a reference is held."""
+        self._live("data_ptr")
+        assert self.original is not None  # noqa: S101  # it is as long as the view lives
+        return self.original.data_ptr
+
+    @property
     def chunk_metadata(self) -> ChunkMetadata:  # type: ignore[override]
         """What the view was made for, or was shrunk to."""
         return self._metadata
@@ -112,7 +119,9 @@ class TensorMemoryObj(MemoryObj, ChunkView):
 
     @property
     def raw_data(self) -> torch.Tensor:
-        """All bytes as a flat tensor of uint8. Setting it to a shorter tensor cuts the chunk to that many bytes.
+        """All bytes as a flat tensor of uint8: of a read-only chunk, a copy.
+
+        Setting it to a shorter tensor cuts the chunk to that many bytes.
 
         Raises:
             MissingExtraError: torch is not installed.
@@ -122,7 +131,7 @@ class TensorMemoryObj(MemoryObj, ChunkView):
             import torch
         except ImportError:
             raise MissingExtraError("MemoryObj.raw_data", "torch", "torch") from None
-        return torch.frombuffer(view, dtype=torch.uint8)
+        return torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
 
     @raw_data.setter
     def raw_data(self, shorter: Any) -> None:

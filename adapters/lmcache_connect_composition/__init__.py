@@ -1,0 +1,1 @@
+"""Wrappers for production: `hot+<scheme>://`, a hot cache in front of any store."""
