@@ -104,6 +104,9 @@ class ConnectorConfig(Settings):
     min_throughput: Bytes = 32 << 20
     """A store's lowest throughput, in bytes per second. An operation on n bytes has n / min_throughput seconds more."""
 
+    stall_timeout: Seconds = 3.0
+    """Seconds without a byte of progress after which a connection is dead, if the store owes progress."""
+
     allocate_timeout: Seconds = 5.0
     """How long a get waits for room in the arena, in seconds, inside the operation's deadline."""
 

@@ -451,6 +451,13 @@ class ReadOnlyStoreError(StoreError):
     retryable = True
 
 
+class StoreStalledError(StoreUnavailableError):
+    """The store owed an answer, or had to take what was sent, and no byte moved for `stall_timeout` seconds.
+
+    The connection was closed.
+    """
+
+
 class StoreLoadingError(StoreUnavailableError):
     """The server is loading its data from disk and will answer soon."""
 

@@ -152,6 +152,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "AuthenticationError": PermissionError,
     "CertificateError": ConnectionError,
     "StoreLoadingError": ConnectionError,
+    "StoreStalledError": ConnectionError,
     "WrongTypeError": TypeError,
     "StoreProtocolError": ConnectionError,
     "ValueTooLargeError": ValueError,

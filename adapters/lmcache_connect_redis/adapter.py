@@ -23,4 +23,4 @@ class RedisConnectorAdapter(ConnectorAdapter):
             InvalidURLError, InvalidOptionError: the URL names no server, no database, or no readable password.
         """
         options = context.options(RedisOptions)
-        return RedisConnector(context, options, SingleServer(context.remote_url, options))
+        return RedisConnector(context, options, SingleServer(context.remote_url, options, context.settings.stall_timeout))

@@ -79,7 +79,8 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         if self._protocol is None:
             self._protocol = parser_protocol(asyncio.get_running_loop())
         try:
-            stream = await open_tcp_stream(location.host, location.port, self._tls if location.is_tls else None)
+            tls = self._tls if location.is_tls else None
+            stream = await open_tcp_stream(location.host, location.port, tls, self._stall_timeout)
         except ssl.SSLCertVerificationError as error:
             authorities = self._options.ca_file or "the system's certificate authorities"
             raise CertificateError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lmcache_connect import StoreError
+from lmcache_connect.errors import StoreStalledError
 
 from .failures import ExpiredCredentialsError, ThrottledError
 
@@ -75,6 +76,8 @@ class Retries:
         neither does the one after credentials expired. `seconds_left`: until the deadline. A pause that would be longer
         helps nobody: the caller learns at once what the server said.
         """
+        if isinstance(error, StoreStalledError):
+            return None  # it would hold the call's share of the byte budget meanwhile: the operation is repeated instead
         if is_stale and tries.stale < _MAX_STALE:
             tries.stale += 1
             return Retry()

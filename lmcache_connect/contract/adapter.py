@@ -31,6 +31,9 @@ class ConnectorOptions(URLOptions):
     timeout: Seconds | None = None
     """The deadline of one operation in seconds, to which the time for its bytes is added."""
 
+    stall_timeout: Seconds | None = None
+    """Seconds without a byte of progress after which a connection is dead, if the store owes progress."""
+
     errors: ErrorMode | None = None
     """`raise` or `miss`."""
 
@@ -39,7 +42,12 @@ class ConnectorOptions(URLOptions):
 
     def overrides(self) -> dict[str, Any]:
         """The settings of `ConnectorConfig` that the URL overrides, by their names there."""
-        given = {"operation_timeout": self.timeout, "errors": self.errors, "retries": self.retries}
+        given = {
+            "operation_timeout": self.timeout,
+            "stall_timeout": self.stall_timeout,
+            "errors": self.errors,
+            "retries": self.retries,
+        }
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -12,10 +12,10 @@ from typing import Final, Generic, Literal
 import anyio
 
 from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather
-from ..errors import InvalidArgumentError, StoreError, StoreUnavailableError
+from ..errors import InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
 from ..keys import Key, key_strings
 from ..memory import MemoryObj
-from ..transport import ConnectionPool, Couriers, StreamClosedError, lost_connection
+from ..transport import ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
 from .arrivals import Arrivals
 from .crew import C, Equipment
 from .room import PlaceInLine, RoomLine
@@ -57,13 +57,15 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """
         super().__init__(context.config, context.metadata)
         self._store: Final = context.remote_url.label()
+        self._lost: Final = lost
+        self._stall_timeout: Final = context.settings.stall_timeout
         self._connect_timeout: Final = connect_timeout
         self._threads_from: Final = math.inf if is_tls else {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
-        self._chunk_pool = ConnectionPool(pool_size, self._connect, self._store, lost)
+        self._chunk_pool = ConnectionPool(pool_size, self._connect, self._store, self._lost_one)
         # Look-ups have connections of their own: they must not wait behind megabytes.
-        self._lookup_pool = ConnectionPool(lookup_pool_size, self._connect, self._store, lost)
+        self._lookup_pool = ConnectionPool(lookup_pool_size, self._connect, self._store, self._lost_one)
         # Used by the get that is first in line for room. See `room`: nobody else may need its connections.
-        self._first_in_line_pool = ConnectionPool(pool_size, self._connect, self._store, lost)
+        self._first_in_line_pool = ConnectionPool(pool_size, self._connect, self._store, self._lost_one)
         self._line = RoomLine(context.local_cpu_backend, context.settings.allocate_timeout)
         self._couriers = Couriers()
         self._chunk_size = ChunkSize(context.metadata)
@@ -156,10 +158,26 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     async def close(self) -> None:
         """Closes every connection. Idempotent."""
         self._couriers.close()
-        for pool in (self._chunk_pool, self._lookup_pool, self._first_in_line_pool):
+        for pool in self._pools:
             pool.close()
 
     # --------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _pools(self) -> tuple[ConnectionPool[C], ...]:
+        return self._chunk_pool, self._lookup_pool, self._first_in_line_pool
+
+    def _lost_one(self, store: str, error: StreamClosedError) -> StoreError:
+        """Translates the loss of a connection, as the store's protocol does it.
+
+        Where one has stalled, a NAT or a firewall on the way may have forgotten all of them. So those that are idle are
+        closed: otherwise each of them would cost a call `stall_timeout` seconds.
+        """
+        if not isinstance(error, StreamStalledError):
+            return self._lost(store, error)
+        for pool in self._pools:
+            pool.suspect_idle()  # also from a thread
+        return StoreStalledError(store, str(error))
 
     def _equipment(self, nbytes: int) -> Equipment[C]:
         """Returns what a call that moves `nbytes` bytes works with."""

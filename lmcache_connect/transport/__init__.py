@@ -4,7 +4,8 @@ Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `loop
 `testing`, `lmcache_connect_composition`, `lmcache_connect_redis` and `lmcache_connect_s3`.
 
 From the bottom up: `wire` makes the system calls, and `transfer` moves a buffer over a wire in steps. `stream` is what
-protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `courier` runs protocol code in a thread.
+protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `stall_clock` tells both when the peer has been
+silent for too long. `courier` runs protocol code in a thread.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .stream import Stream
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
 from .waiting import in_thread, wait_uncancelled
-from .wire import StreamClosedError, Wire
+from .wire import StreamClosedError, StreamStalledError, Wire
 
 __all__ = [
     "Connection",
@@ -27,6 +28,7 @@ __all__ = [
     "LoopStream",
     "Stream",
     "StreamClosedError",
+    "StreamStalledError",
     "TLSSettings",
     "TLSSettingsError",
     "ThreadStream",

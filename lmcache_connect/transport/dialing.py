@@ -1,4 +1,8 @@
-"""Opening streams: TCP, TLS over TCP, and unix sockets."""
+"""Opening streams: TCP, TLS over TCP, and unix sockets.
+
+The addresses of a host are tried side by side, each a little after the one before ("Happy Eyeballs", RFC 8305). So an
+address that drops what is sent to it costs `_NEXT_ADDRESS_AFTER` seconds, and not the caller's deadline.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,30 @@ import asyncio
 import os
 import socket
 import ssl
+from asyncio.staggered import staggered_race
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import zip_longest
+from typing import Any, Final, TypeAlias
 
 from .loop_stream import LoopStream
+from .socket_options import end_by_themselves, find_dead_peers
 from .tls import TLSSettings, handshake
 from .wire import StreamClosedError, TLSWire, Wire
 
+_NEXT_ADDRESS_AFTER: Final = 0.25
+"""Seconds after which the next address is tried as well. RFC 8305 recommends 250 ms."""
 
-async def open_tcp_stream(host: str, port: int, tls: TLSSettings | None = None) -> LoopStream:
+AddressInfo: TypeAlias = tuple[Any, Any, int, str, Any]
+"""What `getaddrinfo` returns for one address."""
+
+
+async def open_tcp_stream(
+    host: str, port: int, tls: TLSSettings | None = None, stall_timeout: float | None = None
+) -> LoopStream:
     """Connects to the first of the host's addresses that answers. The caller sets the deadline.
+
+    `stall_timeout`: seconds without a byte of progress after which the connection is dead, also while it is made.
 
     Raises:
         StreamClosedError: no address answers. Its cause is the last address's error.
@@ -21,41 +41,80 @@ async def open_tcp_stream(host: str, port: int, tls: TLSSettings | None = None) 
         TLSSettingsError: a file of `tls` cannot be used.
     """
     loop = asyncio.get_running_loop()
-    peer = f"{host}:{port}"
     try:
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise StreamClosedError(f"the name {host!r} cannot be resolved: {error.strerror or error}") from error
-    failure = OSError(f"the name {host!r} has no address")
-    for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            await loop.sock_connect(sock, address)
-            wire = Wire(sock, peer) if tls is None else TLSWire(await handshake(sock, tls, host), peer)
-            return LoopStream(wire, loop)
-        except ssl.SSLCertVerificationError:
-            sock.close()
-            raise
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
+    return await open_first(addresses, host, f"{host}:{port}", tls, stall_timeout)
+
+
+async def open_first(
+    addresses: Sequence[AddressInfo], host: str, peer: str, tls: TLSSettings | None, stall_timeout: float | None
+) -> LoopStream:
+    """Connects to the first of the addresses that answers. Raises what `open_tcp_stream` raises."""
+    attempts = [partial(_open, address, host, peer, tls, stall_timeout) for address in _alternating(addresses)]
+    wire, _, failures = await staggered_race(attempts, _NEXT_ADDRESS_AFTER)
+    if wire is not None:
+        return LoopStream(wire, asyncio.get_running_loop())
+    errors = [failure for failure in failures if failure is not None]
+    failures.clear()  # the frames of a failed attempt are theirs
+    for error in errors:
+        if not isinstance(error, OSError) or isinstance(error, ssl.SSLCertVerificationError):
+            raise error
+    failure = errors[-1] if errors else OSError(f"the name {host!r} has no address")
+    assert isinstance(failure, OSError)  # noqa: S101  # the others were raised
     raise StreamClosedError(f"cannot connect to {peer}: {_reason(failure)}") from failure
 
 
-async def open_unix_stream(path: str) -> LoopStream:
-    """Connects to a unix socket. Raises `StreamClosedError` from the system's error."""
-    loop = asyncio.get_running_loop()
+def _alternating(addresses: Iterable[AddressInfo]) -> list[AddressInfo]:
+    """Returns the addresses with their families in turn, because often one family as a whole does not work."""
+    families: dict[Any, list[AddressInfo]] = {}
+    for address in addresses:
+        families.setdefault(address[0], []).append(address)
+    return [address for turn in zip_longest(*families.values()) for address in turn if address is not None]
+
+
+async def _open(
+    address: AddressInfo, host: str, peer: str, tls: TLSSettings | None, stall_timeout: float | None
+) -> Wire:
+    family, kind, protocol, _, name = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        find_dead_peers(sock, stall_timeout)
+        await _connect(sock, name, stall_timeout)
+        if tls is None:
+            end_by_themselves(sock, stall_timeout)
+            return Wire(sock, peer, stall_timeout)
+        return TLSWire(await handshake(sock, tls, host, stall_timeout), peer, stall_timeout)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _connect(sock: socket.socket, name: Any, stall_timeout: float | None) -> None:
+    try:
+        async with asyncio.timeout(stall_timeout):
+            await asyncio.get_running_loop().sock_connect(sock, name)
+    except TimeoutError as error:
+        if error.errno is not None:  # the kernel's own
+            raise
+        raise TimeoutError(f"no answer within {stall_timeout:g} s") from None
+
+
+async def open_unix_stream(path: str, stall_timeout: float | None = None) -> LoopStream:
+    """Connects to a unix socket. `stall_timeout` is as for `open_tcp_stream`.
+
+    Raises:
+        StreamClosedError: from the system's error.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        await loop.sock_connect(sock, path)
-        return LoopStream(Wire(sock, path), loop)
+        await _connect(sock, path, stall_timeout)
+        end_by_themselves(sock, stall_timeout)
+        return LoopStream(Wire(sock, path, stall_timeout), asyncio.get_running_loop())
     except OSError as error:
         sock.close()
         raise StreamClosedError(f"cannot connect to {path}: {_reason(error)}") from error

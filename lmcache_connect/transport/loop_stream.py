@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 
 from ..lease import leases
+from .stall_clock import StallClock
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .transfer import Transfer
@@ -38,7 +39,18 @@ class LoopStream(Stream):
     It carries one transfer in each direction at a time.
     """
 
-    __slots__ = ("_budget", "_loop", "_reader_on", "_reading", "_turns", "_wire", "_writer_on", "_writing")
+    __slots__ = (
+        "_budget",
+        "_clock",
+        "_loop",
+        "_reader_on",
+        "_reading",
+        "_stall_timer",
+        "_turns",
+        "_wire",
+        "_writer_on",
+        "_writing",
+    )
 
     def __init__(self, wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(wire.scratch, wire.peer)
@@ -50,6 +62,8 @@ class LoopStream(Stream):
         self._reading: _Waiting | None = None
         self._writing: _Waiting | None = None
         self._reader_on = self._writer_on = False
+        self._clock = StallClock(wire)
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------------- transfers
 
@@ -130,8 +144,12 @@ class LoopStream(Stream):
     def _wait_for_socket(self, waiting: _Waiting, write: bool) -> None:
         """Goes on with a transfer when the socket is ready.
 
-        The registration with the loop outlives the transfer: in a row of replies the next one finds it in place.
+        The registration with the loop outlives the transfer: in a row of replies the next one finds it in place, and
+        so does the timer of stalls.
         """
+        self._clock.moved_at = self._loop.time()
+        if self._stall_timer is None:
+            self._set_stall_timer()
         if write:
             if self._reading is waiting:  # TLS may change its mind; the other direction must not spin
                 self._reading = None
@@ -179,6 +197,47 @@ class LoopStream(Stream):
             self._writer_on = False
             self._loop.remove_writer(self._wire.fileno())
 
+    # ----------------------------------------------------------------------------------------------------- stalls
+
+    @property
+    def patience(self) -> float | None:
+        """See `Stream`."""
+        return self._wire.patience
+
+    @patience.setter
+    def patience(self, seconds: float | None) -> None:
+        self._wire.patience = seconds
+
+    def _set_stall_timer(self) -> None:
+        if self._wire.stall_timeout is not None:
+            left = max(0.0, self._clock.left(self._loop.time()))
+            self._stall_timer = self._loop.call_later(left, self._look_for_stall)
+
+    def _look_for_stall(self) -> None:
+        """Ends what waits on a connection without progress, and closes it. See `stall_clock.py`."""
+        self._stall_timer = None
+        waiting = [each for each in (self._reading, self._writing) if each is not None and not each.future.done()]
+        if not waiting or not self._wire.is_open:
+            return
+        if self._clock.left(self._loop.time()) <= 0:
+            # The loop may have been held meanwhile, so that what came was not looked at: this is the last look.
+            wire = self._wire
+            before = wire.bytes_received + wire.bytes_sent
+            for each in waiting:
+                self._step_waiting(each)
+            self._stop_stall_timer()
+            if wire.is_open and wire.bytes_received + wire.bytes_sent == before and not _any_done(waiting):
+                for each in waiting:
+                    each.future.set_exception(self._clock.error())
+                return
+            self._clock.moved_at = self._loop.time()
+        self._set_stall_timer()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
     # -------------------------------------------------------------------------------------------------- lifetime
 
     def take_over(self) -> ThreadStream:
@@ -208,8 +267,13 @@ class LoopStream(Stream):
             return
         self._stop_reader()
         self._stop_writer()
+        self._stop_stall_timer()
         for waiting in (self._reading, self._writing):
             if waiting is not None and not waiting.future.done():
                 waiting.future.set_exception(self._wire.closed_error())
         self._reading = self._writing = None
         self._wire.close()
+
+
+def _any_done(waiting: list[_Waiting]) -> bool:
+    return any(each.future.done() for each in waiting)

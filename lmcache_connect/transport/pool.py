@@ -8,20 +8,22 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Generic, TypeVar
 
-from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
+from ..errors import ConnectorClosedError, StoreError, StoreStalledError, StoreUnavailableError
 from ..process import this_process
 from .connection import Connection
 from .loop_stream import LoopStream
 from .scratch import Scratch
 from .stream import Stream
 from .transfer import Transfer
-from .wire import StreamClosedError
+from .wire import StreamClosedError, StreamStalledError
 
 C = TypeVar("C", bound=Connection)
 
 
 def lost_connection(store: str, error: StreamClosedError) -> StoreError:
     """Returns the error that a caller gets whose connection was lost."""
+    if isinstance(error, StreamStalledError):
+        return StoreStalledError(store, str(error))
     return StoreUnavailableError(store, str(error))
 
 
@@ -52,6 +54,7 @@ class ConnectionPool(Generic[C]):
         self._granted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
+        self._is_idle_suspect = False
 
     @property
     def open_connections(self) -> int:
@@ -125,6 +128,9 @@ class ConnectionPool(Generic[C]):
         return ConnectorClosedError(f"the connection pool of {self.store}")
 
     def _take_idle(self) -> C | None:
+        if self._is_idle_suspect:
+            self._is_idle_suspect = False
+            self._close_idle()
         while self._idle:
             connection, stream = self._idle.pop()
             connection.stream = stream
@@ -149,13 +155,20 @@ class ConnectionPool(Generic[C]):
         self._acquired.add(connection)
         return connection
 
+    def suspect_idle(self) -> None:
+        """No connection that is idle now is used again: the next callers open others. Safe in any thread."""
+        self._is_idle_suspect = True
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop()[1].close()
+
     def close(self) -> None:
         """Closes every connection, also those in use. Waiting callers get `ConnectorClosedError`. Idempotent."""
         self._closed = True
         for connection in self._acquired:
             connection.close()
-        while self._idle:
-            self._idle.pop()[1].close()
+        self._close_idle()
         self._grant()
 
 

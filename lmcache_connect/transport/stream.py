@@ -7,11 +7,12 @@ the same protocol code runs there without an event loop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
 from .transfer import NOTHING, Filling, Hasher, Receiving, Sending, Transfer
-from .wire import StreamClosedError
+from .wire import StreamClosedError, StreamStalledError
 
 
 class Stream(ABC):
@@ -83,11 +84,17 @@ class Stream(ABC):
         self._scratch.start += nbytes
 
     async def read_some(self, limit: int) -> bytes:
-        """Takes 1 to `limit` bytes, as soon as there are any. Returns them, or b"" when the peer has closed."""
+        """Takes 1 to `limit` bytes, as soon as there are any. Returns them, or b"" when the peer has closed.
+
+        Raises:
+            StreamStalledError: the peer was silent for too long.
+        """
         scratch = self._scratch
         if not scratch:
             try:
                 await self._receive_more(min(limit, SCRATCH_BYTES))
+            except StreamStalledError:
+                raise
             except StreamClosedError:
                 return b""
         taken = bytes(scratch.view[scratch.start : min(scratch.stop, scratch.start + limit)])
@@ -142,7 +149,32 @@ class Stream(ABC):
         del payload  # a kept traceback keeps this frame, and must not keep the buffer
         await self._move(transfer, reading=False)
 
+    # ------------------------------------------------------------------------------------------------- patience
+
+    @contextmanager
+    def answering_within(self, seconds: float) -> Iterator[None]:
+        """For the length of the block, the peer may be silent for `seconds`, where that is more than `stall_timeout`.
+
+        For an answer that the peer has to work for, when it has received the request whole. While bytes of the request
+        are still on their way, `stall_timeout` holds.
+        """
+        before = self.patience
+        if before is not None:
+            self.patience = max(seconds, before)
+        try:
+            yield
+        finally:
+            self.patience = before
+
     # ------------------------------------------------------------------------------------- what the two do apart
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds without a byte of progress that the peer is allowed now. None: no limit."""
+        return None
+
+    @patience.setter
+    def patience(self, seconds: float | None) -> None: ...
 
     @abstractmethod
     async def _move(self, transfer: Transfer, *, reading: bool) -> None:

@@ -14,12 +14,14 @@ Who owns what, from `LoopStream.take_over()` to `ThreadStream.hand_back()`:
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from .scratch import HEAD_BYTES
+from .stall_clock import StallClock
 from .stream import Stream
 from .transfer import NOTHING, PIECE_BYTES, Hasher, Transfer
-from .wire import Wire
+from .wire import BLOCKED, Wire
 
 _WITHOUT_END: Final = 1 << 62
 """A turn without end: a thread holds up nobody."""
@@ -28,7 +30,7 @@ _WITHOUT_END: Final = 1 << 62
 class ThreadStream(Stream):
     """A blocking stream for one thread. Its coroutines never suspend."""
 
-    __slots__ = ("_is_handed_back", "_wire")
+    __slots__ = ("_clock", "_is_handed_back", "_moved", "_wire")
 
     def __init__(self, wire: Wire) -> None:
         """Takes `wire` over."""
@@ -36,6 +38,8 @@ class ThreadStream(Stream):
         super().__init__(wire.scratch, wire.peer)
         self._wire = wire
         self._is_handed_back = False
+        self._clock = StallClock(wire)
+        self._moved = -1
 
     async def receive_into(self, dest: memoryview, hasher: Hasher | None = None) -> None:
         """Fills `dest` completely, and shows each piece to `hasher`. One call receives a whole piece.
@@ -58,10 +62,16 @@ class ThreadStream(Stream):
             while position < size:
                 rest = dest[position : position + PIECE_BYTES] if position or size > PIECE_BYTES else dest
                 length = len(rest)
-                if position + length == size:
-                    count = wire.receive_piece(rest, HEAD_BYTES)
-                else:
-                    count = wire.receive_whole(rest)
+                try:
+                    if position + length == size:
+                        count = wire.receive_piece(rest, HEAD_BYTES)
+                    else:
+                        count = wire.receive_whole(rest)
+                except BLOCKED:
+                    count = 0
+                if not count:
+                    self._look_for_stall()
+                    continue
                 position += count
                 if update is not None:
                     update(rest if count == length else rest[:count])
@@ -73,8 +83,13 @@ class ThreadStream(Stream):
     async def _move(self, transfer: Transfer, *, reading: bool) -> None:
         try:
             self._check_open()
-            while transfer.step(self._wire, _WITHOUT_END) is None:
-                pass
+            while True:
+                try:
+                    if transfer.step(self._wire, _WITHOUT_END) is not None:
+                        return
+                except BLOCKED:
+                    pass
+                self._look_for_stall()
         except OSError as error:
             raise self._failed(error) from error.with_traceback(None)
         except BaseException:
@@ -82,6 +97,29 @@ class ThreadStream(Stream):
             raise
         finally:
             transfer.release()
+
+    def _look_for_stall(self) -> None:
+        """To be called when a call has ended by itself after a tick, because nothing moved.
+
+        Raises:
+            StreamStalledError: that was once too often.
+        """
+        wire, now = self._wire, time.monotonic()
+        moved = wire.bytes_received + wire.bytes_sent
+        if moved != self._moved:
+            self._moved = moved
+            self._clock.moved_at = now - self._clock.tick
+        if self._clock.left(now) <= 0:
+            raise self._clock.error()
+
+    @property
+    def patience(self) -> float | None:
+        """See `Stream`."""
+        return self._wire.patience
+
+    @patience.setter
+    def patience(self, seconds: float | None) -> None:
+        self._wire.patience = seconds
 
     def _check_open(self) -> None:
         if self._is_handed_back or not self._wire.is_open:

@@ -89,8 +89,12 @@ def _file_stamp(path: str) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
-async def handshake(sock: socket.socket, settings: TLSSettings, host: str) -> ssl.SSLSocket:
+async def handshake(
+    sock: socket.socket, settings: TLSSettings, host: str, stall_timeout: float | None = None
+) -> ssl.SSLSocket:
     """Does the handshake with `host` on a connected, non-blocking socket, which it owns from then on.
+
+    `stall_timeout`: seconds that the peer may be silent.
 
     Raises:
         TLSSettingsError: one of the settings' files cannot be used.
@@ -107,9 +111,9 @@ async def handshake(sock: socket.socket, settings: TLSSettings, host: str) -> ss
                 secured.do_handshake()
                 return secured
             except ssl.SSLWantReadError:
-                await _ready(loop, loop.add_reader, loop.remove_reader, secured.fileno())
+                await _ready(loop, loop.add_reader, loop.remove_reader, secured.fileno(), stall_timeout)
             except ssl.SSLWantWriteError:
-                await _ready(loop, loop.add_writer, loop.remove_writer, secured.fileno())
+                await _ready(loop, loop.add_writer, loop.remove_writer, secured.fileno(), stall_timeout)
     except BaseException:
         secured.close()
         raise
@@ -120,10 +124,14 @@ async def _ready(
     add: Callable[[int, Callable[[], object]], object],
     remove: Callable[[int], object],
     descriptor: int,
+    stall_timeout: float | None,
 ) -> None:
     future: asyncio.Future[None] = loop.create_future()
     add(descriptor, lambda: None if future.done() else future.set_result(None))
     try:
-        await future
+        async with asyncio.timeout(stall_timeout):
+            await future
+    except TimeoutError:
+        raise TimeoutError(f"the TLS handshake moved no byte for {stall_timeout:g} s") from None
     finally:
         remove(descriptor)

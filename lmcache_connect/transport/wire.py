@@ -9,11 +9,18 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import sys
 from typing import ClassVar, Final
 
 from ..errors import LMCacheConnectError
 from ..process import this_process
 from .scratch import Scratch
+
+try:
+    import fcntl
+    from termios import TIOCOUTQ as _TIOCOUTQ
+except ImportError:  # not a Unix
+    _TIOCOUTQ = None  # type: ignore[assignment]
 
 BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """Raised by a wire's calls when the socket is not ready; try again when it is."""
@@ -32,6 +39,14 @@ class StreamClosedError(LMCacheConnectError, ConnectionError):
         self.last_words = last_words
 
 
+class StreamStalledError(StreamClosedError):
+    """The peer owed progress, and no byte moved for too long. The connection was closed, whatever becomes of the peer."""
+
+    def __init__(self, peer: str, seconds: float) -> None:
+        super().__init__(f"{peer} moved no byte for {seconds:g} s (see the setting stall_timeout)")
+        self.seconds = seconds
+
+
 class Wire:
     """One connected socket. Each method that receives or sends is one system call.
 
@@ -39,16 +54,34 @@ class Wire:
     connection, and `OSError` where it was reset.
     """
 
-    __slots__ = ("_process", "_sock", "bytes_received", "bytes_sent", "is_open", "is_taken_over", "peer", "scratch")
+    __slots__ = (
+        "_process",
+        "_sock",
+        "bytes_received",
+        "bytes_sent",
+        "is_open",
+        "is_taken_over",
+        "patience",
+        "peer",
+        "scratch",
+        "stall_timeout",
+    )
 
     hides_bytes: ClassVar = False
     """Whether received bytes may wait where the event loop's selector does not see them: inside OpenSSL."""
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
-        """Owns `sock`, which is connected and non-blocking. `peer` names the other end in errors."""
+    def __init__(self, sock: socket.socket, peer: str, stall_timeout: float | None = None) -> None:
+        """Owns `sock`, which is connected and non-blocking. `peer` names the other end in errors.
+
+        `stall_timeout`: seconds without a byte after which the connection is dead, while the peer owes progress. None:
+        there is no limit. The socket's calls must end by themselves after a part of it: see `stall_clock`.
+        """
         self._sock = sock
         self._process = this_process()
         self.peer = peer
+        self.stall_timeout: Final = stall_timeout
+        self.patience = stall_timeout
+        """The limit that holds now. Longer than `stall_timeout` while the peer works on what it has received whole."""
         self.scratch: Final = Scratch()
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -124,12 +157,23 @@ class Wire:
         poller.register(self._sock.fileno(), select.POLLIN)
         return bool(poller.poll(0))
 
+    def unsent(self) -> int:
+        """Returns how many bytes the kernel has taken and the peer has not acknowledged. 0 where that is not known."""
+        if _TIOCOUTQ is None:
+            return 0
+        try:
+            return int.from_bytes(fcntl.ioctl(self._sock.fileno(), _TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
+
     def closed_error(self) -> StreamClosedError:
         """Returns the error of a call on a connection that this end has closed."""
         return StreamClosedError(f"the connection to {self.peer} is closed")
 
     def failure(self, error: OSError) -> StreamClosedError:
         """Returns the error to raise for one that a system call raised. To be called before the wire is closed."""
+        if isinstance(error, StreamStalledError):
+            return StreamStalledError(self.peer, error.seconds)
         if isinstance(error, StreamClosedError):
             return StreamClosedError(str(error), error.last_words)
         return StreamClosedError(f"{self.peer}: {error}", self._last_words())

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from lmcache_connect import StoreError, StoreUnavailableError
-from lmcache_connect.errors import StoreProtocolError
-from lmcache_connect.transport import Stream, StreamClosedError
+from lmcache_connect.errors import StoreProtocolError, StoreStalledError
+from lmcache_connect.transport import Stream, StreamClosedError, StreamStalledError
 
 from .replies import is_refusal, is_wrong_server, reply_error
 from .tenure import Tenure
@@ -220,4 +220,5 @@ def lost_connection(store: str, error: StreamClosedError, veil: Callable[[str], 
     line = error.last_words.partition(b"\r\n")[0] if error.last_words.startswith(b"-") else b""
     said = veil(line[1:].decode("utf-8", "replace"))[:200]
     hint = f" (the server said before: {ascii(said)[1:-1]})" if said else ""
-    return StoreUnavailableError(store, f"{error}{hint}")
+    kind = StoreStalledError if isinstance(error, StreamStalledError) else StoreUnavailableError
+    return kind(store, f"{error}{hint}")

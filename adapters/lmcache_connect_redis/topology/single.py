@@ -28,14 +28,15 @@ class SingleServer:
     Each connection resolves the name again, and reads the files that the options name as they are then.
     """
 
-    def __init__(self, url: RemoteURL, options: RedisOptions) -> None:
-        """Opens nothing yet.
+    def __init__(self, url: RemoteURL, options: RedisOptions, stall_timeout: float | None = None) -> None:
+        """Opens nothing yet. `stall_timeout`: seconds without a byte after which a connection is dead.
 
         Raises:
             InvalidURLError: the URL names no server, or its path is not a database number.
             InvalidOptionError: the password cannot be read from where the options point.
         """
         self._store = url.label()
+        self._stall_timeout = stall_timeout
         self.is_tls = url.scheme in TLS_SCHEMES
         self._dial = self._dial_of(url, options)
         self._username = url.username
@@ -92,11 +93,11 @@ class SingleServer:
         if url.scheme == "unix":
             if url.hosts or not url.path:
                 raise InvalidURLError(url.redacted(), "a unix socket has a path and no host", "unix:///path/to/socket")
-            return partial(open_unix_stream, url.path)
+            return partial(open_unix_stream, url.path, self._stall_timeout)
         host, port = url.single_host(DEFAULT_PORT)
         if port == 0:
             raise InvalidURLError(url.redacted(), "the port is 0", "a number from 1 to 65535")
         if not self.is_tls:
-            return partial(open_tcp_stream, host, port, None)
+            return partial(open_tcp_stream, host, port, None, self._stall_timeout)
         tls = TLSSettings(options.ca_file, options.cert_file, options.key_file, options.verify, options.server_name)
-        return partial(open_tcp_stream, host, port, tls)
+        return partial(open_tcp_stream, host, port, tls, self._stall_timeout)

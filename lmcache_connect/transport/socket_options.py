@@ -1,0 +1,46 @@
+"""What the kernel is asked to do about peers that are silent."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Final
+
+from .stall_clock import TICKS
+
+_IDLE_SECONDS: Final = 15
+"""After so long without traffic, the kernel asks whether the peer is there. It also keeps a NAT's entry alive."""
+
+_INTERVAL_SECONDS: Final = 5
+_PROBES: Final = 3
+
+
+def find_dead_peers(sock: socket.socket, stall_timeout: float | None) -> None:
+    """Has the kernel end a TCP connection whose peer is gone: also one that is idle, as far as the system can do it.
+
+    What was sent and is not acknowledged for `stall_timeout` seconds ends the connection (`TCP_USER_TIMEOUT`).
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for names, value in (
+        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), _IDLE_SECONDS),
+        (("TCP_KEEPINTVL",), _INTERVAL_SECONDS),
+        (("TCP_KEEPCNT",), _PROBES),
+    ):
+        option = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if stall_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(stall_timeout * 1000)))
+
+
+def end_by_themselves(sock: socket.socket, stall_timeout: float | None) -> None:
+    """Has calls on the socket end by themselves after a tick, while a thread has it: see `stall_clock.py`.
+
+    Without effect while the socket does not block.
+    """
+    if stall_timeout is None:
+        return
+    tick = max(1, round(stall_timeout / TICKS * 1e6))
+    interval = struct.pack("@ll", tick // 1_000_000, tick % 1_000_000)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, interval)
