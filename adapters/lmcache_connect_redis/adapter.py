@@ -23,4 +23,6 @@ class RedisConnectorAdapter(ConnectorAdapter):
             InvalidURLError, InvalidOptionError: the URL names no server, no database, or no readable password.
         """
         options = context.options(RedisOptions)
-        return RedisConnector(context, options, SingleServer(context.remote_url, options, context.settings.stall_timeout))
+        return RedisConnector(
+            context, options, SingleServer(context.remote_url, options, context.settings.stall_timeout)
+        )

@@ -77,7 +77,9 @@ class Retries:
         helps nobody: the caller learns at once what the server said.
         """
         if isinstance(error, StoreStalledError):
-            return None  # it would hold the call's share of the byte budget meanwhile: the operation is repeated instead
+            return (
+                None  # it would hold the call's share of the byte budget meanwhile: the operation is repeated instead
+            )
         if is_stale and tries.stale < _MAX_STALE:
             tries.stale += 1
             return Retry()

@@ -10,11 +10,11 @@ import asyncio
 import os
 import socket
 import ssl
-from asyncio.staggered import staggered_race
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import zip_longest
 from typing import Any, Final, TypeAlias
+
+import anyio
 
 from .loop_stream import LoopStream
 from .socket_options import end_by_themselves, find_dead_peers
@@ -52,12 +52,35 @@ async def open_first(
     addresses: Sequence[AddressInfo], host: str, peer: str, tls: TLSSettings | None, stall_timeout: float | None
 ) -> LoopStream:
     """Connects to the first of the addresses that answers. Raises what `open_tcp_stream` raises."""
-    attempts = [partial(_open, address, host, peer, tls, stall_timeout) for address in _alternating(addresses)]
-    wire, _, failures = await staggered_race(attempts, _NEXT_ADDRESS_AFTER)
-    if wire is not None:
-        return LoopStream(wire, asyncio.get_running_loop())
-    errors = [failure for failure in failures if failure is not None]
-    failures.clear()  # the frames of a failed attempt are theirs
+    # Not asyncio's `staggered_race`: a caller that it lets go on may find attempts that have not ended yet.
+    opened: list[Wire] = []
+    errors: list[Exception] = []
+
+    async def attempt(address: AddressInfo, ended: anyio.Event) -> None:
+        try:
+            wire = await _open(address, host, peer, tls, stall_timeout)
+        except Exception as error:
+            errors.append(error.with_traceback(None))
+        else:
+            opened.append(wire)
+            group.cancel_scope.cancel()
+        ended.set()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for address in _alternating(addresses):
+                ended = anyio.Event()
+                group.start_soon(attempt, address, ended)
+                with anyio.move_on_after(_NEXT_ADDRESS_AFTER):
+                    await ended.wait()
+    except BaseException:
+        for wire in opened:
+            wire.close()
+        raise
+    for wire in opened[1:]:
+        wire.close()  # it answered at the same moment as the first
+    if opened:
+        return LoopStream(opened[0], asyncio.get_running_loop())
     for error in errors:
         if not isinstance(error, OSError) or isinstance(error, ssl.SSLCertVerificationError):
             raise error

@@ -53,7 +53,7 @@ class LoopStream(Stream):
     )
 
     def __init__(self, wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(wire.scratch, wire.peer)
+        super().__init__(wire.scratch, wire.peer, wire)
         self._wire = wire
         self._loop = loop
         self._turns = turns_of(loop)
@@ -198,15 +198,6 @@ class LoopStream(Stream):
             self._loop.remove_writer(self._wire.fileno())
 
     # ----------------------------------------------------------------------------------------------------- stalls
-
-    @property
-    def patience(self) -> float | None:
-        """See `Stream`."""
-        return self._wire.patience
-
-    @patience.setter
-    def patience(self, seconds: float | None) -> None:
-        self._wire.patience = seconds
 
     def _set_stall_timer(self) -> None:
         if self._wire.stall_timeout is not None:

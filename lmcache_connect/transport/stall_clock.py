@@ -1,12 +1,13 @@
 """`StallClock`: tells when one connection has been without progress for too long.
 
-It counts only while a transfer waits for its socket, so only while this end is ready and the peer owes progress. It does
-not count while a get waits for room, nor while a connection is idle. It costs the hot path one reading of the time for
-each wait, and nothing for each system call:
+It counts only while a transfer waits for its socket: while this end is ready and the peer owes progress. It does not
+count while a get waits for room, nor while a connection is idle. It costs the hot path one reading of the time for each
+wait, and nothing for each system call:
 
 * A loop stream has one timer, which is set when a transfer waits and finds none set. When it fires, it asks the clock,
   and is set again for what is left.
-* A thread's calls end by themselves after a tick (`SO_RCVTIMEO`, `SO_SNDTIMEO`) if nothing moves. Then it asks the clock.
+* A thread's calls end by themselves after a tick (`SO_RCVTIMEO`, `SO_SNDTIMEO`), if nothing moves. It then asks the
+  clock.
 
 Bytes that the kernel has taken, and still sends, are progress as well. So the clock looks at them one tick before the
 limit, and at the limit. While some are left, the peer has not received the request whole, and gets no longer limit.
@@ -31,7 +32,7 @@ class StallClock:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.moved_at = 0.0
-        """When the wait began, or something last moved in it. Set by whoever waits."""
+        """When the wait began, or something last moved in it. Set by the stream."""
         self._sampled = -1.0
         self._unsent = 0
 
@@ -44,8 +45,8 @@ class StallClock:
     def left(self, now: float) -> float:
         """Returns the seconds until the next look is due; 0 or less where the connection is dead."""
         wire = self._wire
-        limit, patience = wire.stall_timeout, wire.patience
-        if limit is None or patience is None:
+        limit, silence_limit = wire.stall_timeout, wire.silence_limit
+        if limit is None or silence_limit is None:
             return math.inf
         quiet = now - self.moved_at
         first_look = limit - limit / TICKS
@@ -61,8 +62,8 @@ class StallClock:
             if unsent < before:
                 self._sampled = self.moved_at = now  # the kernel still sends
                 return limit / TICKS
-        return (limit if unsent else patience) - quiet
+        return (limit if unsent else silence_limit) - quiet
 
     def error(self) -> StreamStalledError:
         """Returns the error of a connection that is dead."""
-        return StreamStalledError(self._wire.peer, self._wire.patience or 0.0)
+        return StreamStalledError(self._wire.peer, self._wire.silence_limit or 0.0)

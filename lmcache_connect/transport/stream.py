@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
 from .transfer import NOTHING, Filling, Hasher, Receiving, Sending, Transfer
-from .wire import StreamClosedError, StreamStalledError
+from .wire import StreamClosedError, StreamStalledError, Wire
 
 
 class Stream(ABC):
@@ -26,10 +26,12 @@ class Stream(ABC):
     connection is closed or ends.
     """
 
-    __slots__ = ("_scratch", "peer")
+    __slots__ = ("_limited", "_scratch", "peer")
 
-    def __init__(self, scratch: Scratch, peer: str) -> None:
+    def __init__(self, scratch: Scratch, peer: str, limited: Wire | None = None) -> None:
+        """`limited`: the wire whose peer may be silent for so long and no longer, where there is one."""
         self._scratch = scratch
+        self._limited = limited
         self.peer = peer
 
     # ------------------------------------------------------------------------------------------------- receiving
@@ -149,7 +151,7 @@ class Stream(ABC):
         del payload  # a kept traceback keeps this frame, and must not keep the buffer
         await self._move(transfer, reading=False)
 
-    # ------------------------------------------------------------------------------------------------- patience
+    # -------------------------------------------------------------------------------------------------- silence
 
     @contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:
@@ -158,23 +160,18 @@ class Stream(ABC):
         For an answer that the peer has to work for, when it has received the request whole. While bytes of the request
         are still on their way, `stall_timeout` holds.
         """
-        before = self.patience
-        if before is not None:
-            self.patience = max(seconds, before)
+        wire = self._limited
+        if wire is None or wire.silence_limit is None:
+            yield
+            return
+        before = wire.silence_limit
+        wire.silence_limit = max(seconds, before)
         try:
             yield
         finally:
-            self.patience = before
+            wire.silence_limit = before
 
     # ------------------------------------------------------------------------------------- what the two do apart
-
-    @property
-    def patience(self) -> float | None:
-        """Seconds without a byte of progress that the peer is allowed now. None: no limit."""
-        return None
-
-    @patience.setter
-    def patience(self, seconds: float | None) -> None: ...
 
     @abstractmethod
     async def _move(self, transfer: Transfer, *, reading: bool) -> None:

@@ -35,7 +35,7 @@ class ThreadStream(Stream):
     def __init__(self, wire: Wire) -> None:
         """Takes `wire` over."""
         wire.take_over()
-        super().__init__(wire.scratch, wire.peer)
+        super().__init__(wire.scratch, wire.peer, wire)
         self._wire = wire
         self._is_handed_back = False
         self._clock = StallClock(wire)
@@ -111,15 +111,6 @@ class ThreadStream(Stream):
             self._clock.moved_at = now - self._clock.tick
         if self._clock.left(now) <= 0:
             raise self._clock.error()
-
-    @property
-    def patience(self) -> float | None:
-        """See `Stream`."""
-        return self._wire.patience
-
-    @patience.setter
-    def patience(self, seconds: float | None) -> None:
-        self._wire.patience = seconds
 
     def _check_open(self) -> None:
         if self._is_handed_back or not self._wire.is_open:

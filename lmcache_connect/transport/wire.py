@@ -18,9 +18,11 @@ from .scratch import Scratch
 
 try:
     import fcntl
-    from termios import TIOCOUTQ as _TIOCOUTQ
+    import termios
 except ImportError:  # not a Unix
-    _TIOCOUTQ = None  # type: ignore[assignment]
+    _COUNT_UNSENT: int | None = None
+else:
+    _COUNT_UNSENT = termios.TIOCOUTQ
 
 BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """Raised by a wire's calls when the socket is not ready; try again when it is."""
@@ -40,7 +42,7 @@ class StreamClosedError(LMCacheConnectError, ConnectionError):
 
 
 class StreamStalledError(StreamClosedError):
-    """The peer owed progress, and no byte moved for too long. The connection was closed, whatever becomes of the peer."""
+    """The peer owed progress, and no byte moved for too long. The connection was closed."""
 
     def __init__(self, peer: str, seconds: float) -> None:
         super().__init__(f"{peer} moved no byte for {seconds:g} s (see the setting stall_timeout)")
@@ -61,9 +63,9 @@ class Wire:
         "bytes_sent",
         "is_open",
         "is_taken_over",
-        "patience",
         "peer",
         "scratch",
+        "silence_limit",
         "stall_timeout",
     )
 
@@ -80,7 +82,7 @@ class Wire:
         self._process = this_process()
         self.peer = peer
         self.stall_timeout: Final = stall_timeout
-        self.patience = stall_timeout
+        self.silence_limit = stall_timeout
         """The limit that holds now. Longer than `stall_timeout` while the peer works on what it has received whole."""
         self.scratch: Final = Scratch()
         self.bytes_received = 0
@@ -159,10 +161,10 @@ class Wire:
 
     def unsent(self) -> int:
         """Returns how many bytes the kernel has taken and the peer has not acknowledged. 0 where that is not known."""
-        if _TIOCOUTQ is None:
+        if _COUNT_UNSENT is None:
             return 0
         try:
-            return int.from_bytes(fcntl.ioctl(self._sock.fileno(), _TIOCOUTQ, bytes(4)), sys.byteorder)
+            return int.from_bytes(fcntl.ioctl(self._sock.fileno(), _COUNT_UNSENT, bytes(4)), sys.byteorder)
         except OSError:
             return 0
 

@@ -1,4 +1,4 @@
-"""A connection on which nothing moves is dead after `stall_timeout`, whatever the deadline. One that moves slowly is not."""
+"""A connection on which nothing moves is dead after `stall_timeout`, whatever the deadline. A slow one is not."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_after_a_stall_no_other_idle_connection_is_trusted(
     with chunk(backend, "k", MIB // 2) as obj:
         await connector.put("k", obj)
         got = await asyncio.gather(*(connector.get("k") for _ in range(8)))
-        assert all([holds(each, "k") for each in got])
+        assert [holds(each, "k") for each in got] == [True] * 8
         await connector.ping()
         opened = proxy.connections
         proxy.arm(Fault(FaultKind.SWALLOW, Direction.TO_SERVER, count=1))
