@@ -111,9 +111,11 @@ async def handshake(
                 secured.do_handshake()
                 return secured
             except ssl.SSLWantReadError:
-                await _ready(loop, loop.add_reader, loop.remove_reader, secured.fileno(), stall_timeout)
+                add, remove = loop.add_reader, loop.remove_reader
             except ssl.SSLWantWriteError:
-                await _ready(loop, loop.add_writer, loop.remove_writer, secured.fileno(), stall_timeout)
+                add, remove = loop.add_writer, loop.remove_writer
+            # Outside the handler: the wait's own failure must not have OpenSSL's "not yet" as its context.
+            await _ready(loop, add, remove, secured.fileno(), stall_timeout)
     except BaseException:
         secured.close()
         raise
