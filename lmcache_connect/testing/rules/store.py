@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ...errors import CorruptRecordError
+from ...errors import CorruptRecordError, UnsupportedOperationError
 from ..subject import Subject, check_payload, release, rule
 
 _NBYTES: Final = 4096
@@ -170,7 +170,10 @@ class StoreRules:
         record = await subject.read_raw(key)
         assert record is not None, "read_raw() of a stored key gave None"
         seen = CorruptRecordError("checksum", "seen before the record was replaced", removable=True)
-        removed = await subject.connector.wrapped.remove_damaged(key, seen)
+        try:
+            removed = await subject.connector.wrapped.remove_damaged(key, seen)
+        except UnsupportedOperationError:
+            removed = False  # the store has no step that removes only what was seen
         assert removed is False, "remove_damaged() of a record that verifies must be False"
         await subject.expect(key)
         for _ in range(_RACES):
