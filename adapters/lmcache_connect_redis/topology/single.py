@@ -74,14 +74,23 @@ class SingleServer:
         if self._tenure.is_over:
             self._tenure = Tenure()
         tenure = self._tenure
-        if time.monotonic() >= self._plain_until:
-            try:
-                return await open_connection(self._dial, self._store, login, tenure, self._authorities)
-            except CommandsRefusedError:
-                pass
-        connection = await open_connection(self._dial, self._store, login, tenure, self._authorities, is_plain=True)
-        if time.monotonic() >= self._plain_until:
+        opened = partial(open_connection, self._dial, self._store, login, tenure, self._authorities)
+        if time.monotonic() < self._plain_until:
+            return await opened(is_plain=True)
+        try:
+            return await opened()
+        except CommandsRefusedError:
+            plain = await opened(is_plain=True)
+        # A server that was just being restarted must not count as one that lacks commands.
+        try:
+            connection = await opened()
+        except CommandsRefusedError:
             self._plain_until = time.monotonic() + _PLAIN_SECONDS
+            return plain
+        except BaseException:
+            plain.close()
+            raise
+        plain.close()
         return connection
 
     def _tell_of_limits(self, connection: Connection) -> None:
