@@ -17,7 +17,7 @@ from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.transport import in_thread
 
 from .documents import MAX_DOCUMENT_BYTES, DocumentError, Page, deletions, page_of, text_of
-from .failures import NoSuchBucketError, refusal
+from .failures import AccessDeniedError, NoSuchBucketError, refusal
 from .http_connection import HTTPConnection, Pool, ResponseHead
 from .refusals import MAX_ERROR_BYTES, refused, refused_late
 from .retries import Retries, Tries
@@ -38,23 +38,28 @@ class Bucket:
         pool: Pool,
         signing: Signing,
         retries: Retries,
+        ping_name: str,
     ) -> None:
+        """`ping_name`: of an object that may be asked for in place of the bucket. It need not be there."""
+        self._ping_name = ping_name
         self._pool = pool
         self._signing = signing
         self._retries = retries
         self._is_known = False
 
-    async def exists(self, name: str) -> bool:
-        """Returns whether there is an object of this name."""
-        head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 400, 404}))
-        if head.status == 400:
+    async def exists(self, name: str, *, denied_is_missing: bool = False) -> bool:
+        """Returns whether there is an object of this name.
+
+        Raises:
+            AccessDeniedError: access to it is denied, unless `denied_is_missing`.
+        """
+        head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 400, 403, 404}))
+        if head.status == 400 or (head.status == 403 and not denied_is_missing):
             # A HEAD's answer has no body that would say why. A GET's has: credentials may have expired, for example.
-            wanted = {"range": "bytes=0-0"}
-            allowed = frozenset({200, 206, 404, 416})
-            head, _ = await self._ask("GET", name, headers=wanted, operation="look-up", allowed=allowed)
+            head = await self._get_first_byte(name, "look-up")
         if head.status == 404:
             await self.check()
-        return head.status != 404
+        return head.status not in {403, 404}
 
     async def check(self) -> None:
         """Asks whether the bucket is there, if that is not known yet: an object may be missing together with it.
@@ -66,12 +71,17 @@ class Bucket:
             await self.ping()
 
     async def ping(self) -> None:
-        """Asks whether the bucket is there.
+        """Asks whether the bucket is there, and the store takes the credentials. They need no right to list it.
 
         Raises:
             NoSuchBucketError: the bucket does not exist.
         """
-        head, _ = await self._ask("HEAD", "", operation="ping", allowed=frozenset({200, 204, 400, 404, 405}))
+        head, _ = await self._ask("HEAD", "", operation="ping", allowed=frozenset({200, 204, 400, 403, 404, 405}))
+        if head.status == 403:
+            try:
+                await self._get_first_byte(self._ping_name, "ping")
+            except AccessDeniedError:
+                pass  # it knows who asks: a wrong key or signature is another error
         if head.status == 400:
             query = {"list-type": "2", "max-keys": "1"}
             await self._ask("GET", "", query=query, operation="ping", limit=MAX_DOCUMENT_BYTES)
@@ -79,6 +89,11 @@ class Bucket:
             store = self._pool.store
             raise NoSuchBucketError(store, "the bucket does not exist there; create it, or correct its name")
         self._is_known = True
+
+    async def _get_first_byte(self, name: str, operation: str) -> ResponseHead:
+        allowed = frozenset({200, 206, 404, 416})
+        head, _ = await self._ask("GET", name, headers={"range": "bytes=0-0"}, operation=operation, allowed=allowed)
+        return head
 
     async def page(self, prefix: str, token: str | None) -> Page:
         """Returns a part of the listing of the names that start with `prefix`. `token` None: the first part."""

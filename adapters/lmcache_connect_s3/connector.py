@@ -24,6 +24,7 @@ from lmcache_connect.transport import StreamClosedError, TLSSettings, open_tcp_s
 
 from .bucket import Bucket
 from .damaged_objects import DamagedObjects
+from .denials import Denials
 from .fetching import Fetching
 from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
@@ -66,7 +67,8 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._retries = Retries(options.attempts)
         self._tidying = Tidying()
         self._signing = Signing(self._store, location, options, self._lookup_pool)
-        self._bucket = Bucket(self._lookup_pool, self._signing, self._retries)
+        self._bucket = Bucket(self._lookup_pool, self._signing, self._retries, self._names.internal("ping"))
+        self._denials = Denials(self._bucket, self._store)
         self._removal = ObjectRemoval(self._bucket, options.pool_size)
         self._damaged = DamagedObjects(self._bucket, self._signing, self._names, self._connect, options.max_value_bytes)
         self._headers = _object_headers(options)
@@ -117,7 +119,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         return found
 
     async def _look_up(self, name: str, found: Flags, at: int) -> None:
-        if not found[at] and await self._bucket.exists(name):
+        if not found[at] and await self._denials.exists(name):
             found[at] = True
             self._found.add(name)
 
@@ -125,10 +127,10 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         """Removes the object. Returns whether there was one, which takes a request of its own."""
         [name] = self.names_of([key_string(key)])
         self._found.discard(name)
-        if not await self._bucket.exists(name):
-            return False
-        await self._bucket.remove(name)
-        return True
+        is_there = await self._denials.exists(name)
+        if is_there or self._denials.stand_for_missing:  # who may not read it may be allowed to remove it
+            await self._bucket.remove(name)
+        return is_there
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """Removes the object if it is the one that a get has seen, and a second look finds it damaged as well.
@@ -172,6 +174,9 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         signer = CallSigner(self._signing, await self._signing.current())
         fetching = Fetching(equipment, self._retries, signer, self._options, keys, names, arrivals)
         await fetching.run()
+        for name, denial in fetching.denied.items():
+            if not await self._denials.is_of_missing(name):
+                raise denial
         for slot in arrivals.corrupt:
             self._damaged.seen(names[slot], fetching.damaged.get(names[slot]))
 

@@ -19,11 +19,12 @@ from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
 from lmcache_connect.streaming import Arrivals, Equipment
 from lmcache_connect.transport import ThreadStream
 
+from .failures import AccessDeniedError
 from .http_connection import HTTPConnection
 from .incoming_object import IncomingObject, Span, cut
 from .object_answer import NoObject, ObjectAnswer, ObjectRequest, ObjectVersion, read_answer
 from .object_checksum import ObjectChecksum
-from .object_fetch import Corrupt, ObjectFetch, Replaced, Verified
+from .object_fetch import Corrupt, Denied, ObjectFetch, Replaced, Verified
 from .options import S3Options
 from .record_header import UnrecognisedBodyError, read_record_header
 from .request_crew import Job, RequestCrew
@@ -32,7 +33,7 @@ from .signing import CallSigner
 
 
 class Fetching(RequestCrew):
-    """Gets objects into `arrivals`. After `run()` each has been verified, or is missing or corrupt."""
+    """Gets objects into `arrivals`. After `run()` each has been verified, or is missing, corrupt or `denied`."""
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class Fetching(RequestCrew):
         super().__init__(equipment, retries, signer)
         self.options = options
         self.arrivals = arrivals
+        self.denied: dict[str, AccessDeniedError] = {}
+        """The objects to which access was denied, or which are missing, by name."""
         self.damaged: dict[str, str | None] = {}
         """The ETag of each object that did not verify, by its name."""
         self._fetches = [ObjectFetch(key, name) for key, name in zip(keys, names, strict=True)]
@@ -61,6 +64,8 @@ class Fetching(RequestCrew):
                     self.arrivals.found[slot] = chunk
                 case Corrupt(error):
                     self.arrivals.corrupt[slot] = error
+                case Denied(denial):
+                    self.denied[fetch.name] = denial
                 case _:
                     pass  # missing
 
@@ -98,7 +103,11 @@ class GetJob(Job):
     async def _get_start(self, connection: HTTPConnection) -> None:
         fetch = self._fetch
         end = None if self._asks_whole else self._call.options.range_size
-        answer = await self._ask(connection, ObjectRequest(fetch.name, 0, end))
+        try:
+            answer = await self._ask(connection, ObjectRequest(fetch.name, 0, end))
+        except AccessDeniedError as error:
+            fetch.became_denied(error)
+            return
         match answer:
             case NoObject.NO_RANGE:
                 self._asks_whole = True  # an empty object, or something on the way: that is seen without a range

@@ -29,10 +29,10 @@ class Listing:
         self._has_ended = False
 
     async def next_page(self) -> tuple[str, ...] | None:
-        """Returns the names of the next page. None: there is none.
+        """Returns the names of the next page. None: the last page was returned before.
 
         Raises:
-            StoreProtocolError: the server repeats itself, or what it answers is no listing. Another `StoreError`.
+            StoreProtocolError: the server repeats itself, or answers something other than a listing. Another `StoreError`.
         """
         if self._has_ended:
             return None

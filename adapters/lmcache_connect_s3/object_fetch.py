@@ -3,6 +3,7 @@
     Asked          -> IncomingObject  a record of the key begins, and there is memory for its payload
                    -> Missing         there is no such object
                    -> Corrupt         a record that is not one of the key, or an object of another kind
+                   -> Denied          access to it is denied, or it is missing: the answer does not tell
     IncomingObject -> Verified        every byte has come, and the checksums agree
                    -> Corrupt         every byte has come, and a checksum differs
                    -> Replaced        the rest was asked for, and another object has the name now
@@ -22,6 +23,7 @@ from typing import Final, TypeAlias
 
 from lmcache_connect import CorruptRecordError, MemoryObj
 
+from .failures import AccessDeniedError
 from .incoming_object import IncomingObject
 from .object_answer import ObjectVersion
 
@@ -60,7 +62,14 @@ class Corrupt:
     error: CorruptRecordError
 
 
-State: TypeAlias = Asked | IncomingObject | Replaced | Missing | Verified | Corrupt
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Access to the object is denied, which some stores answer also where it is missing."""
+
+    error: AccessDeniedError
+
+
+State: TypeAlias = Asked | IncomingObject | Replaced | Missing | Verified | Corrupt | Denied
 
 
 class ObjectFetch:
@@ -81,6 +90,10 @@ class ObjectFetch:
     def became_missing(self) -> None:
         """Records that there is no such object."""
         self.state = Missing()
+
+    def became_denied(self, error: AccessDeniedError) -> None:
+        """Records that access to it is denied."""
+        self.state = Denied(error)
 
     def begin(self, incoming: IncomingObject) -> None:
         """Records that its header has verified, and that there is memory for its payload."""

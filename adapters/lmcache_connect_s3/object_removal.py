@@ -11,7 +11,7 @@ from lmcache_connect.contract import Flags, gather
 from lmcache_connect.errors import StoreCommandError, StoreProtocolError
 
 from .bucket import Bucket
-from .failures import ExpiredCredentialsError
+from .failures import AccessDeniedError, ExpiredCredentialsError
 
 MAX_DELETED: Final = 1000
 """The most names that one request may delete."""
@@ -56,6 +56,12 @@ class ObjectRemoval:
                 raise
             except (StoreCommandError, StoreProtocolError, AuthenticationError):
                 is_refused = True
+        denied = [name for name, error in outcomes.items() if isinstance(error, AccessDeniedError)]
+        if denied and await self._remove(denied[0]) is None:
+            # Each by itself is allowed, and not all together: for some servers these are different rights.
+            self._has_batches = False
+            outcomes = {name: error for name, error in outcomes.items() if not isinstance(error, AccessDeniedError)}
+            outcomes[denied[0]] = None
         left = [name for name in names if name not in outcomes]
         removed = await gather([partial(self._remove, name) for name in left], self._at_a_time)
         # Only what single removals are allowed shows that it was the request for many that was refused.

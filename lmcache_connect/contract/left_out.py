@@ -40,8 +40,8 @@ def counting_left_out() -> Iterator[LeftOut]:
 def leave_out(count: int = 1) -> None:
     """Called by a connector's `scan` or `list` for names under the prefix that it does not give its caller.
 
-    Such are names that no key has, or that the connector cannot read. Whoever removes all that was listed must know
-    that more is there.
+    Such are names that no key has, or that the connector cannot read. A caller that removes all that was listed
+    must know that more is there.
     """
     if count and (left_out := _counting.get()) is not None:
         left_out.add(count)

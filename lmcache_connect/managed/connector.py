@@ -69,7 +69,7 @@ _SCAN_PAGE: Final = 1000
 _CHECKED_AT_ONCE: Final = 1000
 """Keys of a batch that are checked before the event loop may do other work."""
 
-_LEFT_OUT: Final = "a listing names what is no key of a chunk: other programs write under this prefix; give it its own"
+_LEFT_OUT: Final = "a listing has names that no key has: other programs write under this prefix; use one of its own"
 
 
 class ManagedConnector(RemoteConnector):

@@ -295,6 +295,7 @@ async def test_what_no_repetition_helps_is_permanent_and_says_so_in_both_error_m
     error: type[StoreError],
     said: str,
 ) -> None:
+    server.objects["p/k"] = b"it is there"  # what is denied may be missing otherwise
     for mode in ("raise", "miss"):
         async with ConnectorManager(
             server.url("p", io=io, errors=mode, timeout=2), None, local_cpu_backend, CONFIG
@@ -305,7 +306,8 @@ async def test_what_no_repetition_helps_is_permanent_and_says_so_in_both_error_m
                 server.plan(method, fault)
                 with pytest.raises(error, match=said):
                     await call
-                assert len(server.requests) == 1, "a redirect was followed, or a refusal repeated"
+                asked = [request for request in server.requests if request.name]
+                assert len(asked) == 1, "a redirect was followed, or a refusal repeated"
 
 
 @pytest.mark.asyncio

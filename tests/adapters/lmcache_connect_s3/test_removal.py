@@ -121,6 +121,22 @@ async def test_a_key_whose_error_has_no_code_is_not_gone_either(
     assert await connector.batched_remove(["k1", "k2"]) == [False, True]
 
 
+@pytest.mark.parametrize("is_allowed", [True, False])
+async def test_keys_that_are_denied_together_are_removed_one_by_one_where_that_is_allowed(
+    server: FaultyS3Server, connector: ManagedConnector, is_allowed: bool
+) -> None:
+    failed = "".join(f"<Error><Key>p/{key}</Key><Code>AccessDenied</Code></Error>" for key in KEYS)
+    server.plan("POST", answer(f"<DeleteResult>{failed}</DeleteResult>"), times=None)
+    if is_allowed:
+        assert await connector.batched_remove(KEYS) == [True] * len(KEYS)
+        assert not server.objects
+    else:
+        server.plan("DELETE", Refuse(403, "AccessDenied"), times=None)
+        with pytest.raises(AuthenticationError):
+            await connector.batched_remove(KEYS)
+        assert len(server.asked("DELETE")) == 1
+
+
 async def test_of_two_keys_that_xml_makes_equal_the_right_one_is_removed(
     rclone_server: RcloneServer, local_cpu_backend: LocalCPUBackend
 ) -> None:
