@@ -32,7 +32,7 @@ class Listing:
         """Returns the names of the next page. None: the last page was returned before.
 
         Raises:
-            StoreProtocolError: the server repeats itself, or answers something other than a listing. Another `StoreError`.
+            StoreProtocolError: the server repeats itself, or answers with something else. Another `StoreError`.
         """
         if self._has_ended:
             return None

@@ -1,8 +1,8 @@
 """Counters, histograms, structured log events and spans. URLs and keys are never used as labels.
 
 Imported by `memory`, `contract`, `foreign`, `managed`, `manager`, `oversight`, `compat`, `engines`,
-`internal_api_server`, `cli`, `lmcache_connect_redis` and `lmcache_connect_trials`. The packages below `contract` report
-no events: they return or raise what happened. `memory` imports the counts of a hot cache.
+`internal_api_server`, `cli`, `lmcache_connect_redis`, `lmcache_connect_s3` and `lmcache_connect_trials`. The packages
+below `contract` report no events: they return or raise what happened. `memory` imports the counts of a hot cache.
 """
 
 from __future__ import annotations
