@@ -15,9 +15,21 @@ class Deadlined(Protocol):
 
     deadline: float
 
+    def give_back(self) -> None:
+        """Gives the operation's share of the byte budget back, because it moves no bytes while it waits."""
+
 
 operation_under_way: Final[ContextVar[Deadlined | None]] = ContextVar("operation_under_way", default=None)
 """The operation that runs in this context. The manager sets it."""
+
+
+def give_back_budget() -> None:
+    """Gives back the share of the byte budget that the operation under way has: it waits for room, and moves no bytes.
+
+    Otherwise operations that would release room could wait for the share. On the event loop.
+    """
+    if (running := operation_under_way.get()) is not None:
+        running.give_back()
 
 
 def seconds_left() -> float:

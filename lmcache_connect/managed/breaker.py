@@ -8,7 +8,10 @@ from typing import Final
 
 
 class BreakerState(Enum):
-    """`closed` lets all calls through, `open` none, `half_open` one, as a probe."""
+    """`closed` lets all calls through, `open` none, `half_open` one, as a probe.
+
+    Where look-ups are answered and transfers are not known to work, `half_open` lets look-ups through as well.
+    """
 
     CLOSED = "closed"
     OPEN = "open"
@@ -28,8 +31,13 @@ _ORDINARY: Final = Admission()
 class CircuitBreaker:
     """Opens after `failures` failed operations in a row. After `reset` seconds one probe decides.
 
-    A verdict is one call of `succeeded`, `failed` or `abandoned`. `clock` returns monotonic seconds. Not thread-safe:
-    it belongs to one event loop.
+    A transfer is an operation that moves the bytes of chunks; all others are look-ups here. A look-up that is answered
+    says nothing about transfers, which may stall on a path that small messages pass. So it neither forgets failed
+    transfers nor closes a breaker that they have opened. Then look-ups pass, and one transfer every `reset` seconds, as
+    a trial, until a transfer succeeds.
+
+    A verdict is one call of `succeeded`, `answered`, `failed` or `abandoned`. `clock` returns monotonic seconds. Not
+    thread-safe: it belongs to one event loop.
     """
 
     def __init__(self, failures: int, reset: float, clock: Callable[[], float]) -> None:
@@ -38,6 +46,9 @@ class CircuitBreaker:
         self._clock = clock
         self._opened_at: float | None = None
         self._probe: Admission | None = None
+        self._failed_transfers = 0
+        self._are_lookups_answered = False
+        """Whether look-ups pass although it is open."""
         self.failures = 0
         """Failed operations since the last success."""
 
@@ -57,27 +68,55 @@ class CircuitBreaker:
             return 0.0
         return max(0.0, self._opened_at + self._reset - self._clock())
 
-    def admit(self) -> Admission | None:
+    def admit(self, *, is_transfer: bool = True) -> Admission | None:
         """Returns the permission for an operation to start, or None. One that starts gives one verdict with it.
 
         An operation that starts without permission gives its verdict with None.
         """
-        if self._opened_at is None:
+        if self._opened_at is None or (self._are_lookups_answered and not is_transfer):
             return _ORDINARY
         if self.state is BreakerState.OPEN:
             return None
         self._probe = Admission()
         return self._probe
 
+    def is_probe(self, admission: Admission | None) -> bool:
+        """Whether this is the permission of the probe that is under way."""
+        return admission is not None and admission is self._probe
+
     def succeeded(self, admission: Admission | None) -> None:
-        """The store answered. The breaker closes, whether or not this operation was the probe."""
-        self.failures = 0
+        """A transfer moved bytes. The breaker closes, whether or not this operation was the probe."""
+        self.failures = self._failed_transfers = 0
         self._opened_at = None
         self._probe = None
+        self._are_lookups_answered = False
 
-    def failed(self, admission: Admission | None) -> None:
+    def answered(self, admission: Admission | None) -> None:
+        """The store answered something small. The breaker closes, unless transfers have failed since one succeeded."""
+        if not self._failed_transfers:
+            self.succeeded(admission)
+            return
+        self.failures = self._failed_transfers
+        if self._opened_at is not None:
+            self._are_lookups_answered = True
+        self._end_probe(admission)
+
+    def on_trial(self, admission: Admission | None) -> None:
+        """The store answered the look-up that goes before a transfer, so the probe is over. The transfer is a trial.
+
+        A trial may take long. The next one is let through after `reset` seconds, whether or not it has ended.
+        """
+        if self._end_probe(admission):
+            self._opened_at = self._clock()
+            self._are_lookups_answered = True
+
+    def failed(self, admission: Admission | None, *, is_transfer: bool = True) -> None:
         """The store did not answer."""
         self.failures += 1
+        if is_transfer:
+            self._failed_transfers += 1
+        else:
+            self._are_lookups_answered = False
         # Calls that began before it opened may fail long after. They must neither delay the next probe nor end one.
         if self._end_probe(admission) or (self._opened_at is None and self.failures >= self._limit):
             self._opened_at = self._clock()

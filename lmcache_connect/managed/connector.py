@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -213,10 +214,11 @@ class ManagedConnector(RemoteConnector):
                 return None
             return self._checked("get", found)
 
+        probe = partial(self._probe, key)
         load = Load(1, self._chunk_size.for_deadline, self._chunk_size.for_budget)
         if self._recall is not None:
-            return await self._owner.run(self._recall.get, key, lambda: self._runner.run(GET, call, load))
-        return await self._owner.run(self._runner.run, GET, call, load)
+            return await self._owner.run(self._recall.get, key, lambda: self._runner.run(GET, call, load, probe))
+        return await self._owner.run(self._runner.run, GET, call, load, probe)
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Stores the chunk. Borrows `memory_obj`: nothing touches it when this has returned or raised.
@@ -233,7 +235,8 @@ class ManagedConnector(RemoteConnector):
 
         self._forget((key,))
         with Holds((memory_obj,)):
-            await self._owner.run(self._runner.run, PUT, call, Load.of_put(1, memory_obj.get_size()))
+            load = Load.of_put(1, memory_obj.get_size())
+            await self._owner.run(self._runner.run, PUT, call, load, partial(self._probe, key))
 
     async def remove(self, key: Key) -> bool:
         """Removes the key. Returns whether it was there."""
@@ -406,7 +409,9 @@ class ManagedConnector(RemoteConnector):
         self._forget(wanted)
         with Holds(objs):
             nbytes = sum(obj.get_size() for obj in objs)
-            await self._owner.run(self._runner.run, BATCHED_PUT, call, Load.of_put(len(wanted), nbytes))
+            load = Load.of_put(len(wanted), nbytes)
+            probe = partial(self._probe, wanted[0]) if wanted else None
+            await self._owner.run(self._runner.run, BATCHED_PUT, call, load, probe)
 
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
@@ -518,7 +523,11 @@ class ManagedConnector(RemoteConnector):
 
         count = len(keys)
         load = Load(count, count * self._chunk_size.for_deadline, count * self._chunk_size.for_budget)
-        return await self._runner.run(BATCHED_GET, call, load)
+        return await self._runner.run(BATCHED_GET, call, load, partial(self._probe, keys[0]) if keys else None)
+
+    async def _probe(self, key: Key) -> None:
+        """Asks the store something small, with the rights that the data path has."""
+        await self._wrapped.exists(key)
 
     async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
         if self._batches_are_positional:

@@ -116,12 +116,17 @@ class OperationRunner:
             operation.count(stats, result)
 
     def run(
-        self, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load = ONE_KEY
+        self,
+        operation: Operation[T],
+        call: Callable[[], Awaitable[T]],
+        load: Load = ONE_KEY,
+        probe: Callable[[], Awaitable[object]] | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Returns a coroutine that awaits `call()` as one operation, and again after a retryable failure.
 
         It is to be awaited on the owning loop. It returns the result of `call`, or `operation.miss` where a failure is
-        to be a miss.
+        to be a miss. `probe` is a look-up of one key: it goes first where the breaker lets a transfer through as its
+        probe.
 
         Raises, at once:
             ConnectorClosedError: operations are refused. Also what `LoopOwner.check` raises.
@@ -133,20 +138,32 @@ class OperationRunner:
             raise ConnectorClosedError(self._what)
         tracer = current_tracer()
         if tracer is None:
-            return self._run(operation, call, load)
-        return self._traced(tracer, operation, call, load)
+            return self._run(operation, call, load, probe)
+        return self._traced(tracer, operation, call, load, probe)
 
-    async def _traced(self, tracer: Any, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load) -> T:
+    async def _traced(
+        self,
+        tracer: Any,
+        operation: Operation[T],
+        call: Callable[[], Awaitable[T]],
+        load: Load,
+        probe: Callable[[], Awaitable[object]] | None,
+    ) -> T:
         facts = {"lmcache_connect.connector": self._name, "lmcache_connect.keys": load.items}
         with tracer.start_as_current_span(f"lmcache_connect.{operation.name}", attributes=facts, **_SPANS) as span:
             try:
-                return await self._run(operation, call, load, span)
+                return await self._run(operation, call, load, probe, span)
             except BaseException as error:
                 mark_failed(span, type(error).__name__)
                 raise
 
     async def _run(
-        self, operation: Operation[T], call: Callable[[], Awaitable[T]], load: Load, span: Span | None = None
+        self,
+        operation: Operation[T],
+        call: Callable[[], Awaitable[T]],
+        load: Load,
+        probe: Callable[[], Awaitable[object]] | None = None,
+        span: Span | None = None,
     ) -> T:
         # The path of every call, and most of what a small one costs: nothing here that can be done once, or later.
         stats = self.metrics.operation(operation.name)
@@ -155,27 +172,37 @@ class OperationRunner:
         if self.is_bypassed and operation.is_bypassable and operation.miss is not None:
             stats.misses["bypassed"] += load.items
             return operation.miss(load.items)
-        admission = self.breaker.admit()
+        admission = self.breaker.admit(is_transfer=operation.is_transfer)
         if admission is None and not operation.is_probe:
             return self._refused(operation, load, stats, span)
         seconds = self._settings.operation_timeout + load.deadline_bytes / self._settings.min_throughput
+        if self.breaker.is_probe(admission):
+            if not operation.is_transfer:
+                seconds = min(seconds, self._settings.stall_timeout)
+        else:
+            probe = None
         task = asyncio.current_task(self._owner.loop)
         cancellations = task.cancelling() if task is not None else 0
         running = self.in_flight.begin(seconds)
         token = operation_under_way.set(running)
         stats.in_flight += 1
         verdict: bool | None = None  # for the breaker: whether the store answered; None: that is not known
+        moved = 0
         queued = time.perf_counter()
         started: float | None = None
         try:
             with running.scope:
-                if load.budget_bytes:
-                    await self._budget.acquire(load.budget_bytes)
-                started = time.perf_counter()
                 retries = self._retries if operation.is_repeatable else 0
                 pause = self._settings.retry_backoff
                 while True:
                     try:
+                        if probe is not None and self.breaker.is_probe(admission):
+                            await self._probe(probe)
+                            self.breaker.on_trial(admission)
+                        if load.budget_bytes:
+                            await running.take(self._budget, load.budget_bytes)
+                        if started is None:
+                            started = time.perf_counter()
                         result = await call()
                     except LMCacheConnectError as error:
                         if not retries or not isinstance(error, StoreError) or not error.retryable:
@@ -199,10 +226,13 @@ class OperationRunner:
                         corrupt = len(running.corrupt)
                         if absent > corrupt:  # those are None as well, and are counted by their reasons
                             stats.misses["absent"] += absent - corrupt
+                        moved = stats.bytes - before
                         if span is not None:
-                            span.set_attribute("lmcache_connect.bytes", stats.bytes - before)
+                            span.set_attribute("lmcache_connect.bytes", moved)
                             span.set_attribute("lmcache_connect.misses", max(absent, corrupt))
                         return result
+                    # A stalled attempt must not keep others from the budget while this operation tries again.
+                    running.give_back()
                     _raise_lost(task, cancellations)  # a caller that has cancelled wants no further attempt
                     retries -= 1
                     stats.retries += 1
@@ -229,10 +259,10 @@ class OperationRunner:
             else:
                 stats.queue.observe(started - queued)
                 stats.wire.observe(ended - started)
-                if load.budget_bytes:
-                    self._budget.release(load.budget_bytes)
+            running.give_back()
             if verdict is False or self.breaker.failures:  # otherwise it is closed, and stays so
-                self._tell_breaker(verdict, admission)
+                # A transfer that never began has failed in the look-up before it.
+                self._tell_breaker(verdict, admission, moved, operation.is_transfer and started is not None)
             self.in_flight.end(running)
             operation_under_way.reset(token)
             for reason in running.corrupt:
@@ -284,13 +314,29 @@ class OperationRunner:
             return ConnectorClosedError(self._what)
         return StoreUnavailableError(self._store, f"the connector was recreated during {operation}")
 
-    def _tell_breaker(self, verdict: bool | None, admission: Admission | None) -> None:
+    async def _probe(self, probe: Callable[[], Awaitable[object]]) -> None:
+        """Makes the look-up that goes before a transfer. It is small, and ends within `stall_timeout`.
+
+        Raises:
+            StoreUnavailableError: no answer in time. What `probe` raises.
+        """
+        with anyio.move_on_after(self._settings.stall_timeout) as scope:
+            await probe()
+        if scope.cancelled_caught:
+            seconds = f"{self._settings.stall_timeout:g} s"
+            raise StoreUnavailableError(
+                self._store, f"no answer to the breaker's probe within {seconds} (stall_timeout)"
+            )
+
+    def _tell_breaker(self, verdict: bool | None, admission: Admission | None, moved: int, is_transfer: bool) -> None:
         before = self.breaker.state
         match verdict:
-            case True:
+            case True if moved:
                 self.breaker.succeeded(admission)
+            case True:
+                self.breaker.answered(admission)
             case False:
-                self.breaker.failed(admission)
+                self.breaker.failed(admission, is_transfer=is_transfer)
             case None:
                 self.breaker.abandoned(admission)
         if self.breaker.state is not before:

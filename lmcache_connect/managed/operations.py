@@ -26,6 +26,8 @@ class Operation(Generic[T]):
     """Whether a bypassed connector answers it with `miss` instead of asking the store."""
     is_probe: bool = False
     """Whether the store is asked also while the circuit breaker is open."""
+    is_transfer: bool = False
+    """Whether it moves the bytes of chunks."""
     is_repeatable: bool = True
     """Whether it may be tried again after a retryable failure."""
 
@@ -72,11 +74,13 @@ def _all_missing(items: int) -> Slots:
 
 
 EXISTS: Final[Operation[bool]] = Operation("exists", _false, _count_flag, is_bypassable=True)
-GET: Final[Operation[MemoryObj | None]] = Operation("get", _nothing, _count_chunk, is_bypassable=True)
-PUT: Final[Operation[None]] = Operation("put", _nothing, is_bypassable=True)
+GET: Final[Operation[MemoryObj | None]] = Operation("get", _nothing, _count_chunk, is_bypassable=True, is_transfer=True)
+PUT: Final[Operation[None]] = Operation("put", _nothing, is_bypassable=True, is_transfer=True)
 BATCHED_EXISTS: Final[Operation[Flags]] = Operation("batched_exists", _all_false, _count_flags, is_bypassable=True)
-BATCHED_GET: Final[Operation[Slots]] = Operation("batched_get", _all_missing, _count_chunks, is_bypassable=True)
-BATCHED_PUT: Final[Operation[None]] = Operation("batched_put", _nothing, is_bypassable=True)
+BATCHED_GET: Final[Operation[Slots]] = Operation(
+    "batched_get", _all_missing, _count_chunks, is_bypassable=True, is_transfer=True
+)
+BATCHED_PUT: Final[Operation[None]] = Operation("batched_put", _nothing, is_bypassable=True, is_transfer=True)
 # A bypass drops no removal: what was to go away would still be there afterwards.
 REMOVE: Final[Operation[bool]] = Operation("remove", _false)
 BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import anyio
 
+from .byte_budget import ByteBudget
+
 
 class Running:
     """One operation that is under way, from its admission to its end."""
 
-    __slots__ = ("corrupt", "deadline", "is_late", "scope")
+    __slots__ = ("_budget", "_share", "corrupt", "deadline", "is_late", "scope")
 
     def __init__(self, scope: anyio.CancelScope, deadline: float) -> None:
         self.scope = scope
@@ -17,5 +19,18 @@ class Running:
         """When it has to end, by its loop's clock."""
         self.is_late = False
         """Whether it was cancelled because its deadline had passed."""
+        self._budget: ByteBudget | None = None
+        self._share = 0
         self.corrupt: tuple[str, ...] = ()
         """The reason of each corrupt record that its last attempt has met."""
+
+    async def take(self, budget: ByteBudget, nbytes: int) -> None:
+        """Waits for `nbytes` of the budget, until `give_back`."""
+        await budget.acquire(nbytes)
+        self._budget, self._share = budget, nbytes
+
+    def give_back(self) -> None:
+        """Gives its share of the byte budget back: it moves no bytes now. Idempotent."""
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            budget.release(self._share)

@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 
 import anyio
 
+from ..contract import give_back_budget
 from ..errors import AllocationTimeoutError, ArenaExhaustedError
 from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
@@ -95,6 +96,8 @@ class PlaceInLine:
         """
         if self.is_first:
             return
+        # An operation that would release room may wait for this share. The first in line moves its bytes beside it.
+        give_back_budget()
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._allocate_timeout):

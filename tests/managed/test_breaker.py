@@ -184,6 +184,57 @@ def test_a_call_that_was_not_admitted_and_succeeds_closes_it(breaker: CircuitBre
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_look_ups_that_are_answered_neither_forget_failed_transfers_nor_close_what_they_opened(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    for _ in range(3):
+        breaker.failed(admitted(breaker), is_transfer=True)
+        breaker.answered(breaker.admit(is_transfer=False))
+    assert breaker.state is BreakerState.OPEN
+    clock.now += RESET
+    breaker.answered(breaker.admit(is_transfer=False))
+    assert (breaker.state, breaker.failures) == (BreakerState.HALF_OPEN, 3)
+    breaker.succeeded(admitted(breaker))
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_look_ups_that_failed_are_forgotten_when_one_is_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(3):
+        breaker.failed(admitted(breaker), is_transfer=False)
+    assert breaker.state is BreakerState.OPEN
+    clock.now += RESET
+    breaker.answered(breaker.admit(is_transfer=False))
+    assert (breaker.state, breaker.failures) == (BreakerState.CLOSED, 0)
+
+
+def test_while_transfers_are_on_trial_look_ups_pass_and_one_transfer_each_time(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 3)
+    clock.now += RESET
+    trial = admitted(breaker)
+    assert breaker.is_probe(trial)
+    assert breaker.admit(is_transfer=False) is None
+    breaker.on_trial(trial)  # the look-up before it was answered
+    assert all(breaker.admit(is_transfer=False) for _ in range(10))
+    assert breaker.admit() is None
+    clock.now += RESET  # the first trial may take long: it does not keep others from being tried
+    second = admitted(breaker)
+    breaker.on_trial(second)
+    breaker.failed(trial)
+    assert breaker.admit() is None
+    breaker.succeeded(second)
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_a_look_up_that_fails_ends_the_trial_of_transfers(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 3)
+    clock.now += RESET
+    breaker.on_trial(admitted(breaker))
+    breaker.failed(breaker.admit(is_transfer=False), is_transfer=False)
+    assert breaker.admit(is_transfer=False) is None
+
+
 @given(
     st.integers(1, 5),
     st.lists(

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
-from lmcache_connect.errors import StoreStalledError, StoreUnavailableError
+from lmcache_connect.errors import CircuitOpenError, StoreStalledError, StoreUnavailableError
+from lmcache_connect.managed import BreakerState
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, RedisServer, ValkeyServer
 
 from .chunks import chunk, holds
@@ -200,3 +201,93 @@ async def test_after_a_stall_no_other_idle_connection_is_trusted(
         await connector.ping()
         assert time.monotonic() - started < STALL
         assert proxy.connections == opened + 2
+
+
+async def test_a_stalled_batch_keeps_the_byte_budget_and_the_pool_for_the_stall_timeout_only(
+    proxy: FaultProxy, backend: LocalCPUBackend, kind: str
+) -> None:
+    if kind == "tls":
+        pytest.skip("the budget is the same")
+    config = CONFIG.model_copy(update={"max_bytes_in_flight": 20 * MIB, "retries": 5, "min_throughput": MIB})
+    url = f"redis://{proxy.host}:{proxy.port}?io={kind}&pool_size=1"
+    async with ConnectorManager(url, local_cpu_backend=backend, config=config) as manager:
+        connector = manager.create_connector()
+        with chunk(backend, "large", 20 * MIB) as large, chunk(backend, "small", MIB) as small:
+            await connector.put("small", small)
+            proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=MIB, count=1))
+            stalled = asyncio.create_task(connector.put("large", large))
+            assert await asyncio.to_thread(proxy.wait_fired, 5)
+            started = time.monotonic()
+            await connector.put("small", small)
+            assert time.monotonic() - started < STALL + 2 * SLACK
+            await stalled  # over a fresh connection
+        assert holds(await connector.get("large"), "large")
+        assert connector.statistics()["put"].retries == 1
+
+
+async def test_pings_that_are_answered_do_not_hide_transfers_that_stall_and_the_probe_is_small(
+    proxy: FaultProxy, backend: LocalCPUBackend, kind: str
+) -> None:
+    if kind == "tls":
+        pytest.skip("the breaker is the same")
+    config = CONFIG.model_copy(update={"breaker_failures": 2, "breaker_reset": 0.2})
+    async with ConnectorManager(f"redis://{proxy.host}:{proxy.port}", None, backend, config) as manager:
+        connector = manager.create_connector()
+        with chunk(backend, "k", 24 * MIB) as obj:
+            await connector.ping()
+            await connector.put("small", obj)
+            # Small messages pass, large ones do not: what a path with a wrong MTU does.
+            proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=MIB))
+            for _ in range(2):
+                await seconds_until_stalled(connector.put("k", obj))
+                await connector.ping()
+            assert connector.breaker_state is not BreakerState.CLOSED
+            with pytest.raises(CircuitOpenError):
+                for _ in range(3):
+                    await connector.put("k", obj)
+            for _ in range(3):
+                await connector.ping()
+            assert connector.breaker_state is not BreakerState.CLOSED
+            proxy.disarm()
+            started = time.monotonic()
+            while connector.breaker_state is not BreakerState.CLOSED:
+                try:
+                    await connector.put("k", obj)
+                except CircuitOpenError:
+                    await asyncio.sleep(0.02)
+            assert time.monotonic() - started < config.breaker_reset + STALL + SLACK
+
+
+async def test_the_probe_of_a_stopped_server_ends_after_the_stall_timeout_and_others_follow(
+    connector: ManagedConnector, backend: LocalCPUBackend, server: RedisServer | ValkeyServer, proxy: FaultProxy
+) -> None:
+    settings = {"breaker_failures": 1, "breaker_reset": 0.2, "min_throughput": MIB}
+    url = server.url()
+    async with ConnectorManager(url, None, backend, CONFIG.model_copy(update=settings)) as manager:
+        broken = manager.create_connector()
+        with chunk(backend, "k", 24 * MIB) as obj:
+            await broken.put("k", obj)
+            server.pause()
+            try:
+                await seconds_until_stalled(broken.put("k", obj))
+                ends = time.monotonic() + 3 * STALL
+                probes = 0
+                while time.monotonic() < ends:
+                    started = time.monotonic()
+                    try:
+                        await broken.put("k", obj)
+                    except CircuitOpenError:
+                        await asyncio.sleep(0.01)
+                    except StoreUnavailableError:
+                        probes += 1
+                        assert time.monotonic() - started < STALL + SLACK
+                assert probes >= 2
+            finally:
+                server.resume()
+            started = time.monotonic()
+            while broken.breaker_state is not BreakerState.CLOSED:
+                try:
+                    await broken.put("k", obj)
+                except StoreUnavailableError:
+                    await asyncio.sleep(0.02)
+            assert time.monotonic() - started < 2
