@@ -253,9 +253,10 @@ class RemoteConnector(ABC):
         """Looks again, and removes the record of `key` if it is still damaged and recognisably this toolkit's.
 
         The default removes nothing, which is always right: the record stays a miss until it is overwritten. An
-        override looks a second time, over another connection than the get's where there are several. It removes in one
-        step with that look, so that a record which another writer has put meanwhile stays. Where the store has no such
-        step (compare and delete, a transaction, a conditional request), keep the default: `remove` is never the answer.
+        override looks a second time, over another connection than the get's, unless the server compares the bytes. It
+        removes in one step with that look, so that a record which another writer has put meanwhile stays. Where the
+        store has no such step (compare and delete, a transaction, a conditional request), keep the default: `remove` is
+        never the answer.
 
         Called only by `discard_corrupt`, for errors with `removable`, and for at most ten records a minute. A get waits
         for it: it is cancelled after a second.

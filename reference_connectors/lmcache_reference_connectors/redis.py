@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from typing import Any, Final
 
 from lmcache_connect import (
     ChunkMemory,
@@ -26,6 +27,13 @@ try:
     from redis.backoff import NoBackoff
 except ImportError as missing:
     raise MissingExtraError("the plain Redis connector", "redis", "redis") from missing
+
+
+_REMOVE_SEEN: Final = """
+local found = redis.call('GET', KEYS[1])
+return found and redis.sha1hex(found) == ARGV[1] and redis.call('UNLINK', KEYS[1]) or 0
+"""
+"""Removes a value if it has the bytes that were seen: the server compares, so a fault on the way removes nothing."""
 
 
 class RedisReferenceConnector(RemoteConnector):
@@ -73,19 +81,15 @@ class RedisReferenceConnector(RemoteConnector):
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         name = key_string(key)
-        async with self._client.pipeline() as second:  # a connection of its own
-            await second.watch(name)
-            record = await second.get(name)
-            try:
-                decode_part(name, record if isinstance(record, bytes) else b"")
-            except CorruptRecordError as again:
-                if again.removable:
-                    second.multi()  # type: ignore[no-untyped-call]
-                    await second.unlink(name)
-                    try:
-                        return await second.execute() == [1]
-                    except redis.exceptions.WatchError:  # it was replaced after this look
-                        return False
+        record = await self._client.get(name)
+        if not isinstance(record, bytes):
+            return False
+        try:
+            decode_part(name, record)
+        except CorruptRecordError as again:
+            if again.removable:
+                seen = hashlib.sha1(record, usedforsecurity=False).hexdigest()
+                return bool(await self._client.eval(_REMOVE_SEEN, 1, name, seen))
         return False
 
     async def list(self) -> list[str]:

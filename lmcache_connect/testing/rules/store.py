@@ -169,19 +169,28 @@ class StoreRules:
         await subject.put(key, _NBYTES)
         record = await subject.read_raw(key)
         assert record is not None, "read_raw() of a stored key gave None"
-        seen = CorruptRecordError("checksum", "seen before the record was replaced", removable=True)
-        try:
-            removed = await subject.connector.wrapped.remove_damaged(key, seen)
-        except UnsupportedOperationError:
-            removed = False  # the store has no step that removes only what was seen
-        assert removed is False, "remove_damaged() of a record that verifies must be False"
+        assert await _remove_damaged(subject, key) is False, "remove_damaged() of a record that verifies must be False"
         await subject.expect(key)
+        await subject.write_raw(key, record[:-1])
+        is_removed = await _remove_damaged(subject, key)
+        is_gone = await subject.read_raw(key) is None
+        assert is_removed == is_gone, (
+            f"remove_damaged() said {is_removed}, and the record is {'' if is_gone else 'not '}gone"
+        )
         for _ in range(_RACES):
             await subject.write_raw(key, record[:-1])
             with subject.chunk(key, _NBYTES) as obj:
                 found, _ = await asyncio.gather(subject.connector.get(key), subject.connector.put(key, obj))
             release([found])
             assert await subject.read(key) is not None, "a get of the damaged record removed the good one put meanwhile"
+
+
+async def _remove_damaged(subject: Subject, key: str) -> bool:
+    seen = CorruptRecordError("checksum", "seen before the record was replaced", removable=True)
+    try:
+        return await subject.connector.wrapped.remove_damaged(key, seen)
+    except UnsupportedOperationError:
+        return False  # the store has no step that removes only what was seen
 
 
 async def _put_all(subject: Subject, keys: list[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from lmcache_connect import ConnectorManager, CorruptRecordError, LocalCPUBackend, ManagedConnector
 from lmcache_connect.memory import release_all
 from lmcache_connect.record import encode_record
-from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
 pytestmark = pytest.mark.asyncio
@@ -124,6 +124,28 @@ async def test_eleven_damaged_records_leave_the_eleventh_in_the_store(
             with valkey_server.client() as client:
                 assert bool(client.exists("k")) == (number == 10)
         assert connector.removals_suspended
+
+
+@pytest.mark.parametrize(("scheme", "on_both_looks"), [("redis", False), ("plain-redis", False), ("plain-redis", True)])
+async def test_a_record_that_is_damaged_on_its_way_stays(
+    valkey_server: ValkeyServer, local_cpu_backend: LocalCPUBackend, scheme: str, on_both_looks: bool
+) -> None:
+    valkey_server.flush()
+    with FaultProxy(valkey_server.host, valkey_server.port) as proxy, valkey_server.client() as client:
+        url = f"{scheme}://{proxy.host}:{proxy.port}"
+        async with ConnectorManager(url, None, local_cpu_backend) as manager:
+            manager.register(RedisReferenceAdapter)
+            connector = manager.create_connector()
+            await put(connector, local_cpu_backend, "k")
+            (name,) = client.keys()
+            stored = client.get(name)
+            for _ in range(8):  # fewer than suspend removals
+                connector = manager.create_connector()
+                proxy.arm(Fault(FaultKind.FLIP, after_bytes=60_000, count=None if on_both_looks else 1))
+                assert not await is_there(connector, "k")
+                proxy.disarm()
+                assert client.get(name) == stored
+                assert await is_there(connector, "k")
 
 
 @pytest.mark.parametrize("what", FOREIGN)
