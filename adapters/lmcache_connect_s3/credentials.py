@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from contextvars import Context
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import anyio
 
 from lmcache_connect import AuthenticationError, StoreError
 from lmcache_connect.errors import MissingExtraError
@@ -22,15 +26,28 @@ except ImportError as missing:
 _AT_ONCE: Final = 2
 """Questions to the chain that may be under way. The second helps where the first hangs; a third would not."""
 
+_LONGEST: Final = 60.0
+"""Seconds after which a question is given up: it hangs."""
+
 _CHAIN: Final = "the environment, the profile, the container and the instance"
+
+
+class _Answer(NamedTuple):
+    """What the chain has answered: botocore's session and its credentials, and these as they are now."""
+
+    session: Any
+    found: Any
+    frozen: ReadOnlyCredentials | None
+    region: str | None
 
 
 class CredentialSource:
     """Looks in the options, then in botocore's chain: environment, profile (also SSO and roles), container, instance.
 
-    The chain reads files, asks servers and runs the profile's `credential_process`, so it runs in a thread, which is
-    left behind where it takes longer than its caller has time. Temporary credentials are renewed before they
-    expire. While those at hand stay good for some minutes, requests do not wait for that. Lives on one event loop.
+    The chain reads files, asks servers and runs the profile's `credential_process`, so it runs in a thread. All callers
+    wait for one question. One whose time is up leaves it to those that come later, which a slow process serves then.
+    Temporary credentials are renewed before they expire. While those at hand stay good for some minutes, requests do
+    not wait for that. Lives on one event loop.
     """
 
     def __init__(self, store: str, options: S3Options) -> None:
@@ -41,7 +58,7 @@ class CredentialSource:
         self._found: Any = None
         self._frozen: ReadOnlyCredentials | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[None] | None = None
         self.region: str | None = None
         """The region that the environment or the profile names, if any. Known after the first `current()`."""
 
@@ -71,8 +88,9 @@ class CredentialSource:
 
     def close(self) -> None:
         """Stops a renewal in the background."""
-        if self._renewing is not None:
-            self._renewing.cancel()
+        for task in (self._renewing, self._asking):
+            if task is not None:
+                task.cancel()
         self._lane.close()
 
     async def _renew_quietly(self) -> None:
@@ -82,43 +100,34 @@ class CredentialSource:
             pass  # those at hand are still good, and the call that finds none raises
 
     async def _renew(self, is_needed: Callable[[], bool], *, from_scratch: bool = False) -> None:
-        """Asks the chain, unless another call has done so meanwhile. `from_scratch`: forgets what it said before."""
+        """Asks the chain, unless the question of another call helps. `from_scratch`: forgets what it said before."""
+        if self._asking is not None and not self._asking.done():
+            await asyncio.shield(self._asking)
+            if not is_needed():
+                return
+        if self._asking is None or self._asking.done():
+            if from_scratch:
+                self._found = self._session = None
+            # In a context of its own: it outlives the call, and its deadline.
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=Context())
+            self._asking.add_done_callback(_retrieve)
+        await asyncio.shield(self._asking)
+
+    async def _ask(self) -> None:
+        resolve = partial(_resolve, self._store, self._options, self._session, self._found)
         try:
-            async with self._lock:
-                if is_needed():
-                    if from_scratch:
-                        self._found = self._session = None
-                    self._frozen = await self._lane.run_in_thread("the credentials' chain", self._resolve)
+            with anyio.fail_after(_LONGEST):
+                answer = await self._lane.run_in_thread("the credentials' chain", resolve)
         except StoreError:  # some are an OSError, too
             raise
         except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                self._found = self._session = None  # the thread may still use them
             # Its text may hold the answer of a metadata server, so only its class is shown.
             raise AuthenticationError(
                 self._store, f"no credentials: asking {_CHAIN} failed with {type(error).__name__}"
             ) from None
-
-    def _resolve(self) -> ReadOnlyCredentials | None:
-        options = self._options
-        if self._session is None:
-            self._session = botocore.session.Session(profile=options.profile)
-            self.region = self._session.get_config_variable("region")
-        if options.anonymous:
-            return None
-        if options.access_key is not None and options.secret_key is not None:
-            token = options.session_token.get_secret_value() if options.session_token is not None else None
-            given = Credentials(options.access_key, options.secret_key.get_secret_value(), token)
-            frozen: ReadOnlyCredentials = given.get_frozen_credentials()
-            return frozen
-        if self._found is None:
-            self._found = self._session.get_credentials()
-        if self._found is None:
-            raise AuthenticationError(
-                self._store,
-                f"no credentials: {_CHAIN} have none; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ?profile=, "
-                "or ?anonymous=true for a bucket that is open to everybody",
-            )
-        frozen = self._found.get_frozen_credentials()  # renews them where they have to be
-        return frozen
+        self._session, self._found, self._frozen, self.region = answer
 
     def _has_to_wait(self) -> bool:
         return self._frozen is None or self._asks("_mandatory_refresh_timeout")
@@ -129,3 +138,31 @@ class CredentialSource:
     def _asks(self, timeout: str) -> bool:
         needed = getattr(self._found, "refresh_needed", None)
         return needed is not None and bool(needed(getattr(self._found, timeout, None)))
+
+
+def _resolve(store: str, options: S3Options, session: Any, found: Any) -> _Answer:
+    """Asks the chain, in a thread. `session` and `found` are of the last answer, or None."""
+    if session is None:
+        session = botocore.session.Session(profile=options.profile)
+    region = session.get_config_variable("region")
+    if options.anonymous:
+        return _Answer(session, None, None, region)
+    if options.access_key is not None and options.secret_key is not None:
+        token = options.session_token.get_secret_value() if options.session_token is not None else None
+        given = Credentials(options.access_key, options.secret_key.get_secret_value(), token)
+        return _Answer(session, None, given.get_frozen_credentials(), region)
+    if found is None:
+        found = session.get_credentials()
+    if found is None:
+        raise AuthenticationError(
+            store,
+            f"no credentials: {_CHAIN} have none; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ?profile=, "
+            "or ?anonymous=true for a bucket that is open to everybody",
+        )
+    return _Answer(session, found, found.get_frozen_credentials(), region)  # renews them where they have to be
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Marks the outcome of a question as looked at: every caller may have left."""
+    if not task.cancelled():
+        task.exception()
