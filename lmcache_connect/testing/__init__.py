@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .conformance import Capabilities, ConnectorConformance
     from .loop_watch import LoopWatch
     from .scripted_wire import ScriptedWire
+    from .servers.ceph import CephServer
     from .servers.fault_proxy import FaultProxy
     from .servers.faulty_s3 import FaultyS3Server
     from .servers.process import ServerStartError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Capabilities",
+    "CephServer",
     "ConnectorConformance",
     "Direction",
     "Fault",
@@ -44,6 +46,7 @@ __all__ = [
 
 _MODULES: Final = {
     "conformance": ("Capabilities", "ConnectorConformance"),
+    "servers.ceph": ("CephServer",),
     "servers.fault_proxy": ("FaultProxy",),
     "servers.faulty_s3": ("FaultyS3Server",),
     "loop_watch": ("LoopWatch",),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ..memory import LocalCPUBackend
     from .loop_watch import LoopWatch
+    from .servers.ceph import CephServer
     from .servers.faulty_s3 import FaultyS3Server
     from .servers.redis import RedisServer, ValkeyServer
     from .servers.s3 import MotoServer, RcloneServer
@@ -64,6 +65,17 @@ def moto_server() -> Iterator[MotoServer]:
     if not MotoServer.available():
         pytest.skip("moto_server: moto and its server are not installed; pip install 'moto[s3]' flask flask-cors")
     with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph_server() -> Iterator[CephServer]:
+    """Ceph's object gateway for the whole session, shared by all tests. Skips where Ceph is not installed."""
+    from .servers.ceph import CephServer
+
+    if not CephServer.available():
+        pytest.skip("ceph_server: Ceph is not installed; apt-get install radosgw ceph-mon ceph-osd ceph-common")
+    with CephServer() as server:
         yield server
 
 

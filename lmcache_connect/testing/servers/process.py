@@ -90,6 +90,9 @@ class ServerProcess:
     product = "server"
     """What errors call a server that has not told its name yet."""
 
+    start_deadline = START_DEADLINE
+    """Seconds that it has, over all tries, until it answers."""
+
     host = "127.0.0.1"
     name: str
     """Product and version as the server tells them, such as `"valkey 9.1.2"`; until then the product."""
@@ -153,7 +156,7 @@ class ServerProcess:
         On a later start the same port is tried three times.
 
         Raises:
-            ServerStartError: it exited, or gave no answer within `START_DEADLINE`; nothing is left behind.
+            ServerStartError: it exited, or gave no answer within `start_deadline`; nothing is left behind.
             MissingExtraError: a Python package that it needs is not installed.
             FileNotFoundError: its executable is not on this machine.
         """
@@ -270,7 +273,7 @@ class ServerProcess:
     # -------------------------------------------------------------------------------------------- machinery
 
     def _start(self, *, choose_ports: bool) -> None:
-        deadline = time.monotonic() + START_DEADLINE
+        deadline = time.monotonic() + self.start_deadline
         for tries_left in reversed(range(_PORT_TRIES)):
             if choose_ports:
                 self._choose_ports()
@@ -327,7 +330,7 @@ class ServerProcess:
             if (code := process.poll()) is not None:
                 raise ServerStartError(what, f"it exited with status {code}", self.log_tail())
             if time.monotonic() >= deadline:
-                reason = f"it did not answer within {START_DEADLINE:g} s ({last})"
+                reason = f"it did not answer within {self.start_deadline:g} s ({last})"
                 raise ServerStartError(what, reason, self.log_tail())
             time.sleep(_POLL_INTERVAL)
 

@@ -29,7 +29,7 @@ BUCKET: Final = "kv-cache"
 
 
 class S3Server(ServerProcess):
-    """Base of the two servers. Use a subclass."""
+    """Base of the servers. Use a subclass."""
 
     product = "S3 server"
     listens = ""

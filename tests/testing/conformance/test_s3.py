@@ -1,4 +1,4 @@
-"""The conformance suite on S3: against rclone's server, in threads and on the loop, and against moto's."""
+"""The conformance suite on S3: against rclone's server, in threads and on the loop, moto's, and Ceph's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import pytest
 
 from lmcache_connect.testing import Capabilities, ConnectorConformance
+from lmcache_connect.testing.servers.ceph import CephServer
 from lmcache_connect.testing.servers.s3 import MotoServer, RcloneServer, S3Server
 
 from .raw_s3 import RawS3
@@ -49,3 +50,11 @@ class TestMoto(_S3):
     @pytest.fixture
     def store_url(self, moto_server: MotoServer) -> str:
         return self.of(moto_server)
+
+
+class TestCeph(_S3):
+    options = {"multipart_threshold": str(5 << 20), "part_size": str(5 << 20)}  # noqa: RUF012
+
+    @pytest.fixture
+    def store_url(self, ceph_server: CephServer) -> str:
+        return self.of(ceph_server)
