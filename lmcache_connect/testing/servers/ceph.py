@@ -26,6 +26,8 @@ from .s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 _PROGRAMS: Final = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
 _STEP_SECONDS: Final = 30.0
 _ENDS_WITHIN: Final = 2.0
+_STORE_TRIES: Final = 4
+_STORE_SECONDS: Final = 6.0
 
 _CONFIG: Final = """
 [global]
@@ -97,7 +99,7 @@ class CephServer(S3Server):
         daemon = str(uuid.uuid4())
         self._run(directory, "ceph", "osd", "new", daemon)
         self._run(directory, "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", daemon)
-        self._begin(directory, "ceph-osd", "-i", "0", "-f")
+        self._begin_store(directory)
         user = ("--uid=connect", "--display-name=connect", f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")
         self._run(directory, "radosgw-admin", "user", "create", *user)
         return ["radosgw", "-c", str(directory / "ceph.conf"), "-n", "client.rgw.a", "-f"]
@@ -132,10 +134,25 @@ class CephServer(S3Server):
 
     # ---------------------------------------------------------------------------------- the cluster behind it
 
-    def _run(self, directory: Path, program: str, *arguments: str) -> None:
+    def _begin_store(self, directory: Path) -> None:
+        # Now and then a daemon never tells the monitor that it is there. Another one does.
+        for _ in range(_STORE_TRIES):
+            store = self._begin(directory, "ceph-osd", "-i", "0", "-f")
+            ends = time.monotonic() + _STORE_SECONDS
+            while time.monotonic() < ends:
+                if b"osd.0 up" in self._run(directory, "ceph", "osd", "dump"):
+                    return
+                time.sleep(0.1)
+            self._behind.remove(store)
+            store.kill()
+            store.wait()
+        raise ServerStartError(self.product, f"the object store did not come up in {_STORE_TRIES} tries", "")
+
+    def _run(self, directory: Path, program: str, *arguments: str) -> bytes:
+        """Runs a program to its end. Returns what it has printed."""
         command = [program, *(() if program == "monmaptool" else ("-c", str(directory / "ceph.conf"))), *arguments]
         try:
-            subprocess.run(
+            return subprocess.run(
                 command,
                 cwd=directory,
                 env=self._environment(),
@@ -144,25 +161,25 @@ class CephServer(S3Server):
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-            )
+            ).stdout
         except subprocess.SubprocessError as error:
             self._end_behind()
             said = (getattr(error, "output", None) or b"").decode(errors="replace")
             raise ServerStartError(self.product, f"{program} failed: {error}", said[-2000:]) from error
 
-    def _begin(self, directory: Path, program: str, *arguments: str) -> None:
+    def _begin(self, directory: Path, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (directory / f"{program}.log").open("wb") as log:
-            self._behind.append(
-                subprocess.Popen(
-                    [program, "-c", str(directory / "ceph.conf"), *arguments],
-                    cwd=directory,
-                    env=self._environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    process_group=0,
-                )
+            process = subprocess.Popen(
+                [program, "-c", str(directory / "ceph.conf"), *arguments],
+                cwd=directory,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
             )
+        self._behind.append(process)
+        return process
 
     def _end_behind(self) -> None:
         # Killed: they have nothing to keep, and would take seconds to say so to each other.
