@@ -10,7 +10,7 @@ from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreProtocolError, StoreStalledError
 from lmcache_connect.transport import Stream, StreamClosedError, StreamStalledError
 
-from .replies import is_refusal, is_wrong_server, reply_error
+from .replies import ends_connection, is_refusal, reply_error
 from .tenure import Tenure
 from .traits import FULL_SERVER, ServerTraits
 
@@ -33,11 +33,12 @@ class Connection:
         store: the store's name, for errors.
         traits: what the server can do.
         pending: replies that were asked for and not taken. A connection that is released with some is closed.
+        veil: hides secrets in what the server says, before any of that is shown.
         is_suspect: the connection must not be used again: a reply was not to its command, or another server may have
             become the right one.
     """
 
-    __slots__ = ("_tenure", "_veil", "is_suspect", "pending", "store", "stream", "traits")
+    __slots__ = ("_tenure", "is_suspect", "pending", "store", "stream", "traits", "veil")
 
     def __init__(
         self,
@@ -47,12 +48,12 @@ class Connection:
         tenure: Tenure | None = None,
         veil: Callable[[str], str] = str,
     ) -> None:
-        """`tenure` is the server's; None: one of its own. `veil` hides the credentials in what the server says."""
+        """`tenure` is the server's; None: one of its own."""
         self.stream = stream
         self.store = store
         self.traits = traits
         self._tenure = tenure if tenure is not None else Tenure()
-        self._veil = veil
+        self.veil = veil
         self.pending = 0
         self.is_suspect = False
 
@@ -130,6 +131,19 @@ class Connection:
         self.pending -= 1
         return line[1:].decode("utf-8", "replace")
 
+    async def read_ok(self, expected: bytes = b"OK") -> None:
+        """Takes a status reply, which must be `expected`. Inside a transaction, QUEUED means that nothing is done yet.
+
+        Raises:
+            StoreError: the typed error of an error reply. StoreProtocolError for another status: the stream is closed.
+        """
+        line = await self.read_line()
+        if line[:1] != b"+":
+            raise self.unexpected(line, "a status")
+        if line[1:] != expected:
+            raise self.broken(f"{self._shown(line)}; expected '+{expected.decode()}'")
+        self.pending -= 1
+
     async def read_taken(self) -> bool:
         """Takes a reply of one line. Returns False where the server lacks the command, or the user may not use it.
 
@@ -142,7 +156,7 @@ class Connection:
         self.pending -= 1
         if line[:1] != b"-":
             return True
-        said = self._veil(line[1:].decode("utf-8", "replace"))
+        said = self.veil(line[1:].decode("utf-8", "replace"))
         if is_refusal(said):
             return False
         raise reply_error(self.store, said)
@@ -194,15 +208,15 @@ class Connection:
         """
         if line[:1] == b"-":
             self.pending -= 1
-            said = self._veil(line[1:].decode("utf-8", "replace"))
-            if is_wrong_server(said):
+            said = self.veil(line[1:].decode("utf-8", "replace"))
+            if ends_connection(said):
                 self.is_suspect = True
                 self._tenure.end()
             return reply_error(self.store, said)
         return self.broken(f"{self._shown(line)} is not {expected}")
 
     def _shown(self, line: bytes) -> str:
-        return repr(self._veil(line.decode("utf-8", "backslashreplace"))[:_SHOWN_BYTES])
+        return repr(self.veil(line.decode("utf-8", "backslashreplace"))[:_SHOWN_BYTES])
 
     def broken(self, reason: str) -> StoreProtocolError:
         """Closes the stream, because what follows on it cannot be understood. Returns the error to raise."""

@@ -50,12 +50,15 @@ class SetupError(StoreCommandError):
     permanent = True
 
 
-_WRONG_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "MOVED"})
+_ENDING: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH"})
 
 
-def is_wrong_server(line: str) -> bool:
-    """Returns whether an error reply says that another server may be the right one by now, at the same address."""
-    return line.partition(" ")[0] in _WRONG_SERVER
+def ends_connection(line: str) -> bool:
+    """Returns whether an error reply says that a new connection may do better.
+
+    It may lead to another server by now, or log in with another password.
+    """
+    return line.partition(" ")[0] in _ENDING
 
 
 def is_refusal(line: str) -> bool:

@@ -51,10 +51,12 @@ class Login:
 
     def hide(self, text: str) -> str:
         """Returns `text` without the credentials: a server may repeat them."""
-        for hidden in (self.secret, self.username or ""):
-            if hidden:
-                text = text.replace(hidden, "***")
-        return text
+        text = self.hide_password(text)
+        return text.replace(self.username, "***") if self.username else text
+
+    def hide_password(self, text: str) -> str:
+        """Returns `text` without the password."""
+        return text.replace(self.secret, "***") if self.secret else text
 
 
 class CommandsRefusedError(Exception):
@@ -87,6 +89,9 @@ async def open_connection(
             connection.traits = ServerTraits(has_transactions=False)
         else:
             connection.traits = await _ask(connection, login)
+        if not connection.is_reusable:
+            raise connection.broken("it says more than it was asked")
+        connection.veil = login.hide_password  # later errors may name the user: that is not a secret, and says much
         return connection
     except StreamClosedError as error:
         connection.close()
@@ -103,16 +108,16 @@ async def _authenticate(connection: Connection, login: Login) -> None:
     secret = login.secret.encode()
     if login.username is None:
         await connection.send(encode_command(b"AUTH", secret))
-        await connection.read_status()
+        await connection.read_ok()
         return
     await connection.send(encode_command(b"AUTH", login.username.encode(), secret))
     try:
-        await connection.read_status()
+        await connection.read_ok()
     except StoreCommandError as error:
         if "wrong number of arguments" not in error.message:
             raise
         await connection.send(encode_command(b"AUTH", secret))  # a server from before there were users
-        await connection.read_status()
+        await connection.read_ok()
 
 
 async def _select(connection: Connection, login: Login, further: bytes, replies: int = 1) -> None:
@@ -121,7 +126,7 @@ async def _select(connection: Connection, login: Login, further: bytes, replies:
         await connection.send(encode_command(b"SELECT", b"%d" % login.database))
     await connection.send(further, replies)
     if login.database:
-        await connection.read_status()
+        await connection.read_ok()
 
 
 async def _ask(connection: Connection, login: Login) -> ServerTraits:

@@ -16,7 +16,7 @@ from lmcache_connect.errors import (
     WrongTypeError,
 )
 from lmcache_connect.testing import ValkeyServer
-from lmcache_connect_redis.protocol.replies import is_refusal, is_wrong_server
+from lmcache_connect_redis.protocol.replies import ends_connection, is_refusal
 
 from .chunks import chunk, holds
 from .scripted_server import ScriptedServer
@@ -75,7 +75,7 @@ async def test_an_error_reply_becomes_a_typed_error_that_says_what_to_do(
                 with pytest.raises(expected):
                     await connector.ping()
         # An error reply is an answer: the connections were kept, except to a server that is the wrong one now.
-        assert (server.connections <= 6) == (not is_wrong_server(line))
+        assert (server.connections <= 6) == (not ends_connection(line))
 
 
 @pytest.mark.parametrize(

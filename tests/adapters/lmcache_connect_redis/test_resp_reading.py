@@ -156,8 +156,8 @@ async def test_a_state_of_the_server_is_no_lack_of_a_command(over: Over, reply: 
     assert connection.is_reusable
 
 
-@pytest.mark.parametrize("code", [b"READONLY", b"LOADING", b"MASTERDOWN", b"MOVED"])
-async def test_after_an_error_of_the_wrong_server_no_connection_to_it_is_used_again(over: Over, code: bytes) -> None:
+@pytest.mark.parametrize("code", [b"READONLY", b"LOADING", b"MASTERDOWN", b"MOVED", b"NOAUTH"])
+async def test_where_a_new_connection_may_do_better_no_old_one_is_used_again(over: Over, code: bytes) -> None:
     tenure = Tenure(began=-math.inf)
     one, other = (
         Connection(ScriptedWire(reply).thread_stream(), "store", tenure=tenure) for reply in (b"-%b x\r\n" % code, b"")
@@ -170,3 +170,12 @@ async def test_after_an_error_of_the_wrong_server_no_connection_to_it_is_used_ag
     assert not other.is_reusable
     for connection in (one, other):
         connection.close()
+
+
+@pytest.mark.parametrize("status", [b"QUEUED", b"ok", b"OKAY", b""])
+async def test_another_status_than_the_expected_one_is_no_success(over: Over, status: bytes) -> None:
+    connection = over(ScriptedWire(b"+%b\r\n" % status))
+    await connection.send(b"...")
+    with pytest.raises(StoreProtocolError, match=r"expected '.OK'"):
+        await connection.read_ok()
+    assert not connection.stream.is_open

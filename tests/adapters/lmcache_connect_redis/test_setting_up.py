@@ -180,7 +180,7 @@ async def test_no_answer_during_set_up_raises_anything_but_an_error_of_the_store
     async with peer(says) as url:
         with suppress(StoreError):
             async with connected(url.replace("redis://", "redis://:secret@")) as connection:
-                assert connection.is_reusable or connection.stream.buffered
+                assert connection.is_reusable
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,31 @@ async def test_no_error_shows_the_credentials_that_a_peer_repeats(says: bytes, b
         assert "the-se" not in text
         assert "name-of" not in text
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("excess", [b"+OK\r\n", b"$3\r\nabc\r\n", b"x"])
+async def test_a_peer_that_answers_more_than_it_was_asked_gets_no_command(excess: bytes) -> None:
+    # The excess would be taken for the reply to the first put.
+    async with peer(b"+OK\r\n" * 6 + excess) as url:
+        with pytest.raises(StoreProtocolError, match="more than it was asked"):
+            async with connected(url):
+                pass
+
+
+async def test_a_password_that_is_set_on_a_running_server_is_found_by_the_next_connection(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("wrong\n")
+    async with ScriptedServer({}) as server:
+        async with ConnectorManager(f"{server.url}?password_file={file}", config=QUICK) as manager:
+            connector = manager.create_connector()
+            await connector.ping()
+            file.write_text("right\n")
+            server.answers[b"EXISTS"] = b"-NOAUTH Authentication required.\r\n"
+            with pytest.raises(AuthenticationError):
+                await connector.exists("k")
+            server.answers[b"EXISTS"] = b":1\r\n"
+            assert await connector.exists("k")
+        assert [command[1] for command in server.commands if command[0] == b"AUTH"] == [b"wrong", b"right"]
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ class TwoKeyRecords:
 
     async def read_stored(self, connection: Connection) -> None:
         """Takes the replies to `send`. Raises the first error among them, and leaves the connection usable."""
-        failure: StoreError | None = None
-        for _ in range(1 + _WRITES):  # MULTI, and that each SET is queued
-            refused = await _refusal(connection)
+        failure = await _refusal(connection, b"OK")
+        taken = b"QUEUED" if failure is None else b"OK"  # where MULTI is refused, the SETs are done at once
+        for _ in range(_WRITES):
+            refused = await _refusal(connection, taken)
             failure = failure or refused
         try:
             count = connection.number(await connection.expect(b"*", "the transaction's replies"))
@@ -81,7 +82,7 @@ class TwoKeyRecords:
             raise connection.broken(f"a transaction of {count} replies; expected {_WRITES}")
         connection.pending += count - 1
         for _ in range(count):
-            refused = await _refusal(connection)
+            refused = await _refusal(connection, b"OK")
             failure = failure or refused
         if failure is not None:
             raise failure
@@ -147,10 +148,10 @@ class TwoKeyRecords:
         connection.pending -= 1
 
 
-async def _refusal(connection: Connection) -> StoreError | None:
-    """Takes a status reply. Returns the error that came in its place, or None."""
+async def _refusal(connection: Connection, expected: bytes) -> StoreError | None:
+    """Takes a status reply, which must be `expected`. Returns the error that came in its place, or None."""
     try:
-        await connection.read_status()
+        await connection.read_ok(expected)
     except StoreError as refused:
         if not connection.stream.is_open:
             raise
