@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from ..managed import ManagedConnector
-from ..memory import ChunkMemory
+from ..manager import ConnectorManager
+from ..memory import HotCache as Cache
 from ..observability import OperationStatistics
 
 
@@ -80,10 +81,39 @@ class Connector(BaseModel):
         )
 
 
-class HotCache(BaseModel):
-    """The hot cache and the arena that it lies in. Sizes are bytes."""
+class ConnectorCache(BaseModel):
+    """The hot cache in front of one connector's store (`hot+<scheme>://`). Sizes are bytes."""
 
+    connector: str = Field(description="the connector's name")
     enabled: bool = Field(description="whether it takes further chunks")
+    chunks: int
+    bytes: int
+    hits: int
+    misses: int
+    evictions: int
+
+    @classmethod
+    def of(cls, connector: ManagedConnector, cache: Cache) -> ConnectorCache:
+        """The cache now."""
+        now, counts = cache.statistics(), connector.metrics.hot_cache
+        return cls(
+            connector=connector.name,
+            enabled=cache.enabled,
+            chunks=now.chunks,
+            bytes=now.bytes,
+            hits=counts.hits,
+            misses=counts.misses,
+            evictions=counts.evictions,
+        )
+
+
+class HotCache(BaseModel):
+    """The arena with the chunks that are cached in it under LMCache's names, and the connectors' own hot caches.
+
+    Sizes are bytes.
+    """
+
+    enabled: bool = Field(description="whether the arena's cache takes further chunks")
     chunks: int
     bytes: int
     arena_capacity: int
@@ -92,10 +122,13 @@ class HotCache(BaseModel):
     evictions: int
     refusals: int = Field(description="allocations that found no room")
     waiters: int = Field(description="operations that wait for room now")
+    connectors: list[ConnectorCache] = Field(description="the hot caches in front of stores")
 
     @classmethod
-    def of(cls, memory: ChunkMemory) -> HotCache:
-        """The memory now. Where it has no hot cache, that is off and empty."""
+    def of(cls, manager: ConnectorManager) -> HotCache | None:
+        """The memory and the caches now; None where there is no memory yet. One without a cache has an empty one."""
+        if (memory := manager.made_backend) is None:
+            return None
         now, cache = memory.statistics(), memory.hot_cache
         return cls(
             enabled=cache is not None and cache.enabled,
@@ -107,4 +140,14 @@ class HotCache(BaseModel):
             evictions=now.evictions,
             refusals=now.refusals,
             waiters=now.waiters,
+            connectors=[ConnectorCache.of(connector, cache) for connector, cache in connector_caches(manager)],
         )
+
+
+def connector_caches(manager: ConnectorManager) -> list[tuple[ManagedConnector, Cache]]:
+    """The connectors that have a hot cache, and the caches."""
+    return [
+        (connector, cache)
+        for connector in manager.known_connectors
+        if (cache := connector.find_hot_cache()) is not None
+    ]

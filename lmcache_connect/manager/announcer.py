@@ -127,13 +127,14 @@ class Announcer:
         """The manager's announcement, as things are now."""
         backend = self._backend()
         arena = AnnouncedArena()
+        cached = [cache.statistics() for each in self._connectors() if (cache := each.find_hot_cache()) is not None]
         if backend is not None:
             now = backend.statistics()
             arena = AnnouncedArena(
                 capacity=now.capacity,
                 reserved=now.reserved,
-                cached_keys=now.cached_objects,
-                cached_bytes=now.cached_bytes,
+                cached_keys=now.cached_objects + sum(one.chunks for one in cached),
+                cached_bytes=now.cached_bytes + sum(one.bytes for one in cached),
             )
         return WorkerAnnouncement(
             worker=self.worker,

@@ -36,6 +36,8 @@ async def clear(
 ) -> Clearing:
     """Removes at most `limit` keys that start with `prefix`. With `dry_run`, only counts them.
 
+    A hot cache in front of the store drops every such key, also those that the store does not list any more.
+
     Keys that are written meanwhile may stay. A removal that fails is counted, and the call goes on. A listing that
     fails ends the call. A call that is cancelled leaves the rest in place.
 
@@ -46,8 +48,15 @@ async def clear(
     if limit < 1:
         raise InvalidArgumentError("limit", f"{limit} is below 1")
     found = Clearing()
+    cache = None if dry_run else connector.find_hot_cache()
     with counting_left_out() as left_out:
-        await _clear(connector, prefix, dry_run, limit, found)
+        try:
+            if cache is not None:
+                cache.clear(prefix)
+            await _clear(connector, prefix, dry_run, limit, found)
+        finally:
+            if cache is not None:
+                cache.clear(prefix)  # what was fetched meanwhile may be gone now
     found.left_out = left_out.count
     found.is_complete = found.is_complete and not left_out.count
     return found

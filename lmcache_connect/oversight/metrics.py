@@ -13,7 +13,8 @@ import anyio.to_thread
 from ..errors import MissingExtraError
 from ..managed import BreakerState
 from ..manager import ConnectorManager
-from ..observability import Histogram, OperationStatistics
+from ..memory import HotCache
+from ..observability import Histogram, HotCacheCounts, OperationStatistics
 
 try:
     from prometheus_client import CollectorRegistry
@@ -30,6 +31,9 @@ OTHER: Final = "other"
 
 GONE: Final = "gone"
 """The connector label for the counts of connectors that do not exist any more."""
+
+ARENA: Final = "arena"
+"""The connector label for the hot cache of the arena, which LMCache's names fill (`submit_put_task`)."""
 
 _MOST_REASONS: Final = 64
 """The most reasons of misses, or classes of errors, with a series of their own. The rest are `other`."""
@@ -78,6 +82,7 @@ class _ManagerCollector(Collector):
         yield from _connector_metrics(manager)
         yield from _operation_metrics(manager)
         yield _damaged_records(manager)
+        yield from _hot_cache_metrics(manager)
         yield from _arena_metrics(manager)
 
 
@@ -169,11 +174,50 @@ def _counted(manager: ConnectorManager) -> Iterator[tuple[str, Mapping[str, Oper
         yield GONE, collected
 
 
+def _hot_cache_metrics(manager: ConnectorManager) -> Iterator[Metric]:
+    labels = ["connector"]
+    chunks = GaugeMetricFamily(f"{_PREFIX}_hot_cache_chunks", "Chunks in the hot cache", labels=labels)
+    held = GaugeMetricFamily(f"{_PREFIX}_hot_cache_bytes", "Bytes in the hot cache", labels=labels)
+    enabled = GaugeMetricFamily(f"{_PREFIX}_hot_cache_enabled", "1 while the hot cache takes chunks", labels=labels)
+    hits = CounterMetricFamily(f"{_PREFIX}_hot_cache_hits", "Chunks that the hot cache gave", labels=labels)
+    misses = CounterMetricFamily(
+        f"{_PREFIX}_hot_cache_misses", "Chunks that the hot cache was asked for and did not have", labels=labels
+    )
+    evictions = CounterMetricFamily(
+        f"{_PREFIX}_hot_cache_evictions", "Cached chunks that made room for others", labels=labels
+    )
+
+    def count(name: str, counts: HotCacheCounts) -> None:
+        hits.add_metric([name], counts.hits)
+        misses.add_metric([name], counts.misses)
+        evictions.add_metric([name], counts.evictions)
+
+    def show(name: str, cache: HotCache) -> None:
+        now = cache.statistics()
+        chunks.add_metric([name], now.chunks)
+        held.add_metric([name], now.bytes)
+        enabled.add_metric([name], cache.enabled)
+
+    gone = manager.collected_metrics.hot_cache
+    if gone != HotCacheCounts():
+        count(GONE, gone)
+    for connector in manager.known_connectors:
+        cache = connector.find_hot_cache()
+        if cache is not None:
+            count(connector.name, connector.metrics.hot_cache)
+            show(connector.name, cache)
+    memory = manager.made_backend
+    if memory is not None and memory.hot_cache is not None:
+        count(ARENA, memory.hot_cache.counts)
+        show(ARENA, memory.hot_cache)
+    yield from (chunks, held, enabled, hits, misses, evictions)
+
+
 def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     memory = manager.made_backend
     if memory is None:
         return
-    now, cache = memory.statistics(), memory.hot_cache
+    now = memory.statistics()
     gauges: tuple[tuple[str, str, Any], ...] = (
         ("arena_capacity_bytes", "Bytes of the arena", now.capacity),
         ("arena_reserved_bytes", "Bytes of the arena with chunks, cached or held", now.reserved),
@@ -181,16 +225,12 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         ("arena_largest_free_bytes", "Bytes of the largest chunk that there is room for", now.largest_free),
         ("arena_objects", "Chunks that are held or cached", now.live_objects),
         ("arena_waiters", "Operations that wait for room", now.waiters),
-        ("hot_cache_chunks", "Chunks in the hot cache", now.cached_objects),
-        ("hot_cache_bytes", "Bytes in the hot cache", now.cached_bytes),
-        ("hot_cache_enabled", "1 while the hot cache takes chunks", cache is not None and cache.enabled),
     )
     for name, text, value in gauges:
         yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)
     counters: tuple[tuple[str, str, int], ...] = (
         ("arena_allocations", "Chunks that found room", now.allocations),
         ("arena_refusals", "Allocations that found no room", now.refusals),
-        ("hot_cache_evictions", "Cached chunks that made room for others", now.evictions),
         ("arena_leaks", "Chunks that were garbage-collected without having been released", now.leaked_objects),
     )
     for name, text, value in counters:

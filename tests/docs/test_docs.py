@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from lmcache_connect import ConnectorConfig, ConnectorManager
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
+from lmcache_connect_composition.hot_adapter import HotOptions
 from lmcache_connect_redis.options import RedisOptions
 from lmcache_connect_s3.options import S3Options
 from lmcache_connect_trials.audit_options import AuditOptions
@@ -59,6 +60,7 @@ def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
         ("operating", "### mock", MockOptions),
         ("internal-api", "## Server settings", APIServerConfig),
         ("s3", "## Options", S3Options),
+        ("hot-cache", "## Options", HotOptions),
     ],
 )
 def test_the_operators_pages_list_every_option_with_its_default(

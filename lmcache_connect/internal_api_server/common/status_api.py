@@ -62,7 +62,7 @@ async def status(state: State) -> Status:
         started=state.started,
         now=time.time(),
         stores=stores,
-        hot_cache=HotCache.of(manager.made_backend) if manager.made_backend is not None else None,
+        hot_cache=HotCache.of(manager),
     )
 
 

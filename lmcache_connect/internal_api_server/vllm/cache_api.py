@@ -11,6 +11,7 @@ from ...oversight import clear
 from ..body import Body
 from ..problem import ProblemError, problems
 from ..state import Manager
+from ..views import connector_caches
 
 router = APIRouter(prefix="/vllm/cache", tags=["vllm"])
 
@@ -29,7 +30,7 @@ class ClearRequest(Body):
     dry_run: bool = True
     everything: bool = False
     locations: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] | None = Field(
-        default=None, description="names of connectors, and `hot-cache`; null: all of them"
+        default=None, description="names of connectors, and `hot-cache` for all hot caches; null: all of them"
     )
     limit: Annotated[int, Field(ge=1, le=MOST_KEYS)] = Field(default=100_000, description="the most keys per connector")
 
@@ -59,7 +60,7 @@ class Cleared(BaseModel):
 
 @router.post("/clear", responses=problems(404, 409, 502))
 async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
-    """Removes the keys under a prefix from the stores and the hot cache. With `dry_run`, counts them.
+    """Removes the keys under a prefix from the stores and the hot caches. With `dry_run`, counts them.
 
     It ends at the server's `request_timeout` at the latest: call it again to remove the rest.
     """
@@ -87,12 +88,14 @@ async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
         )
     if HOT_CACHE in wanted:
         memory = manager.made_backend
-        cache = memory.hot_cache if memory is not None else None
+        caches = [cache for _, cache in connector_caches(manager)]
+        if memory is not None and memory.hot_cache is not None:
+            caches.append(memory.hot_cache)
         matched = removed = 0
-        if cache is not None:
-            keys = cache.keys()
-            matched = sum(key.startswith(request.prefix) for key in keys)
-            removed = 0 if request.dry_run else cache.clear(request.prefix)
+        for cache in caches:
+            names = cache.keys()
+            matched += sum(name.startswith(request.prefix) for name in names)
+            removed += 0 if request.dry_run else cache.clear(request.prefix)
         complete = request.dry_run or removed >= matched
         done.append(LocationCleared(location=HOT_CACHE, matched=matched, removed=removed, failed=0, complete=complete))
     return Cleared(dry_run=request.dry_run, locations=done)
