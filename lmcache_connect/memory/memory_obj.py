@@ -199,7 +199,7 @@ class MemoryObj:
     # ------------------------------------------------------------------------------------------------- lifetime
 
     def is_valid(self) -> bool:
-        """Whether the object can be used: it was not released yet, and this is no fork of its process."""
+        """Whether the object can be used: it was not released yet, and this is not a fork of its process."""
         return self._view is not None and not self._process.is_forked()
 
     def get_ref_count(self) -> int:
