@@ -5,41 +5,32 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 
 from ..errors import AllocationTimeoutError, BackendClosedError
+from ..lease import Lease
 from ..memory import ArenaStatistics, ChunkMemory, MemoryObj
 from ..metadata import CacheMetadata, ChunkMetadata
+from ..process import this_process
+from .exported_memory import EngineObject, ExportedMemory
 
 _POLL_SECONDS: Final = 0.01
 """Engines do not announce that memory became free. An allocation that waits tries again after so long."""
 
 
-class EngineObject(Protocol):
-    """A memory object of the engine."""
-
-    @property
-    def byte_array(self) -> Any:
-        """A writable buffer."""
-        ...
-
-    def ref_count_up(self) -> Any: ...
-
-    def ref_count_down(self) -> Any: ...
-
-
 class EngineMemoryObj(MemoryObj):
     """This toolkit's object for the memory of `theirs`, an object of the engine.
 
-    One that was allocated holds a reference on `theirs` until it dies. One that was borrowed holds none.
+    One that was allocated holds a reference on `theirs`, until it has died and no view of it is left. One that was
+    borrowed holds none.
     """
 
     __slots__ = ("theirs",)
 
-    def __init__(self, theirs: EngineObject, metadata: ChunkMetadata, owner: _Allocated | _Borrowed) -> None:
-        super().__init__(memoryview(theirs.byte_array).cast("B")[: metadata.nbytes], metadata, owner)
+    def __init__(self, theirs: EngineObject, view: memoryview, metadata: ChunkMetadata, owner: _Owner) -> None:
+        super().__init__(view, metadata, owner)
         self.theirs: Any = theirs
 
     def handed_over(self) -> Any:
@@ -63,11 +54,24 @@ class EngineMemory(ChunkMemory):
         `capacity` is in bytes, as the engine was configured.
         """
         self.metadata = metadata
+        self.lease: Lease = Lease()
+        """The lease that every operation on this memory works under. The guard of the memory recalls it."""
+        self._process = this_process()
         self._theirs = theirs
         self._capacity = capacity
         self._closed = False
-        self._allocated = _Allocated()
-        self._borrowed = _Borrowed()
+        self._exported = ExportedMemory()
+        self._owner = _Owner(self._exported)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._closed
+
+    @property
+    def touched(self) -> int:
+        """The number of the engine's objects that something here can still read or write."""
+        return len(self._exported)
 
     @abstractmethod
     def _allocate_theirs(self, allocator: Any, metadata: ChunkMetadata, eviction: bool) -> EngineObject | None:
@@ -79,15 +83,16 @@ class EngineMemory(ChunkMemory):
         Raises:
             BackendClosedError: after `close()`.
         """
-        if self._closed:
-            raise BackendClosedError
+        self._check_open()
+        self._exported.reclaim()
         if self._theirs is None or (theirs := self._allocate_theirs(self._theirs, metadata, eviction)) is None:
             return None
         try:
-            return EngineMemoryObj(theirs, metadata, self._allocated)
+            view = self._exported.export(theirs, metadata.nbytes, holds_reference=True)
         except BaseException:
             theirs.ref_count_down()
             raise
+        return EngineMemoryObj(theirs, view, metadata, self._owner)
 
     async def allocate_chunk_async(self, metadata: ChunkMetadata, *, timeout: float | None = None) -> MemoryObj:
         """Returns one object with one reference, as soon as the engine has room.
@@ -107,41 +112,46 @@ class EngineMemory(ChunkMemory):
             await anyio.sleep(_POLL_SECONDS)
 
     def borrowed(self, theirs: EngineObject, metadata: ChunkMetadata) -> EngineMemoryObj:
-        """Returns an object for the memory of `theirs`, whose references stay with the caller."""
-        return EngineMemoryObj(theirs, metadata, self._borrowed)
+        """Returns an object for the memory of `theirs`, whose references stay with the caller.
+
+        Raises:
+            BackendClosedError: after `close()`.
+        """
+        self._check_open()
+        view = self._exported.export(theirs, metadata.nbytes, holds_reference=False)
+        return EngineMemoryObj(theirs, view, metadata, self._owner)
 
     def owns(self, obj: object) -> bool:
         """Whether `obj` was allocated or borrowed here."""
-        return isinstance(obj, MemoryObj) and (obj.belongs_to(self._allocated) or obj.belongs_to(self._borrowed))
+        return isinstance(obj, MemoryObj) and obj.belongs_to(self._owner)
 
     def statistics(self) -> ArenaStatistics:
         """The capacity alone. Engines do not tell how much of it is in use: all of it counts as reserved."""
         return ArenaStatistics(capacity=self._capacity, reserved=self._capacity)
 
     def close(self) -> None:
-        """Refuses further allocations. The memory stays the engine's."""
+        """Refuses further allocations and borrowing. The memory stays the engine's."""
         self._closed = True
+
+    def _check_open(self) -> None:
+        self._process.check("the engine's memory")
+        if self._closed:
+            raise BackendClosedError
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._capacity} bytes>"
 
 
-class _Allocated:
-    """Owner of allocated objects: their reference on the engine's object ends with them."""
+class _Owner:
+    """What the objects report to."""
 
-    def object_released(self, obj: MemoryObj, leaked: bool) -> None:
-        theirs, obj.theirs = obj.theirs, None  # type: ignore[attr-defined]
-        theirs.ref_count_down()
-
-    def object_let_go(self, obj: MemoryObj) -> None:
-        pass
-
-
-class _Borrowed:
-    """Owner of borrowed objects: the engine's object is the caller's."""
+    def __init__(self, exported: ExportedMemory) -> None:
+        self._exported = exported
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
         obj.theirs = None  # type: ignore[attr-defined]
+        if not leaked:  # the garbage collector calls for those, and must not wait for the engine's locks
+            self._exported.reclaim()
 
     def object_let_go(self, obj: MemoryObj) -> None:
         pass

@@ -98,6 +98,7 @@ class ManagedConnector(RemoteConnector):
             context.owner,
             self.name,
             repeats=not wrapped.repeats_itself,
+            lease=context.local_cpu_backend.lease,
         )
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)
         self._batches_are_positional = True

@@ -37,6 +37,7 @@ from ..errors import (
     StoreError,
     StoreUnavailableError,
 )
+from ..lease import Lease, under
 from ..loop import LoopOwner
 from ..observability import OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
 from .breaker import Admission, CircuitBreaker
@@ -67,11 +68,12 @@ class OperationRunner:
         name: str,
         *,
         repeats: bool = True,
+        lease: Lease | None = None,
     ) -> None:
         """`store` is the store's address, and `class_name` that of the author's class: both are for messages.
 
         `name` is the connector's name, for spans. `repeats` False: the connector repeats what failed itself, so each
-        operation has one attempt here.
+        operation has one attempt here. `lease` is what every operation works under, if anything.
         """
         self._store = store
         self._class_name = class_name
@@ -79,6 +81,7 @@ class OperationRunner:
         self._retries = settings.retries if repeats else 0
         self._owner = owner
         self._name = name
+        self._lease = lease
         self._what = f"connector {store}"
         self._budget = ByteBudget(settings.max_bytes_in_flight)
         self.in_flight: Final = InFlight(owner.loop, store)
@@ -138,8 +141,10 @@ class OperationRunner:
             raise ConnectorClosedError(self._what)
         tracer = current_tracer()
         if tracer is None:
-            return self._run(operation, call, load, probe)
-        return self._traced(tracer, operation, call, load, probe)
+            running = self._run(operation, call, load, probe)
+        else:
+            running = self._traced(tracer, operation, call, load, probe)
+        return running if self._lease is None else _leased(self._lease, running)
 
     async def _traced(
         self,
@@ -341,6 +346,11 @@ class OperationRunner:
                 self.breaker.abandoned(admission)
         if self.breaker.state is not before:
             event(logging.WARNING, "breaker", store=self._store, state=self.breaker.state.value)
+
+
+async def _leased(lease: Lease, running: Coroutine[Any, Any, T]) -> T:
+    with under(lease):
+        return await running
 
 
 def note_corrupt(error: CorruptRecordError) -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from ..errors import InvalidArgumentError
+from ..lease import Lease
 from ..metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 from .allocator import BlockAllocator
 from .hot_cache import HotCache
@@ -42,6 +43,9 @@ class ChunkMemory(ABC):
 
     metadata: CacheMetadata | None = None
     """The geometry of the model's cache, where it is known."""
+
+    lease: Lease | None = None
+    """What operations on this memory work under, where its owner may end before them; None where that cannot be."""
 
     @property
     def hot_cache(self) -> HotCache | None:

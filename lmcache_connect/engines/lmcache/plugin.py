@@ -16,13 +16,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ...config import ConnectorConfig
-from ...errors import InvalidConfigError, LMCacheConnectError
+from ...errors import (
+    BackendClosedError,
+    ConnectorClosedError,
+    InvalidConfigError,
+    LMCacheConnectError,
+    ReleasedObjectError,
+)
 from ...foreign import settings_of
 from ...managed import ManagedConnector
 from ...manager import ConnectorManager
 from ...metadata import CacheMetadata
 from ...observability import event
 from ..engine_memory import EngineMemoryObj
+from ..memory_guard import MemoryGuard
 
 # Before the imports of LMCache, because it says what is missing where LMCache is not installed.
 from .memory import LMCacheMemory
@@ -36,6 +43,9 @@ PLUGIN_TYPE: Final = "connect"
 _SCHEME: Final = "plugin://"
 _PLACES: Final = frozenset({"module_path", "class_name", "url"})
 _PING_FAILED: Final = 1
+
+_CLOSED: Final = (BackendClosedError, ConnectorClosedError, ReleasedObjectError)
+"""What an operation raises that LMCache's closing has ended."""
 
 _DEFAULTS: Final[Mapping[str, Any]] = {
     # A cache must never be worse than no cache: the engine computes what it does not get.
@@ -95,6 +105,10 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
         """The manager that made the connector."""
         self.connector: Final[ManagedConnector] = self.manager.create_connector()
         """The connector of this toolkit."""
+        self._guard = MemoryGuard(self.memory, context.loop, self.manager.close, self.manager.settings.close_grace)
+        if context.local_cpu_backend is not None:  # LMCache closes its memory before it closes this connector
+            self._guard.watch(context.local_cpu_backend.memory_allocator, "close")
+        self._has_told_of_drops = False
 
     # ------------------------------------------------------------------------------------------------ one chunk
 
@@ -108,7 +122,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     async def get(self, key: Any) -> Any:
         """Returns LMCache's object with a reference for the caller, or None for a miss."""
-        return _handed_over(await self.connector.get(key.to_string()))
+        return (await self.batched_get([key]))[0]
 
     async def put(self, key: Any, memory_obj: Any) -> None:
         """Stores the chunk. The caller keeps its reference, and LMCache 0.5.6 releases it."""
@@ -126,18 +140,33 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     async def batched_get(self, keys: Sequence[Any]) -> list[Any]:
         """Returns one slot per key, in order: LMCache's object with a reference for the caller, or None for a miss."""
-        return [_handed_over(obj) for obj in await self.connector.batched_get(_names(keys))]
+        try:
+            found = await self.connector.batched_get(_names(keys))
+        except _CLOSED:
+            if not self._is_closing():
+                raise
+            return [None] * len(keys)
+        return [_handed_over(obj) for obj in found]
 
     def support_batched_put(self) -> bool:
         """Returns True."""
         return True
 
     async def batched_put(self, keys: Sequence[Any], memory_objs: Sequence[Any]) -> None:
-        """Stores every chunk. When this returns or raises, nothing touches their memory any more."""
+        """Stores every chunk. When this returns or raises, nothing touches their memory any more.
+
+        What LMCache puts while it closes is dropped.
+        """
         borrowed: list[EngineMemoryObj] = []
         try:
             borrowed.extend(self.memory.borrowed_from(theirs) for theirs in memory_objs)
             await self.connector.batched_put(_names(keys), borrowed)
+        except _CLOSED:
+            if not self._is_closing():
+                raise
+            if not self._has_told_of_drops:
+                self._has_told_of_drops = True
+                event(logging.WARNING, "puts_dropped_at_close", store=self.connector.store)
         finally:
             for obj in borrowed:
                 obj.ref_count_down()
@@ -156,7 +185,12 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Any]) -> list[Any]:
         """Returns the chunks up to the first miss, each with a reference for the caller."""
-        found = await self.connector.batched_get_non_blocking(lookup_id, _names(keys))
+        try:
+            found = await self.connector.batched_get_non_blocking(lookup_id, _names(keys))
+        except _CLOSED:
+            if not self._is_closing():
+                raise
+            return []
         return [_handed_over(obj) for obj in found]
 
     # ------------------------------------------------------------------------------------------------- the store
@@ -181,6 +215,11 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
         """Closes the connector in bounded time. Idempotent."""
         await self.manager.close()
         self.memory.close()
+        if not self.memory.touched:
+            self._guard.end()
+
+    def _is_closing(self) -> bool:
+        return self.memory.is_closed or self.connector.is_closed
 
     def __repr__(self) -> str:
         return f"InsideConnector({self.connector!r})"

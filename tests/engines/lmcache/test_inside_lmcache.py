@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -355,3 +358,44 @@ def test_bytes_that_lmcache_has_compressed_come_back_as_bytes(start: Start, valk
     assert found.get_memory_format() is MemoryFormat.BINARY_BUFFER
     assert bytes(view(found)) == payload(9, 1234)
     found.ref_count_down()
+
+
+CLOSING = """
+import faulthandler
+from tests.engines.lmcache.test_inside_lmcache import Inside, torch
+
+faulthandler.enable()
+SHAPE = torch.Size((2, 4, 256, 16))
+inside = Inside({url!r}, megabytes=128{settings})
+objs = [inside.memory.allocate(SHAPE, torch.bfloat16, eviction=False, busy_loop=False) for _ in range(1500)]
+puts = [inside.remote.submit_put_task(inside.key(number), obj) for number, obj in enumerate(objs)]
+puts[20].result(10)
+inside.memory.close()  # in the order of LMCache's engine: its memory first
+inside.close()
+outcomes = set(type(put.exception(10)).__name__ for put in puts)
+assert outcomes == {{"NoneType"}}, outcomes
+print("closed")
+"""
+
+
+@pytest.mark.parametrize("settings", ["", ", close_grace=0.0001"])
+def test_an_engine_that_closes_while_puts_are_under_way_waits_for_them(valkey_url: str, settings: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSING.format(url=valkey_url, settings=settings)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[3]), *sys.path])},
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["closed"]), done.stderr
+
+
+def test_closing_the_connector_alone_leaves_lmcaches_memory_usable(valkey_url: str, start: Start) -> None:
+    inside = start(valkey_url)
+    freeing = inside.memory.memory_allocator.close
+    inside.put(1)
+    inside.remote.close()
+    obj = inside.chunk(2)
+    assert holds(obj, 2)
+    assert freeing is inside.memory.memory_allocator.close, "the plug-in stands before it once"
