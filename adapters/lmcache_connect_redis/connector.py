@@ -13,14 +13,17 @@ The base, `StreamingConnector`, has the pools, the threads and the line for room
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import anyio
 
-from lmcache_connect import ConnectorContext, Key, MemoryObj, StoreError, key_string
-from lmcache_connect.contract import Documents, Flags
+from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
+from lmcache_connect.contract import Documents, Flags, leave_out
+from lmcache_connect.errors import UnsupportedOperationError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
+from lmcache_connect.observability import event
 from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, Equipment, StreamingConnector
 
 from .announcements import Announcements
@@ -29,7 +32,8 @@ from .layouts.layout import Layout
 from .layouts.two_key.layout import TwoKeyLayout
 from .options import RedisOptions
 from .protocol.connection import Connection, lost_connection
-from .protocol.replies import encode_command
+from .protocol.replies import encode_command, is_refusal
+from .protocol.transaction import TransactionRefusedError
 from .store_pipeline import StorePipeline
 from .topology.single import SingleServer
 
@@ -39,6 +43,9 @@ _TIDY_SECONDS: Final = 1.0
 """How long a failed put may take to free what it has left."""
 
 _SCAN_COUNT: Final = 1000
+
+_MAX_NAME_BYTES: Final = 3 * MAX_KEY_BYTES
+"""The longest name of a chunk is that of a key of braces, with a prefix."""
 
 _SCAN_BYTES: Final = 64 << 20
 """What one answer to SCAN may hold in all."""
@@ -63,12 +70,17 @@ class RedisConnector(StreamingConnector[Connection]):
         self._announcements = Announcements(self._prefix)
         layout = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
         self._layout: Layout = layout(self._store, options)
+        self._has_dialled = False
 
     async def dial(self) -> Connection:
-        return await self._server.open_connection()
+        connection = await self._server.open_connection()
+        if not connection.traits.has_transactions:
+            self._keep_whole("it does not have them")
+        self._has_dialled = True
+        return connection
 
     def names_of(self, keys: Sequence[str]) -> Names:
-        return [self._prefix + key for key in keys] if self._prefix else [*keys]
+        return self._layout.names_of(keys)
 
     def members(self, nbytes: int, in_threads: bool) -> int:
         # One thread serves one connection. A small call is over before a second connection would help.
@@ -98,38 +110,77 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def remove(self, key: Key) -> bool:
         """Removes the chunk. Returns whether it was there. The server frees its memory in the background."""
+        names = self.names_of([key_string(key)])
+        async with self._lookup_pool.acquired() as connection:
+            await connection.send(self._layout.encode_remove([name.encode() for name in names]))
+            return await connection.read_integer() == self._layout.keys_each
+
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+        """Removes the chunks. Returns for each whether it is gone now. One round trip for all keys."""
+        if not keys:
+            return []
+        async with self._lookup_pool.acquired() as connection:
+            for start in range(0, len(keys), NAMES_AT_A_TIME):
+                if start:
+                    await asyncio.sleep(0)  # the server begins with the keys that it has
+                names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
+                command = self._layout.encode_remove([name.encode() for name in names])
+                await connection.send(command, replies=len(names))
+            await connection.discard_integers()
+        return [True] * len(keys)
+
+    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
+        """Looks at a damaged record again, over another connection. Removes it if the server holds what was seen.
+
+        The server compares and removes in one step. So a chunk that was damaged on its way, or put again, stays.
+        """
         [name] = self.names_of([key_string(key)])
         async with self._lookup_pool.acquired() as connection:
-            return await self._layout.remove(connection, name)
+            removal = await self._layout.encode_removal_of_damage(connection, name)
+            if removal is None:
+                return False
+            await connection.send(removal)
+            line = await connection.read_line()
+            if line[:1] == b"-" and is_refusal(line[1:].decode("utf-8", "replace")):
+                connection.pending -= 1
+                raise UnsupportedOperationError(self._store, "remove_damaged")  # no scripts, or not for this user
+            if line[:1] != b":":
+                raise connection.unexpected(line, "an integer")
+            connection.pending -= 1
+            return connection.number(line) > 0
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the keys under the connector's prefix that start with `prefix`. The server may name one twice."""
-        pattern = self._layout.listed_pattern(_escaped(self._prefix + prefix) + "*")
+        pattern = self._layout.listed_pattern(prefix).encode()
+        async for name in self._scan(pattern):
+            key = self._layout.listed_key(name)
+            if key is not None and key.startswith(prefix):
+                yield key
+
+    async def _scan(self, pattern: bytes) -> AsyncIterator[str]:
         cursor = b"0"
         while True:
             async with self._lookup_pool.acquired() as connection:
                 await connection.send(
                     encode_command(
-                        b"SCAN",
-                        cursor,
-                        b"MATCH",
-                        pattern.encode(),
-                        b"COUNT",
-                        b"%d" % _SCAN_COUNT,
-                        b"TYPE",
-                        b"string",
+                        b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT, *self._layout.listed_type
                     )
                 )
                 if connection.number(await connection.expect(b"*", "an array")) != 2:
                     raise connection.broken("SCAN answers with a cursor and an array")
                 cursor = await connection.read_string(20)
                 # The server decides how many it looks at, and one slot of its table may hold more than asked for.
-                names = await connection.read_array(_SCAN_BYTES, 2 * MAX_KEY_BYTES)
+                names = await connection.read_array(_SCAN_BYTES, _MAX_NAME_BYTES, drop_longer=True)
                 connection.pending -= 1
             for raw in names:
-                name = self._layout.listed_name(raw.decode("utf-8", "replace"))
-                if name is not None:
-                    yield name[len(self._prefix) :]
+                try:
+                    name = raw.decode()
+                except UnicodeDecodeError:
+                    name = ""
+                if name:
+                    yield name
+                else:
+                    leave_out()  # not text, or too long: another program's
             if cursor == b"0":
                 return
 
@@ -158,6 +209,17 @@ class RedisConnector(StreamingConnector[Connection]):
         await self._layout.fetching(equipment, names, arrivals).run()
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+        if not self._has_dialled:
+            async with self._chunk_pool.acquired():
+                pass  # the first connection tells what the server can do
+        try:
+            await self._send(names, objs)
+        except TransactionRefusedError as refused:
+            if not self._keep_whole(str(refused)):
+                raise refused.refusal from None
+            await self._send(names, objs)
+
+    async def _send(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
         requests = self._layout.put_requests(names, objs)
         equipment = self._equipment(sum(obj.get_size() for obj in objs))
         try:
@@ -166,6 +228,12 @@ class RedisConnector(StreamingConnector[Connection]):
             await self._unlink([name for request in requests for name in request.staged()])
             raise
 
+    def _keep_whole(self, why: str) -> bool:
+        is_new = self._layout.keep_whole()
+        if is_new:
+            event(logging.WARNING, "transactions_refused", store=self._store, why=why, effect="chunks are kept whole")
+        return is_new
+
     async def _unlink(self, names: Sequence[str]) -> None:
         """Frees what a failed put has left, if the store lets us. Otherwise it expires."""
         if not names:
@@ -173,12 +241,7 @@ class RedisConnector(StreamingConnector[Connection]):
         try:
             with anyio.move_on_after(_TIDY_SECONDS):
                 async with self._lookup_pool.acquired() as connection:
-                    commands = [encode_command(b"UNLINK", name.encode()) for name in names]
-                    await connection.send(b"".join(commands), replies=len(commands))
+                    await connection.send(encode_command(b"UNLINK", *[name.encode() for name in names]))
                     await connection.discard_integers()
         except StoreError:
             pass
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Final, Generic, TypeVar
 
 from lmcache_connect.streaming import Arrivals, Crew, Equipment
@@ -13,7 +13,7 @@ from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
 Ask = TypeVar("Ask")
 
-WINDOW_BYTES: Final = 4 << 20
+WINDOW_BYTES: Final = 2 << 20
 """Payload that is asked for ahead on one connection. The server holds it in its output buffer."""
 
 WINDOW_REPLIES: Final = 128
@@ -49,11 +49,21 @@ class FetchPipeline(Crew[Connection], Generic[Ask]):
             ask = asked.popleft()
             ahead -= expected.popleft()
             moved += await self.take(connection, ask, 1 + len(asked))
+            if not connection.stream.is_open:  # closed by `take`, because the reply was long and not wanted
+                self.ask_again(asked)
+                return
 
     @abstractmethod
     def next_ask(self) -> tuple[Ask, bytes, int]:
         """Returns what to ask for next, the command for it, and how many bytes its one reply probably brings."""
 
     @abstractmethod
+    def ask_again(self, asks: Iterable[Ask]) -> None:
+        """Has what was asked for and not answered asked for again."""
+
+    @abstractmethod
     def take(self, connection: Connection, ask: Ask, outstanding: int) -> Awaitable[int]:
-        """Takes the reply to `ask`, the first of `outstanding`. Returns how many bytes it brought."""
+        """Takes the reply to `ask`, the first of `outstanding`. Returns how many bytes it brought.
+
+        It may close the connection. What was asked for behind `ask` is then asked for again, over another one.
+        """

@@ -32,8 +32,8 @@ class RedisOptions(ConnectorOptions):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
     """A namespace: keys are stored as `prefix:key`, and keys of other prefixes are not seen. No ':' in it."""
 
-    stripe: Annotated[int, SIZE, Field(ge=0, le=1 << 30)] = 2 << 20
-    """Chunks of more bytes than this are stored as parts of this size, under keys of their own. 0 keeps them whole."""
+    stripe: Annotated[int, SIZE, Field(ge=0, le=1 << 30)] = 1 << 20
+    """Bytes. A chunk of more than four times this size is stored in pieces of it, under one key. 0 keeps all whole."""
 
     pool_size: Count = 2
     """Connections for chunks. Look-ups have one of their own, and a get that waits for room in the arena has others."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 from lmcache_connect.streaming import Crew, Equipment
 
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
 Names = list[str]
+
+AHEAD_BYTES: Final = 8 << 20
+"""Payload that was sent over one connection, and whose replies were not read, at most."""
+
+AHEAD_REQUESTS: Final = 32
+"""Requests that were sent over one connection, and whose replies were not read, at most."""
 
 
 class StoreRequest(ABC):
@@ -45,17 +52,26 @@ class StorePipeline(Crew[Connection]):
 
     async def serve(self, connection: Connection) -> None:
         awaited: deque[StoreRequest] = deque()
-        moved = 0
+        ahead: deque[int] = deque()  # bytes, for each
+        under_way = moved = 0
+        is_sending = True
         while True:
-            if self._requests and (moved < FAIR_SHARE_BYTES or not self._pool.waiting):
+            if is_sending and self._requests and (moved < FAIR_SHARE_BYTES or not self._pool.waiting):
                 request = self._requests.popleft()
                 awaited.append(request)
-                moved += await request.send(connection)
-                if len(awaited) < 2 and self._requests:
-                    continue  # one reply stays outstanding, so that the next request travels while the server answers
-            elif not awaited:
+                nbytes = await request.send(connection)
+                ahead.append(nbytes)
+                moved += nbytes
+                under_way += nbytes
+                # Several requests travel while the server answers. Their replies then come in one system call.
+                is_sending = len(awaited) < AHEAD_REQUESTS and under_way < AHEAD_BYTES
+                continue
+            if not awaited:
                 return
             following = await awaited.popleft().read_replies(connection)
+            under_way -= ahead.popleft()
             if following is not None:
                 awaited.append(following)
-                await following.send(connection)
+                ahead.append(await following.send(connection))
+            if len(awaited) <= AHEAD_REQUESTS // 2 and under_way <= AHEAD_BYTES // 2:
+                is_sending = True

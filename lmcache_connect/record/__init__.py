@@ -1,4 +1,4 @@
-"""How a chunk is stored: the frame around its bytes, large chunks in parts, and LMCache's own metadata.
+"""How a chunk is stored: the frame around its bytes, large chunks in pieces, names, and LMCache's own metadata.
 
 Encoding and decoding only; there is no I/O in here. Imported by `compat`, `lmcache_connect_redis`, `lmcache_connect_s3`
 and `lmcache_reference_connectors`. Authors of connectors may use it, too.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from .frame import (
     CRC_BYTES,
     DIGEST,
-    FIXED_HEADER_BYTES,
     MAGIC,
     MAX_HEADER_BYTES,
     MIN_HEADER_BYTES,
@@ -20,18 +19,18 @@ from .frame import (
     PayloadHasher,
     decode_header,
     encode_header,
-    glance_plan,
     header_length,
     key_digest,
 )
 from .lmcache_metadata import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
-from .stripes import MIN_STRIPE_BYTES, StripePlan, is_part_name
-from .whole_record import decode_part, decode_record, encode_record
+from .names import END_OF_NAMES, chunk_names, key_of_name, staging_name, start_of_names
+from .stripes import MIN_STRIPE_BYTES, StripePlan
+from .whole_record import decode_piece, decode_record, encode_record
 
 __all__ = [
     "CRC_BYTES",
     "DIGEST",
-    "FIXED_HEADER_BYTES",
+    "END_OF_NAMES",
     "MAGIC",
     "MAX_HEADER_BYTES",
     "MAX_REMOTE_METADATA_BYTES",
@@ -43,15 +42,17 @@ __all__ = [
     "FrameHeader",
     "PayloadHasher",
     "StripePlan",
+    "chunk_names",
     "decode_header",
-    "decode_part",
+    "decode_piece",
     "decode_record",
     "decode_remote_metadata",
     "encode_header",
     "encode_record",
     "encode_remote_metadata",
-    "glance_plan",
     "header_length",
-    "is_part_name",
     "key_digest",
+    "key_of_name",
+    "staging_name",
+    "start_of_names",
 ]

@@ -2,14 +2,14 @@
 
     offset  size  field
          0     4  magic "KVCF"
-         4     1  version, 1
-         5     1  flags: bit 0: the trailer holds a checksum; bit 1: the payload is striped over parts
+         4     1  version: 1 for a whole chunk, 2 for a piece of a striped one
+         5     1  flags: bit 0: the trailer holds a checksum; bit 1: the record is a piece of a striped chunk
          6     2  header length in bytes, including its CRC
-         8     8  payload length in bytes
-        16    16  BLAKE2b-128 of the key under which the record is stored, in UTF-8
+         8     8  length of the chunk's payload in bytes, all pieces together
+        16    16  BLAKE2b-128 of the name under which the chunk is stored, in UTF-8
         32     8  generation: a random number of one put of a striped chunk; 0 for a whole one
         40     4  stripe size in bytes; 0 for a whole one
-        44     4  part index: 0 for a whole chunk and for the head of a striped one, which has no payload
+        44     4  index of the piece, from 0; 0 for a whole chunk
         48     1  memory format
         49     1  number of tensor groups
         50     2  reserved, 0
@@ -40,7 +40,8 @@ from ..metadata import MAX_DIMS, MAX_GROUPS, ChunkMetadata, MemoryFormat, Shape
 from .stripes import StripePlan, checked_plan
 
 MAGIC: Final = b"KVCF"
-VERSION: Final = 1
+VERSION_WHOLE: Final = 1
+VERSION_PIECE: Final = 2
 FLAG_CHECKSUM: Final = 1
 FLAG_STRIPED: Final = 2
 _KNOWN_FLAGS: Final = FLAG_CHECKSUM | FLAG_STRIPED
@@ -68,8 +69,8 @@ OVERHEAD_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
 class FrameHeader:
     """The facts of a header that was checked. Lengths are bytes.
 
-    `metadata` describes the whole chunk. `payload_length` is the length of the payload in this record, which is 0 for
-    the head of a striped chunk. `plan` is None for a chunk that is stored whole.
+    `metadata` describes the whole chunk. `payload_length` is the length of the payload in this record. `plan` is None
+    for a chunk that is stored whole, and `index` then is 0.
     """
 
     metadata: ChunkMetadata
@@ -77,11 +78,11 @@ class FrameHeader:
     payload_length: int
     has_checksum: bool
     plan: StripePlan | None = None
-    part_index: int = 0
+    index: int = 0
 
     @property
     def is_striped(self) -> bool:
-        """Whether the payload is striped over parts."""
+        """Whether the record is a piece of a striped chunk."""
         return self.plan is not None
 
 
@@ -121,24 +122,23 @@ def encode_header(
     *,
     checksum: bool = True,
     plan: StripePlan | None = None,
-    part_index: int = 0,
+    index: int = 0,
 ) -> bytes:
-    """The header of one record of the chunk `key`.
+    """The header of one record of the chunk that is stored as `key`.
 
-    Without a `plan` the record holds the whole chunk. With a plan it is the chunk's head (`part_index` 0) or a part
-    (from 1).
+    Without a `plan` the record holds the whole chunk. With a plan it is piece `index`, from 0.
     """
     groups = _encode_groups(metadata)
     fixed = _FIXED.pack(
         MAGIC,
-        VERSION,
+        VERSION_WHOLE if plan is None else VERSION_PIECE,
         (FLAG_CHECKSUM if checksum else 0) | (FLAG_STRIPED if plan is not None else 0),
         _FIXED.size + len(groups) + _CRC.size,
         metadata.nbytes,
         key_digest(key),
         0 if plan is None else plan.generation,
         0 if plan is None else plan.stripe_size,
-        part_index,
+        index,
         metadata.fmt,
         len(metadata.shapes),
         0,
@@ -158,9 +158,10 @@ def header_length(prefix: bytes | bytearray | memoryview) -> int:
     magic, version, _, length = struct.unpack_from("<4sBBH", prefix)
     if magic != MAGIC:
         raise FrameError("magic", f"it starts with {bytes(magic)!r}, not {MAGIC!r}", removable=False)
-    if version != VERSION:
+    if version not in (VERSION_WHOLE, VERSION_PIECE):
         # A record of another version is valid data of another release. It is a miss here, and stays in the store.
-        raise FrameError("version", f"version {version}; this release reads {VERSION}", removable=False)
+        reads = f"this release reads {VERSION_WHOLE} and {VERSION_PIECE}"
+        raise FrameError("version", f"version {version}; {reads}", removable=False)
     if not MIN_HEADER_BYTES <= length <= MAX_HEADER_BYTES:
         raise FrameError("header", f"a header of {length} bytes; expected {MIN_HEADER_BYTES} to {MAX_HEADER_BYTES}")
     return int(length)
@@ -179,7 +180,7 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
     (stored_crc,) = _CRC.unpack_from(header, length - _CRC.size)
     if crc != stored_crc:
         raise FrameError("header", f"its CRC is {stored_crc:08x}, its bytes give {crc:08x}")
-    (_, _, flags, _, payload, digest, generation, stripe_size, part_index, fmt, groups, _) = _FIXED.unpack_from(header)
+    (_, version, flags, _, payload, digest, generation, stripe_size, index, fmt, groups, _) = _FIXED.unpack_from(header)
     if flags & ~_KNOWN_FLAGS:
         raise FrameError("version", f"flags {flags:#x} are of a newer release", removable=False)
     if digest != key_digest(key):
@@ -191,13 +192,15 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
     plan = None
     held = payload
     if flags & FLAG_STRIPED:
+        if version != VERSION_PIECE:
+            raise FrameError("version", "a striped chunk of release 0.1", removable=False)
         plan = checked_plan(payload, stripe_size, generation)
-        if part_index > plan.parts:
-            raise FrameError("header", f"part {part_index} of {plan.parts}")
-        start, end = plan.bounds(part_index) if part_index else (0, 0)
+        if index >= plan.pieces:
+            raise FrameError("header", f"piece {index} of {plan.pieces}")
+        start, end = plan.bounds(index)
         held = end - start
-    elif stripe_size or part_index or generation:
-        raise FrameError("header", f"stripe size {stripe_size} with flags {flags:#x}")
+    elif stripe_size or index or generation or version != VERSION_WHOLE:
+        raise FrameError("header", f"stripe size {stripe_size} and version {version} with flags {flags:#x}")
     if record_length != length + held + TRAILER_BYTES:
         raise FrameError(
             "length", f"the record has {record_length} bytes, its header says {length + held + TRAILER_BYTES}"
@@ -208,22 +211,8 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
         payload_length=held,
         has_checksum=bool(flags & FLAG_CHECKSUM),
         plan=plan,
-        part_index=part_index,
+        index=index,
     )
-
-
-def glance_plan(prefix: bytes | memoryview) -> StripePlan | None:
-    """The stripe plan in the first `FIXED_HEADER_BYTES` bytes of a head; None for any other record.
-
-    The header is not verified. This is for finding the parts that a deletion must remove, not for reading them.
-    """
-    magic, version, flags, _, payload, _, generation, stripe_size, part_index, *_ = _FIXED.unpack_from(prefix)
-    if magic != MAGIC or version != VERSION or not flags & FLAG_STRIPED or part_index:
-        return None
-    try:
-        return checked_plan(payload, stripe_size, generation)
-    except FrameError:
-        return None
 
 
 @lru_cache(maxsize=1024)

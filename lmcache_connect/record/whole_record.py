@@ -30,18 +30,16 @@ def decode_record(key: str, record: bytes | memoryview) -> tuple[ChunkMetadata, 
 
     Raises:
         FrameError: a check fails. A connector lets it pass: the manager makes a miss of it. Also raised for a record
-            that belongs to a striped chunk, which `decode_part` reads.
+            that belongs to a striped chunk, which `decode_piece` reads.
     """
-    header, payload = decode_part(key, record)
+    header, payload = decode_piece(key, record)
     if header.is_striped:
-        raise FrameError("striped", "the chunk is striped over several keys", removable=False)
+        raise FrameError("striped", "the record is one piece of a chunk", removable=False)
     return header.metadata, payload
 
 
-def decode_part(key: str, record: bytes | memoryview) -> tuple[FrameHeader, memoryview]:
-    """The header and the payload of a whole chunk, a head or a part, after all checks.
-
-    The payload is a view of `record`. It is empty for a head.
+def decode_piece(key: str, record: bytes | memoryview) -> tuple[FrameHeader, memoryview]:
+    """The header and the payload of a whole chunk or of a piece, after all checks. The payload is a view of `record`.
 
     Raises:
         FrameError: a check fails.

@@ -12,7 +12,7 @@ from typing import Final, Generic, Literal
 import anyio
 
 from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather
-from ..errors import InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
+from ..errors import CorruptRecordError, InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
 from ..keys import Key, key_strings
 from ..memory import MemoryObj
 from ..transport import ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
@@ -124,16 +124,24 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
         Raises:
             CorruptRecordError: the record does not verify.
+            ArenaExhaustedError: the chunk is larger than the arena.
         """
         arrivals = await self._get([key])
+        if 0 in arrivals.too_large:
+            raise arrivals.too_large[0]
         if 0 in arrivals.corrupt:
             raise arrivals.corrupt[0]
         return arrivals.found[0]
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        """Returns one slot per key. A record that does not verify is a miss, counted and discarded."""
+        """Returns one slot per key.
+
+        A record that does not verify, or a chunk that is larger than the arena, is a miss in its own slot, counted.
+        """
         arrivals = await self._get(keys)
         try:
+            for slot, large in arrivals.too_large.items():
+                arrivals.corrupt[slot] = CorruptRecordError("too_large", str(large))
             if arrivals.corrupt:  # side by side: a removal may take a while, and the batch has a deadline
                 discards = [
                     partial(self.discard_corrupt, keys[slot], error) for slot, error in arrivals.corrupt.items()

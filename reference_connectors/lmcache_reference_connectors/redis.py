@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from lmcache_connect import (
     ChunkMemory,
@@ -18,7 +18,8 @@ from lmcache_connect import (
     key_string,
 )
 from lmcache_connect.errors import MissingExtraError
-from lmcache_connect.record import StripePlan, decode_part, encode_record, is_part_name
+from lmcache_connect.metadata import ChunkMetadata
+from lmcache_connect.record import chunk_names, decode_piece, decode_record, encode_record, key_of_name
 
 try:
     import redis.asyncio
@@ -30,10 +31,14 @@ except ImportError as missing:
 
 
 _REMOVE_SEEN: Final = """
-local found = redis.call('GET', KEYS[1])
-return found and redis.sha1hex(found) == ARGV[1] and redis.call('UNLINK', KEYS[1]) or 0
+if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end
+return redis.sha1hex(redis.call('GET', KEYS[1])) == ARGV[1] and redis.call('UNLINK', KEYS[1]) or 0
 """
 """Removes a value if it has the bytes that were seen: the server compares, so a fault on the way removes nothing."""
+
+
+def _name(key: Key) -> str:
+    return chunk_names("", [key_string(key)])[0]
 
 
 class RedisReferenceConnector(RemoteConnector):
@@ -51,41 +56,55 @@ class RedisReferenceConnector(RemoteConnector):
         self._client = redis.asyncio.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
 
     async def exists(self, key: Key) -> bool:
-        return bool(await self._client.exists(key_string(key)))
+        return bool(await self._client.exists(_name(key)))
 
     async def get(self, key: Key) -> MemoryObj | None:
-        name = key_string(key)
-        record = await self._client.get(name)
+        name = _name(key)
+        try:
+            record = await self._client.get(name)
+        except redis.exceptions.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return await self._get_striped(name)
         if not isinstance(record, bytes):
             return None
-        header, payload = decode_part(name, record)
-        if header.plan is not None:  # the fast connector's, for a large chunk
-            parts = range(1, header.plan.parts + 1)
-            payload = memoryview(b"".join([await self._part(name, header.plan, index) for index in parts]))
-        obj = await self._backend.allocate_chunk_async(header.metadata, timeout=self._allocate_timeout)
+        metadata, payload = decode_record(name, record)
+        return await self._chunk(metadata, payload)
+
+    async def _get_striped(self, name: str) -> MemoryObj | None:
+        """Gets what the fast connector stores as a hash of pieces. One command reads all of them at the same moment."""
+        fields = cast("dict[bytes, bytes]", await self._client.hgetall(name))
+        if not fields:
+            return None
+        pieces = [decode_piece(name, fields.get(b"%d" % index, b"")) for index in range(len(fields))]
+        first, _ = pieces[0]
+        if first.plan is None or len(pieces) != first.plan.pieces:
+            raise CorruptRecordError("piece", "a piece of the chunk is missing")
+        if any((header.plan, header.index) != (first.plan, index) for index, (header, _) in enumerate(pieces)):
+            raise CorruptRecordError("piece", "the pieces are not of one put")
+        return await self._chunk(first.metadata, b"".join([payload for _, payload in pieces]))
+
+    async def _chunk(self, metadata: ChunkMetadata, payload: bytes | memoryview) -> MemoryObj:
+        obj = await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
         obj.byte_array[:] = payload
         return obj
 
-    async def _part(self, name: str, plan: StripePlan, index: int) -> memoryview:
-        record = await self._client.get(plan.part_name(name, index))
-        header, payload = decode_part(name, record if isinstance(record, bytes) else b"")
-        if (header.plan, header.part_index) != (plan, index):
-            raise CorruptRecordError("part", f"it is not part {index} of this generation")
-        return payload
-
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        await self._client.set(key_string(key), encode_record(key_string(key), memory_obj))
+        await self._client.set(_name(key), encode_record(_name(key), memory_obj))
 
     async def remove(self, key: Key) -> bool:
-        return bool(await self._client.unlink(key_string(key)))
+        return bool(await self._client.unlink(_name(key)))
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
-        name = key_string(key)
-        record = await self._client.get(name)
+        name = _name(key)
+        try:
+            record = await self._client.get(name)
+        except redis.exceptions.ResponseError:  # a hash of the fast connector, which looks after it
+            return False
         if not isinstance(record, bytes):
             return False
         try:
-            decode_part(name, record)
+            decode_record(name, record)
         except CorruptRecordError as again:
             if again.removable:
                 seen = hashlib.sha1(record, usedforsecurity=False).hexdigest()
@@ -93,8 +112,8 @@ class RedisReferenceConnector(RemoteConnector):
         return False
 
     async def list(self) -> list[str]:
-        names = [name.decode() async for name in self._client.scan_iter(_type="string")]
-        return [name for name in names if not is_part_name(name)]
+        keys = [key_of_name("", name.decode("utf-8", "replace")) async for name in self._client.scan_iter()]
+        return [key for key in keys if key is not None]
 
     async def ping(self) -> int:
         try:

@@ -21,7 +21,6 @@ from lmcache_connect.dtypes import dtype_from_code, known_dtypes
 from lmcache_connect.errors import FrameError
 from lmcache_connect.metadata import MAX_CHUNK_BYTES, MAX_DIMS, MAX_GROUPS, Shape
 from lmcache_connect.record import (
-    FIXED_HEADER_BYTES,
     MAX_HEADER_BYTES,
     MIN_HEADER_BYTES,
     MIN_STRIPE_BYTES,
@@ -31,16 +30,15 @@ from lmcache_connect.record import (
     PayloadHasher,
     StripePlan,
     decode_header,
-    decode_part,
+    decode_piece,
     decode_record,
     encode_header,
     encode_record,
-    glance_plan,
     header_length,
     key_digest,
 )
-from lmcache_connect.record.frame import FLAG_CHECKSUM, FLAG_STRIPED, MAGIC, VERSION
-from lmcache_connect.record.stripes import MAX_PARTS
+from lmcache_connect.record.frame import FLAG_CHECKSUM, FLAG_STRIPED, MAGIC, VERSION_PIECE, VERSION_WHOLE
+from lmcache_connect.record.stripes import MAX_PIECES
 
 KEY: Final = "meta-llama/Llama-3.1-8B@1@0@abc123@bfloat16"
 
@@ -58,11 +56,11 @@ GOLDEN: Final = bytes.fromhex(
 )  # fmt: skip
 """A record as the first release wrote it. Stores are full of them: these bytes must never change."""
 
-GOLDEN_PART: Final = bytes.fromhex(
-    "4b56434601034400" "0500100000000000" "847ab80c361c7f307992efbdafd9d9bc" "0807060504030201"
-    "00001000" "02000000" "00010000" "050100000500100000000000" "7f5c62ec"
+GOLDEN_PIECE: Final = bytes.fromhex(
+    "4b56434602034400" "0500100000000000" "847ab80c361c7f307992efbdafd9d9bc" "0807060504030201"
+    "00001000" "01000000" "00010000" "050100000500100000000000" "6584cec7"
 )  # fmt: skip
-"""The header of the second part of a striped chunk: it has the chunk's own length, key and groups."""
+"""The header of the second piece of a striped chunk: it has the chunk's own length, key and groups."""
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +114,15 @@ def test_the_bytes_of_a_record_never_change(backend: LocalCPUBackend) -> None:
 def test_the_bytes_of_a_striped_header_never_change() -> None:
     key, metadata = "m@1@0@ab@half", ChunkMetadata.of(((1 << 20) + 5,), "uint8")
     plan = StripePlan(metadata.nbytes, 1 << 20, 0x0102030405060708)
-    assert encode_header(key, metadata, plan=plan, part_index=2) == GOLDEN_PART
-    found = decode_header(GOLDEN_PART, key, len(GOLDEN_PART) + 5 + TRAILER_BYTES)
-    assert (found.is_striped, found.plan, found.part_index, found.payload_length) == (True, plan, 2, 5)
-    assert (found.metadata, found.length) == (metadata, len(GOLDEN_PART))
+    assert encode_header(key, metadata, plan=plan, index=1) == GOLDEN_PIECE
+    found = decode_header(GOLDEN_PIECE, key, len(GOLDEN_PIECE) + 5 + TRAILER_BYTES)
+    assert (found.is_striped, found.plan, found.index, found.payload_length) == (True, plan, 1, 5)
+    assert (found.metadata, found.length) == (metadata, len(GOLDEN_PIECE))
 
 
 def test_the_documented_offsets_hold() -> None:
     assert GOLDEN[:4] == MAGIC
-    assert GOLDEN[4] == VERSION
+    assert GOLDEN[4] == VERSION_WHOLE
     assert struct.unpack_from("<HQ", GOLDEN, 6) == (128, 28)
     assert GOLDEN[16:32] == key_digest(KEY)
     assert struct.unpack_from("<I", GOLDEN, 124)[0] == zlib.crc32(GOLDEN[:124])
@@ -164,7 +162,7 @@ def test_every_chunk_comes_back_as_it_was(
     assert header.has_checksum is checksum
     assert header_length(record[:8]) == header.length
     assert (header.length + header.payload_length + TRAILER_BYTES) == len(record)
-    assert (header.is_striped, header.plan, header.part_index) == (False, None, 0)
+    assert (header.is_striped, header.plan, header.index) == (False, None, 0)
     assert checksum or record[-TRAILER_BYTES:] == NO_CHECKSUM_TRAILER
 
 
@@ -278,7 +276,8 @@ def test_a_record_of_another_key_is_found_and_not_removed_since_it_is_whole() ->
         (changed(GOLDEN, 40, "I", 1 << 20), "header"),
         (changed(GOLDEN, 32, "Q", 7), "header"),
         (changed(GOLDEN, 44, "I", 1), "header"),
-        (changed(GOLDEN, 5, "B", FLAG_CHECKSUM | FLAG_STRIPED), "header"),
+        (changed(GOLDEN, 5, "B", FLAG_CHECKSUM | FLAG_STRIPED), "version"),  # as the first release wrote large chunks
+        (changed(GOLDEN, 4, "B", VERSION_PIECE), "header"),
     ],
 )
 def test_numbers_that_do_not_fit_are_found_behind_a_valid_crc(record: bytes, reason: str) -> None:
@@ -291,7 +290,7 @@ def test_numbers_that_do_not_fit_are_found_behind_a_valid_crc(record: bytes, rea
 @pytest.mark.parametrize(
     ("record", "named"),
     [
-        (changed(GOLDEN, 4, "B", 2), "version 2"),
+        (changed(GOLDEN, 4, "B", 3), "version 3"),
         (changed(GOLDEN, 4, "B", 0), "version 0"),
         (changed(GOLDEN, 5, "B", FLAG_CHECKSUM | 4), "flags 0x5"),
         (changed(GOLDEN, 5, "B", 0xFF), "flags 0xff"),
@@ -335,10 +334,10 @@ def test_a_damaged_record_with_our_magic_and_version_may_be_removed(record: byte
 
 
 def striped(index: int, payload: bytes, plan: StripePlan) -> bytes:
-    start, end = plan.bounds(index) if index else (0, 0)
+    start, end = plan.bounds(index)
     hasher = PayloadHasher()
     hasher.update(payload[start:end])
-    header = encode_header(KEY, ChunkMetadata.of((plan.nbytes,), "uint8"), plan=plan, part_index=index)
+    header = encode_header(KEY, ChunkMetadata.of((plan.nbytes,), "uint8"), plan=plan, index=index)
     return header + payload[start:end] + hasher.trailer()
 
 
@@ -346,43 +345,42 @@ PLAN: Final = StripePlan(2 * MIN_STRIPE_BYTES + 5, MIN_STRIPE_BYTES, 7)
 PAYLOAD: Final = random.Random(1).randbytes(PLAN.nbytes)
 
 
-def test_a_striped_chunk_is_read_back_part_by_part() -> None:
-    assert PLAN.parts == 3
+def test_a_striped_chunk_is_read_back_piece_by_piece() -> None:
+    assert PLAN.pieces == 3
     found = b""
-    for index in range(4):
-        header, payload = decode_part(KEY, striped(index, PAYLOAD, PLAN))
-        assert (header.plan, header.part_index, header.payload_length) == (PLAN, index, len(payload))
+    for index in range(3):
+        header, payload = decode_piece(KEY, striped(index, PAYLOAD, PLAN))
+        assert (header.plan, header.index, header.payload_length) == (PLAN, index, len(payload))
         assert header.metadata.nbytes == PLAN.nbytes
         found += payload
     assert found == PAYLOAD
 
 
-def test_a_head_or_a_part_is_no_whole_record_and_is_not_removed() -> None:
-    for index in range(4):
-        with pytest.raises(FrameError, match="striped over several keys") as caught:
+def test_a_piece_is_no_whole_record_and_is_not_removed() -> None:
+    for index in range(3):
+        with pytest.raises(FrameError, match="one piece of a chunk") as caught:
             decode_record(KEY, striped(index, PAYLOAD, PLAN))
         assert not caught.value.removable
 
 
-def test_a_damaged_head_or_part_is_found() -> None:
-    for index in (0, 3):
-        record = striped(index, PAYLOAD, PLAN)
-        for position in range(8 * len(record)):
-            flipped = bytearray(record)
-            flipped[position // 8] ^= 1 << position % 8
-            with pytest.raises(FrameError):
-                decode_part(KEY, bytes(flipped))
-        for length in range(len(record)):
-            with pytest.raises(FrameError):
-                decode_part(KEY, record[:length])
+def test_a_damaged_piece_is_found() -> None:
+    record = striped(2, PAYLOAD, PLAN)  # the last one is short
+    for position in range(8 * len(record)):
+        flipped = bytearray(record)
+        flipped[position // 8] ^= 1 << position % 8
         with pytest.raises(FrameError):
-            decode_part(KEY, record + b"x")
+            decode_piece(KEY, bytes(flipped))
+    for length in range(len(record)):
+        with pytest.raises(FrameError):
+            decode_piece(KEY, record[:length])
+    with pytest.raises(FrameError):
+        decode_piece(KEY, record + b"x")
 
 
 @pytest.mark.parametrize(
     ("offset", "layout", "number"),
     [
-        (44, "I", 4),  # not the name of a part
+        (44, "I", 3),  # there are three pieces
         (44, "I", (1 << 32) - 1),
         (40, "I", MIN_STRIPE_BYTES - 1),
         (40, "I", 0),
@@ -390,23 +388,24 @@ def test_a_damaged_head_or_part_is_found() -> None:
     ],
 )
 def test_a_plan_that_no_writer_makes_is_found_behind_a_valid_crc(offset: int, layout: str, number: int) -> None:
-    for index in (0, 3):
+    for index in (0, 2):
         with pytest.raises(FrameError) as caught:
-            decode_part(KEY, changed(striped(index, PAYLOAD, PLAN), offset, layout, number))
+            decode_piece(KEY, changed(striped(index, PAYLOAD, PLAN), offset, layout, number))
         assert caught.value.reason == "header"
 
 
-@given(st.binary(min_size=FIXED_HEADER_BYTES, max_size=100), st.integers(0, FIXED_HEADER_BYTES))
-@settings(max_examples=200, deadline=None)
-def test_a_glance_at_a_header_gives_a_plan_that_can_be_or_none(rest: bytes, kept: int) -> None:
-    plan = glance_plan(striped(0, PAYLOAD, PLAN)[:kept] + rest)
-    assert plan is None or (plan.stripe_size >= MIN_STRIPE_BYTES and plan.parts <= MAX_PARTS)
+def test_a_piece_of_the_first_release_is_of_another_version_and_stays() -> None:
+    with pytest.raises(FrameError) as caught:
+        decode_piece(KEY, changed(striped(1, PAYLOAD, PLAN), 4, "B", VERSION_WHOLE))
+    assert (caught.value.reason, caught.value.removable) == ("version", False)
 
 
-def test_a_glance_at_a_head_gives_its_plan_and_at_anything_else_none() -> None:
-    assert glance_plan(striped(0, PAYLOAD, PLAN)[:FIXED_HEADER_BYTES]) == PLAN
-    assert glance_plan(striped(1, PAYLOAD, PLAN)) is None
-    assert glance_plan(GOLDEN) is None
+def test_a_plan_has_at_most_so_many_pieces() -> None:
+    too_long = ChunkMetadata.of(((MAX_PIECES + 1) * MIN_STRIPE_BYTES,), "uint8")
+    plan = StripePlan(too_long.nbytes, MIN_STRIPE_BYTES, 7)
+    header = encode_header(KEY, too_long, plan=plan, index=1)
+    with pytest.raises(FrameError, match="in stripes of"):
+        decode_header(header, KEY, len(header) + MIN_STRIPE_BYTES + TRAILER_BYTES)
 
 
 def test_errors_are_not_remembered_for_a_later_good_record() -> None:

@@ -14,32 +14,36 @@ from ..store_pipeline import StoreRequest
 
 
 class Layout(ABC):
-    """Which keys and values a chunk has in the store, and how they are looked up, moved and removed.
+    """Which names and values a chunk has in the store, and how they are looked up, moved and removed.
 
-    A chunk's `name` is its key behind the connector's prefix. A layout holds no connection.
+    A chunk's `name` is what stands for it in the store. A layout holds no connection.
     """
 
     keys_each: ClassVar[int]
-    """How many of the keys that `encode_exists` asks for must be there for the chunk to be there."""
+    """How many of the names that `encode_exists` asks for must be there for the chunk to be there."""
+
+    listed_type: ClassVar[tuple[bytes, ...]] = ()
+    """What SCAN is told besides the pattern: the type of the values under the names that it lists."""
+
+    @abstractmethod
+    def names_of(self, keys: Sequence[str]) -> list[str]:
+        """Returns the name of each key's chunk, with the connector's prefix."""
 
     @abstractmethod
     def encode_exists(self, names: Sequence[bytes]) -> bytes:
-        """Returns one command per name. The reply is the number of the chunk's keys that are there."""
+        """Returns one command per chunk. Its reply is the number of the chunk's names that are there."""
 
     @abstractmethod
-    async def remove(self, connection: Connection, name: str) -> bool:
-        """Removes every key of the chunk. Returns whether it was there."""
+    def encode_remove(self, names: Sequence[bytes]) -> bytes:
+        """Returns one command per chunk, which removes all of it. Its reply is the number of names that were there."""
 
     @abstractmethod
-    def listed_pattern(self, pattern: str) -> str:
-        """Returns the pattern of the keys that stand for chunks whose names match `pattern`."""
+    def listed_pattern(self, key_prefix: str) -> str:
+        """Returns the pattern of the names of all chunks whose keys start with `key_prefix`. Other names may match."""
 
     @abstractmethod
-    def listed_name(self, key: str) -> str | None:
-        """Returns the name of the chunk that a key in the store stands for. None for any other key.
-
-        Each chunk has one such key.
-        """
+    def listed_key(self, name: str) -> str | None:
+        """Returns the key of the chunk that a name stands for. None for any other name. May be no valid key."""
 
     @abstractmethod
     def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Crew[Connection]:
@@ -52,3 +56,20 @@ class Layout(ABC):
         Raises:
             ValueTooLargeError, InvalidShapeError, UnknownDtypeError: a chunk that the layout cannot hold.
         """
+
+    def keep_whole(self) -> bool:
+        """Has `put_requests` do without transactions from now on. Returns whether it then acts differently."""
+        return False
+
+    async def encode_removal_of_damage(self, connection: Connection, name: str) -> bytes | None:
+        """Reads a chunk again. Returns the command that removes it if the server holds the damage that was seen.
+
+        The command's reply is how many names were removed. None if the chunk verifies, has gone, or is not recognisably
+        this toolkit's.
+        """
+        return None
+
+
+def escaped(text: str) -> str:
+    """Returns the pattern that only `text` matches."""
+    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)

@@ -22,6 +22,9 @@ FAIR_SHARE_BYTES: Final = 32 << 20
 _SHOWN_BYTES: Final = 40
 """How much of a reply that is not understood an error shows."""
 
+_LAST_REFUSAL: Final = re.compile(rb"(?:\+[A-Z]+\r\n)*-([^\r\n]*)")
+"""An error reply, behind the status replies of a transaction."""
+
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
 
@@ -161,28 +164,42 @@ class Connection:
             return False
         raise reply_error(self.store, said)
 
-    async def read_array(self, limit: int, item_limit: int) -> list[bytes]:
-        """Takes and returns a flat array of strings, of at most `item_limit` bytes each and `limit` bytes in all."""
+    async def read_array(self, limit: int, item_limit: int, *, drop_longer: bool = False) -> list[bytes]:
+        """Takes and returns a flat array of strings, of at most `item_limit` bytes each and `limit` bytes in all.
+
+        With `drop_longer`, a longer string is received and forgotten, and b"" stands in its place.
+        """
         count = self.number(await self.expect(b"*", "an array"))
         if not 0 <= count <= limit // 16:
             raise self.broken(f"an array of {count} items; expected at most {limit // 16}")
         items: list[bytes] = []
         total = 0
         for _ in range(count):
-            items.append(await self.read_string(item_limit))
-            total += len(items[-1]) + 16
+            size = await self._read_size()
+            total += size + 16
+            if not 0 <= size <= (limit if drop_longer else item_limit):
+                raise self.broken(f"a string of {size} bytes; expected at most {item_limit}")
             if total > limit:
                 raise self.broken(f"an array of {count} items of more than {limit} bytes in all")
+            items.append(await self._read_text(size) if size <= item_limit else b"")
+            if size > item_limit:
+                await self.stream.discard(size + 2)
         return items
 
     async def read_string(self, limit: int) -> bytes:
         """Takes and returns a string inside an array, of at most `limit` bytes, which is at most `SCRATCH_BYTES`."""
+        size = await self._read_size()
+        if not 0 <= size <= limit:
+            raise self.broken(f"a string of {size} bytes; expected at most {limit}")
+        return await self._read_text(size)
+
+    async def _read_size(self) -> int:
         line = await self.read_line()
         if line[:1] != b"$":  # not even an error reply: the rest of the array would be taken for the next reply
             raise self.broken(f"{self._shown(line)} is not a string")
-        size = self.number(line)
-        if not 0 <= size <= limit:
-            raise self.broken(f"a string of {size} bytes; expected at most {limit}")
+        return self.number(line)
+
+    async def _read_text(self, size: int) -> bytes:
         text = bytes((await self.stream.peek(size + 2))[:size])
         self.stream.take(size + 2)
         return text
@@ -201,19 +218,23 @@ class Connection:
         return int(digits)
 
     def unexpected(self, line: bytes, expected: str) -> StoreError:
-        """Returns the error for a reply of another type. After an error reply the stream stays usable.
-
-        Where the error reply says that another server may be the right one by now, as after a failover, no connection
-        to this one is used for another call.
-        """
+        """Returns the error for a reply of another type, and takes it. After an error reply the stream stays usable."""
         if line[:1] == b"-":
             self.pending -= 1
-            said = self.veil(line[1:].decode("utf-8", "replace"))
-            if ends_connection(said):
-                self.is_suspect = True
-                self._tenure.end()
-            return reply_error(self.store, said)
+            return self.error_of(line)
         return self.broken(f"{self._shown(line)} is not {expected}")
+
+    def error_of(self, line: bytes) -> StoreError:
+        """Returns the typed error of an error reply.
+
+        Where the reply says that another server may be the right one by now, as after a failover, no connection to this
+        one is used for another call.
+        """
+        said = self.veil(line[1:].decode("utf-8", "replace"))
+        if ends_connection(said):
+            self.is_suspect = True
+            self._tenure.end()
+        return reply_error(self.store, said)
 
     def _shown(self, line: bytes) -> str:
         return repr(self.veil(line.decode("utf-8", "backslashreplace"))[:_SHOWN_BYTES])
@@ -231,8 +252,8 @@ class Connection:
 def lost_connection(store: str, error: StreamClosedError, veil: Callable[[str], str] = str) -> StoreUnavailableError:
     """Returns the error for a connection that was lost. It quotes an error reply that came before, behind the veil."""
     # Only an error reply is for people; anything else may be the rest of a record.
-    line = error.last_words.partition(b"\r\n")[0] if error.last_words.startswith(b"-") else b""
-    said = veil(line[1:].decode("utf-8", "replace"))[:200]
+    found = _LAST_REFUSAL.match(error.last_words)
+    said = veil(found.group(1).decode("utf-8", "replace"))[:200] if found is not None else ""
     hint = f" (the server said before: {ascii(said)[1:-1]})" if said else ""
     kind = StoreStalledError if isinstance(error, StreamStalledError) else StoreUnavailableError
     return kind(store, f"{error}{hint}")

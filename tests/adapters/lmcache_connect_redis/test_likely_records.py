@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.memory import release_all
-from lmcache_connect.record import encode_record
+from lmcache_connect.record import chunk_names, encode_record
 from lmcache_connect.testing import ValkeyServer
 
 from .chunks import chunk, holds
@@ -46,6 +46,7 @@ async def connector(
 
 
 KEYS = [f"k{index}" for index in range(COUNT)]
+NAMES = chunk_names("", KEYS)
 
 Damage = Callable[[bytes], bytes | None]
 
@@ -88,11 +89,11 @@ async def test_one_damaged_record_in_the_middle_is_a_miss_and_the_others_stay_in
 ) -> None:
     with valkey_server.client() as client:
         for index in (7, 20, COUNT - 1):
-            record = damage(client.get(f"k{index}"))
+            record = damage(client.get(NAMES[index]))
             if record is None:
-                client.delete(f"k{index}")
+                client.delete(NAMES[index])
             else:
-                client.set(f"k{index}", record)
+                client.set(NAMES[index], record)
     found = await connector.batched_get(KEYS)
     right = [obj is not None and holds(obj, key) for obj, key in zip(found, KEYS, strict=True)]
     assert right == [index not in (7, 20, COUNT - 1) for index in range(COUNT)]
@@ -104,7 +105,7 @@ async def test_another_keys_record_in_the_middle_is_a_miss(
     connector: ManagedConnector, valkey_server: ValkeyServer
 ) -> None:
     with valkey_server.client() as client:
-        client.set("k7", client.get("k8"))
+        client.set(NAMES[7], client.get(NAMES[8]))
     found = await connector.batched_get(KEYS)
     assert found[7] is None
     assert [holds(obj, key) for obj, key in zip(found, KEYS, strict=True) if key != "k7"] == [True] * (COUNT - 1)
@@ -114,7 +115,7 @@ async def test_another_keys_record_in_the_middle_is_a_miss(
 async def test_other_sizes_shapes_formats_and_striped_ones_in_between_arrive_as_they_were_put(
     connector: ManagedConnector, backend: LocalCPUBackend
 ) -> None:
-    for index, nbytes in ((3, 1), (4, 0x10000), (9, 200 * KIB), (10, SIZE + 1), (20, 300 * KIB), (21, 4096)):
+    for index, nbytes in ((3, 1), (4, 0x10000), (9, 500 * KIB), (10, SIZE + 1), (20, 300 * KIB), (21, 4096)):
         with chunk(backend, f"k{index}", nbytes) as obj:
             await connector.put(f"k{index}", obj)
     other = backend.allocate((2, SIZE // 4), "bfloat16")
@@ -141,10 +142,10 @@ async def test_records_with_and_without_a_checksum_may_follow_each_other(
     with valkey_server.client() as client:
         for index in range(0, COUNT, 3):
             with chunk(backend, f"k{index}", SIZE) as obj:
-                client.set(f"k{index}", encode_record(f"k{index}", obj, checksum=False))
-        record = client.get("k4")
+                client.set(NAMES[index], encode_record(NAMES[index], obj, checksum=False))
+        record = client.get(NAMES[4])
         assert isinstance(record, bytes)
-        client.set("k4", record[:100] + b"?" + record[101:])
+        client.set(NAMES[4], record[:100] + b"?" + record[101:])
     found = await connector.batched_get(KEYS)
     right = [obj is not None and holds(obj, key) for obj, key in zip(found, KEYS, strict=True)]
     assert right == [index != 4 for index in range(COUNT)]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager, StoreError, StoreUnavailableError
+from lmcache_connect import (
+    ArenaExhaustedError,
+    AuthenticationError,
+    ConnectorConfig,
+    ConnectorManager,
+    LocalCPUBackend,
+    StoreError,
+    StoreUnavailableError,
+)
 from lmcache_connect.errors import (
     ReadOnlyStoreError,
     StoreCommandError,
@@ -13,7 +21,6 @@ from lmcache_connect.errors import (
     StoreProtocolError,
     ValueTooLargeError,
     WrongNodeError,
-    WrongTypeError,
 )
 from lmcache_connect.testing import ValkeyServer
 from lmcache_connect_redis.protocol.replies import ends_connection, is_refusal
@@ -34,7 +41,6 @@ QUICK = ConnectorConfig.load(operation_timeout=2, retries=0, breaker_failures=10
         ("LOADING Redis is loading the dataset in memory", StoreLoadingError, "answers when that is done"),
         ("NOAUTH Authentication required.", AuthenticationError, "wants a password"),
         ("NOPERM this user has no permissions", AuthenticationError, "ACL GETUSER"),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", WrongTypeError, "?prefix="),
         ("MOVED 3999 127.0.0.1:6381", WrongNodeError, "lives on another node"),
         ("ASK 3999 127.0.0.1:6381", WrongNodeError, "is moving to another node"),
         ("CLUSTERDOWN Hash slot not served", StoreUnavailableError, "CLUSTER INFO"),
@@ -153,7 +159,7 @@ async def test_a_lookup_of_a_thousand_keys_is_one_round_trip() -> None:
         held: list[bytes] = []
 
         def answer(command: list[bytes]) -> bytes:
-            held.append(b":1\r\n" if int(command[1]) % 3 else b":0\r\n")
+            held.append(b":1\r\n" if int(command[1][1:-3]) % 3 else b":0\r\n")
             return b"".join(held) if len(held) == 1000 else b""
 
         server.answers[b"EXISTS"] = answer
@@ -180,15 +186,43 @@ async def test_a_replica_refuses_writes_by_name(valkey_server: ValkeyServer, val
                     await manager.create_connector().put("k", obj)
 
 
-async def test_another_programs_value_is_a_wrong_type_and_is_left_alone(
+async def test_a_value_above_the_limit_is_a_miss_in_its_own_slot_and_stays(
     valkey_server: ValkeyServer, valkey_url: str
 ) -> None:
-    with valkey_server.client() as client:
-        client.rpush("k", "somebody", "else")
-        async with ConnectorManager(valkey_url, config=QUICK) as manager:
-            with pytest.raises(WrongTypeError):
-                await manager.create_connector().get("k")
-        assert client.llen("k") == 2
+    async with ConnectorManager(f"{valkey_url}?stripe=0", config=QUICK) as manager:
+        connector = manager.create_connector()
+        for key, nbytes in (("a", 4096), ("b", 20_000), ("c", 2 << 20), ("d", 4096)):
+            with chunk(manager.local_cpu_backend, key, nbytes) as obj:
+                await connector.put(key, obj)
+        reader = manager.create_connector(f"{valkey_url}?max_value_bytes=5000")
+        found = await reader.batched_get(["a", "b", "c", "d"])
+        assert [holds(obj, key) for obj, key in zip(found, "abcd", strict=True)] == [True, False, False, True]
+        assert await reader.get("c") is None
+        assert reader.statistics()["batched_get"].misses["corrupt:too_large"] == 2
+        assert await connector.batched_exists(["a", "b", "c", "d"]) == [True] * 4
+        del found
+
+
+@pytest.mark.parametrize("stripe", [0, 1 << 18])
+async def test_a_chunk_that_is_larger_than_the_arena_is_a_miss_in_its_own_slot(
+    valkey_server: ValkeyServer, valkey_url: str, stripe: int
+) -> None:
+    url = f"{valkey_url}?stripe={stripe}"
+    async with ConnectorManager(url, config=QUICK) as manager:
+        connector = manager.create_connector()
+        for key, nbytes in (("a", 4096), ("b", 3 << 20), ("c", 4096)):
+            with chunk(manager.local_cpu_backend, key, nbytes) as obj:
+                await connector.put(key, obj)
+    async with ConnectorManager(url, config=QUICK, local_cpu_backend=LocalCPUBackend(1 << 20)) as manager:
+        connector = manager.create_connector()
+        for _ in range(2):
+            found = await connector.batched_get(["a", "b", "c"])
+            assert [holds(obj, key) for obj, key in zip(found, "abc", strict=True)] == [True, False, True]
+            del found
+        assert connector.statistics()["batched_get"].misses["corrupt:too_large"] == 2
+        with pytest.raises(ArenaExhaustedError):
+            await connector.get("b")
+        assert await connector.exists("b")
 
 
 async def test_a_chunk_above_the_value_limit_is_refused_before_a_byte_is_sent(valkey_url: str) -> None:

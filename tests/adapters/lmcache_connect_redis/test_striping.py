@@ -1,4 +1,4 @@
-"""Large chunks as parts and a head: whole or a miss, whatever happens in between."""
+"""Large chunks as one hash of pieces: whole or a miss, whatever happens in between, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from lmcache_connect import (
     OperationTimeoutError,
     StoreUnavailableError,
 )
-from lmcache_connect.errors import InvalidOptionError
-from lmcache_connect.record.stripes import SEPARATOR
+from lmcache_connect.errors import InvalidOptionError, StoreFullError
+from lmcache_connect.record import chunk_names
+from lmcache_connect.record.names import SEPARATOR
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
@@ -54,9 +55,23 @@ def connector(manager: ConnectorManager) -> ManagedConnector:
     return manager.create_connector()
 
 
-def parts(server: ValkeyServer) -> list[bytes]:
+NAME = chunk_names("", ["k"])[0]
+
+
+def pieces(server: ValkeyServer, key: str = "k") -> int:
+    """The number of pieces that a chunk is stored in; 0 for one that is whole."""
+    [name] = chunk_names("", [key])
     with server.client() as client:
-        return sorted(key for key in client.scan_iter() if SEPARATOR.encode() in key)
+        return client.hlen(name) if client.type(name) == b"hash" else 0
+
+
+def names(server: ValkeyServer) -> set[str]:
+    with server.client() as client:
+        return {name.decode() for name in client.keys("*")}
+
+
+def staged(server: ValkeyServer) -> list[str]:
+    return [name for name in names(server) if not name.endswith(f"{SEPARATOR}2")]
 
 
 async def put(connector: ManagedConnector, backend: LocalCPUBackend, key: str, nbytes: int) -> None:
@@ -64,26 +79,29 @@ async def put(connector: ManagedConnector, backend: LocalCPUBackend, key: str, n
         await connector.put(key, obj)
 
 
-@pytest.mark.parametrize("nbytes", [64 * KIB, 64 * KIB + 1, 128 * KIB, MIB - 1, MIB, MIB + 1, 5 * MIB + 12_345])
-async def test_a_chunk_of_any_size_comes_back_whole(
+@pytest.mark.parametrize(
+    "nbytes", [64 * KIB, 256 * KIB, 256 * KIB + 1, 320 * KIB, MIB - 1, MIB, MIB + 1, 5 * MIB + 12_345]
+)
+async def test_a_chunk_of_any_size_comes_back_whole_and_has_one_key(
     connector: ManagedConnector, backend: LocalCPUBackend, valkey_server: ValkeyServer, nbytes: int
 ) -> None:
     await put(connector, backend, "k", nbytes)
-    expected = 0 if nbytes <= 64 * KIB else -(-nbytes // (64 * KIB))
-    assert len(parts(valkey_server)) == expected
+    assert pieces(valkey_server) == (0 if nbytes <= 256 * KIB else -(-nbytes // (64 * KIB)))
+    assert names(valkey_server) == {NAME}
     assert holds(await connector.get("k"), "k")
+    assert holds(await connector.get("k"), "k"), "the second time, its kind is known"
     assert await connector.list() == ["k"]
     assert await connector.exists("k")
     assert await connector.remove("k") is True
+    assert await connector.remove("k") is False
     assert await connector.get("k") is None
-    with valkey_server.client() as client:
-        assert client.dbsize() == 0
+    assert names(valkey_server) == set()
 
 
 async def test_a_batch_of_whole_and_striped_chunks_keeps_its_positions(
     connector: ManagedConnector, backend: LocalCPUBackend
 ) -> None:
-    sizes = {f"k{i}": size for i, size in enumerate([100, MIB, 64 * KIB, 3 * MIB, 200 * KIB, 1, 2 * MIB])}
+    sizes = {f"k{i}": size for i, size in enumerate([100, MIB, 64 * KIB, 3 * MIB, 300 * KIB, 1, 2 * MIB])}
     objs = [chunk(backend, key, size) for key, size in sizes.items()]
     await connector.batched_put(list(sizes), objs)
     for obj in objs:
@@ -94,90 +112,181 @@ async def test_a_batch_of_whole_and_striped_chunks_keeps_its_positions(
     del objs, obj, found
 
 
-async def test_putting_a_chunk_again_leaves_no_part_of_the_old_one(
+async def test_putting_a_chunk_again_replaces_all_of_the_old_one(
     connector: ManagedConnector, backend: LocalCPUBackend, valkey_server: ValkeyServer
 ) -> None:
-    for size, expected in ((MIB, 16), (512 * KIB, 8), (10 * KIB, 0), (256 * KIB, 4)):
+    for size, expected in ((MIB, 16), (512 * KIB, 8), (10 * KIB, 0), (320 * KIB, 5)):
         await put(connector, backend, "k", size)
-        assert len(parts(valkey_server)) == expected
+        assert pieces(valkey_server) == expected
+        assert names(valkey_server) == {NAME}
         assert holds(await connector.get("k"), "k")
 
 
-async def test_parts_last_as_long_as_their_head(
+async def test_a_striped_chunk_lives_as_long_as_a_whole_one(
     connector: ManagedConnector, manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
 ) -> None:
     await put(connector, backend, "k", MIB)
     with valkey_server.client() as client:
-        assert {client.pttl(key) for key in (b"k", *parts(valkey_server))} == {-1}
-        client.flushall()
-        url = valkey_server.url(options={"stripe": "65536", "ttl": "90"})
-        await put(manager.create_connector(url), backend, "k", MIB)
-        head = client.pttl("k")
-        assert 80_000 < head <= 90_000
-        assert all(client.pttl(key) > head for key in parts(valkey_server))
+        assert client.pttl(NAME) == -1
+        expiring = manager.create_connector(valkey_server.url(options={"stripe": "65536", "ttl": "90"}))
+        for size in (MIB, KIB):
+            await put(expiring, backend, "k", size)
+            assert 80_000 < client.pttl(NAME) <= 90_000
+        await put(connector, backend, "k", MIB)
+        assert client.pttl(NAME) == -1
 
 
-async def test_a_writer_that_dies_before_its_head_leaves_nothing_visible_and_nothing_for_ever(
+async def test_a_writer_that_dies_before_its_commit_leaves_nothing_visible_and_nothing_for_ever(
     manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
 ) -> None:
     with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
         writer = manager.create_connector(f"redis://{proxy.host}:{proxy.port}?stripe=65536&timeout=0.3&pool_size=1")
         proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=400 * KIB))
-        with pytest.raises(OperationTimeoutError):
-            with chunk(backend, "k", MIB) as obj:
-                # The time for its bytes is added to the deadline, at 32 MiB a second.
+        with chunk(backend, "k", MIB) as obj:
+            # The time for its bytes is added to the deadline, at 32 MiB a second.
+            with pytest.raises(OperationTimeoutError):
                 await writer.put("k", obj)
         proxy.disarm()
     with valkey_server.client() as client:
-        assert not client.exists("k")
-        left = parts(valkey_server)
-        assert left
-        assert all(0 < client.pttl(key) <= 600_000 for key in left)
+        assert not client.exists(NAME)
+        [left] = staged(valkey_server)
+        assert 0 < client.hlen(left) <= 16
+        assert 0 < client.pttl(left) <= 60_000
+
+
+@pytest.mark.parametrize("after", [10, 150, 70_000, 400_000, MIB + 4000])
+async def test_a_put_that_is_cancelled_anywhere_leaves_the_old_chunk_or_the_new_and_nothing_for_ever(
+    manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer, after: int
+) -> None:
+    await put(manager.create_connector(), backend, "k", 700 * KIB)
+    with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
+        writer = manager.create_connector(f"redis://{proxy.host}:{proxy.port}?stripe=65536")
+        await writer.exists("k")
+        proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=after))
+        with chunk(backend, "k", MIB) as obj:
+            call = asyncio.ensure_future(writer.put("k", obj))
+            assert await asyncio.to_thread(proxy.wait_fired, 5)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        proxy.disarm()
+    found = await manager.create_connector().get("k")
+    assert found is not None
+    assert found.get_size() == 700 * KIB
+    assert holds(found, "k")
+    with valkey_server.client() as client:
+        assert all(0 < client.pttl(name) <= 60_000 for name in staged(valkey_server))
+    del found
+
+
+async def test_a_chunk_that_was_evicted_while_it_was_written_is_refused_and_commits_nothing(
+    manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
+) -> None:
+    await put(manager.create_connector(), backend, "k", 700 * KIB)
+    with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
+        # Half of the pieces stand there when they are evicted. The other half comes back under the same name.
+        writer = manager.create_connector(f"redis://{proxy.host}:{proxy.port}?stripe=65536&pool_size=1")
+        await writer.exists("k")
+        proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=500 * KIB))
+        with chunk(backend, "k", MIB) as obj:
+            call = asyncio.ensure_future(writer.put("k", obj))
+            assert await asyncio.to_thread(proxy.wait_fired, 5)
+            with valkey_server.client() as client:
+                for name in staged(valkey_server):
+                    client.unlink(name)
+            proxy.disarm()
+            with pytest.raises(StoreFullError, match="evicted the chunk while it was written"):
+                await call
+    found = await manager.create_connector().get("k")
+    assert found is not None
+    assert found.get_size() == 700 * KIB
+    assert holds(found, "k")
+    assert staged(valkey_server) == []
+    del found
+
+
+@pytest.mark.parametrize("missing", ["multi", "rename", "hset"])
+async def test_a_user_who_may_not_stage_a_chunk_has_it_stored_whole(
+    manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer, missing: str
+) -> None:
+    with valkey_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "some", "on", ">word", "~*", "+@all", f"-{missing}")
+        try:
+            url = f"redis://some:word@{valkey_server.host}:{valkey_server.port}?stripe=65536"
+            connector = manager.create_connector(url)
+            for _ in range(2):
+                await put(connector, backend, "k", MIB)
+                assert holds(await connector.get("k"), "k")
+                assert pieces(valkey_server) == 0
+                assert names(valkey_server) == {NAME}
+        finally:
+            client.execute_command("ACL", "DELUSER", "some")
 
 
 @pytest.mark.parametrize(
     "what", ["missing", "flipped", "short", "long", "swapped", "another chunk's", "of another time"]
 )
-async def test_a_head_without_all_its_parts_is_a_miss_and_heals(
+async def test_a_chunk_without_all_its_pieces_is_a_miss_and_goes_if_it_is_recognisably_damaged(
     connector: ManagedConnector, backend: LocalCPUBackend, valkey_server: ValkeyServer, what: str
 ) -> None:
     await put(connector, backend, "k", MIB)
     await put(connector, backend, "other", MIB)
     with valkey_server.client() as client:
-        mine = [key for key in parts(valkey_server) if key.startswith(b"k")]
-        victim, value = mine[5], client.get(mine[5])
+        value = client.hget(NAME, "5")
         assert isinstance(value, bytes)
         match what:
             case "missing":
-                client.delete(victim)
+                client.hdel(NAME, "5")
             case "flipped":
-                client.setrange(victim, 30_000, bytes([value[30_000] ^ 4]))
+                client.hset(NAME, "5", value[:30_000] + bytes([value[30_000] ^ 4]) + value[30_001:])
             case "short":
-                client.set(victim, value[:-1])
+                client.hset(NAME, "5", value[:-1])
             case "long":
-                client.append(victim, b"x")
+                client.hset(NAME, "5", value + b"x")
             case "swapped":
-                client.copy(mine[6], victim, replace=True)
+                client.hset(NAME, "5", client.hget(NAME, "6"))
             case "another chunk's":
-                client.copy(next(key for key in parts(valkey_server) if key.startswith(b"other")), victim, replace=True)
+                client.hset(NAME, "5", client.hget(chunk_names("", ["other"])[0], "5"))
             case "of another time":
-                with chunk(backend, "k", MIB) as obj:
-                    await connector.put("k", obj)
-                new = next(key for key in parts(valkey_server) if key.startswith(b"k") and key.endswith(b"\x1f6"))
-                client.set(new, value)
-        assert await connector.batched_get(["k"]) == [None]
+                await put(connector, backend, "k", MIB)
+                client.hset(NAME, "5", value)
+    assert await connector.batched_get(["k"]) == [None]
+    other = chunk_names("", ["other"])[0]
+    assert names(valkey_server) == ({other, NAME} if what == "another chunk's" else {other})
     assert holds(await connector.get("other"), "other")
     await put(connector, backend, "k", MIB)
     assert holds(await connector.get("k"), "k")
 
 
-async def test_a_part_is_no_chunk(
+async def test_a_piece_is_no_chunk(
     connector: ManagedConnector, backend: LocalCPUBackend, valkey_server: ValkeyServer
 ) -> None:
     await put(connector, backend, "k", MIB)
     with valkey_server.client() as client:
-        client.copy(parts(valkey_server)[0], "k", replace=True)
+        piece = client.hget(NAME, "0")
+        assert isinstance(piece, bytes)
+        client.set(NAME, piece)
     assert await connector.get("k") is None
+
+
+@pytest.mark.parametrize("kind", ["list", "set", "somebody's hash"])
+async def test_another_programs_value_is_a_miss_in_its_own_slot_and_stays(
+    connector: ManagedConnector, backend: LocalCPUBackend, valkey_server: ValkeyServer, kind: str
+) -> None:
+    for key, size in (("a", MIB), ("b", KIB)):
+        await put(connector, backend, key, size)
+    with valkey_server.client() as client:
+        match kind:
+            case "list":
+                client.rpush(NAME, "x")
+            case "set":
+                client.sadd(NAME, "x")
+            case _:
+                client.hset(NAME, mapping={"0": "x" * 300, "1": "y"})
+        found = await connector.batched_get(["a", "k", "b"])
+        assert [holds(obj, key) for obj, key in zip(found, "akb", strict=True)] == [True, False, True]
+        assert client.exists(NAME)
+    del found
 
 
 async def test_readers_during_rewrites_see_whole_chunks_of_one_time_or_a_miss(
@@ -219,7 +328,7 @@ async def test_readers_during_rewrites_see_whole_chunks_of_one_time_or_a_miss(
     del obj, objs, last
 
 
-async def test_a_connection_lost_among_the_parts_is_an_error_and_the_next_call_works(
+async def test_a_connection_lost_among_the_pieces_is_an_error_and_the_next_call_works(
     manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
 ) -> None:
     with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
@@ -233,7 +342,7 @@ async def test_a_connection_lost_among_the_parts_is_an_error_and_the_next_call_w
             assert holds(await connector.get("k"), "k")
 
 
-async def test_a_get_cancelled_among_the_parts_leaves_a_working_connector(
+async def test_a_get_cancelled_among_the_pieces_leaves_a_working_connector(
     manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
 ) -> None:
     with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
@@ -264,6 +373,6 @@ async def test_stripes_may_be_switched_off_and_are_never_tiny(
     manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer, valkey_url: str
 ) -> None:
     await put(manager.create_connector(f"{valkey_url}?stripe=0"), backend, "k", 8 * MIB)
-    assert parts(valkey_server) == []
+    assert pieces(valkey_server) == 0
     with pytest.raises(InvalidOptionError, match="at least 65536 bytes"):
         manager.create_connector(f"{valkey_url}?stripe=1024")

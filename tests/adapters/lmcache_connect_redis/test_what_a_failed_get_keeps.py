@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from lmcache_connect import LocalCPUBackend
-from lmcache_connect.record import StripePlan, encode_header, encode_record, encode_remote_metadata
+from lmcache_connect.record import StripePlan, decode_header, encode_header, encode_record, encode_remote_metadata
 from lmcache_connect.streaming.room import PlaceInLine
 from lmcache_connect.testing import ScriptedWire
 from lmcache_connect.transport import StreamClosedError
@@ -57,15 +57,24 @@ async def test_a_whole_chunk_that_is_cut_short_leaves_the_arena_empty(backend: L
     assert backend.statistics().reserved == 0
 
 
-async def test_a_part_that_is_cut_short_leaves_the_arena_empty(backend: LocalCPUBackend, io: str) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+async def test_a_piece_that_is_cut_short_leaves_the_arena_empty(backend: LocalCPUBackend, io: str, index: int) -> None:
     obj = backend.allocate((CHUNK,), "uint8")
     assert obj is not None
     plan = StripePlan(CHUNK, CHUNK // 2, 7)
-    header = encode_header("k", obj.metadata, plan=plan, part_index=1)
+    header = encode_header("k", obj.metadata, plan=plan, index=index)
     record = header + bytes(CHUNK // 2 + 8)
     connection = cut_short(b"$%d\r\n%b\r\n" % (len(record), record), io)
+    decoded = decode_header(header, "k", len(record))
+    chunk = StripedChunk("k", plan, decoded, obj)
+    reader = RecordReader(RedisOptions())
     with pytest.raises(StreamClosedError) as kept:
-        await RecordReader(RedisOptions()).receive_part(connection, StripedChunk("k", plan, obj), 1)
+        if index:
+            await reader.receive_piece(connection, chunk, index)
+        else:
+            await connection.stream.peek(8)
+            connection.stream.take(len(b"$%d\r\n" % len(record)) + decoded.length)
+            await reader.receive_first_piece(connection, chunk)
     obj.ref_count_down()
     assert kept.tb is not None
     assert backend.statistics().reserved == 0

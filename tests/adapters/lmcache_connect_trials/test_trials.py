@@ -22,7 +22,7 @@ from lmcache_connect.errors import (
     UnknownSchemeError,
     ValueTooLargeError,
 )
-from lmcache_connect.record import encode_record
+from lmcache_connect.record import chunk_names, encode_record
 from lmcache_connect.testing import ValkeyServer
 from lmcache_connect.testing.loop_watch import LoopWatch
 from lmcache_connect_trials.audit_connector import AuditConnector
@@ -305,4 +305,4 @@ async def test_options_of_the_store_inside_reach_it(
     with chunk(backend, "k", 100) as obj:
         await connector.put("k", obj)
     with valkey_server.client() as client:
-        assert client.exists("tenant:k") == 1
+        assert client.exists(*chunk_names("tenant:", ["k"])) == 1

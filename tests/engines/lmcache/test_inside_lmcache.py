@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend
+from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
 
@@ -255,7 +256,7 @@ def test_with_lmcaches_layout_lmcaches_own_connector_reads_the_same_store(
 def test_a_flipped_bit_in_the_store_is_a_miss(start: Start, valkey_url: str, valkey_server: StoreServer) -> None:
     inside = start(valkey_url)
     inside.put_many([0, 1, 2])
-    name = inside.key(1).to_string()
+    [name] = chunk_names("", [inside.key(1).to_string()])
     with valkey_server.client() as client:
         record = client.get(name)
         assert isinstance(record, bytes)

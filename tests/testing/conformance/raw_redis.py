@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 
+from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import Capabilities, ConnectorConformance
 from lmcache_connect.testing.servers.redis import StoreServer
 
@@ -27,10 +28,13 @@ class RedisConformance(ConnectorConformance):
         self.server = server
 
     async def read_raw(self, key: str) -> bytes | None:
-        return await asyncio.to_thread(self._read, self.prefix + key)
+        return await asyncio.to_thread(self._read, self.name_of(key))
 
     async def write_raw(self, key: str, data: bytes) -> None:
-        await asyncio.to_thread(self._write, self.prefix + key, data)
+        await asyncio.to_thread(self._write, self.name_of(key), data)
+
+    def name_of(self, key: str) -> str:
+        return chunk_names(self.prefix, [key])[0]
 
     def _read(self, name: str) -> bytes | None:
         with self.server.client() as client:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from lmcache_connect.record import chunk_names
 from lmcache_connect.record.lmcache_metadata import REMOTE_DTYPES
 from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect.testing.subject import Subject, release, rule
@@ -28,7 +29,7 @@ class TestValkeyOverAUnixSocket(TestValkeyOverTCP):
 
 
 class TestStripedRecords(TestValkeyOverTCP):
-    """Chunks of more than 64 KiB as parts and a head."""
+    """Chunks of more than 256 KiB as a hash of pieces of 64 KiB."""
 
     @pytest.fixture
     def store_url(self) -> str:
@@ -79,7 +80,7 @@ class TestAPrefix(TestValkeyOverTCP):
         assert await subject.connector.list() == []
         assert [name async for name in subject.connector.scan()] == []
         assert await subject.connector.exists(key) is False
-        record = await self._raw_of("tenant-b:" + key)
+        record = await self._raw_of(chunk_names("tenant-b:", [key])[0])
         await self.write_raw(key, record)
         obj_or_none = await subject.connector.get(key)
         release([obj_or_none])

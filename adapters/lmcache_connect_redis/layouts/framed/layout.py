@@ -1,4 +1,4 @@
-"""`FramedLayout`: a chunk as one record, or as a head and parts."""
+"""`FramedLayout`: a chunk under one key, as a string that holds one record, or as a hash of pieces."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lmcache_connect import MemoryObj
-from lmcache_connect.record import FIXED_HEADER_BYTES, is_part_name
+from lmcache_connect.record import END_OF_NAMES, chunk_names, key_of_name, start_of_names
 from lmcache_connect.streaming import Arrivals, Equipment
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
-from ...protocol.replies import encode_command
 from ...store_pipeline import StoreRequest
-from ..layout import Layout
+from ..layout import Layout, escaped
 from .fetching import Fetching
 from .record_reader import RecordReader
 from .record_writer import RecordWriter
+from .second_look import look_again
 from .storing import put_requests
 
 
@@ -26,31 +26,25 @@ class FramedLayout(Layout):
     keys_each: ClassVar[int] = 1
 
     def __init__(self, store: str, options: RedisOptions) -> None:
+        self._prefix = f"{options.prefix}:" if options.prefix else ""
         self._writer = RecordWriter(store, options)
         self._reader = RecordReader(options)
         self._stripe = options.stripe
 
+    def names_of(self, keys: Sequence[str]) -> list[str]:
+        return chunk_names(self._prefix, keys)
+
     def encode_exists(self, names: Sequence[bytes]) -> bytes:
         return b"".join([b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(name), name) for name in names])
 
-    async def remove(self, connection: Connection, name: str) -> bool:
-        glance = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
-        await connection.send(glance + encode_command(b"UNLINK", name.encode()), replies=2)
-        plan = await self._writer.read_replaced(connection)
-        was_there = await connection.read_integer() > 0
-        if plan is not None:
-            parts = plan.part_names(name)
-            await connection.send(
-                b"".join([encode_command(b"UNLINK", part.encode()) for part in parts]), replies=len(parts)
-            )
-            await connection.discard_integers()
-        return was_there
+    def encode_remove(self, names: Sequence[bytes]) -> bytes:
+        return b"".join([b"*2\r\n$6\r\nUNLINK\r\n$%d\r\n%b\r\n" % (len(name), name) for name in names])
 
-    def listed_pattern(self, pattern: str) -> str:
-        return pattern
+    def listed_pattern(self, key_prefix: str) -> str:
+        return f"{escaped(start_of_names(self._prefix, key_prefix))}*{END_OF_NAMES}"
 
-    def listed_name(self, key: str) -> str | None:
-        return None if is_part_name(key) else key
+    def listed_key(self, name: str) -> str | None:
+        return key_of_name(self._prefix, name)
 
     def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Fetching:
         return Fetching(equipment, self._reader, names, arrivals)
@@ -61,3 +55,11 @@ class FramedLayout(Layout):
             for name, obj in zip(names, objs, strict=True)
             for request in put_requests(self._writer, name, obj, self._stripe)
         ]
+
+    def keep_whole(self) -> bool:
+        was_striping, self._stripe = self._stripe > 0, 0
+        return was_striping
+
+    async def encode_removal_of_damage(self, connection: Connection, name: str) -> bytes | None:
+        damage = await look_again(connection, name)
+        return None if damage is None else damage.encode_removal(name)

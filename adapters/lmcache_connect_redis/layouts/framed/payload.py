@@ -20,10 +20,10 @@ async def receive_payload(connection: Connection, obj: MemoryObj, start: int, en
         CorruptRecordError: the checksum is wrong. The stream stands behind the record and is usable.
     """
     hasher = PayloadHasher() if has_checksum else None
-    stream = connection.stream
     if end > start:
         # The view is in no variable: the frames of a failed get may be kept, and would keep the block from the arena.
-        await stream.receive_into(obj.byte_array[start:end], hasher)
+        await connection.stream.receive_into(obj.byte_array[start:end], hasher)
+    stream = connection.stream
     if stream.buffered < _END_BYTES:  # as a rule it has come with the payload
         await stream.peek(_END_BYTES)
     rest = bytes(stream.buffered_view()[:_END_BYTES])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect.errors import FrameError
 from lmcache_connect.record import (
     MIN_HEADER_BYTES,
     OVERHEAD_BYTES,
@@ -21,38 +23,57 @@ from ...protocol.connection import Connection
 from .likely import LikelyRecords
 from .payload import receive_payload
 
+MAX_VALUE_BYTES: Final = 1 << 32
+"""No server holds a longer value. One that says so breaks the protocol."""
+
+_MAX_SKIPPED_BYTES: Final = 1 << 20
+"""A value that is not wanted is received up to this length. For a longer one, a new connection costs less."""
+
 
 @dataclass(eq=False, slots=True)
 class StripedChunk:
-    """A chunk whose head was received and whose parts are on their way into `obj`."""
+    """A chunk whose first piece has begun to arrive, and whose pieces are on their way into `obj`.
+
+    Attributes:
+        header: the header of the first piece.
+        left: the pieces that were not received yet.
+        failure: why a piece did not verify.
+        is_replaced: whether a piece was missing, or belongs to another put.
+    """
 
     name: str
     plan: StripePlan
+    header: FrameHeader
     obj: MemoryObj
     left: int = field(init=False)
     failure: CorruptRecordError | None = None
-    is_missing_parts: bool = False
+    is_replaced: bool = False
 
     def __post_init__(self) -> None:
-        self.left = self.plan.parts
+        self.left = self.plan.pieces
 
 
 class RecordReader:
-    """Receives whole chunks, and the heads and parts of striped ones, of one store. Holds no connection."""
+    """Receives whole chunks, and the pieces of striped ones, of one store. Holds no connection.
+
+    One object serves all connections of a connector, on the event loop and in several threads at a time.
+    """
 
     def __init__(self, options: RedisOptions) -> None:
         self._limit = options.max_value_bytes
         self._likely = LikelyRecords()
+        self.last_was_striped = False
+        """Whether the last chunk that was found was striped. The next one probably is the same."""
 
-    async def receive(
-        self, connection: Connection, name: str, room: Room, outstanding: int
-    ) -> MemoryObj | StripedChunk | None:
-        """Receives the next reply: a whole chunk, or the head of a striped one, with room for its parts.
+    async def receive(self, connection: Connection, name: str, room: Room, outstanding: int) -> MemoryObj | None:
+        """Receives the next reply, which is a whole chunk. Returns None if the store does not hold it.
 
-        Returns None if the store does not hold the chunk. `outstanding`: replies that are expected, this one included.
+        `outstanding`: replies that are expected, this one included.
 
         Raises:
-            CorruptRecordError: it does not verify. The stream stands behind it and is usable.
+            CorruptRecordError: it does not verify. The stream stands behind it, or was closed because it is long.
+            WrongTypeError: the chunk is striped, or the value is another program's. The stream is usable.
+            ArenaExhaustedError: see `Room.make`. The connection was closed.
         """
         begun = self._likely.take_header(connection, name, room, outstanding)
         if begun is None:
@@ -65,47 +86,84 @@ class RecordReader:
         except BaseException:
             obj.ref_count_down()
             raise
-        return obj if header.plan is None else StripedChunk(name, header.plan, obj)
+        return obj
+
+    async def begin_striped(self, connection: Connection, name: str, room: Room) -> StripedChunk | None:
+        """Receives the header of the next reply, which is the first piece of a striped chunk, and makes room for it.
+
+        The piece's payload is for `receive_first_piece`. Returns None if the store does not hold the chunk.
+
+        Raises:
+            CorruptRecordError, WrongTypeError (the chunk is whole), ArenaExhaustedError: see `receive`.
+        """
+        size = await self._receive_size(connection)
+        if size is None:
+            return None
+        header = await self._checked_header(connection, name, size)
+        if header.plan is None or header.index:
+            await self._skip(connection, size)
+            raise FrameError("piece", "it is not the first piece of a striped chunk")
+        self.last_was_striped = True
+        connection.stream.take(header.length)
+        return StripedChunk(name, header.plan, header, await room.make(connection, header.metadata))
+
+    async def receive_first_piece(self, connection: Connection, chunk: StripedChunk) -> None:
+        """Receives the payload of a chunk's first piece.
+
+        Raises:
+            CorruptRecordError: it does not verify. The stream stands behind it and is usable.
+        """
+        start, end = chunk.plan.bounds(0)
+        await receive_payload(connection, chunk.obj, start, end, chunk.header.has_checksum)
+
+    async def receive_piece(self, connection: Connection, chunk: StripedChunk, index: int) -> bool:
+        """Receives piece `index` into its place in `chunk.obj`.
+
+        Returns whether the store holds it. False, too, where it holds a piece of another put of the same chunk.
+
+        Raises:
+            CorruptRecordError: it does not verify. The stream stands behind it, or was closed because it is long.
+            WrongTypeError: a whole chunk has replaced the striped one. The stream is usable.
+        """
+        size = await self._receive_size(connection)
+        if size is None:
+            return False
+        header = await self._checked_header(connection, chunk.name, size)
+        if header.plan != chunk.plan:
+            await self._skip(connection, size)
+            return False
+        if header.index != index or header.metadata != chunk.header.metadata or not chunk.obj.is_valid():
+            await self._skip(connection, size)
+            raise FrameError("piece", f"it is not piece {index} of the chunk")
+        connection.stream.take(header.length)
+        start, end = chunk.plan.bounds(index)
+        await receive_payload(connection, chunk.obj, start, end, header.has_checksum)
+        return True
 
     async def _begin(self, connection: Connection, name: str, room: Room) -> tuple[FrameHeader, MemoryObj] | None:
         size = await self._receive_size(connection)
         if size is None:
             return None
         header = await self._checked_header(connection, name, size)
-        if header.part_index:
+        if header.plan is not None:
             await self._skip(connection, size)
-            raise CorruptRecordError("key", f"it is part {header.part_index} of a striped chunk")
-        if header.plan is None:
-            self._likely.remember(size, header, connection.stream.buffered_view())
+            raise FrameError("piece", "it is a piece of a striped chunk, in the place of a whole one")
+        self.last_was_striped = False
+        self._likely.remember(size, header, connection.stream.buffered_view())
         connection.stream.take(header.length)
         return header, await room.make(connection, header.metadata)
-
-    async def receive_part(self, connection: Connection, chunk: StripedChunk, index: int) -> bool:
-        """Receives part `index` into its place in `chunk.obj`. Returns whether the store holds it.
-
-        Raises:
-            CorruptRecordError: it does not verify. The stream stands behind it and is usable.
-        """
-        size = await self._receive_size(connection)
-        if size is None:
-            return False
-        header = await self._checked_header(connection, chunk.name, size)
-        if header.plan != chunk.plan or header.part_index != index or not chunk.obj.is_valid():
-            await self._skip(connection, size)
-            raise CorruptRecordError("part", f"it is not part {index} of this generation")
-        connection.stream.take(header.length)
-        start, end = chunk.plan.bounds(index)
-        await receive_payload(connection, chunk.obj, start, end, header.has_checksum)
-        return True
 
     async def _receive_size(self, connection: Connection) -> int | None:
         size = connection.number(await connection.expect(b"$", "a value"))
         if size == -1:
             connection.pending -= 1
             return None
+        if not 0 <= size <= MAX_VALUE_BYTES:
+            raise connection.broken(f"a value of {size} bytes; expected at most {MAX_VALUE_BYTES}")
         limit = self._limit + OVERHEAD_BYTES
-        if not 0 <= size <= limit:
-            raise connection.broken(f"a value of {size} bytes; expected at most {limit}")
+        if size > limit:
+            await self._skip(connection, size)
+            raise CorruptRecordError("too_large", f"a value of {size} bytes; max_value_bytes allows {limit}")
         return size
 
     async def _checked_header(self, connection: Connection, name: str, size: int) -> FrameHeader:
@@ -119,6 +177,9 @@ class RecordReader:
             raise
 
     async def _skip(self, connection: Connection, size: int) -> None:
+        if size > _MAX_SKIPPED_BYTES:
+            connection.close()  # what was asked for behind it is asked for again, over another connection
+            return
         await connection.stream.discard(size + 2)
         connection.pending -= 1
 
@@ -127,5 +188,5 @@ class RecordReader:
             raise CorruptRecordError("short", f"a value of {size} bytes is shorter than a record")
         length = header_length(await connection.stream.peek(8))
         if length + TRAILER_BYTES > size:
-            raise CorruptRecordError("short", f"a value of {size} bytes with a header of {length}")
+            raise FrameError("short", f"a value of {size} bytes with a header of {length}")
         return decode_header(await connection.stream.peek(length), name, size)

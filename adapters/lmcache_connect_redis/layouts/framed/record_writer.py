@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-from lmcache_connect import MemoryObj
-from lmcache_connect.errors import ValueTooLargeError
+from lmcache_connect import MemoryObj, StoreError
+from lmcache_connect.errors import StoreFullError, ValueTooLargeError
 from lmcache_connect.record import (
-    FIXED_HEADER_BYTES,
     MAX_HEADER_BYTES,
     NO_CHECKSUM_TRAILER,
     TRAILER_BYTES,
     PayloadHasher,
     StripePlan,
     encode_header,
-    glance_plan,
 )
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command, encode_expiry
+from ...protocol.transaction import EXEC, MULTI, read_transaction, replies_of
 
-STAGING_MS: Final = 600_000
-"""How long parts live, in milliseconds, until their head is written. So what a writer that died has left goes away."""
+STAGING_MS: Final = 60_000
+"""How long an unfinished chunk lives in the store, in milliseconds, after its last piece was written. So what a writer
+that died has left goes away."""
+
+_PIECE_COMMANDS: Final = 3
+_PIECE_DONE: Final = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*3\r\n:1\r\n:1\r\n:"
+"""How the replies to a piece begin where all is well. The number of pieces that the chunk has then follows."""
+
+_COMMIT_COMMANDS: Final = 2
 
 
 class RecordWriter:
-    """Sends whole chunks, and the heads and parts of striped ones, as records of one store. Holds no connection."""
+    """Sends whole chunks, and the pieces of striped ones, as records of one store. Holds no connection."""
 
     def __init__(self, store: str, options: RedisOptions) -> None:
         self._store = store
         self._checksum = options.checksum
         self._limit = options.max_value_bytes
-        ttl = options.ttl_ms
-        self._expiry = encode_expiry(ttl)
-        # Parts outlive their head, so that a head never stands without them.
-        self._part_expiry = encode_expiry(STAGING_MS if ttl is None else ttl + STAGING_MS)
-        self.keeps_parts = ttl is None
-        """Whether parts have to be made lasting once their head stands."""
+        self._ttl_ms = options.ttl_ms
+        self._expiry = encode_expiry(options.ttl_ms)
+
+    # ----------------------------------------------------------------------------------------------- whole chunks
 
     def check_size(self, name: str, obj: MemoryObj) -> None:
         """Raises `ValueTooLargeError` if a chunk does not fit one value."""
@@ -48,63 +53,107 @@ class RecordWriter:
                 raise ValueTooLargeError(self._store, nbytes, self._limit)
 
     async def send_whole(self, connection: Connection, name: str, obj: MemoryObj) -> None:
-        """Sends a whole chunk. It has two replies: one for `read_replaced`, then a status."""
+        """Sends a whole chunk. Its one reply is a status."""
         header = encode_header(name, obj.metadata, checksum=self._checksum)
-        # What is replaced may be a striped chunk, whose parts then belong to nobody.
-        before = encode_command(b"GETRANGE", name.encode(), b"0", b"%d" % (FIXED_HEADER_BYTES - 1))
-        connection.pending += 1
-        await self._send_value(connection, name, header, obj, (0, obj.get_size()), self._expiry, before)
-
-    async def send_part(self, connection: Connection, name: str, obj: MemoryObj, plan: StripePlan, index: int) -> None:
-        """Sends part `index`. It has one reply: a status."""
-        header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan, part_index=index)
-        part = plan.part_name(name, index)
-        await self._send_value(connection, part, header, obj, plan.bounds(index), self._part_expiry)
-
-    async def send_head(self, connection: Connection, name: str, obj: MemoryObj, plan: StripePlan) -> None:
-        """Sends the head, which commits the chunk. It has one reply, for `read_replaced`."""
-        header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan)
-        await self._send_value(connection, name, header, obj, (0, 0), self._expiry + b"$3\r\nGET\r\n")
-
-    async def _send_value(
-        self,
-        connection: Connection,
-        key: str,
-        header: bytes,
-        obj: MemoryObj,
-        bounds: tuple[int, int],
-        options: bytes,
-        before: bytes = b"",
-    ) -> None:
-        start, end = bounds
-        size = len(header) + end - start + TRAILER_BYTES
-        if size > self._limit:
-            raise ValueTooLargeError(self._store, size, self._limit)
-        name = key.encode()
-        command = b"%b*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
-            before,
-            3 + options.count(b"$"),
-            len(name),
-            name,
-            size,
+        key = name.encode()
+        head = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+            3 + self._expiry.count(b"$"),
+            len(key),
+            key,
+            len(header) + obj.get_size() + TRAILER_BYTES,
             header,
         )
-        hasher = PayloadHasher() if self._checksum else None
-
-        def tail() -> bytes:
-            trailer = hasher.trailer() if hasher is not None else NO_CHECKSUM_TRAILER
-            return b"%b\r\n%b" % (trailer, options)
-
         connection.pending += 1
-        await connection.stream.send_framed(command, obj.byte_array[start:end], hasher, tail)
+        hasher, tail = self._ending(self._expiry)
+        await connection.stream.send_framed(head, obj.byte_array, hasher, tail)
 
-    async def read_replaced(self, connection: Connection) -> StripePlan | None:
-        """Takes the reply that holds what a put replaced. Returns its stripe plan, or None if it was not striped."""
-        size = connection.number(await connection.expect(b"$", "the old value"))
-        plan = None
-        if size >= FIXED_HEADER_BYTES:
-            plan = glance_plan(await connection.stream.peek(FIXED_HEADER_BYTES))
-        if size >= 0:
-            await connection.stream.discard(size + 2)
-        connection.pending -= 1
-        return plan
+    # ---------------------------------------------------------------------------------------------------- pieces
+
+    def check_piece_size(self, name: str, obj: MemoryObj, plan: StripePlan) -> None:
+        """Raises `ValueTooLargeError` if a piece does not fit one value."""
+        size = len(encode_header(name, obj.metadata, plan=plan)) + plan.stripe_size + TRAILER_BYTES
+        if size > self._limit:
+            raise ValueTooLargeError(self._store, size, self._limit)
+
+    async def send_piece(
+        self, connection: Connection, name: str, staging: str, obj: MemoryObj, plan: StripePlan, index: int
+    ) -> None:
+        """Sends piece `index` of the chunk `name`, which is written under `staging`. For `read_piece_stored`.
+
+        Writing the piece, setting the time to live and counting the pieces are one transaction. So the chunk never
+        stands there without a time to live, also where the server evicts it between two pieces.
+        """
+        start, end = plan.bounds(index)
+        header = encode_header(name, obj.metadata, checksum=self._checksum, plan=plan, index=index)
+        key = staging.encode()
+        field = b"%d" % index
+        head = b"%b*4\r\n$4\r\nHSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+            MULTI,
+            len(key),
+            key,
+            len(field),
+            field,
+            len(header) + end - start + TRAILER_BYTES,
+            header,
+        )
+        hasher, tail = self._ending(
+            encode_command(b"PEXPIRE", key, b"%d" % STAGING_MS) + encode_command(b"HLEN", key) + EXEC
+        )
+        connection.pending += replies_of(_PIECE_COMMANDS)
+        await connection.stream.send_framed(head, obj.byte_array[start:end], hasher, tail)
+
+    async def read_piece_stored(self, connection: Connection) -> int:
+        """Takes the replies to `send_piece`. Returns how many pieces the chunk had when this one was there.
+
+        Raises:
+            TransactionRefusedError, StoreError: the piece was not stored.
+        """
+        stream = connection.stream
+        if stream.buffered < len(_PIECE_DONE):
+            await stream.peek_available(1)
+        if bytes(stream.buffered_view()[: len(_PIECE_DONE)]) == _PIECE_DONE:
+            stream.take(len(_PIECE_DONE) - 1)
+            connection.pending -= replies_of(_PIECE_COMMANDS) - 1
+            return await connection.read_integer()
+        _, _, held = await read_transaction(connection, _PIECE_COMMANDS)
+        return connection.number(held)
+
+    async def send_commit(self, connection: Connection, name: str, staging: str) -> None:
+        """Puts a chunk that is complete in its place, with its own time to live. For `read_committed`."""
+        key = staging.encode()
+        if self._ttl_ms is None:
+            lasting = encode_command(b"PERSIST", key)
+        else:
+            lasting = encode_command(b"PEXPIRE", key, b"%d" % self._ttl_ms)
+        commands = lasting + encode_command(b"RENAME", key, name.encode())
+        await connection.send(MULTI + commands + EXEC, replies=replies_of(_COMMIT_COMMANDS))
+
+    async def read_committed(self, connection: Connection) -> None:
+        """Takes the replies to `send_commit`.
+
+        Raises:
+            StoreFullError: the chunk has gone meanwhile. Nothing was replaced.
+            TransactionRefusedError, StoreError: nothing was replaced.
+        """
+        try:
+            lasting, renamed = await read_transaction(connection, _COMMIT_COMMANDS)
+        except StoreError as error:
+            if "no such key" in str(error):
+                raise self.evicted() from None
+            raise
+        if lasting != b":1" or renamed != b"+OK":
+            raise connection.broken(f"a commit answers {lasting[:40]!r} and {renamed[:40]!r}; expected ':1' and '+OK'")
+
+    def evicted(self) -> StoreFullError:
+        """Returns the error for a chunk that the server evicted while it was written."""
+        return StoreFullError(
+            self._store,
+            "the server evicted the chunk while it was written; raise its maxmemory, or send fewer puts at a time",
+        )
+
+    def _ending(self, rest: bytes) -> tuple[PayloadHasher | None, Callable[[], bytes]]:
+        """Returns what hashes a payload, and what makes the bytes that follow it: trailer, CR LF and `rest`."""
+        if not self._checksum:
+            return None, lambda: b"%b\r\n%b" % (NO_CHECKSUM_TRAILER, rest)
+        hasher = PayloadHasher()
+        return hasher, lambda: b"%b\r\n%b" % (hasher.trailer(), rest)

@@ -1,35 +1,45 @@
-"""The requests of a put: whole chunks, or parts and then the head that commits them."""
+"""The requests of a put: whole chunks, or pieces and then the transaction that puts the chunk in its place.
+
+The pieces of a striped chunk become fields of a hash under a temporary name, which expires. So what a killed writer
+leaves goes away. When all pieces are there, one `RENAME` replaces whatever stood under the chunk's own name. See
+`docs/record.md`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from secrets import randbits
+from typing import Final
 
-from lmcache_connect import MemoryObj, StoreError
-from lmcache_connect.record import StripePlan
+from lmcache_connect import MemoryObj
+from lmcache_connect.record import StripePlan, staging_name
 
 from ...protocol.connection import Connection
-from ...protocol.replies import encode_command
 from ...store_pipeline import Names, StoreRequest
 from .record_writer import RecordWriter
 
+STRIPES_FROM: Final = 4
+"""A chunk of more than so many stripes is striped. A smaller one is written and read at least as fast as one value."""
+
 
 def put_requests(writer: RecordWriter, name: str, obj: MemoryObj, stripe_size: int) -> Sequence[StoreRequest]:
-    """Returns the requests that put one chunk: one, or one for each of its parts.
+    """Returns the requests that put one chunk: one, or one for each of its pieces. A `stripe_size` of 0 keeps it whole.
 
     Raises:
-        ValueTooLargeError: the chunk is not striped and fits no value.
+        ValueTooLargeError: the chunk, or a piece of it, fits no value.
     """
     nbytes = obj.get_size()
-    if not stripe_size or nbytes <= stripe_size:
+    if not stripe_size or nbytes <= STRIPES_FROM * stripe_size:
         writer.check_size(name, obj)
         return [_WholePut(writer, name, obj)]
-    head = _HeadPut(writer, name, obj, StripePlan(nbytes, stripe_size, randbits(63) + 1))
-    return [_PartPut(writer, head, index) for index in range(1, head.plan.parts + 1)]
+    plan = StripePlan(nbytes, stripe_size, randbits(63) + 1)
+    writer.check_piece_size(name, obj, plan)
+    put = _StripedPut(writer, name, obj, plan)
+    return [_PiecePut(put, index) for index in range(plan.pieces)]
 
 
 class _WholePut(StoreRequest):
-    """A chunk as one record."""
+    """A chunk as one record. It replaces whatever stood under its name."""
 
     def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj) -> None:
         self._writer = writer
@@ -41,84 +51,66 @@ class _WholePut(StoreRequest):
         return self._obj.get_size()
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        try:
-            replaced = await self._writer.read_replaced(connection)
-        except StoreError:
-            await connection.read_status()  # refused as well, probably: both replies must be read
-            raise
         await connection.read_status()
-        return _tidying(self._name, replaced, None)
-
-
-class _PartPut(StoreRequest):
-    """A part of a striped chunk. Every part must stand before the head is written."""
-
-    def __init__(self, writer: RecordWriter, head: _HeadPut, index: int) -> None:
-        self._writer = writer
-        self._head = head
-        self._index = index
-        self._is_begun = False
-
-    async def send(self, connection: Connection) -> int:
-        self._is_begun = True
-        head = self._head
-        await self._writer.send_part(connection, head.name, head.obj, head.plan, self._index)
-        start, end = head.plan.bounds(self._index)
-        return end - start
-
-    async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        await connection.read_status()
-        self._head.missing_parts -= 1
-        return None if self._head.missing_parts else self._head
-
-    def staged(self) -> Names:
-        head = self._head
-        return [head.plan.part_name(head.name, self._index)] if self._is_begun and not head.is_begun else []
-
-
-class _HeadPut(StoreRequest):
-    """The head of a striped chunk, which commits the chunk. If a put fails before, the chunk was not stored."""
-
-    def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj, plan: StripePlan) -> None:
-        self._writer = writer
-        self.name = name
-        self.obj = obj
-        self.plan = plan
-        self.missing_parts = plan.parts
-        self.is_begun = False
-
-    async def send(self, connection: Connection) -> int:
-        self.is_begun = True
-        await self._writer.send_head(connection, self.name, self.obj, self.plan)
-        return 0
-
-    async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        replaced = await self._writer.read_replaced(connection)
-        return _tidying(self.name, replaced, self.plan, keeps_parts=self._writer.keeps_parts)
-
-
-class _Tidying(StoreRequest):
-    """Commands that make new parts lasting and unlink replaced ones. Each is answered by an integer."""
-
-    def __init__(self, commands: Sequence[bytes]) -> None:
-        self._commands = commands
-
-    async def send(self, connection: Connection) -> int:
-        await connection.send(b"".join(self._commands), replies=len(self._commands))
-        return 0
-
-    async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        for _ in self._commands:
-            await connection.read_integer()
         return None
 
 
-def _tidying(
-    name: str, replaced: StripePlan | None, stored: StripePlan | None, keeps_parts: bool = False
-) -> StoreRequest | None:
-    commands = []
-    if stored is not None and keeps_parts:
-        commands += [encode_command(b"PERSIST", part.encode()) for part in stored.part_names(name)]
-    if replaced is not None and replaced != stored:
-        commands += [encode_command(b"UNLINK", part.encode()) for part in replaced.part_names(name)]
-    return _Tidying(commands) if commands else None
+class _StripedPut:
+    """What the pieces of one put of a striped chunk share."""
+
+    def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj, plan: StripePlan) -> None:
+        self.writer = writer
+        self.name = name
+        self.obj = obj
+        self.plan = plan
+        self.staging = staging_name(name)
+        self.unanswered = plan.pieces
+        self.held = 0
+        """The most pieces that the server was seen to hold."""
+        self.is_begun = False
+
+
+class _PiecePut(StoreRequest):
+    """A piece of a striped chunk. All of them must be there before the chunk is put in its place."""
+
+    def __init__(self, put: _StripedPut, index: int) -> None:
+        self._put = put
+        self._index = index
+
+    async def send(self, connection: Connection) -> int:
+        put = self._put
+        put.is_begun = True
+        await put.writer.send_piece(connection, put.name, put.staging, put.obj, put.plan, self._index)
+        start, end = put.plan.bounds(self._index)
+        return end - start
+
+    async def read_replies(self, connection: Connection) -> StoreRequest | None:
+        put = self._put
+        held = await put.writer.read_piece_stored(connection)
+        put.held = max(put.held, held)  # another member may have raised it meanwhile
+        put.unanswered -= 1
+        if put.unanswered:
+            return None
+        if put.held != put.plan.pieces:
+            # The server evicted the first pieces and then took the others. Nothing but the count would show it.
+            raise put.writer.evicted()
+        return _Commit(put)
+
+    def staged(self) -> Names:
+        return [self._put.staging] if self._index == 0 and self._put.is_begun else []
+
+
+class _Commit(StoreRequest):
+    """The transaction that puts a complete chunk in its place. If the put fails before, the chunk was not stored."""
+
+    def __init__(self, put: _StripedPut) -> None:
+        self._put = put
+
+    async def send(self, connection: Connection) -> int:
+        put = self._put
+        await put.writer.send_commit(connection, put.name, put.staging)
+        return 0
+
+    async def read_replies(self, connection: Connection) -> StoreRequest | None:
+        await self._put.writer.read_committed(connection)
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from lmcache_connect import CorruptRecordError, MemoryObj
@@ -14,7 +14,7 @@ from ...options import RedisOptions
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
 from ...store_pipeline import StoreRequest
-from ..layout import Layout
+from ..layout import Layout, escaped
 from .records import METADATA_SUFFIX, TwoKeyRecords, both_keys
 
 
@@ -22,9 +22,13 @@ class TwoKeyLayout(Layout):
     """`layout=lmcache`: a chunk's payload and its metadata under keys of their own."""
 
     keys_each: ClassVar[int] = 2
+    listed_type: ClassVar[tuple[bytes, ...]] = (b"TYPE", b"string")
 
     def __init__(self, store: str, options: RedisOptions) -> None:
         self._records = TwoKeyRecords(store, options)
+
+    def names_of(self, keys: Sequence[str]) -> list[str]:
+        return [*keys]
 
     def encode_exists(self, names: Sequence[bytes]) -> bytes:
         # LMCache asks for the metadata alone, and takes a chunk whose payload was evicted for a hit.
@@ -36,15 +40,14 @@ class TwoKeyLayout(Layout):
             ]
         )
 
-    async def remove(self, connection: Connection, name: str) -> bool:
-        await connection.send(encode_command(b"UNLINK", *both_keys(name)))
-        return await connection.read_integer() == self.keys_each
+    def encode_remove(self, names: Sequence[bytes]) -> bytes:
+        return b"".join([encode_command(b"UNLINK", name + b"metadata", name + b"kv_bytes") for name in names])
 
-    def listed_pattern(self, pattern: str) -> str:
-        return pattern + METADATA_SUFFIX
+    def listed_pattern(self, key_prefix: str) -> str:
+        return f"{escaped(key_prefix)}*{METADATA_SUFFIX}"
 
-    def listed_name(self, key: str) -> str | None:
-        return key.removesuffix(METADATA_SUFFIX) if key.endswith(METADATA_SUFFIX) else None
+    def listed_key(self, name: str) -> str | None:
+        return name.removesuffix(METADATA_SUFFIX) if name.endswith(METADATA_SUFFIX) else None
 
     def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> TwoKeyFetching:
         return TwoKeyFetching(equipment, self._records, names, arrivals)
@@ -73,6 +76,9 @@ class TwoKeyFetching(FetchPipeline[int]):
     def next_ask(self) -> tuple[int, bytes, int]:
         slot = self._slots.popleft()
         return slot, encode_command(b"MGET", *both_keys(self._names[slot])), self._typical
+
+    def ask_again(self, asks: Iterable[int]) -> None:
+        self._slots.extend(asks)
 
     async def take(self, connection: Connection, ask: int, outstanding: int) -> int:
         try:

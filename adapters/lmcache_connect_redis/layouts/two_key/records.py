@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from lmcache_connect import CorruptRecordError, MemoryObj, StoreError
+from lmcache_connect import CorruptRecordError, MemoryObj
 from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
 from lmcache_connect.streaming import Room
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
-from ...protocol.replies import encode_command, encode_expiry
+from ...protocol.replies import encode_expiry
+from ...protocol.transaction import EXEC, MULTI, read_transaction, replies_of
 
 METADATA_SUFFIX: Final = "metadata"
 PAYLOAD_SUFFIX: Final = "kv_bytes"
 
-_MULTI: Final = encode_command(b"MULTI")
-_EXEC: Final = encode_command(b"EXEC")
 _WRITES: Final = 2
 
 
@@ -49,7 +48,7 @@ class TwoKeyRecords:
     async def send(self, connection: Connection, name: str, obj: MemoryObj) -> None:
         """Sends payload and metadata in LMCache's order. The replies are for `read_stored`."""
         metadata_key, payload_key = both_keys(name)
-        head = b"%b%b$%d\r\n" % (_MULTI, self._set(payload_key), obj.get_size())
+        head = b"%b%b$%d\r\n" % (MULTI, self._set(payload_key), obj.get_size())
         metadata = encode_remote_metadata(obj.metadata)
         tail = b"\r\n%b%b$%d\r\n%b\r\n%b%b" % (
             self._expiry,
@@ -57,9 +56,9 @@ class TwoKeyRecords:
             len(metadata),
             metadata,
             self._expiry,
-            _EXEC,
+            EXEC,
         )
-        connection.pending += 2 + _WRITES
+        connection.pending += replies_of(_WRITES)
         await connection.stream.send_framed(head, obj.byte_array, None, lambda: tail)
 
     def _set(self, key: bytes) -> bytes:
@@ -67,25 +66,9 @@ class TwoKeyRecords:
 
     async def read_stored(self, connection: Connection) -> None:
         """Takes the replies to `send`. Raises the first error among them, and leaves the connection usable."""
-        failure = await _refusal(connection, b"OK")
-        taken = b"QUEUED" if failure is None else b"OK"  # where MULTI is refused, the SETs are done at once
-        for _ in range(_WRITES):
-            refused = await _refusal(connection, taken)
-            failure = failure or refused
-        try:
-            count = connection.number(await connection.expect(b"*", "the transaction's replies"))
-        except StoreError as aborted:
-            if failure is None or not connection.stream.is_open:
-                raise
-            raise failure from aborted
-        if count != _WRITES:
-            raise connection.broken(f"a transaction of {count} replies; expected {_WRITES}")
-        connection.pending += count - 1
-        for _ in range(count):
-            refused = await _refusal(connection, b"OK")
-            failure = failure or refused
-        if failure is not None:
-            raise failure
+        done = await read_transaction(connection, _WRITES)
+        if done != [b"+OK"] * _WRITES:
+            raise connection.broken(f"a transaction answers {done!r:.80}; expected OK twice")
 
     # ---------------------------------------------------------------------------------------------- receiving
 
@@ -146,14 +129,3 @@ class TwoKeyRecords:
         if size is not None:
             await connection.stream.discard(size + 2)
         connection.pending -= 1
-
-
-async def _refusal(connection: Connection, expected: bytes) -> StoreError | None:
-    """Takes a status reply, which must be `expected`. Returns the error that came in its place, or None."""
-    try:
-        await connection.read_ok(expected)
-    except StoreError as refused:
-        if not connection.stream.is_open:
-            raise
-        return refused
-    return None
