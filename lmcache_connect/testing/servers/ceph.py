@@ -26,8 +26,9 @@ from .s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 _PROGRAMS: Final = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
 _STEP_SECONDS: Final = 30.0
 _ENDS_WITHIN: Final = 2.0
-_STORE_TRIES: Final = 4
-_STORE_SECONDS: Final = 6.0
+_PROGRAM_TRIES: Final = 5
+_STORE_TRIES: Final = 8
+_STORE_SECONDS: Final = 3.0
 
 _CONFIG: Final = """
 [global]
@@ -149,23 +150,30 @@ class CephServer(S3Server):
         raise ServerStartError(self.product, f"the object store did not come up in {_STORE_TRIES} tries", "")
 
     def _run(self, directory: Path, program: str, *arguments: str) -> bytes:
-        """Runs a program to its end. Returns what it has printed."""
+        """Runs a program to its end, again where it fails. Returns what it has printed."""
         command = [program, *(() if program == "monmaptool" else ("-c", str(directory / "ceph.conf"))), *arguments]
-        try:
-            return subprocess.run(
-                command,
-                cwd=directory,
-                env=self._environment(),
-                check=True,
-                timeout=_STEP_SECONDS,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            ).stdout
-        except subprocess.SubprocessError as error:
-            self._end_behind()
-            said = (getattr(error, "output", None) or b"").decode(errors="replace")
-            raise ServerStartError(self.product, f"{program} failed: {error}", said[-2000:]) from error
+        said = b""
+        for _ in range(_PROGRAM_TRIES):
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=directory,
+                    env=self._environment(),
+                    check=False,
+                    timeout=_STEP_SECONDS,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
+            except subprocess.TimeoutExpired as error:
+                said = (error.output or b"") + f"\nit did not end within {_STEP_SECONDS:g} s".encode()
+                break
+            said = done.stdout
+            if done.returncode == 0:
+                return said
+            time.sleep(0.1)  # the monitor refuses commands for moments while it starts
+        self._end_behind()
+        raise ServerStartError(self.product, f"{program} {arguments[0]} failed", said.decode(errors="replace")[-2000:])
 
     def _begin(self, directory: Path, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (directory / f"{program}.log").open("wb") as log:
