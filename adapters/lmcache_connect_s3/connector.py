@@ -17,7 +17,7 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.contract import Flags, gather, leave_out
+from lmcache_connect.contract import Flags, gather, leave_out, note_progress
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
 from lmcache_connect.streaming import Arrivals, Equipment, StreamingConnector
 from lmcache_connect.transport import StreamClosedError, TLSSettings, open_tcp_stream
@@ -159,6 +159,8 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         """Yields the keys that start with `prefix`, a page of a thousand at a time. Other names are left out."""
         listing = Listing(self._bucket, self._store, self._names.listed_prefix(prefix))
         while (names := await listing.next_page()) is not None:
+            if names:
+                note_progress()  # also where none of them is ours
             for name in names:
                 key = self._names.key(name)
                 if key is not None and key.startswith(prefix):

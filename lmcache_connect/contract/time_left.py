@@ -1,4 +1,4 @@
-"""`seconds_left`: how long the operation under way may still take. For connectors that wait between requests."""
+"""The deadline of the operation under way, for its connector: `seconds_left` reads it, `note_progress` renews it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ class Deadlined(Protocol):
 
     def give_back(self) -> None:
         """Gives the operation's share of the byte budget back, because it moves no bytes while it waits."""
+
+    def renew(self) -> None:
+        """Lets the deadline begin anew."""
 
 
 operation_under_way: Final[ContextVar[Deadlined | None]] = ContextVar("operation_under_way", default=None)
@@ -41,3 +44,13 @@ def seconds_left() -> float:
     running = operation_under_way.get()
     deadline = running.deadline if running is not None else math.inf
     return min(deadline, anyio.current_effective_deadline()) - now
+
+
+def note_progress() -> None:
+    """Lets the deadline of the operation under way begin anew. Does nothing where there is none.
+
+    A listing calls it for each page that has brought names: nobody knows before how many there are. Nothing else does,
+    since a call that is about a number of keys or bytes has a deadline that allows time for them.
+    """
+    if (running := operation_under_way.get()) is not None:
+        running.renew()

@@ -262,7 +262,7 @@ class ManagedConnector(RemoteConnector):
             return found
 
         try:
-            return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load(len(wanted)))
+            return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load.of_keys(len(wanted)))
         finally:
             self._forget(wanted)
 
@@ -516,7 +516,7 @@ class ManagedConnector(RemoteConnector):
                 raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(keys)}, one per key")
             return found
 
-        return await self._runner.run(BATCHED_EXISTS, call, Load(len(keys)))
+        return await self._runner.run(BATCHED_EXISTS, call, Load.of_keys(len(keys)))
 
     async def _fetch(self, keys: Sequence[Key]) -> Slots:
         async def call() -> Slots:

@@ -42,7 +42,7 @@ class InFlight:
         if self._scope_class is None:
             # anyio.CancelScope() looks up its backend each time, which costs as much as all else that a scope does.
             self._scope_class = type(anyio.CancelScope())
-        running = Running(self._scope_class(), self._loop.time() + seconds)
+        running = Running(self._scope_class(), self._loop.time, seconds)
         self._running.add(running)
         if running.deadline < self._timer_at:
             self._set_timer(running.deadline)

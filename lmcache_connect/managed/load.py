@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+KEY_SECONDS: Final = 0.01
+"""How much later the deadline of a look-up or removal is for each further key. A slow store makes 100 a second."""
+
 
 class Load(NamedTuple):
     """What one call is about: its number of keys, and how many bytes it moves or may move."""
@@ -15,11 +18,18 @@ class Load(NamedTuple):
     """Bytes that are taken from the byte budget meanwhile."""
     sent_bytes: int = 0
     """Bytes that the store has got when the call has succeeded. What it gives is counted by `Operation.count`."""
+    deadline_keys: int = 0
+    """Keys that the deadline allows time for, `KEY_SECONDS` each."""
 
     @classmethod
     def of_put(cls, items: int, nbytes: int) -> Load:
         """The load of a call that sends `nbytes`."""
         return cls(items, nbytes, nbytes, nbytes)
+
+    @classmethod
+    def of_keys(cls, items: int) -> Load:
+        """The load of a call that looks keys up, or removes them."""
+        return cls(items, deadline_keys=max(items - 1, 0))
 
 
 ONE_KEY: Final = Load()

@@ -43,7 +43,7 @@ from ..observability import OperationStatistics, Span, StoreMetrics, current_tra
 from .breaker import Admission, CircuitBreaker
 from .byte_budget import ByteBudget
 from .in_flight import InFlight
-from .load import ONE_KEY, Load
+from .load import KEY_SECONDS, ONE_KEY, Load
 from .operations import Operation
 from .running import Running
 
@@ -181,6 +181,7 @@ class OperationRunner:
         if admission is None and not operation.is_probe:
             return self._refused(operation, load, stats, span)
         seconds = self._settings.operation_timeout + load.deadline_bytes / self._settings.min_throughput
+        seconds += load.deadline_keys * KEY_SECONDS
         if self.breaker.is_probe(admission):
             if not operation.is_transfer:
                 seconds = min(seconds, self._settings.stall_timeout)
@@ -314,7 +315,7 @@ class OperationRunner:
     ) -> LMCacheConnectError:
         if running.is_late:
             what = () if started is not None else ("waiting for the byte budget",)
-            return OperationTimeoutError(self._store, operation, seconds, *what)
+            return OperationTimeoutError(self._store, operation, seconds + running.renewed, *what)
         if self.is_closed:
             return ConnectorClosedError(self._what)
         return StoreUnavailableError(self._store, f"the connector was recreated during {operation}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 
 from .byte_budget import ByteBudget
@@ -10,15 +12,19 @@ from .byte_budget import ByteBudget
 class Running:
     """One operation that is under way, from its admission to its end."""
 
-    __slots__ = ("_budget", "_share", "corrupt", "deadline", "is_late", "scope")
+    __slots__ = ("_budget", "_now", "_seconds", "_share", "corrupt", "deadline", "is_late", "renewed", "scope")
 
-    def __init__(self, scope: anyio.CancelScope, deadline: float) -> None:
+    def __init__(self, scope: anyio.CancelScope, now: Callable[[], float], seconds: float) -> None:
         self.scope = scope
         """What the operation runs in."""
-        self.deadline = deadline
+        self._now = now
+        self._seconds = seconds
+        self.deadline = now() + seconds
         """When it has to end, by its loop's clock."""
         self.is_late = False
         """Whether it was cancelled because its deadline had passed."""
+        self.renewed = 0.0
+        """Seconds by which the deadline was moved."""
         self._budget: ByteBudget | None = None
         self._share = 0
         self.corrupt: tuple[str, ...] = ()
@@ -34,3 +40,9 @@ class Running:
         budget, self._budget = self._budget, None
         if budget is not None:
             budget.release(self._share)
+
+    def renew(self) -> None:
+        """Lets the deadline begin anew, since the operation has got on."""
+        if not self.is_late:
+            before, self.deadline = self.deadline, self._now() + self._seconds
+            self.renewed += self.deadline - before

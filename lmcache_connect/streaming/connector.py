@@ -11,7 +11,7 @@ from typing import Final, Generic, Literal
 
 import anyio
 
-from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather
+from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather, note_progress
 from ..errors import CorruptRecordError, InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
 from ..keys import Key, key_strings
 from ..memory import MemoryObj
@@ -25,6 +25,9 @@ LARGE_BYTES: Final = 1 << 20
 
 NAMES_AT_A_TIME: Final = 250
 """Keys that are made names before the event loop does other work."""
+
+_LISTED_AT_A_TIME: Final = 1000
+"""Keys of a listing after which its deadline begins anew."""
 
 IO = Literal["auto", "thread", "loop"]
 """What moves a call's bytes. `auto`: a thread for `LARGE_BYTES` and more, the event loop for less."""
@@ -117,7 +120,12 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
     async def list(self) -> Names:
         """Returns every key, each once."""
-        return [*dict.fromkeys([key async for key in self.scan()])]
+        found: dict[str, None] = {}
+        async for key in self.scan():
+            found[key] = None
+            if not len(found) % _LISTED_AT_A_TIME:
+                note_progress()
+        return [*found]
 
     async def get(self, key: Key) -> MemoryObj | None:
         """Returns the chunk, received straight into the arena. None if the store does not hold it.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import quote
@@ -11,13 +13,19 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect import (
+    ConnectorConfig,
+    ConnectorManager,
+    LocalCPUBackend,
+    ManagedConnector,
+    OperationTimeoutError,
+)
 from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.oversight import clear
 from lmcache_connect.testing import FaultyS3Server
 from lmcache_connect.testing.loop_watch import LoopWatch
 from lmcache_connect.testing.servers.s3 import BUCKET, MotoServer, RcloneServer
-from lmcache_connect.testing.servers.s3_faults import Do, Raw, Reply, Request
+from lmcache_connect.testing.servers.s3_faults import Do, Raw, Refuse, Reply, Request
 from lmcache_connect_s3.documents import DocumentError, listed_names, page_of
 
 from ...testing.conformance.raw_s3 import client_of
@@ -216,3 +224,63 @@ def test_text_in_many_pieces_is_read_whole() -> None:
     text = "a&amp;" * 100_000
     document = f"<ListBucketResult><Contents><Key>{text}</Key></Contents></ListBucketResult>".encode()
     assert page_of(document, "").names == ("a&" * 100_000,)
+
+
+class SlowPages(Pages):
+    """Thirty pages, each of which takes the store a while."""
+
+    def page(self, number: int) -> bytes:
+        time.sleep(0.05)  # in the server's thread: it works for so long on each page
+        return _page([f"k{number}"], f"token-{number}" if number < 30 else None)
+
+
+@pytest.mark.asyncio
+async def test_a_long_listing_may_take_longer_than_the_deadline_of_a_call_while_it_gets_on(
+    faulty: FaultyS3Server, local_cpu_backend: LocalCPUBackend
+) -> None:
+    SlowPages(faulty)
+    config = ConnectorConfig.load(operation_timeout=0.5, retries=0)
+    async with ConnectorManager(faulty.url(timeout=0.5), None, local_cpu_backend, config) as manager:
+        connector = manager.create_connector()
+        before = time.monotonic()
+        assert len(await connector.list()) == 30
+        assert time.monotonic() - before > 1.4
+
+
+@pytest.mark.asyncio
+async def test_a_listing_that_stalls_ends_at_the_deadline_of_its_last_page(
+    faulty: FaultyS3Server, local_cpu_backend: LocalCPUBackend
+) -> None:
+    class StallsLater(Pages):
+        def page(self, number: int) -> bytes:
+            if number == 3:
+                released.wait(5)
+            return _page([f"k{number}"], f"token-{number}")
+
+    released = threading.Event()
+    StallsLater(faulty)
+    config = ConnectorConfig.load(operation_timeout=0.5, retries=0)
+    async with ConnectorManager(faulty.url(timeout=0.5), None, local_cpu_backend, config) as manager:
+        connector = manager.create_connector()
+        before = time.monotonic()
+        with pytest.raises(OperationTimeoutError, match="list did not finish"):
+            await connector.list()
+        assert time.monotonic() - before < 2
+    released.set()
+
+
+@pytest.mark.asyncio
+async def test_a_look_up_of_many_keys_has_time_for_each(
+    faulty: FaultyS3Server, local_cpu_backend: LocalCPUBackend
+) -> None:
+    def work(reply: Reply, request: Request) -> None:
+        time.sleep(0.02)  # in a thread of the server: it works for so long on each
+
+    faulty.plan("HEAD", Do(work), times=None)
+    config = ConnectorConfig.load(operation_timeout=0.3, retries=0)
+    async with ConnectorManager(faulty.url(timeout=0.3), None, local_cpu_backend, config) as manager:
+        connector = manager.create_connector()
+        assert await connector.batched_exists([f"k{number}" for number in range(400)]) == [False] * 400
+        faulty.plan("POST", Refuse(501, "NotImplemented"), times=None)
+        faulty.plan("DELETE", Do(work), times=None)
+        assert await connector.batched_remove([f"k{number}" for number in range(400)]) == [True] * 400
