@@ -19,7 +19,7 @@ class Deadlined(Protocol):
         """Gives the operation's share of the byte budget back, because it moves no bytes while it waits."""
 
     def renew(self) -> None:
-        """Lets the deadline begin anew."""
+        """Lets the deadline begin again."""
 
 
 operation_under_way: Final[ContextVar[Deadlined | None]] = ContextVar("operation_under_way", default=None)
@@ -47,7 +47,7 @@ def seconds_left() -> float:
 
 
 def note_progress() -> None:
-    """Lets the deadline of the operation under way begin anew. Does nothing where there is none.
+    """Lets the deadline of the operation under way begin again. Does nothing where there is none.
 
     A listing calls it for each page that has brought names: nobody knows before how many there are. Nothing else does,
     since a call that is about a number of keys or bytes has a deadline that allows time for them.

@@ -42,7 +42,7 @@ class Running:
             budget.release(self._share)
 
     def renew(self) -> None:
-        """Lets the deadline begin anew, since the operation has got on."""
+        """Lets the deadline begin again, since the operation has got on."""
         if not self.is_late:
             before, self.deadline = self.deadline, self._now() + self._seconds
             self.renewed += self.deadline - before

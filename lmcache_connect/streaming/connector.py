@@ -27,7 +27,7 @@ NAMES_AT_A_TIME: Final = 250
 """Keys that are made names before the event loop does other work."""
 
 _LISTED_AT_A_TIME: Final = 1000
-"""Keys of a listing after which its deadline begins anew."""
+"""Keys of a listing after which its deadline begins again."""
 
 IO = Literal["auto", "thread", "loop"]
 """What moves a call's bytes. `auto`: a thread for `LARGE_BYTES` and more, the event loop for less."""
