@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..dtypes import DType
 from ..errors import InvalidShapeError, MissingExtraError, ReleasedObjectError
@@ -17,6 +17,8 @@ from .allocator import BlockAllocator
 if TYPE_CHECKING:
     import numpy
     import torch
+
+_WHAT: Final = "a memory object"
 
 
 class ObjectOwner(Protocol):
@@ -132,7 +134,7 @@ class MemoryObj:
         Raises:
             InvalidShapeError: the chunk would grow.
         """
-        view = self._live("shrink")
+        self._process.check(_WHAT)
         with self._process.lock:
             view = self._live("shrink")
             if metadata.nbytes > self._nbytes:
@@ -204,21 +206,21 @@ class MemoryObj:
 
     def get_ref_count(self) -> int:
         """References held now; 0 for a released object."""
-        self._process.check("a memory object")
+        self._process.check(_WHAT)
         return self._refs
 
     def ref_count_up(self) -> None:
         """Adds a reference. Raises `ReleasedObjectError` on a released object."""
-        self._live("ref_count_up")
+        self._process.check(_WHAT)
         with self._process.lock:
-            self._live("ref_count_up")
+            self._check_live("ref_count_up")
             self._refs += 1
 
     def ref_count_down(self) -> None:
         """Releases one reference. The last one ends the object: after that this raises `ReleasedObjectError`."""
-        self._live("ref_count_down")
+        self._process.check(_WHAT)
         with self._process.lock:
-            self._live("ref_count_down")
+            self._check_live("ref_count_down")
             self._refs -= 1
             released = not self._refs
             if released:
@@ -231,17 +233,17 @@ class MemoryObj:
 
     def pin(self) -> bool:
         """Keeps the object from eviction until `unpin()` was called as often. Returns True."""
-        self._live("pin")
+        self._process.check(_WHAT)
         with self._process.lock:
-            self._live("pin")
+            self._check_live("pin")
             self._pins += 1
         return True
 
     def unpin(self) -> bool:
         """Releases one pin. Returns False where there was none."""
-        self._live("unpin")
+        self._process.check(_WHAT)
         with self._process.lock:
-            self._live("unpin")
+            self._check_live("unpin")
             if not self._pins:
                 return False
             self._pins -= 1
@@ -295,12 +297,16 @@ class MemoryObj:
             stacklevel=1,
         )
 
+    def _check_live(self, operation: str) -> None:
+        if self._view is None:
+            raise ReleasedObjectError(operation)
+
     def _bytes(self, operation: str) -> memoryview:
         check_leases(operation)  # they may be another chunk's by now
         return self._live(operation)
 
     def _live(self, operation: str) -> memoryview:
-        self._process.check("a memory object")
+        self._process.check(_WHAT)
         view = self._view
         if view is None:
             raise ReleasedObjectError(operation)
