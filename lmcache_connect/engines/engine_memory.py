@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import anyio
 
+from ..checkpoint import checkpointed
 from ..errors import AllocationTimeoutError, BackendClosedError
 from ..lease import Lease
-from ..memory import ArenaStatistics, ChunkMemory, MemoryObj
+from ..memory import ArenaStatistics, ChunkMemory, MemoryObj, release_all
 from ..metadata import CacheMetadata, ChunkMetadata
 from ..process import this_process
 from .exported_memory import EngineObject, ExportedMemory
@@ -94,6 +95,7 @@ class EngineMemory(ChunkMemory):
             raise
         return EngineMemoryObj(theirs, view, metadata, self._owner)
 
+    @checkpointed(release_all)
     async def allocate_chunk_async(self, metadata: ChunkMetadata, *, timeout: float | None = None) -> MemoryObj:
         """Returns one object with one reference, as soon as the engine has room.
 

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import anyio
 import anyio.lowlevel
 
+from ..checkpoint import checkpointed
 from ..contract import (
     REMOVAL_TIMEOUT,
     ChunkSize,
@@ -63,6 +64,10 @@ from .recall import Recall
 from .sync_connector import SyncConnector
 
 T = TypeVar("T")
+
+Names = list[str]  # inside the class, `list` is a method
+
+_waits_once: Final = checkpointed(release_all)
 
 _SCAN_PAGE: Final = 1000
 """Keys of a scan that are fetched under one deadline."""
@@ -184,6 +189,7 @@ class ManagedConnector(RemoteConnector):
 
     # --------------------------------------------------------------------------------------------- operations
 
+    @_waits_once
     async def exists(self, key: Key) -> bool:
         """Returns whether the store holds the key.
 
@@ -199,6 +205,7 @@ class ManagedConnector(RemoteConnector):
             return await self._owner.run(self._recall.exists, key, lambda: self._runner.run(EXISTS, call))
         return await self._owner.run(self._runner.run, EXISTS, call)
 
+    @_waits_once
     async def get(self, key: Key) -> MemoryObj | None:
         """Returns the chunk, with one reference for the caller. None is a miss, or a record that does not verify.
 
@@ -221,6 +228,7 @@ class ManagedConnector(RemoteConnector):
             return await self._owner.run(self._recall.get, key, lambda: self._runner.run(GET, call, load, probe))
         return await self._owner.run(self._runner.run, GET, call, load, probe)
 
+    @_waits_once
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Stores the chunk. Borrows `memory_obj`: nothing touches it when this has returned or raised.
 
@@ -239,6 +247,7 @@ class ManagedConnector(RemoteConnector):
             load = Load.of_put(1, memory_obj.get_size())
             await self._owner.run(self._runner.run, PUT, call, load, partial(self._probe, key))
 
+    @_waits_once
     async def remove(self, key: Key) -> bool:
         """Removes the key. Returns whether it was there."""
         key_string(key)
@@ -251,6 +260,7 @@ class ManagedConnector(RemoteConnector):
         finally:
             self._forget((key,))
 
+    @_waits_once
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
         wanted = await _checked_keys(self._owner, keys)
@@ -266,6 +276,7 @@ class ManagedConnector(RemoteConnector):
         finally:
             self._forget(wanted)
 
+    @_waits_once
     async def list(self) -> list[str]:
         """Returns every key in the store, in no particular order. `scan` does not hold them all in memory.
 
@@ -305,7 +316,7 @@ class ManagedConnector(RemoteConnector):
         try:
             done = False
             while not done:
-                found, done = await self._owner.run(self._runner.run, SCAN, page)
+                found, done = await self._page(page)
                 for name in found:
                     if name not in seen:
                         seen.add(name)
@@ -318,10 +329,15 @@ class ManagedConnector(RemoteConnector):
         """The hot cache on the way to the store; None where the URL has none (`hot+<scheme>://`)."""
         return self._wrapped.find_hot_cache()
 
+    @_waits_once
+    async def _page(self, page: Callable[[], Awaitable[tuple[Names, bool]]]) -> tuple[Names, bool]:
+        return await self._owner.run(self._runner.run, SCAN, page)
+
     def support_ping(self) -> bool:
         """Whether `ping` asks the store."""
         return self._wrapped.support_ping()
 
+    @_waits_once
     async def ping(self) -> int:
         """Returns 0 when the store answers. A failure raises. Asks the store also while the circuit breaker is open."""
 
@@ -334,6 +350,7 @@ class ManagedConnector(RemoteConnector):
         """Whether the store can say which workers use it."""
         return self._wrapped.support_announcements()
 
+    @_waits_once
     async def announce(self, worker: str, document: bytes, ttl: float) -> None:
         """Keeps a worker's document in the store for `ttl` seconds, away from the chunks.
 
@@ -346,6 +363,7 @@ class ManagedConnector(RemoteConnector):
 
         await self._owner.run(self._runner.run, ANNOUNCE, call)
 
+    @_waits_once
     async def withdraw(self, worker: str) -> None:
         """Removes a worker's document, where there is one.
 
@@ -358,6 +376,7 @@ class ManagedConnector(RemoteConnector):
 
         await self._owner.run(self._runner.run, WITHDRAW, call)
 
+    @_waits_once
     async def announced(self) -> Documents:
         """Returns the documents of the workers that use the store, for `WorkerAnnouncement.decode`.
 
@@ -370,6 +389,7 @@ class ManagedConnector(RemoteConnector):
 
         return await self._owner.run(self._runner.run, ANNOUNCED, call)
 
+    @_waits_once
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for every key, in order, whether the store holds it."""
         wanted = await _checked_keys(self._owner, keys)
@@ -377,10 +397,12 @@ class ManagedConnector(RemoteConnector):
             return await self._owner.run(self._recall.batched_exists, wanted, self._look_up)
         return await self._owner.run(self._look_up, wanted)
 
+    @_waits_once
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
         """Returns how many keys there are before the first that the store does not hold."""
         return prefix_length(await self.batched_exists(keys))
 
+    @_waits_once
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """Returns one slot per key, in order: the chunk with one reference for the caller, or None for a miss.
 
@@ -391,10 +413,12 @@ class ManagedConnector(RemoteConnector):
             return await self._owner.run(self._recall.batched_get, wanted, self._fetch)
         return await self._owner.run(self._fetch, wanted)
 
+    @_waits_once
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
         """Returns the chunks before the first miss, and releases those behind it."""
         return hit_prefix(await self.batched_get(keys))
 
+    @_waits_once
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
         wanted = await _checked_keys(self._owner, keys)
@@ -432,6 +456,7 @@ class ManagedConnector(RemoteConnector):
 
     # ------------------------------------------------------------------------------------------------- closing
 
+    @_waits_once
     async def close(self, grace: float | None = None) -> None:
         """Stops new work, lets operations in flight finish for `grace` seconds, cancels the rest. Idempotent.
 
@@ -449,6 +474,7 @@ class ManagedConnector(RemoteConnector):
         """Awaits `close` after the connector's own end: for a connector that owns what it was made with."""
         self._lifetime.then_close(close)
 
+    @_waits_once
     async def recreate(
         self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float | None = None
     ) -> None:

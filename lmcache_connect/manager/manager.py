@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from ..checkpoint import checkpointed, nothing
 from ..config import ConnectorConfig
 from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
 from ..errors import (
@@ -207,6 +208,7 @@ class ConnectorManager:
             self.announcer.begin(owner.loop)
         return managed
 
+    @checkpointed(nothing)
     async def open_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """`create_connector`, with everything that has to be imported for it imported off the event loop.
 
@@ -219,6 +221,7 @@ class ConnectorManager:
             await anyio.to_thread.run_sync(self._resolver.prepare, remote_url)
         return self.create_connector(remote_url)
 
+    @checkpointed(nothing)
     async def recreate(self, connector: ManagedConnector, grace: float | None = None) -> None:
         """Replaces the connector inside one of `known_connectors` by a new one, made from the same plan.
 
@@ -267,6 +270,7 @@ class ConnectorManager:
 
     # ----------------------------------------------------------------------------------------------- lifetime
 
+    @checkpointed(nothing)
     async def open(self) -> ConnectorManager:
         """Adopts the running loop where none was given, and imports the adapter of the manager's URL in a thread."""
         self._check_open()
@@ -280,6 +284,7 @@ class ConnectorManager:
                 pass  # it may still be registered; otherwise create_connector() raises it
         return self
 
+    @checkpointed(nothing)
     async def close(self, grace: float | None = None) -> None:
         """Closes everything that the manager made, connectors first. Idempotent; see `ManagedConnector.close`.
 

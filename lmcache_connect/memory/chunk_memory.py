@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+from ..checkpoint import checkpointed
 from ..errors import InvalidArgumentError
 from ..lease import Lease
 from ..metadata import CacheMetadata, ChunkMetadata, MemoryFormat
@@ -103,6 +104,7 @@ class ChunkMemory(ABC):
         """
         return self.allocate_chunk(ChunkMetadata.of(shapes, dtypes, fmt), eviction)
 
+    @checkpointed(release_all)
     async def allocate_async(
         self, shapes: Any, dtypes: Any, fmt: MemoryFormat | None = None, *, timeout: float | None = None
     ) -> MemoryObj:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from ..checkpoint import checkpointed
 from ..errors import (
     AllocationTimeoutError,
     ArenaExhaustedError,
@@ -23,6 +24,7 @@ from .hot_cache import HotCache
 from .hot_cache_names import HotCacheNames
 from .memory_obj import MemoryObj
 from .pinning import register_with_cuda, unregister_with_cuda
+from .releasing import release_all
 from .waiting_line import WaitingLine
 
 _WHAT: Final = "the memory of chunks"
@@ -98,6 +100,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
             view = self._arena.allocate(nbytes)
         return MemoryObj(view, metadata, self)
 
+    @checkpointed(release_all)
     async def allocate_chunk_async(self, metadata: ChunkMetadata, *, timeout: float | None = None) -> MemoryObj:
         """Returns one object with one reference, as soon as there is room. Callers are served in their order.
 
