@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -46,8 +45,10 @@ class HotConnectorAdapter(PrefixAdapter):
 
     prefix = "hot"
     options = HotOptions
-    clock: ClassVar[Callable[[], float]] = staticmethod(time.monotonic)
-    """What tells the age of chunks, in seconds."""
+
+    def clock(self) -> float:
+        """What tells the age of chunks, in seconds."""
+        return time.monotonic()
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """The store's connector, which receives into the cache's memory, with the cache in front of it.
@@ -67,7 +68,7 @@ class HotConnectorAdapter(PrefixAdapter):
             metadata=context.local_cpu_backend.metadata,
             eviction=options.hot_eviction,
             hot_ttl=options.hot_ttl,
-            clock=type(self).clock,
+            clock=self.clock,
         )
         try:
             inside = context.make_wrapped(local_cpu_backend=LayeredMemory(memory, context.local_cpu_backend))

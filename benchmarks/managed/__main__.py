@@ -21,6 +21,7 @@ from typing import Any
 
 # A base checkout runs this file, and has to have what it imports.
 from lmcache_connect import ConnectorManager, LocalCPUBackend, MemoryObj
+from lmcache_connect.errors import UnknownSchemeError
 
 CHUNK_BYTES = 4096
 CALLS = 200
@@ -63,7 +64,10 @@ async def _serve(urls: list[str]) -> None:
         async with ConnectorManager(local_cpu_backend=backend) as manager:
             sides: dict[str, Calls] = {}
             for url in urls:
-                managed = manager.create_connector(url)
+                try:
+                    managed = manager.create_connector(url)
+                except UnknownSchemeError:
+                    continue  # a base checkout from before the scheme
                 await managed.put("there", chunk)
                 scheme = url.split("://", maxsplit=1)[0]
                 sides[f"{scheme} managed"] = Calls(managed, chunk)
@@ -140,7 +144,7 @@ def main() -> None:
     from lmcache_connect.testing import ValkeyServer
 
     with ValkeyServer() as server:
-        urls = ["memory://small-calls", server.url()]
+        urls = ["memory://small-calls", server.url(), f"hot+{server.url()}?hot_bytes=16MiB"]
         checkouts = {"this checkout": Checkout(Path(__file__).parents[2], urls, chosen.loop)}
         if chosen.base is not None:
             checkouts["base"] = Checkout(chosen.base.resolve(), urls, chosen.loop)

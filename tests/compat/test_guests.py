@@ -348,3 +348,24 @@ async def test_a_failure_of_a_guest_is_typed_and_names_it(backend: LocalCPUBacke
         with pytest.raises(ConnectorFailureError, match=r"NoSuper\.get raised AttributeError"):
             await connector.get("k")
         guest.stored = {}
+
+
+async def test_a_guest_stores_a_read_only_chunk_and_fills_a_hot_cache(backend: LocalCPUBackend) -> None:
+    url = f"external://h:0/{GUESTS}.careless/?connector_name=Compacting"
+    async with manager_for(backend) as manager:
+        guest = await manager.open_connector(url)
+        hot = await manager.open_connector(f"hot+{url}&hot_bytes=1MiB")
+        for key in ("a", "b"):
+            with chunk(backend, key, 4096) as obj:
+                await hot.put(key, obj)
+        cache = hot.find_hot_cache()
+        assert cache is not None
+        cache.clear()
+        got = await hot.get("a")
+        assert got is not None
+        assert len(cache) == 1  # it was received where the cache keeps it
+        got.ref_count_up()
+        with got:
+            await guest.put("a", got)
+        assert holds(got, "a")
+        assert holds(await guest.get("a"), "a")

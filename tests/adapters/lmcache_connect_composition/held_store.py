@@ -128,7 +128,8 @@ def hot_adapter(told: Callable[[], float]) -> ConnectorAdapter:
     """`hot+<scheme>://`, on another clock."""
 
     class ClockedAdapter(HotConnectorAdapter):
-        clock = staticmethod(told)
+        def clock(self) -> float:
+            return told()
 
     return ClockedAdapter()
 

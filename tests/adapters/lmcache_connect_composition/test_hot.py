@@ -23,7 +23,7 @@ from lmcache_connect.errors import CircuitOpenError, InvalidOptionError, Operati
 from lmcache_connect.memory import SharedMemoryObj, release_all
 from lmcache_connect.observability import HotCacheCounts
 from lmcache_connect.oversight import clear
-from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing import RcloneServer, ValkeyServer
 from lmcache_connect.testing.loop_watch import LoopWatch
 from lmcache_connect_composition.hot_connector import HotConnector
 
@@ -151,6 +151,31 @@ async def test_a_chunk_from_the_cache_can_be_put_again(connector: ManagedConnect
         await connector.put("b", obj)
         await connector.batched_put(["c"], [obj])
     assert store.chunks["b"] == store.chunks["c"] == stored(b"one")
+
+
+@pytest.mark.parametrize("options", ["io=thread", "io=loop"])
+async def test_a_read_only_chunk_can_be_put_into_redis(
+    connector: ManagedConnector, manager: ConnectorManager, valkey_url: str, options: str
+) -> None:
+    await put(connector, "a", b"one", 5 << 20)
+    redis = manager.create_connector(f"{valkey_url}?{options}")
+    obj = await connector.get("a")
+    assert obj is not None
+    with obj:
+        await redis.put("read-only", obj)
+    assert text_of(await redis.get("read-only")) == b"one"
+
+
+async def test_a_read_only_chunk_can_be_put_into_s3(
+    connector: ManagedConnector, manager: ConnectorManager, rclone_server: RcloneServer
+) -> None:
+    await put(connector, "a", b"one", 5 << 20)
+    s3 = manager.create_connector(rclone_server.url("read-only"))
+    obj = await connector.get("a")
+    assert obj is not None
+    with obj:
+        await s3.put("read-only", obj)
+    assert text_of(await s3.get("read-only")) == b"one"
 
 
 async def test_of_a_batch_the_store_is_asked_for_what_is_not_cached_and_the_slots_stay_in_order(
