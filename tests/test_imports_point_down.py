@@ -20,7 +20,7 @@ CORE: Final = "lmcache_connect"
 # From the bottom up. A name stands for the module lmcache_connect.<name> or, for a package, everything in it.
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("_version", "errors"),
-    ("computed", "process"),
+    ("checkpoint", "computed", "process"),
     ("lease",),
     ("redaction", "dtypes", "keys"),
     ("url", "metadata"),

@@ -15,8 +15,8 @@ class Deadlined(Protocol):
 
     deadline: float
 
-    def give_back(self) -> None:
-        """Gives the operation's share of the byte budget back, because it moves no bytes while it waits."""
+    def release_share(self) -> None:
+        """Releases its share of the byte budget, because it moves no bytes while it waits."""
 
     def renew(self) -> None:
         """Lets the deadline begin again."""
@@ -26,13 +26,13 @@ operation_under_way: Final[ContextVar[Deadlined | None]] = ContextVar("operation
 """The operation that runs in this context. The manager sets it."""
 
 
-def give_back_budget() -> None:
-    """Gives back the share of the byte budget that the operation under way has: it waits for room, and moves no bytes.
+def release_budget_share() -> None:
+    """Releases the byte budget's share of the operation under way: it waits for room, and moves no bytes.
 
     Otherwise operations that would release room could wait for the share. On the event loop.
     """
     if (running := operation_under_way.get()) is not None:
-        running.give_back()
+        running.release_share()
 
 
 def seconds_left() -> float:

@@ -238,7 +238,7 @@ class OperationRunner:
                             span.set_attribute("lmcache_connect.misses", max(absent, corrupt))
                         return result
                     # A stalled attempt must not keep others from the budget while this operation tries again.
-                    running.give_back()
+                    running.release_share()
                     _raise_lost(task, cancellations)  # a caller that has cancelled wants no further attempt
                     retries -= 1
                     stats.retries += 1
@@ -265,7 +265,7 @@ class OperationRunner:
             else:
                 stats.queue.observe(started - queued)
                 stats.wire.observe(ended - started)
-            running.give_back()
+            running.release_share()
             if verdict is False or self.breaker.failures:  # otherwise it is closed, and stays so
                 # A transfer that never began has failed in the look-up before it.
                 self._tell_breaker(verdict, admission, moved, operation.is_transfer and started is not None)

@@ -31,12 +31,12 @@ class Running:
         """The reason of each corrupt record that its last attempt has met."""
 
     async def take(self, budget: ByteBudget, nbytes: int) -> None:
-        """Waits for `nbytes` of the budget, until `give_back`."""
+        """Waits for `nbytes` of the budget, until `release_share`."""
         await budget.acquire(nbytes)
         self._budget, self._share = budget, nbytes
 
-    def give_back(self) -> None:
-        """Gives its share of the byte budget back: it moves no bytes now. Idempotent."""
+    def release_share(self) -> None:
+        """Releases its share of the byte budget: it moves no bytes now. Idempotent."""
         budget, self._budget = self._budget, None
         if budget is not None:
             budget.release(self._share)

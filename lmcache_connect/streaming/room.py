@@ -25,7 +25,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from ..contract import give_back_budget
+from ..contract import release_budget_share
 from ..errors import AllocationTimeoutError, ArenaExhaustedError
 from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
@@ -97,7 +97,7 @@ class PlaceInLine:
         if self.is_first:
             return
         # An operation that would release room may wait for this share. The first in line moves its bytes beside it.
-        give_back_budget()
+        release_budget_share()
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._allocate_timeout):
