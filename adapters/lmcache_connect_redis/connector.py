@@ -21,13 +21,14 @@ import anyio
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import Documents, Flags, leave_out
-from lmcache_connect.errors import UnsupportedOperationError
+from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
 from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, Equipment, StreamingConnector
 
 from .announcements import Announcements
 from .layouts.framed.layout import FramedLayout
+from .layouts.framed.outdated import OUTDATED_HEADER_BYTES, is_outdated, outdated_chunk
 from .layouts.layout import Layout
 from .layouts.two_key.layout import TwoKeyLayout
 from .options import RedisOptions
@@ -152,19 +153,58 @@ class RedisConnector(StreamingConnector[Connection]):
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the keys under the connector's prefix that start with `prefix`. The server may name one twice."""
         pattern = self._layout.listed_pattern(prefix).encode()
-        async for name in self._scan(pattern):
+        async for name in self._scan(pattern, *self._layout.listed_type):
             key = self._layout.listed_key(name)
             if key is not None and key.startswith(prefix):
                 yield key
 
-    async def _scan(self, pattern: bytes) -> AsyncIterator[str]:
+    async def scan_outdated(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yields the names of what release 0.1 stored under keys that start with `prefix`: chunks and their parts."""
+        pattern = self._layout.outdated_pattern(prefix)
+        if pattern is None:
+            return
+        page: Names = []
+        async for name in self._scan(pattern.encode(), b"TYPE", b"string"):
+            if outdated_chunk(name) is not None:
+                page.append(name)
+            if len(page) == NAMES_AT_A_TIME:
+                for found in await self._outdated_among(page):
+                    yield found
+                page = []
+        for found in await self._outdated_among(page):
+            yield found
+
+    async def _outdated_among(self, names: Sequence[str]) -> Names:
+        if not names:
+            return []
+        last = b"%d" % (OUTDATED_HEADER_BYTES - 1)
+        async with self._lookup_pool.acquired() as connection:
+            commands = [encode_command(b"GETRANGE", name.encode(), b"0", last) for name in names]
+            await connection.send(b"".join(commands), replies=len(commands))
+            found: Names = []
+            for name in names:
+                try:
+                    start = await connection.read_value(OUTDATED_HEADER_BYTES)
+                except WrongTypeError:
+                    continue  # it was replaced meanwhile
+                if is_outdated(name, start):
+                    found.append(name)
+        return found
+
+    async def remove_outdated(self, names: Sequence[str]) -> int:
+        """Removes what `scan_outdated` has named. Returns how many were there."""
+        if not names:
+            return 0
+        async with self._lookup_pool.acquired() as connection:
+            await connection.send(encode_command(b"UNLINK", *[name.encode() for name in names]))
+            return await connection.read_integer()
+
+    async def _scan(self, pattern: bytes, *kind: bytes) -> AsyncIterator[str]:
         cursor = b"0"
         while True:
             async with self._lookup_pool.acquired() as connection:
                 await connection.send(
-                    encode_command(
-                        b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT, *self._layout.listed_type
-                    )
+                    encode_command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT, *kind)
                 )
                 if connection.number(await connection.expect(b"*", "an array")) != 2:
                     raise connection.broken("SCAN answers with a cursor and an array")

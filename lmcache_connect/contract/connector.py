@@ -122,6 +122,20 @@ class RemoteConnector(ABC):
             if name.startswith(prefix):
                 yield name
 
+    async def scan_outdated(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yields the store's names of what an earlier release stored under keys that start with `prefix`.
+
+        Nothing reads it any more, and `list` and `scan` do not name it. The names are for `remove_outdated`; they are
+        not keys. The default yields nothing.
+        """
+        nothing: Sequence[str] = ()
+        for name in nothing:
+            yield name
+
+    async def remove_outdated(self, names: Sequence[str]) -> int:
+        """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
+        return 0
+
     def own_hot_cache(self) -> HotCache | None:
         """The cache in this process that the connector asks before its store; None where it has none."""
         return None

@@ -71,6 +71,19 @@ class WrappingConnector(RemoteConnector):
         finally:
             await end_scan(names)
 
+    async def scan_outdated(self, prefix: str = "") -> AsyncIterator[str]:
+        """Passes the call through. See `RemoteConnector`."""
+        names = self.wrapped.scan_outdated(prefix)
+        try:
+            async for name in names:
+                yield name
+        finally:
+            await end_scan(names)
+
+    async def remove_outdated(self, names: Sequence[str]) -> int:
+        """Passes the call through. See `RemoteConnector`."""
+        return await self.wrapped.remove_outdated(names)
+
     async def ping(self) -> int:
         """Passes the call through. See `RemoteConnector`."""
         return await self.around("ping", (), self.wrapped.ping)

@@ -57,6 +57,7 @@ from .operations import (
     PING,
     PUT,
     REMOVE,
+    REMOVE_OUTDATED,
     SCAN,
     WITHDRAW,
 )
@@ -297,11 +298,40 @@ class ManagedConnector(RemoteConnector):
 
         A failure raises in both error modes.
         """
-        names = self._wrapped.scan(prefix)
+        names = self._paged(self._wrapped.scan(prefix), _listed)
         seen: set[str] = set()
+        try:
+            async for name in names:
+                if name not in seen:
+                    seen.add(name)
+                    yield name
+        finally:
+            await end_scan(names)
 
-        async def page() -> tuple[list[str], bool]:
-            found: list[str] = []
+    async def scan_outdated(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yields the store's names of what an earlier release stored. A failure raises in both error modes."""
+        names = self._paged(self._wrapped.scan_outdated(prefix), _as_they_are)
+        try:
+            async for name in names:
+                yield name
+        finally:
+            await end_scan(names)
+
+    async def remove_outdated(self, names: Sequence[str]) -> int:
+        """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
+
+        async def call() -> int:
+            return int(await self._wrapped.remove_outdated(names))
+
+        return await self._owner.run(self._runner.run, REMOVE_OUTDATED, call, Load(len(names)))
+
+    async def _paged(
+        self, names: AsyncIterator[str], checked: Callable[[Names], Awaitable[Names]]
+    ) -> AsyncIterator[str]:
+        """Yields what a scan of the connector yields. Each page has a deadline of its own."""
+
+        async def page() -> tuple[Names, bool]:
+            found: Names = []
             done = True
             with counting_left_out() as left_out:
                 async for name in names:
@@ -309,7 +339,7 @@ class ManagedConnector(RemoteConnector):
                     if len(found) == _SCAN_PAGE:
                         done = False
                         break
-                found = await _listed(found)
+                found = await checked(found)
             self._tell_left_out(left_out.count)
             return found, done
 
@@ -318,9 +348,7 @@ class ManagedConnector(RemoteConnector):
             while not done:
                 found, done = await self._page(page)
                 for name in found:
-                    if name not in seen:
-                        seen.add(name)
-                        yield name
+                    yield name
         finally:
             if not self.is_closed:
                 await self._owner.run(end_scan, names)
@@ -634,6 +662,10 @@ async def _checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
             await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
         key_strings(wanted[start : start + _CHECKED_AT_ONCE])
     return wanted
+
+
+async def _as_they_are(names: list[str]) -> list[str]:
+    return names
 
 
 async def _listed(names: list[str]) -> list[str]:

@@ -88,6 +88,7 @@ BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false
 LIST: Final[Operation[list[str]]] = Operation("list")
 # A page of a scan cannot be repeated: a generator that raised is finished.
 SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable=False)
+REMOVE_OUTDATED: Final[Operation[int]] = Operation("remove_outdated")
 PING: Final[Operation[int]] = Operation("ping", is_probe=True)
 ANNOUNCE: Final[Operation[None]] = Operation("announce")
 WITHDRAW: Final[Operation[None]] = Operation("withdraw")

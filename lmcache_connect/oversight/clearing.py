@@ -19,13 +19,16 @@ CLEAR_LIMIT: Final = 100_000
 class Clearing:
     """How many keys were found under a prefix, and removed.
 
-    `left_out` names under the prefix are none of our keys' and stay. `is_complete`: there are none of those, and the
-    limit left out no key. `failed` keys could not be removed. `error` is the message of the first failure.
+    `outdated` names hold what an earlier release stored under such keys: chunks, and parts of chunks. They are counted
+    here alone, and removed. `left_out` names under the prefix are none of our keys' and stay. `is_complete`: there are
+    none of those, and the limit left out no key. `failed` keys could not be removed. `error`: the message of the
+    first failure.
     """
 
     matched: int = 0
     removed: int = 0
     failed: int = 0
+    outdated: int = 0
     left_out: int = 0
     is_complete: bool = False
     error: str | None = None
@@ -34,7 +37,9 @@ class Clearing:
 async def clear(
     connector: RemoteConnector, prefix: str, *, dry_run: bool = False, limit: int = CLEAR_LIMIT
 ) -> Clearing:
-    """Removes at most `limit` keys that start with `prefix`. With `dry_run`, only counts them.
+    """Removes at most `limit` keys that start with `prefix`, then what an earlier release stored under such keys.
+
+    With `dry_run`, only counts them.
 
     A hot cache in front of the store drops every such key, also those that the store does not list any more.
 
@@ -54,6 +59,8 @@ async def clear(
             if cache is not None:
                 cache.clear(prefix)
             await _clear(connector, prefix, dry_run, limit, found)
+            if found.is_complete:
+                await _clear_outdated(connector, prefix, dry_run, limit - found.matched, found)
         finally:
             if cache is not None:
                 cache.clear(prefix)  # what was fetched meanwhile may be gone now
@@ -80,6 +87,25 @@ async def _clear(connector: RemoteConnector, prefix: str, dry_run: bool, limit: 
             found.is_complete = True
         if page and not dry_run:
             await _remove(connector, page, found)
+    finally:
+        await end_scan(names)
+
+
+async def _clear_outdated(connector: RemoteConnector, prefix: str, dry_run: bool, limit: int, found: Clearing) -> None:
+    names = connector.scan_outdated(prefix)
+    try:
+        page: list[str] = []
+        async for name in names:
+            if found.outdated == limit:
+                found.is_complete = False
+                break
+            found.outdated += 1
+            page.append(name)
+            if len(page) == _PAGE and not dry_run:
+                await connector.remove_outdated(page)
+                page = []
+        if page and not dry_run:
+            await connector.remove_outdated(page)
     finally:
         await end_scan(names)
 

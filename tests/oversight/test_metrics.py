@@ -17,6 +17,7 @@ from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, 
 from lmcache_connect.observability import Histogram
 from lmcache_connect.observability.histogram import LATENCY_BOUNDS
 from lmcache_connect.oversight import ManagerMetrics
+from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import ValkeyServer
 from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
@@ -201,11 +202,12 @@ async def test_damaged_records_are_counted_by_what_was_wrong_and_what_became_of_
         connector = manager.create_connector()
         await put(connector, local_cpu_backend, "k")
         with valkey_server.client() as client:
-            client.set("strange", b"another program's")
-            record = client.get("k")
+            name, strange = chunk_names("", ["k", "strange"])
+            client.set(strange, b"another program's")
+            record = client.get(name)
             assert isinstance(record, bytes)
             for _ in range(11):
-                client.set("k", record[:-1])
+                client.set(name, record[:-1])
                 assert await connector.batched_get(["k", "strange"]) == [None, None]
         found = scrape(manager)
         name = connector.name

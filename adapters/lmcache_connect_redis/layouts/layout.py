@@ -45,6 +45,10 @@ class Layout(ABC):
     def listed_key(self, name: str) -> str | None:
         """Returns the key of the chunk that a name stands for. None for any other name. May be no valid key."""
 
+    def outdated_pattern(self, key_prefix: str) -> str | None:
+        """Returns the pattern of release 0.1's names for keys that start with `key_prefix`. None: they are the same."""
+        return None
+
     @abstractmethod
     def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Crew[Connection]:
         """Returns the crew that gets the chunks of one call."""

@@ -193,6 +193,19 @@ class Connection:
             raise self.broken(f"a string of {size} bytes; expected at most {limit}")
         return await self._read_text(size)
 
+    async def read_value(self, limit: int) -> bytes:
+        """Takes and returns a string reply of at most `limit` bytes, b"" for a missing one.
+
+        Raises:
+            StoreError: the typed error of an error reply.
+        """
+        size = self.number(await self.expect(b"$", "a string"))
+        if not -1 <= size <= limit:
+            raise self.broken(f"a string of {size} bytes; expected at most {limit}")
+        text = await self._read_text(size) if size >= 0 else b""
+        self.pending -= 1
+        return text
+
     async def _read_size(self) -> int:
         line = await self.read_line()
         if line[:1] != b"$":  # not even an error reply: the rest of the array would be taken for the next reply

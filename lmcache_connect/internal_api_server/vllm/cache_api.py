@@ -38,14 +38,16 @@ class ClearRequest(Body):
 class LocationCleared(BaseModel):
     """What was done in one place.
 
-    `left_out` names under the prefix are none of our keys' and stay. `complete` is false where there are any, where the
-    limit was reached, or where a key could not be removed.
+    `outdated` names held what an earlier release stored under the prefix. `left_out` names under the prefix are none
+    of our keys' and stay. `complete` is false where there are any, where the limit was reached, or where a key could
+    not be removed.
     """
 
     location: str
     matched: int
     removed: int
     failed: int
+    outdated: int = 0
     left_out: int = 0
     complete: bool
     error: str | None = None
@@ -81,6 +83,7 @@ async def clear_cache(request: ClearRequest, manager: Manager) -> Cleared:
                 matched=found.matched,
                 removed=found.removed,
                 failed=found.failed,
+                outdated=found.outdated,
                 left_out=found.left_out,
                 complete=found.is_complete and not found.failed,
                 error=found.error,

@@ -46,6 +46,9 @@ class FramedLayout(Layout):
     def listed_key(self, name: str) -> str | None:
         return key_of_name(self._prefix, name)
 
+    def outdated_pattern(self, key_prefix: str) -> str | None:
+        return f"{escaped(self._prefix + key_prefix)}*"
+
     def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Fetching:
         return Fetching(equipment, self._reader, names, arrivals)
 
