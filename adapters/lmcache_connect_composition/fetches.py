@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from lmcache_connect import Key, MemoryObj, StoreUnavailableError
-from lmcache_connect.contract import Slots
+from lmcache_connect.contract import Deadlined, Slots, operation_under_way
 from lmcache_connect.keys import key_strings
 from lmcache_connect.lease import context_without_leases
 from lmcache_connect.memory import Filling, HotCache, SharedMemoryObj, release_all
 from lmcache_connect.transport import wait_uncancelled
+
+from .callers import Callers
 
 Ask = Callable[[Sequence[Key]], Awaitable[Slots]]
 """Asks the store: one slot per key, in order."""
@@ -56,8 +58,9 @@ class Fetches:
             fetch = self._begin(new)
             fetches.update(dict.fromkeys(new, fetch))
         joined = list(dict.fromkeys(fetches.values()))
+        operation = operation_under_way.get()
         for fetch in joined:
-            fetch.waiting += 1
+            fetch.callers.join(operation)
         is_unwinding = False
         try:
             for fetch in joined:
@@ -67,7 +70,7 @@ class Fetches:
             is_unwinding = True
             raise
         finally:
-            abandoned = [fetch for fetch in joined if self._leave(fetch)]
+            abandoned = [fetch for fetch in joined if self._leave(fetch, operation)]
             if not is_unwinding:
                 for fetch in abandoned:
                     # Cancelled with its last caller: what it holds is free when that caller goes on.
@@ -83,10 +86,10 @@ class Fetches:
 
     def _begin(self, keys: Mapping[str, Key]) -> _Fetch:
         fetch = _Fetch(self._store, {name: self._cache.begin(name) for name in keys})
-        # Not under the leases of the first caller: the memory is the cache's, and others wait as well.
-        fetch.task = asyncio.get_running_loop().create_task(
-            self._run(fetch, list(keys.values())), context=context_without_leases()
-        )
+        # Not under the leases and the deadline of the first caller: the memory is the cache's, and others wait as well.
+        context = context_without_leases()
+        context.run(operation_under_way.set, fetch.callers)
+        fetch.task = asyncio.get_running_loop().create_task(self._run(fetch, list(keys.values())), context=context)
         self._tasks.add(fetch.task)
         fetch.task.add_done_callback(self._ended)
         self._under_way.update(dict.fromkeys(keys, fetch))
@@ -100,7 +103,7 @@ class Fetches:
             self._detach(fetch)
             for name, filling in fetch.fillings.items():
                 self._keep(filling, name, fetch.found.get(name))
-            if not fetch.waiting:
+            if not fetch.callers:
                 fetch.release()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -108,10 +111,10 @@ class Fetches:
         if not task.cancelled():
             task.exception()  # everybody may have left: asyncio must not complain that nobody asked
 
-    def _leave(self, fetch: _Fetch) -> bool:
+    def _leave(self, fetch: _Fetch, operation: Deadlined | None) -> bool:
         """Returns whether the fetch was given up with this caller, and has not ended yet."""
-        fetch.waiting -= 1
-        if fetch.waiting:
+        fetch.callers.leave(operation)
+        if fetch.callers:
             return False
         if fetch.task.done():
             fetch.release()
@@ -136,8 +139,8 @@ class _Fetch:
         self.found: Final[dict[str, MemoryObj | None]] = {}
         """What the store gave, each with one reference; empty before the end and after a failure."""
         self.task: asyncio.Task[None]
-        self.waiting = 0
-        """How many callers have joined and not left."""
+        self.callers: Final = Callers()
+        """Those who have joined and not left."""
 
     def may_be_joined(self, name: str) -> bool:
         """Whether it began after the last change of the key."""

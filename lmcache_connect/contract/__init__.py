@@ -22,7 +22,7 @@ from .left_out import counting_left_out, leave_out
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
-from .time_left import release_budget_share, note_progress, operation_under_way, seconds_left
+from .time_left import Deadlined, note_progress, operation_under_way, release_budget_share, seconds_left
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
 
@@ -38,6 +38,7 @@ __all__ = [
     "ConnectorAdapter",
     "ConnectorContext",
     "ConnectorOptions",
+    "Deadlined",
     "Documents",
     "Flags",
     "Hits",
@@ -51,12 +52,12 @@ __all__ = [
     "counting_left_out",
     "end_scan",
     "gather",
-    "release_budget_share",
     "hit_prefix",
     "leave_out",
     "note_progress",
     "operation_under_way",
     "prefix_length",
+    "release_budget_share",
     "scheme_names",
     "seconds_left",
 ]

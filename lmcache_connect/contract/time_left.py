@@ -13,13 +13,17 @@ import anyio
 class Deadlined(Protocol):
     """An operation under way. `deadline`: when it has to end, by its loop's clock."""
 
-    deadline: float
+    @property
+    def deadline(self) -> float: ...
 
     def release_share(self) -> None:
         """Releases its share of the byte budget, because it moves no bytes while it waits."""
 
     def renew(self) -> None:
         """Lets the deadline begin again."""
+
+    def note_corrupt(self, reason: str) -> None:
+        """Counts a record that does not verify, which the operation has met, by its reason."""
 
 
 operation_under_way: Final[ContextVar[Deadlined | None]] = ContextVar("operation_under_way", default=None)

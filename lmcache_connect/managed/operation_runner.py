@@ -356,8 +356,8 @@ async def _leased(lease: Lease, running: Coroutine[Any, Any, T]) -> T:
 
 def note_corrupt(error: CorruptRecordError) -> None:
     """Counts a record that does not verify for the operation that found it."""
-    if isinstance(running := operation_under_way.get(), Running):
-        running.corrupt += (error.reason,)
+    if (running := operation_under_way.get()) is not None:
+        running.note_corrupt(error.reason)
 
 
 def _verdict_of(error: LMCacheConnectError) -> bool | None:

@@ -41,6 +41,10 @@ class Running:
         if budget is not None:
             budget.release(self._share)
 
+    def note_corrupt(self, reason: str) -> None:
+        """Adds the reason of a corrupt record that it has met."""
+        self.corrupt += (reason,)
+
     def renew(self) -> None:
         """Lets the deadline begin again, since the operation has got on."""
         if not self.is_late:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmcache_connect import ConnectorContext, ConnectorOptions, LocalCPUBackend, MemoryObj, RemoteConnector
-from lmcache_connect.contract import ConnectorAdapter
+from lmcache_connect.contract import ConnectorAdapter, operation_under_way
 from lmcache_connect.keys import Key, key_string
 from lmcache_connect.metadata import ChunkMetadata
 from lmcache_connect_composition.hot_adapter import HotConnectorAdapter
@@ -40,11 +40,19 @@ class Store:
         self.failure: Exception | None = None
         """What every call raises."""
         self.cancelled = 0
+        self.deadlines: list[float] = []
+        """When the operation under way had to end, before and after the gate of each `get`."""
 
     def hold(self, operation: str) -> asyncio.Event:
         """Has calls of the operation wait until the event is set."""
         self.gates[operation] = asyncio.Event()
         return self.gates[operation]
+
+    def note_deadline(self) -> None:
+        """Adds to `deadlines`."""
+        operation = operation_under_way.get()
+        assert operation is not None
+        self.deadlines.append(operation.deadline)
 
     async def pass_gate(self, operation: str) -> None:
         """Waits where the operation is held, and then fails if calls are to fail."""
@@ -75,7 +83,9 @@ class HeldConnector(RemoteConnector):
     async def get(self, key: Key) -> MemoryObj | None:
         self.store.asked["get"] += 1
         found = self.store.chunks.get(key_string(key))
+        self.store.note_deadline()
         await self.store.pass_gate("get")
+        self.store.note_deadline()
         return None if found is None else await self._received(found)
 
     async def batched_get(self, keys: Sequence[Key]) -> list[MemoryObj | None]:

@@ -19,7 +19,13 @@ from lmcache_connect import (
     MemoryObj,
     StoreUnavailableError,
 )
-from lmcache_connect.errors import CircuitOpenError, InvalidOptionError, OperationTimeoutError, UnknownOptionError
+from lmcache_connect.errors import (
+    CircuitOpenError,
+    CorruptRecordError,
+    InvalidOptionError,
+    OperationTimeoutError,
+    UnknownOptionError,
+)
 from lmcache_connect.memory import SharedMemoryObj, release_all
 from lmcache_connect.observability import HotCacheCounts
 from lmcache_connect.oversight import clear
@@ -591,6 +597,33 @@ async def test_a_deadline_ends_one_get_and_not_the_fetch_that_others_wait_for(
     with pytest.raises(OperationTimeoutError):
         await late.get("a")
     assert store.cancelled == 1
+
+
+async def test_a_fetch_has_time_as_long_as_the_last_who_waits_for_it_has(
+    connector: ManagedConnector, store: Store
+) -> None:
+    store.chunks["a"] = stored(b"one")
+    gate = store.hold("get")
+    (first,) = await begun(connector.get("a"))
+    (last,) = await begun(connector.get("a"))
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    gate.set()
+    assert text_of(await last) == b"one"
+    assert store.deadlines[-1] > store.deadlines[0]
+
+
+async def test_a_damaged_record_is_handled_once_and_is_a_corrupt_miss_for_all_who_wait(
+    connector: ManagedConnector, store: Store
+) -> None:
+    gate = store.hold("get")
+    store.failure = CorruptRecordError("checksum", "it is damaged")
+    gets = await begun(connector.get("a"), connector.get("a"), connector.get("a"))
+    gate.set()
+    assert await asyncio.gather(*gets) == [None, None, None]
+    assert connector.statistics()["get"].misses == {"corrupt:checksum": 3}
+    assert connector.metrics.removals.total() == 1
 
 
 async def test_a_fetch_that_fails_fails_for_all_who_wait_and_the_next_get_asks_again(
