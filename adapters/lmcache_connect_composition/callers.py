@@ -18,7 +18,7 @@ class Callers:
         return len(self._waiting)
 
     def join(self, operation: Deadlined | None) -> None:
-        """Adds a caller. `operation` is the one that is under way in its context; None: there is none."""
+        """Adds a caller. `operation` is the one that is under way in its context; None: it has no operation."""
         self._waiting.append(operation)
         if self._has_released and operation is not None:
             operation.release_share()
