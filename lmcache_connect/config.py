@@ -143,6 +143,11 @@ class ConnectorConfig(Settings):
     allowed_modules: tuple[str, ...] | None = None
     """The exact names of modules that plug-ins may be imported from; None: any module. JSON in the environment."""
 
+    trusted_modules: tuple[str, ...] = ()
+    """The exact names of modules whose `RemoteConnector`s keep their contract; `*`: all. They are called as this
+    toolkit's own are: without a private copy of what they put, and in no task that can be left behind. JSON in the
+    environment."""
+
     lmcache_names: bool = False
     """Whether `import lmcache...` gives this toolkit's types, so that connectors written for LMCache run without it."""
 

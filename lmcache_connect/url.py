@@ -242,10 +242,16 @@ def _options(hidden: str, query: str | None) -> dict[str, SecretStr]:
     return options
 
 
+_SCHEME_OF_ANOTHER: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+"""What is left of `scheme://`, as the last of the hosts, where another URL begins among them."""
+
+
 def _hosts(hidden: str, authority: str) -> tuple[HostPort, ...]:
     if not authority:
         return ()
     items = authority.split(",")
+    if len(items) > 1 and _SCHEME_OF_ANOTHER.fullmatch(items[-1]):
+        raise InvalidURLError(hidden, "several URLs joined by a comma", f"one, with its hosts joined: {_SHAPE}")
     if len(items) > _HOSTS_LIMIT:
         raise InvalidURLError(hidden, f"{len(items)} hosts", f"at most {_HOSTS_LIMIT}")
     return tuple(_host(hidden, item) for item in items)

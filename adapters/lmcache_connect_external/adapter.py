@@ -12,7 +12,7 @@ from lmcache_connect import (
     RemoteConnector,
     RemoteURL,
 )
-from lmcache_connect.foreign import LOOP_IMPORT_SECONDS, PluginClass, make_connector
+from lmcache_connect.foreign import PluginClass, make_connector
 
 _SHAPE = "external://host:port/module_path/?connector_name=ClassName"
 
@@ -22,24 +22,25 @@ class ExternalConnectorAdapter(ConnectorAdapter):
 
     The class is a `RemoteConnector`, or has the methods of one. Its constructor is given what it asks for by name:
     `loop`, `local_cpu_backend`, `config`, `metadata`, `context`, `url`, `host`, `port`, and the URL's further options
-    as strings. There is exactly one host, and this adapter makes no use of it.
+    as strings. There is exactly one URL and one host, as in LMCache, and this adapter
+    makes no use of the host.
     """
 
     schema = "external://"
+    makes_foreign = True
 
     def __init__(self) -> None:
         super().__init__()
 
     def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
         """Imports the module. Raises as `create_connector` does."""
-        _load(url, settings, settings.import_timeout)
+        _load(url, settings)
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """A new instance of the class that the URL names.
 
-        The import may take `LOOP_IMPORT_SECONDS` where the owning event loop runs in the calling thread, and the
-        setting `import_timeout` elsewhere. `await manager.open_connector(url)` imports in a thread, with the latter.
-        The class's constructor runs in the calling thread.
+        The import may take the setting `import_timeout`. A manager calls this in a thread, so that neither the import
+        nor the class's constructor runs on an event loop.
 
         Raises:
             InvalidURLError: a `ValueError`: more than one host, or no `connector_name`.
@@ -49,21 +50,20 @@ class ExternalConnectorAdapter(ConnectorAdapter):
             PluginConstructionError: its constructor raised an error.
         """
         url = context.remote_url
-        timeout = context.settings.import_timeout
-        if context.owner.is_current():
-            timeout = min(timeout, LOOP_IMPORT_SECONDS)
-        plugin, kind = _load(url, context.settings, timeout)
+        plugin, kind = _load(url, context.settings)
         options = {name: value.get_secret_value() for name, value in url.query.items() if name != "connector_name"}
         return make_connector(plugin, kind, context, options)
 
 
-def _load(url: RemoteURL, settings: ConnectorConfig, timeout: float) -> tuple[PluginClass, Any]:
+def _load(url: RemoteURL, settings: ConnectorConfig) -> tuple[PluginClass, Any]:
+    if f",{url.scheme}://" in url.raw.get_secret_value():
+        raise InvalidURLError(url.redacted(), "several URLs joined by a comma", f"a single one: {_SHAPE}")
     if len(url.hosts) > 1:
         raise InvalidURLError(url.redacted(), f"{len(url.hosts)} hosts", f"a single one: {_SHAPE}")
     name = url.query.get("connector_name")
     if name is None or not name.get_secret_value():
         raise InvalidURLError(url.redacted(), "connector_name is missing", _SHAPE)
     plugin = PluginClass.at(url.path, name.get_secret_value())
-    kind = plugin.load(timeout, settings.allowed_modules)
+    kind = plugin.load(settings.import_timeout, settings.allowed_modules)
     plugin.check_connector(kind)
     return plugin, kind

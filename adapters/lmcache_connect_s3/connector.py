@@ -66,7 +66,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._threads = options.threads if options.threads is not None else 1 + (os.cpu_count() or 1)
         self._retries = Retries(options.attempts)
         self._tidying = Tidying()
-        self._signing = Signing(self._store, location, options, self._lookup_pool)
+        self._signing = Signing(self._store, location, options, self._lookup_pool, context.lane)
         self._bucket = Bucket(self._lookup_pool, self._signing, self._retries, self._names.internal("ping"))
         self._denials = Denials(self._bucket, self._store)
         self._removal = ObjectRemoval(self._bucket, options.pool_size)

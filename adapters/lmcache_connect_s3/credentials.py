@@ -50,9 +50,9 @@ class CredentialSource:
     not wait for that. Lives on one event loop.
     """
 
-    def __init__(self, store: str, options: S3Options) -> None:
+    def __init__(self, store: str, options: S3Options, lane: Lane) -> None:
         self._store = store
-        self._lane = Lane(f"{store} credentials", _AT_ONCE)
+        self._lane = lane.branch(f"{store} credentials", _AT_ONCE)
         self._options = options
         self._session: Any = None
         self._found: Any = None

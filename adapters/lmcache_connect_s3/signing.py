@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lmcache_connect.outside import Lane
+
 from .credentials import CredentialSource
 from .http_connection import Pool
 from .location import Location
@@ -13,12 +15,14 @@ from .signer import Signer
 class Signing:
     """Makes the signers of one connector. Lives on one event loop. Looks for credentials on first use."""
 
-    def __init__(self, store: str, location: Location, options: S3Options, lookups: Pool) -> None:
-        """`lookups` has connections for the requests that make the sessions of an S3 Express bucket."""
+    def __init__(self, store: str, location: Location, options: S3Options, lookups: Pool, lane: Lane) -> None:
+        """`lane` is where the chain of credentials is asked. `lookups` has connections for the requests that make the
+        sessions of an S3 Express bucket.
+        """
         self.location = location
         """Where requests go. Its region is known after the first `current()`."""
         self._requester_pays = options.requester_pays
-        self._account = CredentialSource(store, options)
+        self._account = CredentialSource(store, options, lane)
         self._sessions = ExpressSessions(store, self._account, location, lookups) if location.is_express else None
 
     async def current(self) -> Signer:

@@ -63,6 +63,8 @@ class ConnectorAdapter(ABC):
     schema: str = ""
     schemes: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[type[ConnectorOptions] | None] = None
+    makes_foreign: ClassVar[bool] = False
+    """Whether it makes connectors of other people's classes, whose constructors must not run on an event loop."""
 
     def __init__(self, schema: str = "") -> None:
         if schema:

@@ -12,6 +12,7 @@ from ..errors import InvalidURLError
 from ..loop import LoopOwner
 from ..memory import ChunkMemory
 from ..metadata import CacheMetadata
+from ..outside import Lane
 from ..url import OptionsT, RemoteURL, URLOptions
 from .connector import RemoteConnector
 
@@ -35,6 +36,7 @@ class ConnectorContext:
         wrapped: for each URL that the adapter named (`wrapped_urls`) what makes its connector; see `make_wrapped()`.
         find_dialect: for `lmcache_connect.foreign`: the dialect of a class that was written for another toolkit, or
             None.
+        lane: for `lmcache_connect.foreign`: where the code of a connector that we did not write runs.
     """
 
     url: str = field(repr=False)
@@ -49,6 +51,7 @@ class ConnectorContext:
     parsed_options: URLOptions | None = field(default=None, repr=False)
     wrapped: tuple[Callable[[ChunkMemory], RemoteConnector], ...] = field(default=(), repr=False)
     find_dialect: Callable[[type[Any], ConnectorContext], Any] | None = field(default=None, repr=False)
+    lane: Lane = field(default_factory=lambda: Lane("a connector"), repr=False)
 
     def get_full_chunk_size_bytes(self) -> int:
         """Bytes of a full chunk of the model.

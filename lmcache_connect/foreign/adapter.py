@@ -7,12 +7,15 @@ from typing import Any
 
 from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
 from ..observability import event
+from ..outside import contained
 from .dialect import dialect_for
 from .making import adopt_connector
 
 
 class ForeignAdapter(ConnectorAdapter):
     """Wraps an object that has `create_connector`, and `can_parse` or a `schema`, whatever it derives from."""
+
+    makes_foreign = True
 
     def __init__(self, adapter: Any) -> None:
         super().__init__(str(getattr(adapter, "schema", "") or ""))
@@ -49,7 +52,8 @@ class ForeignAdapter(ConnectorAdapter):
 def answers(adapter: ConnectorAdapter, url: str) -> bool:
     """Whether an adapter says that it can parse a URL. One that raises cannot, and the failure is logged."""
     try:
-        return bool(adapter.can_parse(url))
+        with contained(type(adapter).__qualname__, "can_parse"):
+            return bool(adapter.can_parse(url))
     except Exception as error:  # it must not keep the others from being asked
         event(logging.WARNING, "plugin_failed", plugin=type(adapter).__qualname__, error=f"can_parse: {error}")
         return False

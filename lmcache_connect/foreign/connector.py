@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ..contract import RemoteConnector, Slots
@@ -75,11 +75,9 @@ class ForeignConnector(RemoteConnector):
             await self._dialect.wait_for_room()
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        view = self._dialect.view(memory_obj)
-        try:
-            await self._methods.call("put", self._dialect.key(key), view)
-        finally:
-            self._dialect.revoke([view])
+        name, view = self._dialect.key(key), self._dialect.view(memory_obj)
+        end = self._end_of([view], [memory_obj])
+        await self._methods.call("put", name, view, nbytes=memory_obj.get_size(), on_end=end)
 
     async def remove(self, key: Key) -> bool:
         for name in ("remove", "remove_sync"):
@@ -129,9 +127,27 @@ class ForeignConnector(RemoteConnector):
         views: list[Any] = []
         try:
             views.extend(self._dialect.view(obj) for obj in memory_objs)
-            await self._methods.call("batched_put", [self._dialect.key(key) for key in keys], list(views))
-        finally:
+            names = [self._dialect.key(key) for key in keys]
+            end = self._end_of(views, memory_objs)
+        except BaseException:
             self._dialect.revoke(views)
+            raise
+        nbytes = sum(obj.get_size() for obj in memory_objs)
+        await self._methods.call("batched_put", names, list(views), nbytes=nbytes, on_end=end)
+
+    def _end_of(self, views: Sequence[Any], memory_objs: Sequence[MemoryObj]) -> Callable[[], None]:
+        """Holds the memory of views, and returns what ends them: for a thread that may be left behind with them."""
+        held = list(memory_objs)
+        for obj in held:
+            obj.ref_count_up()
+
+        def end() -> None:
+            try:
+                self._dialect.revoke(views)
+            finally:
+                release_all(held)
+
+        return end
 
     # -------------------------------------------------------------------------------------------------- the store
 

@@ -71,6 +71,8 @@ class Plugin:
 class _ClassAdapter(ConnectorAdapter):
     """Makes connectors of a plug-in's class that is a connector. It has no scheme: the plug-in is found by its name."""
 
+    makes_foreign = True
+
     def __init__(self, plugin: PluginClass, kind: type[Any], settings: Mapping[str, Any]) -> None:
         super().__init__()
         self._plugin = plugin

@@ -5,27 +5,28 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
-import os
 import threading
-from collections.abc import Collection, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..errors import PluginClassMissingError, PluginConstructionError, PluginError, PluginImportError, PluginTypeError
-from ..process import ModuleLock
+from ..errors import (
+    PluginClassMissingError,
+    PluginConstructionError,
+    PluginImportError,
+    PluginTypeError,
+    StoreError,
+)
+from ..outside import Lane, described
 from .connector import missing_methods
+from .loading import CircularImportError, Loading
 
-LOOP_IMPORT_SECONDS: Final = 0.04
-"""Seconds that an import may block an event loop, where nothing has imported the module in advance."""
-
-_lock = ModuleLock()
-_loading: dict[PluginClass, Future[Any]] = {}
+_imports: Final = Lane("imports", 16)
+_lock = threading.Lock()
+_loading: dict[PluginClass, Loading] = {}
 """Imports under way. Of the process and not of an object, as `sys.modules` is: an import that hangs keeps its thread
 and its entry, so that no other manager starts it a second time."""
-
-os.register_at_fork(after_in_child=_loading.clear)  # their threads are the parent's
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,15 @@ class PluginClass:
         with _lock:
             loading = _loading.get(self)
             if loading is None:
-                loading = _loading[self] = Future()
-                # A daemon, so that a module that never ends does not keep the process alive.
-                thread = threading.Thread(
-                    target=self._import, args=(loading,), name=f"import {self.module}", daemon=True
-                )
                 try:
-                    thread.start()
-                except RuntimeError as error:  # no more threads: the entry would never be resolved
-                    del _loading[self]
+                    begun = _imports.begin(f"import {self.module}", self._import)
+                except (RuntimeError, StoreError) as error:  # too many hang, or no further thread can be started
                     raise self.import_error(f"no thread for importing it could be started: {error}") from error
-        try:
-            kind = loading.result(timeout)
-        except FutureTimeoutError:
-            raise self.import_error(
-                f"importing it did not end within {timeout:.2g} s, and goes on in a thread"
-            ) from None
-
-        if not isinstance(kind, type):
+                loading = _loading[self] = Loading(self.module, begun)
+        kind: type[Any] = self._awaited(loading, timeout)
+        with self._looking():
+            is_class = isinstance(kind, type)
+        if not is_class:
             raise self.type_error(f"it is a {type(kind).__qualname__}; expected a class")
         return kind
 
@@ -95,31 +87,39 @@ class PluginClass:
         Raises:
             PluginTypeError: it lacks some.
         """
-        if lacking := missing_methods(kind):
+        with self._looking():
+            lacking = missing_methods(kind)
+        if lacking:
             raise self.type_error(f"it is not a connector: it has no {', '.join(lacking)}()")
 
-    def _import(self, loading: Future[Any]) -> None:
-        result: Any = None
-        failure: PluginError | None = None
+    def _awaited(self, loading: Loading, timeout: float) -> Any:
         try:
-            found = importlib.import_module(self.module)
-        except BaseException as error:  # SystemExit as well: a plug-in must not end the process
-            failure = self.import_error(f"importing it raised {type(error).__name__}: {error}", self._distribution())
-            failure.__cause__ = error.with_traceback(None)
-        else:
+            return loading.wait(timeout)
+        except CircularImportError as cycle:
+            raise self.import_error(f"importing it waits for itself: {cycle}") from None
+        except TimeoutError:
+            if loading.is_done:  # it raised that itself
+                raise
+        because = loading.waits_for()
+        raise self.import_error(f"importing it did not end within {timeout:.2g} s, and goes on in a thread{because}")
+
+    def _import(self) -> Any:
+        try:
             try:
-                result = getattr(found, self.class_name)
+                found = importlib.import_module(self.module)
+            except BaseException as error:  # SystemExit as well: a plug-in must not end the process
+                raise self.import_error(
+                    f"importing it raised {described(error)}", self._distribution()
+                ) from error.with_traceback(None)
+            try:
+                return getattr(found, self.class_name)
             except BaseException as error:
-                failure = PluginClassMissingError(
+                raise PluginClassMissingError(
                     self.module, self.class_name, self._distribution(), "its module has nothing of this name"
-                )
-                failure.__cause__ = error.with_traceback(None)
-        with _lock:
-            del _loading[self]  # a failure is not remembered: the module may be mended
-        if failure is None:
-            loading.set_result(result)
-        else:
-            loading.set_exception(failure)
+                ) from error.with_traceback(None)
+        finally:
+            with _lock:
+                _loading.pop(self, None)  # a failure is not remembered: the module may be mended
 
     def make(self, kind: Any, usual: Mapping[str, Any], further: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         """An instance, given the arguments that its constructor asks for by name.
@@ -130,10 +130,8 @@ class PluginClass:
             PluginTypeError: it asks for something that none of the three has.
             PluginConstructionError: it raised.
         """
-        try:
-            parameters = inspect.signature(kind).parameters.values()
-        except (TypeError, ValueError):  # a class written in C may have no signature
-            parameters = inspect.signature(_takes_all).parameters.values()
+        with self._looking():
+            parameters = _parameters(kind)
         positional: list[Any] = []
         named: dict[str, Any] = {}
         given = {**options, **further, **usual}
@@ -155,14 +153,21 @@ class PluginClass:
             )
         try:
             return kind(*positional, **named)
-        except Exception as error:
-            raise PluginConstructionError(
-                self.module, self.class_name, self._distribution(), f"making it raised {type(error).__name__}: {error}"
-            ) from error
-        except SystemExit as error:
-            raise PluginConstructionError(
-                self.module, self.class_name, self._distribution(), f"making it raised SystemExit({error.code!r})"
-            ) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit as well: a plug-in must not end the process
+            how = f"making it raised {described(error)}"
+            raise PluginConstructionError(self.module, self.class_name, self._distribution(), how) from error
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Around a look at the class: its metaclass may raise anything."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self.type_error(f"looking at it raised {described(error)}") from error
 
     def import_error(self, reason: str, distribution: str = "") -> PluginImportError:
         """The error for a class that cannot be imported."""
@@ -178,6 +183,28 @@ class PluginClass:
         except Exception:  # another package's broken metadata must not hide the error at hand
             return ""
         return ", ".join(dict.fromkeys(owners))
+
+
+def _parameters(kind: Any) -> Collection[inspect.Parameter]:
+    """What a constructor asks for.
+
+    A metaclass whose `__call__(cls, *args, **kwargs)` says nothing hides the class's own `__init__` and `__new__`. It
+    is their arguments that count.
+    """
+    ways: list[Any] = [kind, getattr(kind, "__init__", None), getattr(kind, "__new__", None)]
+    for asked in ways:
+        try:
+            found = list(inspect.signature(asked).parameters.values())
+        except (TypeError, ValueError):  # a class written in C may have no signature
+            continue
+        if asked is not kind:
+            found = found[1:]  # self, or the class
+        if any(parameter.kind not in _ANY for parameter in found) or (not found and asked is kind):
+            return found
+    return list(inspect.signature(_takes_all).parameters.values())
+
+
+_ANY: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _takes_all(**_: Any) -> None: ...

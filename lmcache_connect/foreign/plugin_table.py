@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import MappingProxyType
 from typing import Any
 
@@ -37,15 +36,15 @@ class PluginTable:
             if plugin.adapter is None:
                 plugin.load(self._settings.import_timeout, self._settings)
 
-    def load_until(self, end: float, url: RemoteURL) -> None:
-        """`load`, for a caller that must not block for longer than until `end`, in `time.monotonic()`'s seconds.
+    def load_for(self, url: RemoteURL) -> None:
+        """`load`, where of those that failed before only the one that the URL names is tried again.
 
-        Of those that failed before, only the one that the URL names is tried again: it may just have been slow.
+        A broken plug-in would otherwise take its time at each connector that is made.
         """
         for plugin in self._plugins.values():
             is_wanted = url.scheme == SCHEME and url.host == plugin.name
             if plugin.adapter is None and (plugin.failure is None or is_wanted):
-                plugin.load(max(end - time.monotonic(), 0), self._settings)
+                plugin.load(self._settings.import_timeout, self._settings)
 
     def find(self, url: RemoteURL) -> tuple[ConnectorAdapter, str] | None:
         """The adapter that answers for a URL, of those that are loaded, and its plug-in's name; None where none does.

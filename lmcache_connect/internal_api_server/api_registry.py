@@ -8,11 +8,13 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from ..errors import InvalidArgumentError, MissingExtraError
 from ..observability import event
+from ..outside import described
 from ..process import ModuleLock
 from .errors import APIModuleError, APIRegistrationError, DuplicateRouteError
 
@@ -56,6 +58,7 @@ class _Offer:
     category: APICategory
     source: str
     load: Callable[[], Any]
+    is_ours: bool = False
 
 
 @dataclass
@@ -64,6 +67,8 @@ class _Added:
 
     apis: dict[str, RegisteredAPI] = field(default_factory=dict)
     routers: dict[str, APIRouter] = field(default_factory=dict)
+    first_other: Any = None
+    """The first of the application's routes that comes from other people's routers."""
 
     def source_of(self, router: APIRouter) -> str | None:
         """The source that a router was added under; None where it was not added."""
@@ -133,10 +138,11 @@ class APIRegistry:
     ) -> tuple[RegisteredAPI, ...]:
         """Adds the routes of these categories, by default of all. Returns what this call added.
 
-        Categories are added in the order given. Within each, our modules come first, then entry points, both by name,
-        then registered routers. A module is left out where it cannot be imported, has no router, or has a path that is
-        taken. It is then logged as the event `api_module_failed`, and kept in `failures`. What was added before is not
-        added again.
+        Our modules come first, by category in the order given and by name. Then come other people's: entry points by
+        name, and registered routers. Their routes answer what none of ours does, whenever ours is added, so that a
+        `/{path:path}` of theirs hides nothing. A module is left out where it cannot be imported, has no router, or has
+        a path that is taken or is one of ours. It is then logged as the event `api_module_failed`, and kept in
+        `failures`. What was added before is not added again.
 
         Raises:
             InvalidArgumentError: a category does not exist. Nothing was added then.
@@ -144,17 +150,17 @@ class APIRegistry:
         """
         added: list[RegisteredAPI] = []
         failures: list[APIModuleError] = []
-        for category in _checked(categories):
-            for offer in self._offers(category):
-                if offer.source in self._added.apis:
-                    continue
-                try:
-                    router = _loaded(offer)
-                    if self._added.source_of(router) is None:
-                        added.append(self._include(offer, router))
-                except APIModuleError as failure:
-                    event(logging.ERROR, "api_module_failed", module=offer.source, error=str(failure))
-                    failures.append(failure)
+        wanted = _checked(categories)
+        for offer in (*_each(_own_offers, wanted), *_each(_other_offers, wanted)):
+            if offer.source in self._added.apis:
+                continue
+            try:
+                router = _loaded(offer)
+                if self._added.source_of(router) is None:
+                    added.append(self._include(offer, router))
+            except APIModuleError as failure:
+                event(logging.ERROR, "api_module_failed", module=offer.source, error=str(failure))
+                failures.append(failure)
         self._failures = tuple(failures)
         if strict and failures:
             raise APIRegistrationError(map(str, failures))
@@ -186,27 +192,23 @@ class APIRegistry:
         added: _Added = state.lmcache_connect_apis
         return added
 
-    def _offers(self, category: APICategory) -> Iterator[_Offer]:
-        package = importlib.import_module(f"{_PACKAGE}.{category}")
-        names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-        for name in names:
-            if name.endswith(MODULE_SUFFIX):
-                module = f"{package.__name__}.{name}"
-                yield _Offer(category, module, lambda module=module: importlib.import_module(module))  # type: ignore[misc]
-        for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
-            if _category_of(entry) == category:
-                yield _Offer(category, entry.value, entry.load)
-        with _offers_lock:
-            offered = [offer for offer in _offered if offer.category == category]
-        yield from offered
-
     def _include(self, offer: _Offer, router: APIRouter) -> RegisteredAPI:
         routes = list(dict.fromkeys(_routes(router.routes)))
         taken = {_normal(route): source for source, route in self._taken()}
+        if not offer.is_ours:  # also where ours is not served: it may be added later
+            taken |= _own_routes()
         for method, path in routes:
             if (other := taken.get(_normal((method, path)))) is not None:
                 raise DuplicateRouteError(offer.source, f"{method} {path}", other)
+        others = self._app.router.routes
+        before = len(others)
         self._app.include_router(router)
+        if offer.is_ours and self._added.first_other is not None:  # the first route that fits a request answers it
+            ours = others[before:]
+            del others[before:]
+            others[(at := others.index(self._added.first_other)) : at] = ours
+        elif not offer.is_ours and self._added.first_other is None and len(others) > before:
+            self._added.first_other = others[before]
         self._app.openapi_schema = None  # FastAPI makes it again when it is asked for
         api = RegisteredAPI(offer.category, offer.source, tuple(f"{method} {path}" for method, path in routes))
         self._added.apis[offer.source] = api
@@ -232,6 +234,40 @@ def _checked(categories: Sequence[APICategory] | None) -> tuple[APICategory, ...
         if category not in CATEGORIES:
             raise InvalidArgumentError("categories", f"{category!r} is not a category; {expected}")
     return tuple(dict.fromkeys(categories))
+
+
+def _each(offers: Callable[[APICategory], Iterable[_Offer]], categories: Iterable[APICategory]) -> Iterator[_Offer]:
+    for category in categories:
+        yield from offers(category)
+
+
+def _own_offers(category: APICategory) -> Iterator[_Offer]:
+    package = importlib.import_module(f"{_PACKAGE}.{category}")
+    for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
+        if name.endswith(MODULE_SUFFIX):
+            module = f"{package.__name__}.{name}"
+            yield _Offer(category, module, partial(importlib.import_module, module), is_ours=True)
+
+
+def _other_offers(category: APICategory) -> Iterator[_Offer]:
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
+        if _category_of(entry) == category:
+            yield _Offer(category, entry.value, entry.load)
+    with _offers_lock:
+        offered = [offer for offer in _offered if offer.category == category]
+    yield from offered
+
+
+def _own_routes() -> dict[Route, str]:
+    """The routes of all of our modules, with the module of each."""
+    found: dict[Route, str] = {}
+    for offer in _each(_own_offers, CATEGORIES):
+        try:
+            router = _loaded(offer)
+        except APIModuleError:  # `register_all_apis` says so where it is asked for
+            continue
+        found |= {_normal(route): offer.source for route in _routes(router.routes)}
+    return found
 
 
 def _offer_of(router: object, category: APICategory, source: str | None) -> _Offer:
@@ -261,9 +297,11 @@ def _category_of(entry: EntryPoint) -> APICategory:
 def _loaded(offer: _Offer) -> APIRouter:
     try:
         found = offer.load()
-    except (Exception, SystemExit) as error:  # whatever a foreign module does at import, the others are still added
-        raise APIModuleError(offer.source, f"importing it raised {type(error).__name__}: {error}") from error
-    router = found if isinstance(found, APIRouter) else getattr(found, "router", None)
+        router = found if isinstance(found, APIRouter) else getattr(found, "router", None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a foreign module does at import, the others are still added
+        raise APIModuleError(offer.source, f"importing it raised {described(error)}") from error
     if not isinstance(router, APIRouter):
         what = "has no `router`" if router is None else f"has a `router` that is a {type(router).__qualname__}"
         raise APIModuleError(offer.source, f"it {what}; expected a fastapi.APIRouter of this name")

@@ -53,6 +53,8 @@ class Connector(BaseModel):
     breaker: Literal["closed", "open", "half_open"] = Field(description="the circuit breaker; `closed`: calls are made")
     bypass: bool = Field(description="whether the store is left out: every get is a miss, every put is dropped")
     in_flight: int
+    abandoned_calls: int = Field(description="calls of foreign code that were left behind, and have not ended")
+    abandoned_bytes: int = Field(description="bytes that those calls hold")
     damaged_records: dict[str, int] = Field(
         description="records that did not verify, by `<reason>:<outcome>`; the outcome says whether it was removed"
     )
@@ -72,6 +74,8 @@ class Connector(BaseModel):
             breaker=connector.breaker_state.value,
             bypass=connector.bypass,
             in_flight=connector.in_flight,
+            abandoned_calls=connector.abandoned_calls,
+            abandoned_bytes=connector.abandoned_bytes,
             damaged_records={
                 f"{reason}:{outcome}": count
                 for (reason, outcome), count in connector.metrics.snapshot_of_removals().items()

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from .breaker import BreakerState
 from .connector import ManagedConnector
+from .lifetime import close_soon
 
-__all__ = ["BreakerState", "ManagedConnector"]
+__all__ = ["BreakerState", "ManagedConnector", "close_soon"]

@@ -35,6 +35,7 @@ from ..errors import (
     InvalidArgumentError,
     InvalidKeyError,
 )
+from ..foreign import ForeignConnector, OutsideConnector
 from ..keys import Key, check_key_string, key_string, key_strings
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj, SharedMemoryObj, release_all
@@ -94,7 +95,7 @@ class ManagedConnector(RemoteConnector):
         self._owner = context.owner
         self._store = context.remote_url.label()
         # The author's class, not what holds it to the rules.
-        self._class_name = type(getattr(wrapped, "foreign", wrapped)).__name__
+        self._class_name = type(_author_of(wrapped)).__name__
         self.name: Final = name or f"{context.remote_url.scheme}-1"
         """Its name for operators: the scheme and a number, unique within its manager."""
         self._runner = OperationRunner(
@@ -123,6 +124,11 @@ class ManagedConnector(RemoteConnector):
     @property
     def wrapped(self) -> RemoteConnector:
         """The connector that the adapter made."""
+        return self._wrapped.wrapped if isinstance(self._wrapped, OutsideConnector) else self._wrapped
+
+    @property
+    def inside(self) -> RemoteConnector:
+        """What calls go to: `wrapped`, or what stands around it where other people have written that."""
         return self._wrapped
 
     @property
@@ -149,6 +155,16 @@ class ManagedConnector(RemoteConnector):
     def in_flight(self) -> int:
         """The number of operations under way."""
         return len(self._runner.in_flight)
+
+    @property
+    def abandoned_calls(self) -> int:
+        """The calls of code that we did not write which were left behind, and have not ended."""
+        return self._context.lane.abandoned_calls
+
+    @property
+    def abandoned_bytes(self) -> int:
+        """The bytes that those calls hold."""
+        return self._context.lane.abandoned_bytes
 
     @property
     def is_closed(self) -> bool:
@@ -504,7 +520,7 @@ class ManagedConnector(RemoteConnector):
 
     @_waits_once
     async def recreate(
-        self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float | None = None
+        self, make: Callable[[], Awaitable[tuple[RemoteConnector, ConnectorContext]]], grace: float | None = None
     ) -> None:
         """Takes a new connector from `make` in place of the one inside, which is then closed as `close()` does it.
 
@@ -517,9 +533,11 @@ class ManagedConnector(RemoteConnector):
         """
         await self._owner.run(self._recreate, make, self._settings.close_grace if grace is None else grace)
 
-    async def _recreate(self, make: Callable[[], tuple[RemoteConnector, ConnectorContext]], grace: float) -> None:
+    async def _recreate(
+        self, make: Callable[[], Awaitable[tuple[RemoteConnector, ConnectorContext]]], grace: float
+    ) -> None:
         await self._lifetime.wait_closed()
-        made, context = make()
+        made, context = await make()
         before = self._wrapped
         open_cache = _closed_until_called(made.find_hot_cache(), before.find_hot_cache())
         self._wrapped, self._context = made, context
@@ -652,6 +670,13 @@ def _closed_until_called(cache: HotCache | None, before: HotCache | None) -> Cal
         cache.enabled = is_enabled
 
     return open_cache
+
+
+def _author_of(connector: RemoteConnector) -> object:
+    """The author's own object, out of what holds it to the rules."""
+    if isinstance(connector, OutsideConnector):
+        connector = connector.wrapped
+    return connector.foreign if isinstance(connector, ForeignConnector) else connector
 
 
 async def _checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:

@@ -9,6 +9,7 @@ from typing import Any
 from ..contract import ConnectorAdapter
 from ..errors import AdapterLoadError, ConnectorContractError
 from ..foreign import ForeignAdapter
+from ..outside import contained
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class AdapterTarget:
             raise self._error(str(error), self.extra if is_driver else None) from error
         except AttributeError as error:
             raise self._error(str(error)) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit as well: an import must not end the process
             raise self._error(f"importing it raised {type(error).__name__}: {error}") from error
         try:
             return adapter_of(found)
@@ -60,12 +63,19 @@ def adapter_of(found: object) -> ConnectorAdapter:
     Raises:
         ConnectorContractError: it is not an adapter, or the class cannot be made without arguments.
     """
-    name = getattr(found, "__qualname__", type(found).__qualname__)
-    if not ForeignAdapter.is_adapter(found):
+    name = type(found).__qualname__
+    try:
+        with contained(name, "looking at it"):
+            name = str(getattr(found, "__qualname__", name))
+            is_adapter = ForeignAdapter.is_adapter(found)
+    except Exception as error:
+        raise ConnectorContractError(name, "adapter", f"cannot be looked at: {error}", "an adapter") from error
+    if not is_adapter:
         raise ConnectorContractError(name, "adapter", "is not a ConnectorAdapter", "a subclass of it, or an instance")
     if isinstance(found, type):
         try:
-            found = found()
+            with contained(name, "making it"):
+                found = found()
         except Exception as error:
             raise ConnectorContractError(
                 name, "__init__", f"cannot be made without arguments: {error}", "a class that takes no arguments"

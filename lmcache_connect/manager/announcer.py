@@ -159,7 +159,7 @@ class Announcer:
     async def _tell(self, connector: ManagedConnector, document: bytes) -> None:
         try:
             with anyio.fail_after(_ANSWER_SECONDS):
-                await connector.wrapped.announce(self.worker, document, 3 * self._interval)
+                await connector.inside.announce(self.worker, document, 3 * self._interval)
         except Exception as error:  # of any kind: no operation may fail because of an announcement
             if connector not in self._refused:
                 self._refused.add(connector)
@@ -178,7 +178,7 @@ class Announcer:
     async def _withdraw(self, connector: ManagedConnector) -> None:
         try:
             with anyio.move_on_after(_ANSWER_SECONDS):
-                await connector.wrapped.withdraw(self.worker)
+                await connector.inside.withdraw(self.worker)
         except Exception as error:  # the announcement expires
             event(logging.DEBUG, "withdrawal_refused", store=connector.store, error=_reason(error))
 
@@ -198,7 +198,7 @@ def _is_up(connector: ManagedConnector) -> bool:
 
 def _is_used(connector: ManagedConnector) -> bool:
     # Connecting is the application's first call to make, and a store that is down is the breaker's to probe.
-    return _is_up(connector) and connector.wrapped.support_announcements() and connector.has_succeeded
+    return _is_up(connector) and connector.inside.support_announcements() and connector.has_succeeded
 
 
 def _described(connector: ManagedConnector) -> AnnouncedConnector:

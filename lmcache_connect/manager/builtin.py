@@ -33,3 +33,12 @@ ADAPTERS: Final[dict[str, AdapterTarget]] = {
     **_targets("lmcache_reference_connectors.memory:MemoryConnectorAdapter", None, "memory"),
 }
 """The schemes that this distribution brings, and the adapter of each."""
+
+_OURS: Final = frozenset(
+    {"lmcache_connect", *(target.target.partition(":")[0].partition(".")[0] for target in ADAPTERS.values())}
+)
+
+
+def is_ours(kind: type[object]) -> bool:
+    """Whether this distribution brings a class. Any other class is foreign, also one of the application's."""
+    return str(getattr(kind, "__module__", "")).partition(".")[0] in _OURS

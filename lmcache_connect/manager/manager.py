@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from ..checkpoint import checkpointed, nothing
 from ..config import ConnectorConfig
-from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
+from ..contract import ConnectorAdapter
 from ..errors import (
     AdapterLoadError,
     ConnectorClosedError,
@@ -23,16 +23,18 @@ from ..errors import (
     PluginError,
     UnknownSchemeError,
 )
-from ..foreign import LOOP_IMPORT_SECONDS, Plugin, PluginTable, adopt_connector
+from ..foreign import Plugin, PluginTable
 from ..loop import LoopOwner
 from ..managed import ManagedConnector
 from ..memory import ChunkMemory, LocalCPUBackend
 from ..metadata import CacheMetadata
 from ..observability import StoreMetrics
+from ..outside import Lane
 from ..process import this_process
 from ..url import RemoteURL
 from .announcer import Announcer
-from .compat_bridge import find_dialect, install_lmcache_names
+from .compat_bridge import install_lmcache_names
+from .maker import Made, Maker, told_if_held
 from .plan import Plan
 from .registry import AdapterRegistry, default_registry
 from .resolving import Resolver
@@ -84,6 +86,8 @@ class ConnectorManager:
         self._registry = AdapterRegistry(default_registry)
         self._plugins = PluginTable(self._config, self._settings)
         self._resolver = Resolver(self._registry, self._plugins, self._settings, self._config, plugin_name)
+        self._maker = Maker(self._config, self._settings, metadata)
+        self._lane = Lane("the manager")
         self._roster = Roster()
         self._owner = LoopOwner.of(loop) if loop is not None else None
         self._backend = local_cpu_backend
@@ -183,8 +187,9 @@ class ConnectorManager:
     def create_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """A new connector for `url`, by default the manager's. It connects on first use. The manager closes it.
 
-        An adapter that is used for the first time is imported here. `open()` and `async with` do that in advance, off
-        the event loop, for the manager's own URL.
+        What is used for the first time is imported here, and a class of other people's is made here, for up to the
+        setting `import_timeout` each. On an event loop that holds up everything else, and is logged as `loop_held`:
+        await `open_connector` there. `open()` and `async with` import in advance, for the manager's own URL.
 
         Raises:
             InvalidArgumentError: there is no URL.
@@ -198,11 +203,16 @@ class ConnectorManager:
         if remote_url is None:
             raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
         owner = self.owner
-        # What `open()` or `open_connector()` has not imported is imported here, where the loop must not wait long.
-        plan = self._resolver.plan(remote_url, LOOP_IMPORT_SECONDS if owner.is_current() else None)
-        owner.check("the manager's event loop")
-        made = self._make(plan, plan.settings(self._settings))
-        managed = ManagedConnector(*made, self._roster.next_name(remote_url.scheme))
+        with told_if_held(owner, remote_url.label()):
+            plan = self._resolver.plan(remote_url)
+            owner.check("the manager's event loop")
+            if plan.is_foreign:  # imports have a limit of their own
+                self._resolver.prepare(remote_url)
+            made = self._maker.make_blocking(plan, owner, self.local_cpu_backend)
+        return self._managed(plan, made, owner)
+
+    def _managed(self, plan: Plan, made: Made, owner: LoopOwner) -> ManagedConnector:
+        managed = ManagedConnector(*made, self._roster.next_name(plan.url.scheme))
         self._roster.add(managed, plan)
         if self.announcer is not None and managed.support_announcements():
             self.announcer.begin(owner.loop)
@@ -210,16 +220,22 @@ class ConnectorManager:
 
     @checkpointed(nothing)
     async def open_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
-        """`create_connector`, with everything that has to be imported for it imported off the event loop.
+        """`create_connector`, with everything imported and made off the event loop.
 
         Raises:
             What `create_connector` raises.
         """
         self._check_open()
         remote_url = RemoteURL.parse(url) if url is not None else self._url
-        if remote_url is not None:
-            await anyio.to_thread.run_sync(self._resolver.prepare, remote_url)
-        return self.create_connector(remote_url)
+        if remote_url is None:
+            raise InvalidArgumentError("url", "neither open_connector() nor the manager was given one")
+        owner = self.owner
+        await self._lane.run_in_thread(f"opening {remote_url.label()}", partial(self._resolver.prepare, remote_url))
+        plan = self._resolver.plan(remote_url)
+        owner.check("the manager's event loop")
+        made = await self._maker.make(plan, owner, self.local_cpu_backend)
+        self._check_open()
+        return self._managed(plan, made, owner)
 
     @checkpointed(nothing)
     async def recreate(self, connector: ManagedConnector, grace: float | None = None) -> None:
@@ -236,37 +252,13 @@ class ConnectorManager:
         self._check_open()
         plan = self._roster.plan_of(connector)
 
-        def make() -> tuple[RemoteConnector, ConnectorContext]:
+        async def make() -> Made:
             self._check_open()  # closing a connector that was closed may have taken a while
-            made = self._make(plan, plan.settings(self._settings))
+            made = await self._maker.make(plan, self.owner, self.local_cpu_backend)
             self._roster.add_again(connector)
             return made
 
         await connector.recreate(make, grace)
-
-    def _make(
-        self, plan: Plan, settings: ConnectorConfig, memory: ChunkMemory | None = None
-    ) -> tuple[RemoteConnector, ConnectorContext]:
-        context = ConnectorContext(
-            url=plan.url.raw.get_secret_value(),
-            loop=self.owner.loop,
-            local_cpu_backend=self.local_cpu_backend if memory is None else memory,
-            config=self._config,
-            metadata=self._metadata,
-            plugin_name=plan.plugin_name,
-            remote_url=plan.url,
-            owner=self.owner,
-            settings=settings,
-            parsed_options=plan.options,
-            wrapped=tuple(partial(self._make_wrapped, inner, settings) for inner in plan.inner),
-            find_dialect=find_dialect,
-        )
-        connector = adopt_connector(plan.adapter.create_connector(context), context, type(plan.adapter).__qualname__)
-        connector.post_init()
-        return connector, context
-
-    def _make_wrapped(self, plan: Plan, settings: ConnectorConfig, memory: ChunkMemory) -> RemoteConnector:
-        return self._make(plan, settings, memory)[0]
 
     # ----------------------------------------------------------------------------------------------- lifetime
 
@@ -276,10 +268,11 @@ class ConnectorManager:
         self._check_open()
         _ = self.owner
         if self._url is None:
-            await anyio.to_thread.run_sync(self._plugins.load)
+            await self._lane.run_in_thread("loading plug-ins", self._plugins.load)
         else:
             try:
-                await anyio.to_thread.run_sync(self._resolver.prepare, self._url)
+                prepare = partial(self._resolver.prepare, self._url)
+                await self._lane.run_in_thread(f"opening {self._url.label()}", prepare)
             except (UnknownSchemeError, AdapterLoadError, PluginError, InvalidConfigError):
                 pass  # it may still be registered; otherwise create_connector() raises it
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..config import ConnectorConfig
 from ..contract import ConnectorAdapter, ConnectorOptions
 from ..url import RemoteURL
+from .builtin import is_ours
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,6 +25,12 @@ class Plan:
     options: ConnectorOptions | None
     """The URL's options, parsed and validated; None where the adapter declares no model of them."""
     inner: tuple[Plan, ...] = ()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether code that this distribution does not bring makes the connector, or one inside it."""
+        own = self.adapter.makes_foreign or not is_ours(type(self.adapter))
+        return own or any(plan.is_foreign for plan in self.inner)
 
     def settings(self, base: ConnectorConfig) -> ConnectorConfig:
         """`base`, with the options of every URL in the plan in place of the settings that they override.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ..config import ConnectorConfig
@@ -47,11 +46,10 @@ class Resolver:
         self._config = config
         self._plugin_name = plugin_name
 
-    def plan(self, url: RemoteURL, seconds: float | None = None) -> Plan:
+    def plan(self, url: RemoteURL) -> Plan:
         """The plan of a URL, with everything imported and every option validated that it needs.
 
-        Blocks while plug-ins are imported: for `import_timeout` each at most or, where `seconds` is given, for so long
-        in all.
+        Blocks while plug-ins are imported: for `import_timeout` each at most.
 
         Raises:
             UnknownSchemeError: nothing answers for the URL, or for one inside it.
@@ -59,9 +57,8 @@ class Resolver:
             InvalidURLError: the URL of a wrapper names no other URL, or the wrapper stands around one of its kind.
             AdapterLoadError, AmbiguousSchemeError, PluginError, InvalidConfigError: what answers cannot be loaded.
         """
-        if seconds is None:
-            self._plugins.load()
-        return self._planned(url, None if seconds is None else time.monotonic() + seconds, ())
+        self._plugins.load_for(url)
+        return self._planned(url, ())
 
     def prepare(self, url: RemoteURL) -> None:
         """Imports in advance what `plan` and the adapters need. Validates no option. Blocks as `plan` does.
@@ -72,13 +69,11 @@ class Resolver:
         self._plugins.load()
         self._prepare(url, ())
 
-    def _planned(self, url: RemoteURL, until: float | None, around: tuple[ConnectorAdapter, ...]) -> Plan:
-        if until is not None:
-            self._plugins.load_until(until, url)
+    def _planned(self, url: RemoteURL, around: tuple[ConnectorAdapter, ...]) -> Plan:
         adapter, plugin_name = self._find(url)
         inside = self._inner_urls(url, adapter, around)
         # Inner URLs are validated before the outer one.
-        inner = tuple(self._planned(each, until, (*around, adapter)) for each in inside)
+        inner = tuple(self._planned(each, (*around, adapter)) for each in inside)
         return Plan(url, adapter, plugin_name, adapter.parse_options(url), inner)
 
     def _prepare(self, url: RemoteURL, around: tuple[ConnectorAdapter, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,8 @@ class OutsideCall(Generic[T]):
         self._call: Callable[[], T] | None = call
         self._on_end = on_end
         self._context = contextvars.copy_context()
+        self.thread: int | None = None
+        """The identity of the thread that makes the call, from its beginning on."""
         self.future: Future[T] = Future()
         """Its outcome. Cancelled where the call never began."""
 
@@ -29,6 +32,7 @@ class OutsideCall(Generic[T]):
         if not self.future.set_running_or_notify_cancel():
             self.end()
             return
+        self.thread = threading.get_ident()
         result: Any = None
         error: BaseException | None = None
         call, self._call = self._call, None

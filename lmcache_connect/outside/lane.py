@@ -27,7 +27,12 @@ MAX_ABANDONED_BYTES: Final = 256 << 20
 CANCEL_SECONDS: Final = 0.2
 """Seconds that a task which was cancelled has to end. Then it is abandoned. A deadline is kept within 0.5 s."""
 
+
 _lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+
+
+class LateError(TimeoutError):
+    """A call did not end in time, and was left behind. It is another error than a `TimeoutError` of the call's own."""
 
 
 class Lane:
@@ -53,6 +58,7 @@ class Lane:
         self._lock = threading.Lock()
         self._abandoned: dict[object, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._branches: weakref.WeakSet[Lane] = weakref.WeakSet()
         _lanes.add(self)
 
     @staticmethod
@@ -60,16 +66,27 @@ class Lane:
         """The lanes of this process, by name."""
         return sorted(_lanes, key=lambda lane: lane.name)
 
+    def branch(self, name: str, max_abandoned: int) -> Lane:
+        """A lane of its own with threads and a limit of its own, whose abandoned calls count in this one's figures."""
+        made = Lane(name, max_abandoned)
+        self._branches.add(made)
+        return made
+
+    def for_closing(self) -> Lane:
+        """A branch for a last call, which also finds a thread where all others hang."""
+        return self.branch(self.name, 1)
+
     @property
     def abandoned_calls(self) -> int:
-        """The calls that were left behind and have not ended."""
-        return len(self._abandoned)
+        """The calls that were left behind and have not ended, here and in the branches."""
+        return len(self._abandoned) + sum(branch.abandoned_calls for branch in tuple(self._branches))
 
     @property
     def abandoned_bytes(self) -> int:
         """The bytes that those calls hold."""
         with self._lock:
-            return sum(self._abandoned.values())
+            own = sum(self._abandoned.values())
+        return own + sum(branch.abandoned_bytes for branch in tuple(self._branches))
 
     @property
     def threads(self) -> int:
@@ -147,19 +164,23 @@ class Lane:
                 outcome.cancel()
             raise
 
-    def run_blocking(self, what: str, call: Callable[[], T], timeout: float) -> T:
+    def run_blocking(
+        self, what: str, call: Callable[[], T], timeout: float, *, on_late: Callable[[T], object] | None = None
+    ) -> T:
         """Runs `call()` in a thread, and blocks the calling one for its result, for `timeout` seconds at most.
 
         Raises:
-            TimeoutError: it did not end in time, and was left behind.
+            LateError: it did not end in time, and was left behind.
             AbandonedCallsError, ConnectorFailureError, and what `call` raises.
         """
         begun = self.begin(what, call)
         try:
             return begun.future.result(timeout)
-        except BaseException:
+        except BaseException as error:
             if not begun.future.done():
-                self.leave(begun)
+                self.leave(begun, 0, on_late)
+                if isinstance(error, TimeoutError):
+                    raise LateError(f"{what} did not end within {timeout:.2g} s") from None
             raise
 
     # --------------------------------------------------------------------------------------------------- tasks

@@ -24,7 +24,7 @@ def contain(error: BaseException, name: str, what: str) -> BaseException:
         return error
     if isinstance(error, Exception) and not isinstance(error, _NOT_HANDED_ON):
         return error
-    made = ConnectorFailureError(name, f"{what} raised {type(error).__name__}{_text(error)}")
+    made = ConnectorFailureError(name, f"{what} raised {described(error)}")
     made.__cause__ = error.with_traceback(None)
     return made
 
@@ -48,9 +48,12 @@ def contained(name: str, what: str) -> Iterator[None]:
         raise made from made.__cause__
 
 
-def _text(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """The class and the text of an error. Never raises, whatever the error's own methods do."""
     try:
+        if isinstance(error, SystemExit):
+            return f"SystemExit({error.code!r})"
         text = str(error)
     except BaseException:  # their __str__ may raise, too
-        return ""
-    return f": {text}" if text else ""
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

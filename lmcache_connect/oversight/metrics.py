@@ -103,8 +103,14 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     suspended = GaugeMetricFamily(
         f"{_PREFIX}_removals_suspended", "1 while no damaged record is removed, after too many of them", labels=labels
     )
+    left = GaugeMetricFamily(
+        f"{_PREFIX}_abandoned_calls", "Calls of foreign code that were left behind and still run", labels=labels
+    )
+    held = GaugeMetricFamily(f"{_PREFIX}_abandoned_bytes", "Bytes that those calls hold", labels=labels)
     for connector in manager.known_connectors:
         name = connector.name
+        left.add_metric([name], connector.abandoned_calls)
+        held.add_metric([name], connector.abandoned_bytes)
         info.add_metric([name, connector.context.remote_url.scheme, connector.class_name[:100]], 1)
         is_open.add_metric([name], not connector.is_closed)
         bypass.add_metric([name], connector.bypass)
@@ -112,7 +118,7 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         now = connector.breaker_state
         for one in BreakerState:
             state.add_metric([name, one.value], one is now)
-    yield from (info, is_open, bypass, suspended, state)
+    yield from (info, is_open, bypass, left, held, suspended, state)
 
 
 def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:

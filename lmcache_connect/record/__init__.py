@@ -22,7 +22,12 @@ from .frame import (
     header_length,
     key_digest,
 )
-from .lmcache_metadata import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
+from .lmcache_metadata import (
+    MAX_REMOTE_METADATA_BYTES,
+    REMOTE_DTYPE_CODES,
+    decode_remote_metadata,
+    encode_remote_metadata,
+)
 from .names import END_OF_NAMES, chunk_names, key_of_name, staging_name, start_of_names
 from .stripes import MIN_STRIPE_BYTES, StripePlan
 from .whole_record import decode_piece, decode_record, encode_record
@@ -38,6 +43,7 @@ __all__ = [
     "MIN_STRIPE_BYTES",
     "NO_CHECKSUM_TRAILER",
     "OVERHEAD_BYTES",
+    "REMOTE_DTYPE_CODES",
     "TRAILER_BYTES",
     "FrameHeader",
     "PayloadHasher",

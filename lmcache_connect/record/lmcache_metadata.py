@@ -32,7 +32,7 @@ _GROUP: Final = struct.Struct("<5i")
 MAX_REMOTE_METADATA_BYTES: Final = _FIXED.size + MAX_GROUPS * _GROUP.size
 
 _NO_DTYPE: Final = 0
-_DTYPES: Final = {
+REMOTE_DTYPE_CODES: Final = {
     1: dtype_of("half"),
     2: dtype_of("half"),
     3: dtype_of("bfloat16"),
@@ -42,8 +42,10 @@ _DTYPES: Final = {
     7: dtype_of("fp8_e4m3fn"),
     8: dtype_of("fp8_e5m2"),
 }
+"""The dtypes that LMCache has codes for, by the code. 0 stands for none."""
+
 # Where two codes stand for one dtype, the last one is written, as LMCache does.
-_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+_CODES: Final = {dtype: code for code, dtype in REMOTE_DTYPE_CODES.items()}
 _BYTES: Final = dtype_of("uint8")
 _BINARY: Final = (MemoryFormat.BINARY, MemoryFormat.BINARY_BUFFER)
 
@@ -108,7 +110,7 @@ def _decode_groups(encoded: bytes) -> ChunkMetadata:
     shapes: list[tuple[int, ...]] = []
     dtypes: list[DType] = []
     for code, *dims in _GROUP.iter_unpack(encoded[4:]):
-        dtype = _BYTES if code == _NO_DTYPE and fmt in _BINARY else _DTYPES.get(code)
+        dtype = _BYTES if code == _NO_DTYPE and fmt in _BINARY else REMOTE_DTYPE_CODES.get(code)
         if dtype is None:
             raise CorruptRecordError("version", f"dtype code {code} is of a newer release")
         while dims and not dims[-1]:

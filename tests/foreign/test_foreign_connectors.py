@@ -128,7 +128,7 @@ async def test_a_plain_get_that_blocks_ends_at_the_deadline_and_what_it_brings_l
         gate.OPEN.set()
 
 
-async def test_a_plain_put_has_let_go_of_the_callers_memory_when_a_cancelled_put_ends(
+async def test_a_plain_put_that_is_left_behind_reads_memory_of_its_own_until_its_thread_has_ended(
     manager: ConnectorManager,
 ) -> None:
     gate.OPEN.clear()
@@ -139,14 +139,21 @@ async def test_a_plain_put_has_let_go_of_the_callers_memory_when_a_cancelled_put
             putting = asyncio.create_task(connector.put("k", obj))
             while not connector.in_flight:
                 await asyncio.sleep(0)
-            for _ in range(3):
-                putting.cancel()
-                await asyncio.sleep(0.01)
-            assert not putting.done(), "the thread still has the memory"
-            gate.OPEN.set()
+            while not foreign.began:
+                await asyncio.sleep(0)
+            putting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await putting
+            lane = connector.context.lane
+            assert (lane.abandoned_calls, lane.abandoned_bytes) == (1, 4096)
+            obj.byte_array[:] = bytes(4096)  # it is the caller's again
+            with chunk(manager.local_cpu_backend, "other", 4096):
+                gate.OPEN.set()
+                while lane.abandoned_calls:
+                    await asyncio.sleep(0)
             assert [payload for _, payload in foreign.stored.values()] == [before]
+        while manager.local_cpu_backend.statistics().reserved:
+            await asyncio.sleep(0)
     finally:
         gate.OPEN.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.metadata
 import logging
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
@@ -323,3 +325,63 @@ def test_every_module_of_a_category_has_a_router() -> None:
         for file in folder.glob("*_api.py"):
             module = importlib.import_module(f"{PACKAGE}.{category}.{file.stem}")
             assert isinstance(module.router, APIRouter)
+
+
+def shadowing() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/{x:path}")
+    async def everything(x: str) -> str:
+        return x
+
+    return router
+
+
+def test_a_route_of_other_people_that_fits_every_path_hides_none_of_ours_whenever_ours_is_added() -> None:
+    app = FastAPI()
+    router = shadowing()
+    register_router(router, source="theirs")
+    try:
+        registry = APIRegistry(app)
+        registry.register_all_apis(["common"])
+        registry.register_all_apis(["vllm", "controller"])
+    finally:
+        unregister_router(router)
+
+    ours = ("/version", "/vllm/connectors", "/controller/workers")
+
+    async def ask() -> list[Any]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://h") as client:
+            return [
+                (await client.get(path)).json()
+                for path in ("/version", "/vllm/connectors", "/controller/workers", "/a/b")
+            ]
+
+    answers = asyncio.run(ask())
+    assert answers[-1] == "a/b"
+    assert not {path[1:] for path in ours} & {str(answer) for answer in answers}
+
+
+def test_a_path_of_ours_is_refused_to_other_people_by_name_also_where_ours_is_not_served_yet() -> None:
+    router = APIRouter()
+    router.get("/vllm/connectors")(lambda: "theirs")
+    app = FastAPI()
+    registry = APIRegistry(app)
+    register_router(router, source="theirs")
+    try:
+        registry.register_all_apis(["common"])
+    finally:
+        unregister_router(router)
+    assert [str(failure) for failure in registry.failures if "theirs" in str(failure)]
+    assert "connectors_api" in str(registry.failures[0])
+    registry.register_all_apis()
+    assert registry.failures == ()
+
+
+@pytest.mark.parametrize("raised", ["GeneratorExit()", "asyncio.CancelledError()", "SystemExit(3)", "BaseException()"])
+def test_a_module_that_raises_anything_at_import_stays_alone_with_it(folder: Path, raised: str) -> None:
+    (folder / "bad_api.py").write_text(f"import asyncio\nraise {raised}\n")
+    registry = APIRegistry(FastAPI())
+    registry.register_all_apis()
+    assert [failure for failure in registry.failures if "bad_api" in str(failure)]
+    assert len(registry.registered) > 5

@@ -159,6 +159,7 @@ async def test_connectors_are_listed_with_what_they_did(served: Served) -> None:
     (found,) = (await served.client.get("/vllm/connectors")).json()["connectors"]
     assert (found["name"], found["kind"], found["state"]) == ("redis-1", "RedisConnector", "open")
     assert (found["breaker"], found["bypass"], found["in_flight"]) == ("closed", False, 0)
+    assert (found["abandoned_calls"], found["abandoned_bytes"]) == (0, 0)
     assert (found["damaged_records"], found["removals_suspended"]) == ({}, False)
     assert found["statistics"]["put"]["bytes"] == 100
     assert found["statistics"]["exists"]["misses"] == {"absent": 1}

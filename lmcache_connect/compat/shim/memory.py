@@ -81,6 +81,8 @@ class TensorMemoryObj(MemoryObj, ChunkView):
         if self._meta is None:
             shapes = [Size(shape) for shape in self._metadata.shapes]
             dtypes = [dtype_as_seen(dtype) for dtype in self._metadata.dtypes]
+            if self._metadata.fmt is MemoryFormat.BINARY_BUFFER and [len(shape) for shape in shapes] == [1]:
+                shapes, dtypes = [_buffer_shape(shapes[0][0])], [None]  # as LMCache describes its buffers
             self._meta = MemoryObjMetadata(
                 shape=shapes[0],
                 dtype=dtypes[0],
@@ -169,6 +171,10 @@ class TensorMemoryObj(MemoryObj, ChunkView):
             event(logging.WARNING, "forgotten_object", bytes=self._nbytes)
 
 
+def _buffer_shape(nbytes: int) -> Size:
+    return Size((nbytes, 0, 0, 0))
+
+
 class BytesBufferMemoryObj(MemoryObj):
     """Bytes in a buffer of the guest's own. References are not counted: it lives as long as it is used.
 
@@ -179,6 +185,24 @@ class BytesBufferMemoryObj(MemoryObj):
         self.raw_data = raw_bytes
         chunk = ChunkMetadata.of((len(raw_bytes),), "uint8", MemoryFormat.BINARY_BUFFER)
         super().__init__(memoryview(raw_bytes), chunk, _Owner(None))
+
+    # As LMCache describes it: without a dtype.
+
+    def get_shapes(self) -> list[Any]:
+        """`[length, 0, 0, 0]`."""
+        return [self.get_shape()]
+
+    def get_dtypes(self) -> list[Any]:
+        """None: bytes have no dtype."""
+        return [None]
+
+    def get_shape(self) -> Any:
+        """`[length, 0, 0, 0]`."""
+        return _buffer_shape(self.get_size())
+
+    def get_dtype(self) -> Any:
+        """None: bytes have no dtype."""
+        return None
 
     def ref_count_up(self) -> None:
         """Does nothing."""

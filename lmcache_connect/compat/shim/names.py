@@ -66,6 +66,11 @@ NAMES: Final[dict[str, dict[str, str]]] = {
     },
     f"{ROOT}.v1.storage_backend": {},
     f"{ROOT}.v1.storage_backend.local_cpu_backend": _all_of(f"{_SHIM}.backend", "LocalCPUBackend"),
+    f"{ROOT}.v1.storage_backend.job_executor": {},
+    f"{ROOT}.v1.storage_backend.job_executor.base_executor": _all_of(f"{_SHIM}.job_executor", "BaseJobExecutor"),
+    f"{ROOT}.v1.storage_backend.job_executor.pq_executor": _all_of(
+        f"{_SHIM}.job_executor", "AsyncPQExecutor", "AsyncPQThreadPoolExecutor", "BaseJobExecutor"
+    ),
     f"{ROOT}.v1.storage_backend.connector": {
         **_CONNECTOR,
         **_all_of(

@@ -1,18 +1,22 @@
-"""LMCache's description of a stored chunk, in its place. The encoding is done by `lmcache_connect.record`."""
+"""LMCache's description of a stored chunk, in its place. Its codes are those of `lmcache_connect.record`."""
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-from ...errors import CorruptRecordError
-from ...metadata import ChunkMetadata, MemoryFormat
-from ...record import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
-from ..shapes import Size, chunk_metadata_of, dtype_as_seen
+from ...dtypes import dtype_of
+from ...errors import CorruptRecordError, InvalidShapeError, UnknownDtypeError
+from ...metadata import MemoryFormat
+from ...record import MAX_REMOTE_METADATA_BYTES, REMOTE_DTYPE_CODES
+from ..shapes import Size, dtype_as_seen
 
-_LENGTH: Final = struct.Struct("<i")
+_FIXED: Final = struct.Struct("<ii")
+_GROUP: Final = struct.Struct("<5i")
+_MAX_DIMS: Final = 4
 _groups = 1
 
 
@@ -45,8 +49,10 @@ def get_remote_metadata_bytes() -> int:
 
 
 def pad_shape_to_4d(shape: Any) -> list[int]:
-    """The dimensions, followed by zeros up to four dimensions."""
-    return [*shape, *(0,) * (4 - len(shape))]
+    """The dimensions, followed by zeros up to four dimensions. Raises `InvalidShapeError` where there are more."""
+    if len(shape) > _MAX_DIMS:
+        raise InvalidShapeError(shape, f"{len(shape)} dimensions; LMCache's records hold at most {_MAX_DIMS}")
+    return [*shape, *(0,) * (_MAX_DIMS - len(shape))]
 
 
 def strip_shape_padding(dims: list[int], fmt: Any = MemoryFormat.UNDEFINED) -> Size:
@@ -61,7 +67,10 @@ def strip_shape_padding(dims: list[int], fmt: Any = MemoryFormat.UNDEFINED) -> S
 
 @dataclass
 class RemoteMetadata:
-    """Length in bytes, shapes, dtypes and format of a stored chunk. See `lmcache_connect.record.lmcache_metadata`."""
+    """Length in bytes, shapes, dtypes and format of a stored chunk. See `lmcache_connect.record.lmcache_metadata`.
+
+    As in LMCache, nothing is checked but that it can be written: a connector may mean something of its own by it.
+    """
 
     length: int
     shapes: list[Any]
@@ -69,11 +78,19 @@ class RemoteMetadata:
     fmt: Any
 
     def serialize(self) -> bytes:
-        """The encoded description. Raises `UnknownDtypeError` or `InvalidShapeError` where LMCache has none."""
-        return (
-            _LENGTH.pack(self.length)
-            + encode_remote_metadata(chunk_metadata_of(self.shapes, self.dtypes, self.fmt))[4:]
-        )
+        """The encoded description. A dtype may be None, and `length` another than that of the shapes.
+
+        Raises:
+            UnknownDtypeError: LMCache has no code for a dtype.
+            InvalidShapeError: a shape has more than four dimensions, or a number does not fit into 32 bits.
+        """
+        fields = [self.length, int(getattr(self.fmt, "value", self.fmt))]
+        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
+            fields += [_code_of(dtype), *pad_shape_to_4d(shape)]
+        try:
+            return struct.pack(f"<{len(fields)}i", *fields)
+        except struct.error as error:
+            raise InvalidShapeError(self.shapes, f"LMCache's records hold numbers of 32 bits: {error}") from None
 
     def serialize_into(self, buffer: Any) -> None:
         """Writes the description at the start of a buffer."""
@@ -84,27 +101,64 @@ class RemoteMetadata:
     def deserialize(s: Any) -> RemoteMetadata:
         """Decodes a description. Bytes behind it are ignored.
 
-        It has as many groups as `init_remote_metadata_info` was called with. Where that does not decode, the number
-        follows from its size.
+        It has as many groups as `init_remote_metadata_info` was called with. Where these do not fit its length and all
+        of its bytes do, the number of groups follows from its size. Its length need not be that of its shapes: that of
+        a connector which compresses is not.
 
         Raises:
             CorruptRecordError: it is not a description of a chunk.
         """
-        view = memoryview(s).cast("B")
-        try:
-            metadata, length = _decoded(bytes(view[: get_remote_metadata_bytes()]))
-        except CorruptRecordError:
-            if len(view) == get_remote_metadata_bytes() or len(view) > MAX_REMOTE_METADATA_BYTES:
-                raise
-            metadata, length = _decoded(bytes(view))
-        return RemoteMetadata(
-            length,
-            [Size(shape) for shape in metadata.shapes],
-            [dtype_as_seen(dtype) for dtype in metadata.dtypes],
-            metadata.fmt,
-        )
+        encoded = bytes(memoryview(s).cast("B")[:MAX_REMOTE_METADATA_BYTES])
+        expected = get_remote_metadata_bytes()
+        ways = dict.fromkeys([encoded[:expected], encoded])
+        found: list[RemoteMetadata] = []
+        failure: CorruptRecordError | None = None
+        for each in ways:
+            try:
+                found.append(_decoded(each))
+            except CorruptRecordError as error:
+                failure = failure or error
+        for metadata in found:
+            if _nbytes(metadata) == metadata.length:
+                return metadata
+        if found:
+            return found[0]
+        raise failure or CorruptRecordError("metadata", f"{len(encoded)} bytes; expected {expected}")
 
 
-def _decoded(encoded: bytes) -> tuple[ChunkMetadata, int]:
-    length: int = _LENGTH.unpack_from(encoded.ljust(_LENGTH.size, b"\0"))[0]
-    return decode_remote_metadata(encoded, length), length
+def _code_of(dtype: Any) -> int:
+    if dtype is None:
+        return 0
+    found = dtype_of(dtype)
+    for code, known in REMOTE_DTYPE_CODES.items():
+        if known is found and code != 1:  # of the two for half, LMCache writes the second
+            return code
+    raise UnknownDtypeError(dtype, [known.name for known in REMOTE_DTYPE_CODES.values()])
+
+
+def _decoded(encoded: bytes) -> RemoteMetadata:
+    groups, rest = divmod(len(encoded) - _FIXED.size, _GROUP.size)
+    if rest or groups < 1:
+        raise CorruptRecordError("metadata", f"{len(encoded)} bytes; expected {_FIXED.size}, and {_GROUP.size} a group")
+    length, number = _FIXED.unpack_from(encoded)
+    try:
+        fmt = MemoryFormat(number)
+    except ValueError:
+        raise CorruptRecordError("version", f"memory format {number} is of a newer release") from None
+    shapes, dtypes = [], []
+    for code, *dims in _GROUP.iter_unpack(encoded[_FIXED.size :]):
+        if code != 0 and code not in REMOTE_DTYPE_CODES:
+            raise CorruptRecordError("version", f"dtype code {code} is of a newer release")
+        if length < 0 or min(dims) < 0:
+            raise CorruptRecordError("metadata", f"a negative number: {length} bytes of {dims}")
+        shapes.append(strip_shape_padding(dims, fmt))
+        dtypes.append(dtype_as_seen(REMOTE_DTYPE_CODES[code]) if code else None)
+    return RemoteMetadata(length, shapes, dtypes, fmt)
+
+
+def _nbytes(metadata: RemoteMetadata) -> int:
+    total = 0
+    for shape, dtype in zip(metadata.shapes, metadata.dtypes, strict=True):
+        itemsize = 1 if dtype is None else dtype_of(dtype).itemsize
+        total += itemsize * math.prod(dim for dim in shape if dim)
+    return total

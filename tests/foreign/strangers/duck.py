@@ -92,7 +92,10 @@ class Blocking(Plain):
 class SlowReader(Plain):
     """Its `put` does not read the memory before the test lets it."""
 
+    began = False
+
     def put(self, key: Any, memory_obj: Any) -> Any:
+        self.began = True
         OPEN.wait(60)
         super().put(key, memory_obj)
 
