@@ -40,7 +40,7 @@ def release_budget_share() -> None:
 
 
 def seconds_left() -> float:
-    """Returns how many seconds the operation under way has until its deadline. Infinity: it has none.
+    """Returns how many seconds the operation under way has until its deadline. Infinity: it has no deadline.
 
     Called on the event loop. The cancel scopes of a caller count as well.
     """

@@ -73,6 +73,13 @@ class ChunkMemory(ABC):
             BackendClosedError: after `close()`.
         """
 
+    def may_pass(self, nbytes: int) -> bool:
+        """Returns whether a get may take `nbytes` now, although others may be waiting for room. Counts it as taken.
+
+        True where nobody can wait. Never waits.
+        """
+        return True
+
     @abstractmethod
     def owns(self, obj: object) -> bool:
         """Whether `obj` is a memory object of this memory."""

@@ -86,6 +86,10 @@ class LayeredMemory(HotCacheNames, ChunkMemory):
                 wait.cancel()
                 wait.add_done_callback(partial(_release_unless, taken))
 
+    def may_pass(self, nbytes: int) -> bool:
+        """Returns whether a get may take `nbytes` now, although others may be waiting for room in `back`."""
+        return self._back.may_pass(nbytes)
+
     def owns(self, obj: object) -> bool:
         """Whether `obj` is a memory object of one of the two."""
         return self._front.owns(obj) or self._back.owns(obj)

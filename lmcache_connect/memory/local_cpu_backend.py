@@ -118,11 +118,15 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
         started = time.monotonic()
         try:
             async with asyncio.timeout(timeout):
-                return await self._line.wait(lambda: self.allocate_chunk(metadata))
+                return await self._line.wait(lambda: self.allocate_chunk(metadata), metadata.nbytes)
         except TimeoutError:
             raise AllocationTimeoutError(
                 metadata.nbytes, self._arena.usage().free, self._arena.capacity, time.monotonic() - started
             ) from None
+
+    def may_pass(self, nbytes: int) -> bool:
+        """Returns whether a get may take `nbytes` now, although others may be waiting for room. See `WaitingLine`."""
+        return self._line.may_pass(nbytes)
 
     def object_released(self, obj: MemoryObj, leaked: bool) -> None:
         """Called by an object when it dies, possibly from the garbage collector."""

@@ -16,6 +16,9 @@ class WaitingLine:
     """Allocations that wait for room, first come, first served. Their callers may be on several event loops.
 
     Only the first in line is attempted. So a small request never overtakes a large one that came before it.
+
+    An allocation that never waits does not stand in the line. Those of gets ask `may_pass` first: while somebody waits
+    for n bytes, they may take n bytes in all. So small ones go on for a while, and cannot starve the first in line.
     """
 
     def __init__(self) -> None:
@@ -27,13 +30,26 @@ class WaitingLine:
     def __len__(self) -> int:
         return len(self._places)
 
-    async def wait(self, attempt: Callable[[], T | None]) -> T:
+    def may_pass(self, nbytes: int) -> bool:
+        """Returns whether an allocation of `nbytes` may be made beside the line. Counts it as made. Never waits."""
+        if not self._places:
+            return True
+        try:
+            first = self._places[0]
+        except IndexError:
+            return True  # it has left meanwhile
+        if first.passable < nbytes:
+            return False
+        first.passable -= nbytes  # threads at the same moment may pass together once, which starves nobody
+        return True
+
+    async def wait(self, attempt: Callable[[], T | None], nbytes: int = 0) -> T:
         """Returns the first result of `attempt()` that is not None.
 
         It is called when the caller is first in line, and again whenever room may have appeared. What it raises ends
-        the wait.
+        the wait. `nbytes` is what it asks for, and what others may take meanwhile.
         """
-        place = _Place(asyncio.get_running_loop())
+        place = _Place(asyncio.get_running_loop(), nbytes)
         self._places.append(place)
         try:
             while True:
@@ -75,10 +91,11 @@ class WaitingLine:
 
 
 class _Place:
-    __slots__ = ("future", "loop")
+    __slots__ = ("future", "loop", "passable")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, nbytes: int) -> None:
         self.loop = loop
+        self.passable = nbytes
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:

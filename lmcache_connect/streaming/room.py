@@ -12,6 +12,9 @@ Only the get that is first in line may wait for room and hold room meanwhile, an
 uses. Any other get that finds no room releases all its chunks and connections, takes a place in the line, and is
 attempted again from the start when it is first.
 
+The order. While a get waits for room in a memory, later gets that find room there may take as many bytes as it waits
+for, in all (`may_pass`). Then they stand in line as well, behind it. So large gets are not starved by small ones.
+
 The consequence. Batches that do not fit into the arena together are served one after the other, as room appears. What
 a get had received before it stood in line is received a second time. A batch that can never fit is refused at once.
 """
@@ -144,12 +147,15 @@ class Room:
             ArenaExhaustedError: the batch does not fit into the arena, so waiting would not help.
             AllocationTimeoutError: nobody released enough room within `allocate_timeout` seconds.
         """
-        obj = self._backend.allocate_chunk(metadata)
+        may_take = self._may_take(metadata.nbytes)
+        obj = self._backend.allocate_chunk(metadata) if may_take else None
         if obj is None and self._spare:
             self.release_spare()
-            obj = self._backend.allocate_chunk(metadata)
+            obj = self._backend.allocate_chunk(metadata) if may_take else None
         if obj is None:
             try:
+                if not may_take:
+                    raise NoRoomError(metadata.nbytes)  # what is free is for those who wait
                 self._check_that_waiting_helps(metadata.nbytes)
                 obj = await self._wait(metadata)
             except Exception:
@@ -170,7 +176,10 @@ class Room:
             self.release_spare()
             self._at_a_time = min(2 * self._at_a_time, _AT_A_TIME) if metadata is self._spare_metadata else 1
             self._spare_metadata = metadata
-            for _ in range(1 if self._place.is_first else min(expected, self._at_a_time)):
+            count = 1 if self._place.is_first else min(expected, self._at_a_time)
+            if not self._may_take(count * metadata.nbytes):
+                return None
+            for _ in range(count):
                 made = self._backend.allocate_chunk(metadata, eviction=not spare)
                 if made is None:
                     break
@@ -196,6 +205,10 @@ class Room:
             if obj.is_valid():
                 obj.ref_count_down()
         self._made.clear()
+
+    def _may_take(self, nbytes: int) -> bool:
+        """Whether this get may take room now. One that is first in line holds room already, and is to finish."""
+        return self._place.is_first or self._backend.may_pass(nbytes)
 
     def _check_that_waiting_helps(self, nbytes: int) -> None:
         held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())

@@ -356,3 +356,15 @@ async def test_four_threads_keep_a_waiting_loop_supplied() -> None:
                 await asyncio.to_thread(thread.join)
         now = backend.statistics()
         assert (now.reserved, now.waiters, now.live_objects) == (0, 0, 0)
+
+
+async def test_while_somebody_waits_others_may_take_as_much_as_it_waits_for_and_no_more(
+    backend: LocalCPUBackend,
+) -> None:
+    assert backend.may_pass(100 * PAGE)
+    held = new(backend, 2)
+    waiting = await waiter(backend, 4)
+    assert [backend.may_pass(PAGE) for _ in range(6)] == [True] * 4 + [False] * 2
+    held.ref_count_down()
+    (await waiting).ref_count_down()
+    assert backend.may_pass(100 * PAGE)

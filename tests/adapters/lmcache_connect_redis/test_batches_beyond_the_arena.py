@@ -145,3 +145,62 @@ async def test_ten_thousand_keys_are_put_looked_up_and_got_in_one_call_each(
             ]
             release_all([*objs, *found])
         assert backend.statistics().reserved == 0
+
+
+async def test_large_gets_are_served_while_small_ones_come_without_end(
+    valkey_url: str, backend: LocalCPUBackend
+) -> None:
+    config = ConnectorConfig.load(operation_timeout=30, retries=0, allocate_timeout=2)
+    async with ConnectorManager(f"{valkey_url}?pool_size=8", local_cpu_backend=backend, config=config) as manager:
+        connector = manager.create_connector()
+        await fill(connector, backend, 1, 4 * MIB)
+        for index in range(24):
+            with chunk(backend, f"small{index}", MIB // 4) as obj:
+                await connector.put(f"small{index}", obj)
+        done = asyncio.Event()
+        served = 0
+
+        async def small(index: int) -> None:
+            nonlocal served
+            while not done.is_set():
+                obj = await connector.get(f"small{index}")
+                assert obj is not None
+                with obj:
+                    await asyncio.sleep(0.05 + 0.004 * index)
+                served += 1
+
+        async def large() -> None:
+            obj = await connector.get("k0")
+            assert obj is not None
+            with obj:
+                await asyncio.sleep(0.01)
+
+        # There is always room for a small one, and hardly ever for a large one beside all the small ones.
+        others = [asyncio.create_task(small(index)) for index in range(24)]
+        while served < 48:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(TIME_LIMIT):
+            await asyncio.gather(*(large() for _ in range(6)))
+        before = served
+        while served < before + 48:  # and the small ones go on
+            await asyncio.sleep(0.01)
+        done.set()
+        await asyncio.gather(*others)
+
+
+async def test_a_get_that_waits_for_room_leaves_the_byte_budget_to_the_put_that_holds_it(
+    valkey_url: str, backend: LocalCPUBackend
+) -> None:
+    config = ConnectorConfig.load(
+        operation_timeout=30, retries=0, allocate_timeout=10, max_bytes_in_flight=2 * MIB, min_throughput=1 << 40
+    )
+    async with ConnectorManager(valkey_url, local_cpu_backend=backend, config=config) as manager:
+        connector = manager.create_connector()
+        await fill(connector, backend, 1, 4 * MIB)
+        with chunk(backend, "held", 6 * MIB) as obj:
+            getting = asyncio.create_task(connector.get("k0"))
+            while not backend.statistics().waiters:
+                await asyncio.sleep(0.001)
+            async with asyncio.timeout(3):
+                await connector.put("held", obj)
+        assert holds(await asyncio.wait_for(getting, 3), "k0")
