@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Arguments for the tool that demo, test, bench or lock runs: make test ARGS='-k redis -x'
+# Arguments for the tool that demo, test, chaos, bench or lock runs: make test ARGS='-k redis -x'
 ARGS ?=
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-small bench-s3 bench-setup package lmcache lock clean
+.PHONY: help setup demo test chaos check format bench bench-small bench-s3 bench-setup package lmcache lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,11 @@ bench-s3: $(READY) ## Compare the S3 connector with other clients; needs nginx
 # pin the same version of a package that is in both, so neither target changes what the other installed.
 bench-setup: $(READY) ## Add the other clients and matplotlib to the environment
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+
+MINUTES ?= 10
+SERVER ?= valkey
+chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SERVER=valkey|redis
+	"$(BIN)/python" -m tests.chaos --minutes $(MINUTES) --server $(SERVER) $(ARGS)
 
 package: $(READY) ## Build sdist and wheel, install and use them in an empty environment
 	"$(BIN)/python" tests/packaging/check_packages.py $(ARGS)

@@ -70,6 +70,10 @@ class SyncConnector:
         """See `ManagedConnector.batched_put`."""
         self._call("batched_put", timeout, self._connector.batched_put, keys, memory_objs)
 
+    def batched_remove(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[bool]:
+        """See `ManagedConnector.batched_remove`."""
+        return self._call("batched_remove", timeout, self._connector.batched_remove, keys)
+
     def close(self, timeout: float | None = None) -> None:
         """See `ManagedConnector.close`."""
         if self._owner.is_forked():  # the loop, the connections and the memory are the parent's

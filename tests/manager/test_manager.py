@@ -433,6 +433,7 @@ def test_a_synchronous_program_gets_a_loop_thread_that_ends_with_the_manager() -
         assert connector.sync.contains(["k", "k", "missing", "k"]) == 2
         assert connector.batched_contains(["k", "missing"]) == 1
         assert connector.remove_sync("k") is True
+        assert connector.sync.batched_remove(["k", "missing"]) == [True, True]
         assert connector.sync.ping() == 0
         assert connector.sync.list() == []
     assert threading.active_count() == before

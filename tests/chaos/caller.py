@@ -1,0 +1,161 @@
+"""`LoopCaller` and `ThreadCaller`: make one call, end it early perhaps, and hold it to its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lmcache_connect import ConnectorConfig, LMCacheConnectError, ManagedConnector, MemoryObj
+from lmcache_connect.errors import ArenaExhaustedError, StoreError, SyncTimeoutError
+
+from .journal import Journal
+from .lag import Lag
+
+SLACK: Final = 0.5
+"""Seconds after its deadline that a call may end, and seconds that a cancelled one may take to end."""
+
+_STUCK: Final = 30.0
+"""Seconds after its deadline after which a call is given up as one that never ends."""
+
+_UNKNOWN_CHUNK: Final = 64 << 20
+"""What the deadline of a get allows for each chunk, as `docs/operating.md` says."""
+
+SETTINGS: Final = ConnectorConfig.load(
+    operation_timeout=5,
+    min_throughput=64 << 20,
+    stall_timeout=2,
+    allocate_timeout=3,
+    retries=1,
+    breaker_failures=20,
+    breaker_reset=0.2,
+    announce_interval=0,
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a call ended. `value` is its result where it is `ok`."""
+
+    ok: bool
+    value: Any = None
+
+
+class Caller:
+    """What both have in common. `store` is the name under which calls are counted."""
+
+    def __init__(self, store: str, connector: ManagedConnector, journal: Journal, lags: Sequence[Lag]) -> None:
+        self.store: Final = store
+        self.journal: Final = journal
+        self._connector = connector
+        self._lags = lags
+
+    async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
+        """Calls the connector's method. `end_after`: seconds after which the call is ended early."""
+        raise NotImplementedError
+
+    def _ended(
+        self, operation: str, begun: float, due: float, ended: float, what: str, *, cancelled: bool = False
+    ) -> None:
+        """Counts a call, which should have ended at `due`, and says so where it was later than it may be."""
+        self.journal.count(f"{self.store} {operation} {what}")
+        if cancelled:
+            self.journal.took("a cancelled call's end", ended - due)
+        else:
+            self.journal.took(operation, ended - begun)
+        late = ended - due
+        if late <= 0:
+            return
+        lag = max(lag.between(due, ended) for lag in self._lags)
+        kind = "cancelled" if cancelled else "late"
+        self.journal.measure(f"{kind}, as measured", late)
+        self.journal.measure(f"{kind}, without the lag of the machine", max(0.0, late - lag))
+        if late - lag > SLACK:
+            self.journal.violate(
+                f"{self.store} {operation} ended {late:.2f} s after its {'cancellation' if cancelled else 'deadline'}, "
+                f"of which the loop and the machine were late {lag:.2f} s ({what})"
+            )
+
+    def _failed(self, operation: str, error: BaseException) -> str:
+        if not isinstance(error, (StoreError, ArenaExhaustedError, SyncTimeoutError)):
+            text = f"{type(error).__name__}: {error}"
+            self.journal.violate(f"{self.store} {operation} raised what no store's fault explains: {text}")
+        return type(error).__name__
+
+
+class LoopCaller(Caller):
+    """Awaits the connector's methods, on its own event loop or on another."""
+
+    async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
+        seconds = deadline(operation, args)
+        begun = time.monotonic()
+        task = asyncio.ensure_future(getattr(self._connector, operation)(*args))
+        due = begun + seconds
+        cancelled = False
+        try:
+            await asyncio.wait((task,), timeout=seconds + _STUCK if end_after is None else end_after)
+            if not task.done() and end_after is not None:
+                due, cancelled = time.monotonic(), True
+                task.cancel()
+                await asyncio.wait((task,), timeout=_STUCK)
+        finally:
+            task.cancel()  # the storm ends, or the call never does
+        ended = time.monotonic()
+        if not task.done():
+            self.journal.violate(f"{self.store} {operation} has not ended {_STUCK:g} s after it had to")
+            return Outcome(False)
+        if task.cancelled():
+            what = "cancelled"
+        elif (error := task.exception()) is not None:
+            what = self._failed(operation, error)
+        else:
+            what = "ok"
+        if ended > due:
+            await asyncio.sleep(0.03)  # so that the loop's own lag is known, if it was that
+        self._ended(operation, begun, due, ended, what, cancelled=cancelled)
+        return Outcome(True, task.result()) if what == "ok" else Outcome(False)
+
+
+class ThreadCaller(Caller):
+    """Calls `connector.sync`, and blocks its thread. A call is ended early by its `timeout`."""
+
+    async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
+        seconds = deadline(operation, args)
+        begun = time.monotonic()
+        value: Any = None
+        try:
+            value = getattr(self._connector.sync, operation)(*args, timeout=end_after)
+            what = "ok"
+        except LMCacheConnectError as error:
+            what = self._failed(operation, error)
+        ended = time.monotonic()
+        cancelled = what == "SyncTimeoutError" and end_after is not None
+        due = begun + (end_after if cancelled and end_after is not None else seconds)
+        self._ended(f"sync.{operation}", begun, due, ended, what, cancelled=cancelled)
+        return Outcome(what == "ok", value)
+
+
+def deadline(operation: str, args: tuple[Any, ...]) -> float:
+    """The seconds that a call may take, as `docs/operating.md` says: more for many bytes."""
+    nbytes, keys = 0, 1
+    match operation:
+        case "put":
+            nbytes = args[1].get_size()
+        case "batched_put":
+            nbytes = sum(obj.get_size() for obj in args[1])
+        case "get":
+            nbytes = _UNKNOWN_CHUNK
+        case "batched_get":
+            nbytes = len(args[0]) * _UNKNOWN_CHUNK
+    if operation.startswith("batched_"):
+        keys = len(args[0])
+    return float(SETTINGS.operation_timeout + nbytes / SETTINGS.min_throughput + 0.01 * (keys - 1))
+
+
+def release(found: Sequence[MemoryObj | None]) -> None:
+    """Releases chunks."""
+    for obj in found:
+        if obj is not None:
+            obj.ref_count_down()

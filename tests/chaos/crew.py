@@ -1,0 +1,264 @@
+"""`Crew`: the actors of one process, their connectors and their memory, and what the process has in use."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector
+
+from .caller import SETTINGS, Caller, LoopCaller, ThreadCaller
+from .journal import Journal
+from .keeper import Keeper, own_keys
+from .lag import Lag, watch_loop, watch_threads
+from .roamer import Roamer
+
+UNHARMED: Final = "cut, directly"
+"""The same store as `cut`, without the proxy. Only for what must succeed."""
+
+_ON_TIME: Final = 1.0
+_LATE: Final = 10.0
+"""Seconds for which the bytes of a failed call may still arrive: directly, and through a proxy that stalls."""
+
+_RSS_BEYOND: Final = 224 << 20
+"""Bytes that a process may have in use beyond what it had at the beginning, and its arena."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What one process is told. JSON can carry it.
+
+    `name` is that of the process, and `life` counts how often it was started: after a kill, it begins again. `writes`
+    is the share of calls that change the store, on keys of all. `keeps`: whether it has keys of its own as well.
+    `elsewhere`: whether it also calls from threads and from a second loop. `ends` is in monotonic time.
+    """
+
+    name: str
+    life: int
+    seed: int
+    urls: dict[str, str]
+    ends: float
+    arena: int
+    largest: int
+    directory: str
+    writes: float
+    keeps: bool
+    elsewhere: bool
+    pause: float
+
+    def document(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    def keeper_name(self, what: str) -> str:
+        """The name of a keeper of this life."""
+        return f"{self.name}-{self.life}-{what}"
+
+    def journal_path(self) -> Path:
+        """Where this life's journal is kept."""
+        return Path(self.directory) / f"journal-{self.name}-{self.life}.json"
+
+
+class Crew:
+    """Runs actors until `orders.ends`, on the running loop, on another loop, and in threads."""
+
+    def __init__(self, orders: Orders, journal: Journal) -> None:
+        self._orders = orders
+        self._journal = journal
+        self._loop_lag = Lag()
+        self._machine_lag = Lag()
+        self._ends = orders.ends
+        self._samples: list[tuple[float, dict[str, int]]] = []
+
+    def _rng(self, what: str) -> random.Random:
+        orders = self._orders
+        return random.Random(f"{orders.seed}/{orders.name}/{orders.life}/{what}")
+
+    async def run(self) -> None:
+        """Runs all actors, then checks that everything was let go."""
+        orders, journal = self._orders, self._journal
+        before = _in_use()
+        rss_before = _rss()
+        done = threading.Event()
+        watching = threading.Thread(target=watch_threads, args=(self._machine_lag, done), name="storm-lag")
+        watching.start()
+        ticking = asyncio.ensure_future(watch_loop(self._loop_lag))
+        sampling = asyncio.ensure_future(self._sample())
+        backend = LocalCPUBackend(orders.arena)
+        try:
+            async with ConnectorManager(local_cpu_backend=backend, config=SETTINGS) as manager:
+                rng = self._rng("connectors")
+                connectors = {
+                    store: await manager.open_connector(_with(url, "io", rng.choice(("thread", "loop", "auto"))))
+                    for store, url in orders.urls.items()
+                }
+                await self._forget_earlier_life(connectors)
+                await self._act(connectors, backend)
+                journal.measure(
+                    "RSS beyond the beginning and the arena, MiB", (_rss() - rss_before - orders.arena) >> 20
+                )
+                self._check_failures(connectors)
+        finally:
+            sampling.cancel()
+            ticking.cancel()
+            done.set()
+            await asyncio.gather(sampling, ticking, return_exceptions=True)
+            await asyncio.to_thread(watching.join)
+        journal.measure("the event loop's lag", self._loop_lag.worst)
+        journal.measure("the threads' lag", self._machine_lag.worst)
+        self._check_end(backend, before, rss_before)
+        journal.save()
+
+    async def _act(self, connectors: dict[str, ManagedConnector], backend: LocalCPUBackend) -> None:
+        lags = [self._loop_lag, self._machine_lag]
+        here: list[tuple[str, Callable[[], Any]]] = []
+        for store, connector in connectors.items():
+            if store != UNHARMED:
+                caller = LoopCaller(store, connector, self._journal, lags)
+                here.append((f"roamer {store}", self._roamer(caller, backend).step))
+        if self._orders.keeps:
+            for store in ("calm", "cut"):
+                caller = LoopCaller(store, connectors[store], self._journal, lags)
+                here.append((f"keeper {store}", self._keeper(caller, backend, store).step))
+        threads: list[threading.Thread] = []
+        if self._orders.elsewhere:
+            far_lag = Lag()
+            far = LoopCaller("calm", connectors["calm"], self._journal, [*lags, far_lag])
+            there: list[tuple[str, Callable[[], Any]]] = [
+                ("far keeper", self._keeper(far, backend, "far").step),
+                ("far roamer", self._roamer(far, backend).step),
+            ]
+            threads.append(threading.Thread(target=self._run_elsewhere, args=(there, far_lag), name="storm-far"))
+            for number in range(2):
+                store = ("calm", "cut")[number]
+                sync: Caller = ThreadCaller(store, connectors[store], self._journal, lags)
+                act = [("sync keeper", self._keeper(sync, backend, f"sync-{number}").step)]
+                threads.append(threading.Thread(target=self._run_elsewhere, args=(act, Lag()), name=f"storm-{number}"))
+        for thread in threads:
+            thread.start()
+        await self._run(here)
+        for thread in threads:
+            await asyncio.to_thread(thread.join, 60)
+            if thread.is_alive():
+                self._journal.violate(f"the thread {thread.name} has not ended 60 s after the storm")
+
+    def _keeper(self, caller: Caller, backend: LocalCPUBackend, what: str) -> Keeper:
+        name = self._orders.keeper_name(what)
+        stray = _LATE if caller.store == "cut" else _ON_TIME
+        return Keeper(caller, backend, self._rng(f"keeper {what}"), name, stray, self._orders.largest)
+
+    def _roamer(self, caller: Caller, backend: LocalCPUBackend) -> Roamer:
+        rng = self._rng(f"roamer {caller.store}")
+        return Roamer(caller, backend, rng, self._orders.writes, self._orders.largest)
+
+    async def _run(self, actors: list[tuple[str, Callable[[], Any]]]) -> None:
+        await asyncio.gather(*(self._live(name, step) for name, step in actors))
+
+    async def _live(self, name: str, step: Callable[[], Any]) -> None:
+        rng = self._rng(f"pauses {name}")
+        while time.monotonic() < self._ends:
+            try:
+                await step()
+            except Exception as error:
+                self._journal.violate(f"{name}: {type(error).__name__}: {error}")
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(rng.expovariate(1 / self._orders.pause))
+
+    def _run_elsewhere(self, actors: list[tuple[str, Callable[[], Any]]], lag: Lag) -> None:
+        async def run() -> None:
+            ticking = asyncio.ensure_future(watch_loop(lag))
+            await self._run(actors)
+            ticking.cancel()
+
+        asyncio.run(run())
+
+    async def _forget_earlier_life(self, connectors: dict[str, ManagedConnector]) -> None:
+        """Removes what the killed process of this name had put, since nobody knows any more what it was."""
+        orders = self._orders
+        if orders.life and orders.keeps:
+            earlier = replace(orders, life=orders.life - 1)
+            for what, store in (("calm", "calm"), ("cut", UNHARMED)):
+                await connectors[store].batched_remove(own_keys(earlier.keeper_name(what)))
+
+    # --------------------------------------------------------------------------------------------------- checks
+
+    def _check_failures(self, connectors: dict[str, ManagedConnector]) -> None:
+        """Where nothing harms the wire, nothing may have looked damaged, and nothing may have been removed for it."""
+        for store, connector in connectors.items():
+            for operation in connector.statistics().values():
+                for reason, number in operation.misses.items():
+                    self._journal.count(f"{store} misses: {reason}", number)
+                    if reason.startswith("corrupt:") and reason != "corrupt:replaced" and store != "flipped":
+                        self._journal.violate(f"{store}: {number} times {reason}, though nothing harms its bytes")
+            for (reason, fate), number in connector.metrics.snapshot_of_removals().items():
+                self._journal.count(f"{store} damaged records: {reason}, {fate}", number)
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._samples.append((time.monotonic(), _in_use()))
+            self._journal.save()
+
+    def _check_end(self, backend: LocalCPUBackend, before: dict[str, int], rss_before: int) -> None:
+        gc.collect()
+        name, journal = self._orders.name, self._journal
+        held = backend.statistics()
+        if held.reserved or held.live_objects or held.leaked_objects or held.waiters:
+            journal.violate(f"{name}: the arena is not empty at the end: {held}")
+        backend.close()
+        for what, number in _in_use().items():
+            journal.measure(f"{what} left at the end, beyond the beginning", number - before[what])
+            if number > before[what] + _SPARE[what]:
+                journal.violate(f"{name}: {number} {what} at the end, {before[what]} at the beginning")
+        for what in before:
+            grown = _growth([(when, use[what]) for when, use in self._samples])
+            journal.measure(f"{what}, growth over the storm", grown)
+            if grown > 16:
+                journal.violate(f"{name}: {what} grew by {grown:.0f} over the storm")
+        beyond = _rss() - rss_before
+        if beyond > _RSS_BEYOND + self._orders.arena:
+            journal.violate(f"{name}: {beyond >> 20} MiB more in use than at the beginning, arena included")
+
+
+_SPARE: Final = {"descriptors": 0, "threads": 8, "tasks": 0}
+"""What may be left: threads that the event loop and anyio keep for the next call."""
+
+
+def _in_use() -> dict[str, int]:
+    found = {"threads": threading.active_count(), "tasks": len(asyncio.all_tasks())}
+    with suppress(OSError):
+        found["descriptors"] = len(os.listdir("/proc/self/fd"))
+    return found
+
+
+def _rss() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _growth(samples: list[tuple[float, int]]) -> float:
+    """How much a measure grew from a fifth of the storm to its end, along the straight line that fits best."""
+    samples = samples[len(samples) // 5 :]
+    if len(samples) < 5:
+        return 0.0
+    times, values = zip(*samples, strict=True)
+    middle, mean = sum(times) / len(times), sum(values) / len(values)
+    spread = sum((t - middle) ** 2 for t in times)
+    slope = sum((t - middle) * (v - mean) for t, v in samples) / spread
+    return float(slope * (times[-1] - times[0]))
+
+
+def _with(url: str, option: str, value: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{option}={value}"

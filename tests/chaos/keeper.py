@@ -1,0 +1,161 @@
+"""`Keeper`: the only writer of its keys, which knows what each must hold."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from lmcache_connect import LocalCPUBackend, MemoryObj
+from lmcache_connect.errors import ArenaExhaustedError
+
+from .book import Book
+from .caller import Caller, release
+from .value import Value, WrongValueError, random_size
+
+
+class Keeper:
+    """Puts, gets and removes keys of its own. After each acknowledged change the store must agree.
+
+    `stray` is how long after a failed call its bytes may still arrive, in seconds. `largest` bounds a chunk's size.
+    """
+
+    def __init__(
+        self, caller: Caller, backend: LocalCPUBackend, rng: random.Random, name: str, stray: float, largest: int
+    ) -> None:
+        self._caller = caller
+        self._backend = backend
+        self._rng = rng
+        self._largest = largest
+        self._writer = rng.getrandbits(64)
+        self._version = 0
+        self.keys: Final = own_keys(name)
+        """The keys that nobody else writes."""
+        self._books = {key: Book(stray, echoes=caller.store == "cut") for key in self.keys}
+
+    async def step(self) -> None:
+        """Does one thing, chosen at random, and checks what it can."""
+        rng = self._rng
+        some = rng.sample(self.keys, rng.randint(2, len(self.keys)))
+        match rng.choices(("put", "put_some", "get", "get_some", "remove", "remove_some"), (40, 10, 25, 12, 8, 5))[0]:
+            case "put":
+                await self._put(some[:1])
+            case "put_some":
+                await self._put(some)
+            case "get":
+                await self._get(some[0])
+            case "get_some":
+                await self._get_some(some)
+            case "remove":
+                await self._remove(some[:1])
+            case _:
+                await self._remove(some)
+
+    async def _put(self, keys: list[str]) -> None:
+        rng = self._rng
+        if len(keys) == 1:
+            sizes = [random_size(rng, self._largest)]
+        else:  # smaller ones, which fit the memory together
+            sizes = [random_size(rng, self._largest // 4) for _ in keys]
+        objs: list[MemoryObj] = []
+        try:
+            values = []
+            for key, nbytes in zip(keys, sizes, strict=True):
+                self._version += 1
+                values.append(value := Value.new(key, self._writer, self._version, nbytes))
+                objs.append(obj := await self._backend.allocate_async((nbytes,), "uint8", timeout=5))
+                value.fill(obj.byte_array)
+            early = end_after(rng)
+            if len(keys) == 1:
+                put = await self._caller.call("put", keys[0], objs[0], end_after=early)
+            else:
+                put = await self._caller.call("batched_put", keys, objs, end_after=early)
+            for obj in objs:
+                obj.byte_array[:64] = bytes(64)  # nothing may be sent from here once the call has ended
+        except ArenaExhaustedError:
+            self._caller.journal.count("waited in vain for memory")
+            return
+        finally:
+            release(objs)
+        for value in values:
+            book = self._books[value.key]
+            if put.ok:
+                book.acknowledged(value.version)
+            else:
+                book.failed(value.version)
+        if put.ok and rng.random() < 0.5:
+            await self._get(rng.choice(keys))
+
+    async def _get(self, key: str) -> None:
+        got = await self._caller.call("get", key, end_after=end_after(self._rng))
+        if not got.ok:
+            return
+        is_there = got.value is not None
+        self._check(key, got.value)
+        exists = await self._caller.call("exists", key)
+        if exists.ok and exists.value is not is_there and len(self._books[key].answers()) == 1:
+            self._caller.journal.violate(
+                f"{self._caller.store} {key}: exists says {exists.value}, but get found {is_there}: nobody writes"
+            )
+
+    async def _get_some(self, keys: list[str]) -> None:
+        rng = self._rng
+        wanted = [*keys, f"{keys[0]}/never"]
+        rng.shuffle(wanted)
+        got = await self._caller.call("batched_get", wanted, end_after=end_after(rng))
+        if not got.ok:
+            return
+        if len(got.value) != len(wanted):
+            self._caller.journal.violate(
+                f"{self._caller.store} batched_get: {len(got.value)} slots for {len(wanted)} keys"
+            )
+        for key, obj in zip(wanted, got.value, strict=False):
+            if key in self._books:
+                self._check(key, obj)
+            elif obj is not None:
+                self._caller.journal.violate(f"{self._caller.store} {key}: found, but nobody has put it")
+                obj.ref_count_down()
+
+    async def _remove(self, keys: list[str]) -> None:
+        early = end_after(self._rng)
+        if len(keys) == 1:
+            removed = await self._caller.call("remove", keys[0], end_after=early)
+        else:
+            removed = await self._caller.call("batched_remove", keys, end_after=early)
+        for key in keys:
+            if removed.ok:
+                self._books[key].acknowledged(None)
+            else:
+                self._books[key].failed(None)
+
+    def _check(self, key: str, obj: MemoryObj | None) -> None:
+        store, journal = self._caller.store, self._caller.journal
+        if obj is None:
+            version = None
+        else:
+            try:
+                value = Value.read(key, obj.byte_array)
+            except WrongValueError as error:
+                journal.violate(f"{store} {key}: WRONG VALUE: {error}")
+                return
+            finally:
+                obj.ref_count_down()
+            journal.count("values verified")
+            journal.count("bytes verified", value.nbytes)
+            if value.writer != self._writer:
+                journal.violate(f"{store} {key}: WRONG VALUE: of writer {value.writer:x}, not of {self._writer:x}")
+                return
+            version = value.version
+        expected = self._books[key].answers()
+        if version not in expected:
+            kind = "LOST" if version is None else "STALE"
+            journal.violate(f"{store} {key}: {kind}: found version {version}; expected one of {expected}")
+
+
+def own_keys(name: str) -> list[str]:
+    """The keys of the keeper of this name."""
+    return [f"own/{name}/{number}" for number in range(4)]
+
+
+def end_after(rng: random.Random) -> float | None:
+    """After how many seconds a call is ended early; mostly not at all."""
+    return None if rng.random() > 0.25 else 0.0003 * 3000.0 ** rng.random()

@@ -1,0 +1,53 @@
+"""`Lag`: how late this process's event loop and threads run, so that a busy machine is not taken for a late call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from typing import Final
+
+_TICK: Final = 0.02
+
+
+class Lag:
+    """A row of samples: when a pause of `_TICK` seconds ended, and how much later than it should."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=50_000)
+        self.worst = 0.0
+        """The latest of all ticks, in seconds."""
+
+    def note(self, begun: float) -> None:
+        """Takes the sample of a pause that began at `begun` and has just ended."""
+        now = time.monotonic()
+        late = now - begun - _TICK
+        self.worst = max(self.worst, late)
+        if late > 0.002:
+            self._samples.append((now, late))
+
+    def between(self, start: float, end: float) -> float:
+        """The sum of what was late in the seconds from `start` to `end`."""
+        total = 0.0
+        for ended, late in reversed(tuple(self._samples)):
+            if ended < start:
+                break
+            total += max(0.0, min(ended, end) - max(ended - late, start))
+        return total
+
+
+async def watch_loop(lag: Lag) -> None:
+    """Measures the running event loop until it is cancelled."""
+    while True:
+        begun = time.monotonic()
+        await asyncio.sleep(_TICK)
+        lag.note(begun)
+
+
+def watch_threads(lag: Lag, done: threading.Event) -> None:
+    """Measures, from a thread of its own, how late threads run: the machine's scheduler, and Python's lock."""
+    while not done.is_set():
+        begun = time.monotonic()
+        time.sleep(_TICK)
+        lag.note(begun)

@@ -1,0 +1,226 @@
+"""What a storm checks, it can also find: each check is shown something wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lmcache_connect import ConnectorManager, LocalCPUBackend, StoreUnavailableError
+
+from .book import Book
+from .caller import SETTINGS, LoopCaller, ThreadCaller, deadline
+from .crew import Crew, Orders
+from .journal import Journal
+from .keeper import Keeper
+from .lag import Lag
+from .value import BLOCK, Value, WrongValueError, random_size
+
+SIZE = 5 * BLOCK + 1000
+
+
+def filled(key: str = "k", writer: int = 1, version: int = 1, nbytes: int = SIZE) -> bytearray:
+    view = bytearray(nbytes)
+    Value.new(key, writer, version, nbytes).fill(memoryview(view))
+    return view
+
+
+@pytest.mark.parametrize("nbytes", [1024, BLOCK, BLOCK + 1, SIZE])
+def test_a_value_says_who_wrote_it(nbytes: int) -> None:
+    found = Value.read("k", memoryview(filled("k", 7, 9, nbytes)))
+    assert (found.writer, found.version, found.nbytes) == (7, 9, nbytes)
+    assert 0 <= found.age < 10
+
+
+@pytest.mark.parametrize("place", [0, 5, 20, 40, 63, 64, 1000, BLOCK - 1, BLOCK + 3, 3 * BLOCK + 70, SIZE - 1])
+def test_one_changed_bit_is_found_anywhere_but_in_the_time(place: int) -> None:
+    view = filled()
+    view[place] ^= 1
+    with pytest.raises(WrongValueError):
+        Value.read("k", memoryview(view))
+
+
+def test_another_keys_value_and_a_torn_one_are_found() -> None:
+    with pytest.raises(WrongValueError, match="another key's value"):
+        Value.read("other", memoryview(filled()))
+    torn = filled()
+    torn[2 * BLOCK : 3 * BLOCK] = filled(version=2)[2 * BLOCK : 3 * BLOCK]
+    with pytest.raises(WrongValueError, match=r"torn or damaged in block 2.*version 2"):
+        Value.read("k", memoryview(torn))
+    swapped = filled()
+    swapped[:BLOCK], swapped[BLOCK : 2 * BLOCK] = swapped[BLOCK : 2 * BLOCK], swapped[:BLOCK]
+    with pytest.raises(WrongValueError, match="begin with block 1"):
+        Value.read("k", memoryview(swapped))
+    with pytest.raises(WrongValueError, match="that begin with block 0"):
+        Value.read("k", memoryview(filled())[:-1])
+    with pytest.raises(WrongValueError, match="not a value"):
+        Value.read("k", memoryview(bytearray(SIZE)))
+
+
+def test_sizes_go_from_a_kib_to_the_largest_and_meet_the_borders_of_the_layout() -> None:
+    rng = random.Random(1)
+    sizes = [random_size(rng, 40 << 20) for _ in range(3000)]
+    assert min(sizes) < 1100
+    assert max(sizes) > 39 << 20
+    assert {(4 << 20) - 1, 4 << 20, (4 << 20) + 1} <= set(sizes)
+    assert max(random_size(rng, 1 << 20) for _ in range(300)) == 1 << 20
+
+
+def test_a_key_has_one_answer_after_an_acknowledged_call_and_several_after_a_failed_one() -> None:
+    book = Book(stray=0.05)
+    assert book.answers() == {None}
+    book.acknowledged(1)
+    assert book.answers() == {1}
+    book.failed(2)
+    book.failed(None)
+    assert book.answers() == {1, 2, None}
+    book.acknowledged(3)
+    assert book.answers() == {1, 2, 3, None} - {1}, "what the failed calls sent may arrive late"
+    time.sleep(0.06)
+    assert book.answers() == {3}
+    book.failed(4)
+    time.sleep(0.06)
+    assert book.answers() == {3, 4}, "nothing has told which it is"
+    echoing = Book(stray=10, echoes=True)
+    echoing.acknowledged(1)
+    echoing.acknowledged(2)
+    assert echoing.answers() == {None, 1, 2}, "the first attempt of a call may arrive after the second"
+
+
+class _Stub:
+    """A connector whose calls do what the test says."""
+
+    def __init__(self) -> None:
+        self.sync = self
+        self.held: dict[str, object] = {}
+
+    async def ping(self) -> int:
+        await asyncio.sleep(0.7)
+        return 0
+
+    async def list(self) -> list[str]:
+        raise StoreUnavailableError("a store", "gone")
+
+    async def scan(self) -> None:
+        raise ValueError("unheard of")
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_is_late_is_a_violation_unless_the_machine_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub: object = _Stub()
+    busy = Lag()
+    for lags, violations in (([Lag()], 1), ([Lag(), busy], 0)):
+        journal = Journal()
+        caller = LoopCaller("a", stub, journal, lags)  # type: ignore[arg-type]
+        monkeypatch.setattr("tests.chaos.caller.deadline", lambda operation, args: 0.05)
+        begun = time.monotonic()
+        call = asyncio.ensure_future(caller.call("ping"))
+        await asyncio.sleep(0.6)
+        busy.note(begun)
+        assert (await call).ok
+        assert len(journal.violations) == violations, journal.violations
+        assert journal.worst["late, as measured"] > 0.5
+
+
+@pytest.mark.asyncio
+async def test_an_error_of_the_store_is_counted_and_any_other_is_a_violation() -> None:
+    stub: object = _Stub()
+    journal = Journal()
+    caller = LoopCaller("a", stub, journal, [Lag()])  # type: ignore[arg-type]
+    assert not (await caller.call("list")).ok
+    assert journal.counts["a list StoreUnavailableError"] == 1
+    assert not journal.violations
+    assert not (await caller.call("scan")).ok
+    assert "unheard of" in journal.violations[0]
+
+
+@pytest.mark.asyncio
+async def test_a_keeper_finds_what_was_lost_or_is_old_or_anothers() -> None:
+    with LocalCPUBackend(16 << 20) as backend:
+        async with ConnectorManager("memory://", local_cpu_backend=backend, config=SETTINGS) as manager:
+            connector = manager.create_connector()
+            journal = Journal()
+            caller = LoopCaller("calm", connector, journal, [Lag()])
+            keeper = Keeper(caller, backend, random.Random(3), "me", stray=0.0, largest=1 << 20)
+            for _ in range(60):
+                await keeper.step()
+            assert not journal.violations
+            assert journal.counts["values verified"]
+            other = await backend.allocate_async((5000,), "uint8")
+            Value.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
+            await connector.put(keeper.keys[0], other)
+            other.ref_count_down()
+            for key in keeper.keys[1:]:
+                await connector.remove(key)
+            while len(journal.violations) < 2:
+                await keeper.step()
+            assert any("of writer 5" in text or "LOST" in text for text in journal.violations)
+
+
+def test_a_crew_that_leaves_descriptors_is_told(tmp_path: Path, valkey_url: str) -> None:
+    orders = Orders(
+        name="main",
+        life=0,
+        seed=1,
+        urls={"calm": valkey_url},
+        ends=time.monotonic() + 0.5,
+        arena=8 << 20,
+        largest=1 << 20,
+        directory=str(tmp_path),
+        writes=0.5,
+        keeps=False,
+        elsewhere=False,
+        pause=0.01,
+    )
+    journal = Journal(orders.journal_path())
+    asyncio.run(Crew(orders, journal).run())
+    assert not journal.violations
+    saved = json.loads(orders.journal_path().read_text(encoding="utf-8"))
+    assert any(what.endswith(" ok") for what in saved["counts"])
+    if not Path("/proc/self/fd").exists():
+        return
+    left: list[int] = []
+    leaving = threading.Timer(0.2, lambda: left.append(os.open("/dev/null", os.O_RDONLY)))
+    leaving.start()
+    journal = Journal()
+    asyncio.run(Crew(replace(orders, ends=time.monotonic() + 0.5), journal).run())
+    leaving.join()
+    os.close(left[0])
+    [violation] = journal.violations
+    assert "descriptors at the end" in violation
+
+
+def test_a_sync_call_that_is_ended_early_is_counted_as_such() -> None:
+    with ConnectorManager("memory://", config=SETTINGS) as manager:
+        journal = Journal()
+        caller = ThreadCaller("calm", manager.create_connector(), journal, [Lag()])
+        assert asyncio.run(caller.call("exists", "k")).value is False
+        assert journal.counts["calm sync.exists ok"] == 1
+
+
+def test_deadlines_grow_with_the_bytes() -> None:
+    assert deadline("exists", ("k",)) == SETTINGS.operation_timeout
+    assert deadline("batched_get", (["a", "b"],)) == pytest.approx(SETTINGS.operation_timeout + 2.01)
+
+
+def test_journals_add_up(tmp_path: Path) -> None:
+    one, both = Journal(tmp_path / "one.json"), Journal()
+    one.count("puts", 2)
+    one.took("put", 0.5)
+    one.took("put", 1.0)
+    one.measure("late", 0.25)
+    one.violate("lost")
+    for _ in range(2):
+        both.merge(json.loads((tmp_path / "one.json").read_text()))
+    assert both.counts == {"puts": 4, "violations": 2}
+    assert both.violations == ["lost", "lost"]
+    assert both.worst == {"late": 0.25}
+    assert both.percentile("put", 0.5) == pytest.approx(0.5, rel=0.1)
+    assert both.percentile("put", 1.0) == pytest.approx(1.0, rel=0.1)

@@ -1,0 +1,22 @@
+"""Short storms: nothing wrong, nothing lost, nothing late, nothing left."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcache_connect.testing import RedisServer, ValkeyServer
+
+from .report import table
+from .storm import Storm
+
+
+@pytest.mark.parametrize("server", ["valkey", "redis"])
+@pytest.mark.timeout(180)  # a busy machine takes its time to end seven processes
+def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> None:
+    if not (ValkeyServer if server == "valkey" else RedisServer).available():
+        pytest.skip(f"no {server} server on this machine")
+    storm = Storm(server, seconds=9, seed=14, pause=0.03, kill_every=2, grace=False)
+    journal = storm.run()
+    assert not journal.violations, table(storm, journal)
+    assert journal.counts["values verified"] > 50, table(storm, journal)
+    assert journal.counts["kills"], table(storm, journal)
