@@ -165,12 +165,14 @@ class Crew:
 
     async def _live(self, name: str, step: Callable[[], Any]) -> None:
         rng = self._rng(f"pauses {name}")
-        while time.monotonic() < self._ends:
+        while True:
             try:
                 await step()
             except Exception as error:
                 self._journal.violate(f"{name}: {type(error).__name__}: {error}")
                 await asyncio.sleep(0.1)
+            if time.monotonic() >= self._ends:
+                return
             await asyncio.sleep(rng.expovariate(1 / self._orders.pause))
 
     def _run_elsewhere(self, actors: list[tuple[str, Callable[[], Any]]], lag: Lag) -> None:
