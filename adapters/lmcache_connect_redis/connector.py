@@ -75,8 +75,7 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def dial(self) -> Connection:
         connection = await self._server.open_connection()
-        if not connection.traits.has_transactions:
-            self._keep_whole("it does not have them")
+        self._layout.has_transactions = connection.traits.has_transactions
         self._has_dialled = True
         return connection
 
@@ -255,8 +254,9 @@ class RedisConnector(StreamingConnector[Connection]):
         try:
             await self._send(names, objs)
         except TransactionRefusedError as refused:
-            if not self._keep_whole(str(refused)):
+            if not self._layout.keep_whole():
                 raise refused.refusal from None
+            event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
             await self._send(names, objs)
 
     async def _send(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
@@ -267,12 +267,6 @@ class RedisConnector(StreamingConnector[Connection]):
         except StoreError:
             await self._unlink([name for request in requests for name in request.staged()])
             raise
-
-    def _keep_whole(self, why: str) -> bool:
-        is_new = self._layout.keep_whole()
-        if is_new:
-            event(logging.WARNING, "transactions_refused", store=self._store, why=why, effect="chunks are kept whole")
-        return is_new
 
     async def _unlink(self, names: Sequence[str]) -> None:
         """Frees what a failed put has left, if the store lets us. Otherwise it expires."""

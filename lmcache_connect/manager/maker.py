@@ -24,7 +24,7 @@ from .builtin import is_ours
 from .compat_bridge import find_dialect
 from .plan import Plan
 
-_LONG_FOR_A_LOOP: Final = 0.04
+_LONG_FOR_A_LOOP: Final = 0.25
 """Seconds that making a connector may hold up an event loop before it is logged."""
 
 Made = tuple[RemoteConnector, ConnectorContext]

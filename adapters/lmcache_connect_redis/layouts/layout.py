@@ -25,6 +25,9 @@ class Layout(ABC):
     listed_type: ClassVar[tuple[bytes, ...]] = ()
     """What SCAN is told besides the pattern: the type of the values under the names that it lists."""
 
+    has_transactions = True
+    """Whether the server has transactions, as the newest connection has found."""
+
     @abstractmethod
     def names_of(self, keys: Sequence[str]) -> list[str]:
         """Returns the name of each key's chunk, with the connector's prefix."""
@@ -62,7 +65,7 @@ class Layout(ABC):
         """
 
     def keep_whole(self) -> bool:
-        """Has `put_requests` do without transactions from now on. Returns whether it then acts differently."""
+        """Has `put_requests` do without transactions for good. Returns whether it then acts differently."""
         return False
 
     async def encode_removal_of_damage(self, connection: Connection, name: str) -> bytes | None:

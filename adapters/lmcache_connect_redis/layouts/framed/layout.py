@@ -56,7 +56,7 @@ class FramedLayout(Layout):
         return [
             request
             for name, obj in zip(names, objs, strict=True)
-            for request in put_requests(self._writer, name, obj, self._stripe)
+            for request in put_requests(self._writer, name, obj, self._stripe if self.has_transactions else 0)
         ]
 
     def keep_whole(self) -> bool:
