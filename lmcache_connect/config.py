@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -73,7 +76,10 @@ class Settings(BaseSettings):
         """
         for name in settings:
             if name not in cls.model_fields:
-                raise InvalidConfigError(name, f"no such setting; expected one of {', '.join(cls.model_fields)}")
+                known = ", ".join(cls.model_fields)
+                raise InvalidConfigError(
+                    name, f"no such setting{_meant(name, cls.model_fields)}; expected one of {known}"
+                )
         try:
             return cls(**settings)
         except ValidationError as error:
@@ -81,6 +87,22 @@ class Settings(BaseSettings):
             raise InvalidConfigError(".".join(map(str, first["loc"])) or "settings", first["msg"]) from None
         except SettingsError as error:
             raise InvalidConfigError("environment", str(error)) from None
+
+    @classmethod
+    def unknown_variables(cls) -> dict[str, str]:
+        """Environment variables that begin as those of these settings do, and that no setting is read from.
+
+        Returns the name of each, with the most similar name of a variable that is read; "" where none is similar.
+        """
+        prefix = str(cls.model_config.get("env_prefix")).upper()
+        known = {name.upper() for name in cls.model_fields}
+        unknown: dict[str, str] = {}
+        for variable in os.environ:
+            name = variable.upper().removeprefix(prefix)
+            if name != variable.upper() and name not in known:
+                similar = _similar(name, known)
+                unknown[variable] = f"{prefix}{similar}" if similar else ""
+        return unknown
 
 
 class ConnectorConfig(Settings):
@@ -176,6 +198,15 @@ class ConnectorConfig(Settings):
             for name, value in self.extra_config.items()
         }
         return values
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, known, 1)), "")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    similar = _similar(name, known)
+    return f"; did you mean {similar!r}?" if similar else ""
 
 
 def _is_harmless(name: str, value: object) -> bool:

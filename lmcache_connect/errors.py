@@ -341,10 +341,12 @@ class ConnectorClosedError(LMCacheConnectError, RuntimeError):
 class SyncCallOnLoopError(LMCacheConnectError, RuntimeError):
     """A synchronous call was made on the thread of the owning event loop, which would then wait for itself."""
 
-    def __init__(self, operation: str) -> None:
+    def __init__(
+        self, operation: str, detail: str = "await the coroutine instead, or call from another thread"
+    ) -> None:
         super().__init__(
             f"{operation} was called synchronously on the thread of the event loop that owns the connector, "
-            f"where it would wait for itself; await the coroutine instead, or call from another thread"
+            f"where it would wait for itself; {detail}"
         )
         self.operation = operation
 

@@ -7,13 +7,13 @@ Source: LMCache 0.5.6, `lmcache/utils.py`, `CacheEngineKey` and `LayerCacheEngin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
 from .computed import computed
 from .dtypes import DType, dtype_of
-from .errors import InvalidKeyError, UnknownDtypeError
+from .errors import InvalidArgumentError, InvalidKeyError, UnknownDtypeError
 
 MAX_KEY_BYTES: Final = 4096
 """The longest key string in UTF-8 bytes. Every request contains a key, so this bounds its length."""
@@ -253,12 +253,26 @@ def key_string(key: Key) -> str:
     raise InvalidKeyError(key, "expected a CacheEngineKey, a LayerCacheEngineKey or a str")
 
 
+def check_batch(keys: Sequence[Key]) -> None:
+    """Checks that `keys` is a batch of keys, and not one key: a str is a sequence as well, of its characters.
+
+    Raises:
+        InvalidArgumentError: it is a str, or something else that is not a sequence.
+    """
+    if isinstance(keys, str | bytes | bytearray) or not isinstance(keys, Iterable):
+        raise InvalidArgumentError(
+            "keys", f"a {type(keys).__qualname__}; expected a sequence of keys. For one key pass [key]"
+        )
+
+
 def key_strings(keys: Sequence[Key]) -> list[str]:
     """`key_string` of each key. This is much faster than one call for each, where all keys are plain strings.
 
     Raises:
+        InvalidArgumentError: `keys` is one key, and not a sequence of keys.
         InvalidKeyError: for the first key that is not valid.
     """
+    check_batch(keys)
     # One check for all: if the joined string is printable ASCII, each key is.
     if (
         set(map(type, keys)) == {str}

@@ -13,7 +13,7 @@ from ..errors import (
     LoopNotRunningError,
     UnsupportedOperationError,
 )
-from ..keys import Key, key_string
+from ..keys import Key, check_batch, key_string
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj, release_all
 from .batches import gather, hit_prefix, prefix_length
@@ -109,6 +109,7 @@ class RemoteConnector(ABC):
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
+        check_batch(keys)
 
         async def gone(key: Key) -> bool:
             await self.remove(key)
@@ -162,10 +163,12 @@ class RemoteConnector(ABC):
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for every key, in order, whether the store holds it."""
+        check_batch(keys)
         return await gather([self._thunk(self.exists, key) for key in keys])
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """Returns one slot per key, in order: the chunk, or None for a miss. When it raises, nothing is held."""
+        check_batch(keys)
         found: Slots = [None] * len(keys)
 
         async def fetch(index: int, key: Key) -> None:
@@ -183,6 +186,7 @@ class RemoteConnector(ABC):
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored."""
+        check_batch(keys)
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
         await gather([self._thunk(self.put, key, obj) for key, obj in zip(keys, memory_objs, strict=True)])

@@ -51,7 +51,7 @@ def seconds_left() -> float:
 
 
 def note_progress() -> None:
-    """Lets the deadline of the operation under way begin again. Does nothing where there is none.
+    """Lets the deadline of the operation under way begin again. Does nothing outside of one.
 
     A listing calls it for each page that has brought names: nobody knows before how many there are. Nothing else does,
     since a call that is about a number of keys or bytes has a deadline that allows time for them.

@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 
 from ..errors import InvalidArgumentError, MissingExtraError
 from ..loop import LoopOwner
-from ..manager import ConnectorManager
+from ..manager import ConnectorManager, tell_unknown_variables
 from ..observability import event
 from .application import create_app, create_metrics_app
 from .errors import ServerStateError
@@ -59,6 +59,7 @@ class InternalAPIServer:
         """
         self._config = config if config is not None else APIServerConfig.load()
         self._config.check_access()
+        tell_unknown_variables(APIServerConfig)
         self._manager = manager
         self._app = create_app(manager, self._config, tuple(routers))
         self._state = state_of(self._app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -36,7 +36,7 @@ from ..errors import (
     InvalidKeyError,
 )
 from ..foreign import ForeignConnector, OutsideConnector
-from ..keys import Key, check_key_string, key_string, key_strings
+from ..keys import Key, check_batch, check_key_string, key_string, key_strings
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj, SharedMemoryObj, release_all
 from ..observability import OperationStatistics, StoreMetrics, event
@@ -335,11 +335,12 @@ class ManagedConnector(RemoteConnector):
 
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
+        check_batch(names)
 
         async def call() -> int:
             return int(await self._wrapped.remove_outdated(names))
 
-        return await self._owner.run(self._runner.run, REMOVE_OUTDATED, call, Load(len(names)))
+        return await self._owner.run(self._runner.run, REMOVE_OUTDATED, call, Load.of_keys(len(names)))
 
     async def _paged(
         self, names: AsyncIterator[str], checked: Callable[[Names], Awaitable[Names]]
@@ -466,7 +467,7 @@ class ManagedConnector(RemoteConnector):
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
         wanted = await _checked_keys(self._owner, keys)
-        objs = list(memory_objs)
+        objs = _listed_objects(memory_objs)
         if len(wanted) != len(objs):
             raise InvalidArgumentError("memory_objs", f"{len(objs)} objects for {len(wanted)} keys")
         for obj in objs:
@@ -654,6 +655,15 @@ class ManagedConnector(RemoteConnector):
             )
 
 
+def _listed_objects(memory_objs: Sequence[MemoryObj]) -> list[MemoryObj]:
+    if isinstance(memory_objs, MemoryObj) or not isinstance(memory_objs, Iterable):
+        raise InvalidArgumentError(
+            "memory_objs",
+            f"a {type(memory_objs).__qualname__}; expected a sequence of memory objects. For one pass [memory_obj]",
+        )
+    return list(memory_objs)
+
+
 def _closed_until_called(cache: HotCache | None, before: HotCache | None) -> Callable[[], None]:
     """Has a new hot cache take nothing until the result is called: calls that change the store are still under way.
 
@@ -681,6 +691,7 @@ def _author_of(connector: RemoteConnector) -> object:
 
 async def _checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
     owner.check_process()  # before the pause below, in which a fork would run its parent's event loop
+    check_batch(keys)
     wanted = list(keys)
     for start in range(0, len(wanted), _CHECKED_AT_ONCE):
         if start:

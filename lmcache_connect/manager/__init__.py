@@ -9,6 +9,7 @@ from .adapter_target import AdapterTarget
 from .manager import ConnectorManager
 from .one_connector import CreateConnector, create_connector
 from .registry import AdapterRegistry, default_registry, register_adapter
+from .unknown_variables import tell_unknown_variables
 
 __all__ = [
     "AdapterRegistry",
@@ -18,4 +19,5 @@ __all__ = [
     "create_connector",
     "default_registry",
     "register_adapter",
+    "tell_unknown_variables",
 ]

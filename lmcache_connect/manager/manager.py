@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from ..errors import (
     InvalidArgumentError,
     InvalidConfigError,
     PluginError,
+    SyncCallOnLoopError,
     UnknownSchemeError,
 )
 from ..foreign import Plugin, PluginTable
@@ -39,6 +40,7 @@ from .plan import Plan
 from .registry import AdapterRegistry, default_registry
 from .resolving import Resolver
 from .roster import Roster
+from .unknown_variables import tell_unknown_variables
 
 
 class ConnectorManager:
@@ -65,17 +67,21 @@ class ConnectorManager:
                 its own.
             local_cpu_backend: the memory that connectors receive into. It is borrowed. None: the manager makes one of
                 `config.max_local_cpu_bytes` when it is first needed.
-            config: a `ConnectorConfig`; None: the environment's. Any other object is handed to connectors as it is,
-                and the toolkit's own settings are those of the environment.
+            config: a `ConnectorConfig`, or a mapping of settings for `ConnectorConfig.load`; None: the environment's.
+                Any other object is handed to connectors as it is, and the toolkit's own settings are those of the
+                environment.
             metadata: the model's cache geometry, where it is known.
             plugin_name: what connectors of the registry's adapters are told as their plug-in's name.
 
         Raises:
             InvalidURLError: `url` cannot be understood.
-            InvalidConfigError: a setting of the environment is wrong.
+            InvalidConfigError: a setting of the mapping or of the environment is wrong.
             LMCacheInstalledError: the setting `lmcache_names` is on, and LMCache itself is installed.
         """
+        if isinstance(config, Mapping):
+            config = ConnectorConfig.load(**{str(name): value for name, value in config.items()})
         self._settings = config if isinstance(config, ConnectorConfig) else ConnectorConfig.load()
+        tell_unknown_variables(ConnectorConfig)
         if self._settings.lmcache_names:
             install_lmcache_names()
         self._config = self._settings if config is None else config
@@ -356,6 +362,9 @@ class ConnectorManager:
 
     def __enter__(self) -> ConnectorManager:
         self._check_open()
+        if (self._owner is None and _is_in_loop()) or (self._owner is not None and self._owner.is_current()):
+            # Leaving would have to wait for the loop that it holds up.
+            raise SyncCallOnLoopError("with ConnectorManager()", "use 'async with' there")
         return self
 
     def __exit__(
@@ -384,3 +393,11 @@ class ConnectorManager:
         where = self._url.label() if self._url is not None else "no URL"
         count = len(self.connectors)
         return f"<ConnectorManager {where}, {count} connector{'s' * (count != 1)}{', closed' if self._closed else ''}>"
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -29,9 +29,8 @@ def create_connector(
         What `ConnectorManager` and its `create_connector` raise.
     """
     with ExitStack() as on_failure:
-        manager = on_failure.enter_context(
-            ConnectorManager(url, loop, local_cpu_backend, config, metadata, plugin_name)
-        )
+        manager = ConnectorManager(url, loop, local_cpu_backend, config, metadata, plugin_name)
+        on_failure.push(manager)  # not entered, which is refused on the manager's loop
         connector = manager.create_connector()
         on_failure.pop_all()
     connector.then_close(manager.close)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from ..errors import ForeignObjectError, InvalidArgumentError
-from ..keys import Key
+from ..keys import Key, check_batch
 from .hot_cache import HotCache
 from .memory_obj import MemoryObj
 
@@ -48,7 +48,13 @@ class HotCacheNames(ABC):
         self.hot_cache.put(key, obj)
 
     def batched_submit_put_task(self, keys: Sequence[Key], objs: Sequence[MemoryObj]) -> None:
-        """`submit_put_task` for each pair."""
+        """`submit_put_task` for each pair.
+
+        Raises:
+            InvalidArgumentError: `keys` is one key, or there are not as many objects as keys.
+            What `submit_put_task` raises.
+        """
+        check_batch(keys)
         if len(keys) != len(objs):
             raise InvalidArgumentError("objs", f"{len(objs)} objects for {len(keys)} keys")
         for key, obj in zip(keys, objs, strict=True):

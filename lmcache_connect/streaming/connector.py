@@ -13,7 +13,7 @@ import anyio
 
 from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather, note_progress
 from ..errors import CorruptRecordError, InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
-from ..keys import Key, key_strings
+from ..keys import Key, check_batch, key_strings
 from ..memory import MemoryObj
 from ..transport import ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
 from .arrivals import Arrivals
@@ -225,6 +225,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
     async def _named(self, keys: Sequence[Key]) -> tuple[Names, Names]:
         """Returns the keys as text, and their names in the store."""
+        check_batch(keys)
         texts: Names = []
         names: Names = []
         for start in range(0, len(keys), NAMES_AT_A_TIME):
