@@ -27,6 +27,9 @@ from .storing import Part
 _LARGE_BYTES: Final = 64 << 10
 """A longer document is read in a thread. On the event loop it would take milliseconds."""
 
+_WORK_SECONDS: Final = 60.0
+"""How long the store may work silently on a request that is more than a look-up, inside the operation's deadline."""
+
 T = TypeVar("T")
 
 
@@ -244,10 +247,12 @@ class Bucket:
         limit: int,
     ) -> tuple[ResponseHead, bytes]:
         await connection.request(request)
-        head = await connection.read_head(method)
-        if head.status not in allowed:
-            raise await refused(connection, head, operation)
-        body = await connection.read_body(head, limit)
+        # A POST is received whole at once. The store then puts parts together, or deletes up to a thousand objects.
+        with connection.stream.answering_within(_WORK_SECONDS if method == "POST" else 0.0):
+            head = await connection.read_head(method)
+            if head.status not in allowed:
+                raise await refused(connection, head, operation)
+            body = await connection.read_body(head, limit)
         error = refused_late(connection.store, head, body, operation)
         if error is not None and (head.status < 300 or isinstance(error, NoSuchBucketError)):
             raise error

@@ -25,6 +25,10 @@ _MAX_ETAG: Final = 256
 """The longest ETag of a part in characters. Those of all parts stand in the completion."""
 
 
+_STORED_PER_SECOND: Final = 8 << 20
+"""Bytes that a store which says nothing stores in a second, at its worst. `stall_timeout` holds where it is longer."""
+
+
 class Storing(RequestCrew):
     """Stores objects, or the parts of one. After `run()` every one is stored."""
 
@@ -106,7 +110,9 @@ class _Put(Job):
                 hasher = PayloadHasher()
                 await connection.stream.send_framed(head + record.header, record.obj.byte_array, hasher, hasher.trailer)
                 trailer = hasher.trailer()
-            answer = await connection.read_head("PUT")
+            # What was received whole is still to be stored, which takes some stores a while.
+            with connection.stream.answering_within((end - start) / _STORED_PER_SECOND):
+                answer = await connection.read_head("PUT")
         except StreamClosedError as error:
             refusal = refused_early(connection.store, error.last_words, self.operation)
             if refusal is None:

@@ -176,6 +176,8 @@ class Wire:
         """Returns the error to raise for one that a system call raised. To be called before the wire is closed."""
         if isinstance(error, StreamStalledError):
             return StreamStalledError(self.peer, error.seconds)
+        if isinstance(error, TimeoutError) and self.stall_timeout is not None:
+            return StreamStalledError(self.peer, self.stall_timeout)  # the kernel's own, see `socket_options.py`
         if isinstance(error, StreamClosedError):
             return StreamClosedError(str(error), error.last_words)
         return StreamClosedError(f"{self.peer}: {error}", self._last_words())
