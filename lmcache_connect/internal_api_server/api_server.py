@@ -24,6 +24,8 @@ from .state import APIState, state_of
 
 try:
     import uvicorn
+
+    from .connections import Connections
 except ImportError as missing:
     raise MissingExtraError("the internal API server", missing.name or "uvicorn", "api") from missing
 
@@ -31,6 +33,12 @@ _FORCE_GRACE: Final = 1.0
 """Seconds that connections have to end after the grace period."""
 
 _SYNC_TIMEOUT: Final = 60.0
+
+_KEEP_ALIVE: Final = 5
+"""Seconds after an answer in which a client has to begin its next request on the same connection."""
+
+_ACCEPTED_AT_ONCE: Final = 4
+"""Connections that one iteration of the event loop accepts. It takes a few iterations to close one again."""
 
 _MAX_HEAD_BYTES: Final = 256 << 10
 """The most bytes of a request's first line and headers. The longest look-up with GET fits, percent-encoded."""
@@ -218,6 +226,7 @@ class _Running:
 
     def __init__(self, listener: Listener, app: FastAPI, config: APIServerConfig) -> None:
         self.listener = listener
+        self.connections = Connections(config.max_connections, config.head_timeout, config.request_timeout)
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -226,12 +235,14 @@ class _Running:
                 server_header=False,
                 proxy_headers=False,
                 lifespan="on",
-                http="h11",  # strict, and always installed with uvicorn
+                http=self.connections.make,  # type: ignore[arg-type]  # h11: strict, and always installed with uvicorn
                 h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
                 ws="none",
                 timeout_graceful_shutdown=None,
-                limit_concurrency=config.max_connections,
-            )
+                timeout_keep_alive=_KEEP_ALIVE,
+                backlog=_ACCEPTED_AT_ONCE,
+            ),
+            self.connections,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -245,6 +256,7 @@ class _Running:
             ready.cancel()
         if self._task.done():
             raise ServerStateError("the application's start-up failed; the log of uvicorn.error says why")
+        self.listener.listen()  # asyncio has set the system's queue to what it accepts at once
 
     async def stop(self, grace: float) -> None:
         """Ends it, at the latest about a second after `grace`."""
@@ -270,8 +282,9 @@ class _Running:
 class _Server(uvicorn.Server):
     """uvicorn without signal handlers, which the application sets. `ready` is set once it listens."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
+        self._connections = connections
         self.ready: Final = asyncio.Event()
 
     @contextlib.contextmanager
@@ -288,3 +301,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             self.ready.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        self._connections.sweep()
+        return await super().on_tick(counter)

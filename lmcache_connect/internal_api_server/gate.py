@@ -20,6 +20,9 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS: Final = frozenset({"/", "/health/live", "/health/ready"})
 """Paths that need no token: the status page, which holds no data, and the checks of an orchestrator."""
 
+HEALTH_PATHS: Final = frozenset({"/health/live", "/health/ready"})
+"""Paths that are answered without a Host header as well: checks of load balancers speak HTTP/1.0."""
+
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -37,8 +40,10 @@ _DRAINED: Final = 8
 class Gate:
     """Refuses requests for other hosts, from other sites, without the token, and those that are too large or too slow.
 
+    HEAD is answered as GET is, without the body.
+
     * The Host header must be an IP address, localhost, or one of `allowed_hosts`. A foreign page whose host name
-      resolves to this machine (DNS rebinding) is refused.
+      resolves to this machine (DNS rebinding) is refused. Only for health it may be missing: a browser always sends it.
     * A request that a browser sends for another site is refused where it would change something.
     * The token is compared in constant time.
     """
@@ -70,6 +75,9 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         started = False
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # FastAPI knows no HEAD of a route's GET
+            scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
@@ -78,6 +86,8 @@ class Gate:
                 given = {name for name, _ in message["headers"]}
                 added = [header for header in _HEADERS if header[0] not in given]
                 message = {**message, "headers": [*message["headers"], *added]}
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         received = 0
@@ -117,7 +127,8 @@ class Gate:
     def _refusal(self, scope: Scope) -> tuple[int, str, str, dict[str, str] | None] | None:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+        is_known = len(hosts) == 1 and self._is_ours(hosts[0])
+        if not is_known and (hosts or scope["path"] not in HEALTH_PATHS):
             return (
                 421,
                 "wrong_host",
@@ -126,7 +137,7 @@ class Gate:
                 None,
             )
         reads = scope["method"] in READING
-        if not reads and _is_cross_site(headers, hosts[0]):
+        if not reads and _is_cross_site(headers, *hosts):
             return 403, "cross_site", "a page of another site may not change anything here", None
         if self._needs_token(scope["path"], reads) and not self._has_token(headers):
             return (
@@ -177,7 +188,7 @@ class Gate:
         return right and scheme.lower() == "bearer"
 
 
-def _is_cross_site(headers: Headers, host: str) -> bool:
+def _is_cross_site(headers: Headers, host: str = "") -> bool:
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
         return True

@@ -75,6 +75,10 @@ class Listener:
         sock.setblocking(False)
         return cls(sock, where, (path, made.st_dev, made.st_ino))
 
+    def listen(self) -> None:
+        """Sets how many connections the system keeps until they are accepted. May be called again."""
+        self.sock.listen(_BACKLOG)
+
     def close(self) -> None:
         """Closes the socket, and removes its file where it is still the one made here. Idempotent."""
         self.sock.close()

@@ -56,6 +56,9 @@ class APIServerConfig(Settings):
     request_timeout: Seconds = 30.0
     """How long a request may take in seconds, its body included."""
 
+    head_timeout: Seconds = 10.0
+    """How long a client may take to send a request's head, or to take an answer, in seconds."""
+
     ready_timeout: Seconds = 2.0
     """How long the stores have to answer the readiness check, in seconds."""
 
@@ -63,7 +66,7 @@ class APIServerConfig(Settings):
     """How long `stop()` lets requests under way finish, in seconds."""
 
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """The most connections at a time. A further one is answered with 503."""
+    """The most requests that are worked on at a time. Sixteen more connections may wait; the oldest makes room."""
 
     thread: bool = False
     """Whether the server runs on an event loop in a thread of its own. Otherwise it runs on the caller's loop."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -74,6 +72,35 @@ async def test_a_request_with_no_host_or_two_is_refused(served: Served) -> None:
     assert (await raw(served.server, two)).split(b"\r\n")[0].split()[1] in {b"400", b"421"}
     none = b"GET /version HTTP/1.0\r\n\r\n"
     assert b" 421 " in (await raw(served.server, none)).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+@pytest.mark.asyncio
+async def test_a_check_without_a_host_is_answered(served: Served, path: str) -> None:
+    for method in ("GET", "HEAD"):
+        found = await raw(served.server, f"{method} {path} HTTP/1.0\r\n\r\n".encode())
+        assert b" 200 " in found.split(b"\r\n")[0]
+    foreign = await served.client.get(path, headers={"host": "evil.example"})
+    assert foreign.status_code == 421
+
+
+@pytest.mark.asyncio
+async def test_head_is_answered_as_get_is_without_the_body(served: Served) -> None:
+    for path in ("/health/live", "/health/ready", "/version", "/metrics", "/", "/openapi.json", "/no-such-path"):
+        got = await served.client.get(path)
+        head = await served.client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+        assert int(head.headers["content-length"]) > 0
+    assert (await served.client.head("/vllm/hot-cache/clear")).status_code == 405
+    body = await raw(served.server, b"HEAD /version HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    assert body.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.asyncio
+async def test_head_of_readiness_says_that_a_store_is_gone(local_cpu_backend: LocalCPUBackend) -> None:
+    async with serving("redis://127.0.0.1:1", local_cpu_backend) as served:
+        assert (await served.client.head("/health/ready")).status_code == 503
 
 
 @pytest.mark.asyncio
@@ -247,25 +274,6 @@ async def test_a_request_whose_body_never_comes_is_ended(valkey_url: str, local_
             POST + b"content-type: application/json\r\ncontent-length: 100\r\n\r\n{",
         )
         assert b" 504 " in found.split(b"\r\n")[0]
-
-
-@pytest.mark.asyncio
-async def test_more_connections_than_are_allowed_are_answered_at_once(
-    valkey_url: str, local_cpu_backend: LocalCPUBackend
-) -> None:
-    async with serving(valkey_url, local_cpu_backend, max_connections=3) as served:
-        host, _, port = (served.server.address or "").removeprefix("http://").rpartition(":")
-        held = [socket.create_connection((host, int(port))) for _ in range(3)]
-        try:
-            with anyio.fail_after(5):
-                while (await served.client.get("/version")).status_code != 503:
-                    await asyncio.sleep(0.01)
-        finally:
-            for sock in held:
-                sock.close()
-        with anyio.fail_after(5):
-            while (await served.client.get("/version")).status_code != 200:
-                await asyncio.sleep(0.01)
 
 
 @pytest.mark.asyncio
