@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ..contract import Documents, Flags, RemoteConnector, Slots, WrappingConnector
+from ..contract import Documents, Flags, RemoteConnector, RemovalPolicy, Slots, WrappingConnector
 from ..errors import ConnectorContractError, CorruptRecordError
 from ..keys import Key
+from ..loop import LoopOwner
 from ..memory import ChunkMemory, MemoryObj, release_all
 from ..outside import Lane, contained, private_copy
 
@@ -205,10 +206,14 @@ class OutsideConnector(WrappingConnector):
         finally:
             self.lane.close()
 
-    def _attach(self, *given: Any) -> None:
-        super(WrappingConnector, self)._attach(*given)
+    def _attach(
+        self,
+        owner: LoopOwner,
+        on_corrupt: Callable[[CorruptRecordError], None],
+        removals: RemovalPolicy,
+    ) -> None:
         with self._contained("_attach"):
-            self.wrapped._attach(*given)
+            super()._attach(owner, on_corrupt, removals)
 
     def _what(self, operation: str) -> str:
         return f"{self._class}.{operation}"
