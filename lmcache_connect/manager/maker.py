@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -25,7 +23,7 @@ from .compat_bridge import find_dialect
 from .plan import Plan
 
 _LONG_FOR_A_LOOP: Final = 0.25
-"""Seconds that making a connector may hold up an event loop before it is logged."""
+"""Seconds that making a foreign connector may hold up an event loop before it is logged."""
 
 Made = tuple[RemoteConnector, ConnectorContext]
 
@@ -129,17 +127,12 @@ class Maker:
         return self._make(plan, settings, owner, memory, lane)[0]
 
 
-@contextmanager
-def told_if_held(owner: LoopOwner, store: str) -> Iterator[None]:
-    """Logs for how long a block has held up the owning event loop, where that is long."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        held = time.monotonic() - started
-        if held > _LONG_FOR_A_LOOP and owner.is_current():
-            advice = "await open_connector(), which imports and makes in a thread"
-            event(logging.WARNING, "loop_held", store=store, seconds=f"{held:.3f}", advice=advice)
+def tell_if_held(owner: LoopOwner, store: str, started: float) -> None:
+    """Logs for how long the owning event loop was held up since `started`, in `time.monotonic()`'s seconds."""
+    held = time.monotonic() - started
+    if held > _LONG_FOR_A_LOOP and owner.is_current():
+        advice = "await open_connector(), which imports and makes in a thread"
+        event(logging.WARNING, "loop_held", store=store, seconds=f"{held:.3f}", advice=advice)
 
 
 def _what(plan: Plan) -> str:

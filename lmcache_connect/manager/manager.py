@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ from ..process import this_process
 from ..url import RemoteURL
 from .announcer import Announcer
 from .compat_bridge import install_lmcache_names
-from .maker import Made, Maker, told_if_held
+from .maker import Made, Maker, tell_if_held
 from .plan import Plan
 from .registry import AdapterRegistry, default_registry
 from .resolving import Resolver
@@ -209,12 +210,17 @@ class ConnectorManager:
         if remote_url is None:
             raise InvalidArgumentError("url", "neither create_connector() nor the manager was given one")
         owner = self.owner
-        with told_if_held(owner, remote_url.label()):
+        started, is_foreign = time.monotonic(), bool(self.plugins)
+        try:
             plan = self._resolver.plan(remote_url)
             owner.check("the manager's event loop")
-            if plan.is_foreign:  # imports have a limit of their own
-                self._resolver.prepare(remote_url)
+            if plan.is_foreign:
+                is_foreign = True
+                self._resolver.prepare(remote_url)  # imports have a limit of their own
             made = self._maker.make_blocking(plan, owner, self.local_cpu_backend)
+        finally:
+            if is_foreign:
+                tell_if_held(owner, remote_url.label(), started)
         return self._managed(plan, made, owner)
 
     def _managed(self, plan: Plan, made: Made, owner: LoopOwner) -> ManagedConnector:
