@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ async def test_a_path_may_have_slashes_or_dots() -> None:
 
 
 async def test_a_class_is_given_what_its_constructor_asks_for() -> None:
-    config = {"any": "object"}
+    config = SimpleNamespace(any="object")
     async with ConnectorManager(config=config) as manager:
         usual = (await made(manager, url(more="speed=fast"))).given
         assert usual == {
