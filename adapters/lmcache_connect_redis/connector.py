@@ -17,8 +17,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import anyio
-
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import Documents, Flags, leave_out
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
@@ -31,17 +29,15 @@ from .layouts.framed.layout import FramedLayout
 from .layouts.framed.outdated import OUTDATED_HEADER_BYTES, is_outdated, outdated_chunk
 from .layouts.layout import Layout
 from .layouts.two_key.layout import TwoKeyLayout
+from .leftovers import Leftovers
 from .options import RedisOptions
 from .protocol.connection import Connection, lost_connection
 from .protocol.replies import encode_command, is_refusal
 from .protocol.transaction import TransactionRefusedError
-from .store_pipeline import StorePipeline
+from .store_pipeline import StorePipeline, StoreRequest
 from .topology.single import SingleServer
 
 Names = list[str]
-
-_TIDY_SECONDS: Final = 1.0
-"""How long a failed put may take to free what it has left."""
 
 _SCAN_COUNT: Final = 1000
 
@@ -71,6 +67,7 @@ class RedisConnector(StreamingConnector[Connection]):
         self._announcements = Announcements(self._prefix)
         layout = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
         self._layout: Layout = layout(self._store, options)
+        self._leftovers = Leftovers(self._lookup_pool)
         self._has_dialled = False
 
     async def dial(self) -> Connection:
@@ -85,6 +82,10 @@ class RedisConnector(StreamingConnector[Connection]):
     def members(self, nbytes: int, in_threads: bool) -> int:
         # One thread serves one connection. A small call is over before a second connection would help.
         return 1 if in_threads or nbytes < LARGE_BYTES else self._pool_size
+
+    async def close(self) -> None:
+        await self._leftovers.close()
+        await super().close()
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
@@ -265,17 +266,12 @@ class RedisConnector(StreamingConnector[Connection]):
         try:
             await StorePipeline(equipment, requests).run()
         except StoreError:
-            await self._unlink([name for request in requests for name in request.staged()])
+            await self._leftovers.free(_staged(requests))
+            raise
+        except asyncio.CancelledError:
+            self._leftovers.free_soon(_staged(requests))
             raise
 
-    async def _unlink(self, names: Sequence[str]) -> None:
-        """Frees what a failed put has left, if the store lets us. Otherwise it expires."""
-        if not names:
-            return
-        try:
-            with anyio.move_on_after(_TIDY_SECONDS):
-                async with self._lookup_pool.acquired() as connection:
-                    await connection.send(encode_command(b"UNLINK", *[name.encode() for name in names]))
-                    await connection.discard_integers()
-        except StoreError:
-            pass
+
+def _staged(requests: Sequence[StoreRequest]) -> Names:
+    return [name for request in requests for name in request.staged()]

@@ -136,22 +136,33 @@ async def test_a_striped_chunk_lives_as_long_as_a_whole_one(
         assert client.pttl(NAME) == -1
 
 
-async def test_a_writer_that_dies_before_its_commit_leaves_nothing_visible_and_nothing_for_ever(
-    manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
+@pytest.mark.parametrize("end", ["deadline", "cancellation"])
+async def test_a_put_that_ends_before_its_commit_leaves_nothing_visible_and_frees_its_pieces_at_once(
+    manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer, end: str
 ) -> None:
     with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
-        writer = manager.create_connector(f"redis://{proxy.host}:{proxy.port}?stripe=65536&timeout=0.3&pool_size=1")
+        timeout = 0.3 if end == "deadline" else 20
+        writer = manager.create_connector(
+            f"redis://{proxy.host}:{proxy.port}?stripe=65536&timeout={timeout}&pool_size=1"
+        )
         proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=400 * KIB))
         with chunk(backend, "k", MIB) as obj:
-            # The time for its bytes is added to the deadline, at 32 MiB a second.
-            with pytest.raises(OperationTimeoutError):
-                await writer.put("k", obj)
-        proxy.disarm()
-    with valkey_server.client() as client:
-        assert not client.exists(NAME)
-        [left] = staged(valkey_server)
-        assert 0 < client.hlen(left) <= 16
-        assert 0 < client.pttl(left) <= 60_000
+            call = asyncio.ensure_future(writer.put("k", obj))
+            assert await asyncio.to_thread(proxy.wait_fired, 5)
+            async with asyncio.timeout(5):
+                while not staged(valkey_server):
+                    await asyncio.sleep(0.001)
+            if end == "deadline":
+                with pytest.raises(OperationTimeoutError):
+                    await call
+            else:
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+        async with asyncio.timeout(5):
+            while staged(valkey_server):  # they are freed in the background
+                await asyncio.sleep(0.001)
+    assert names(valkey_server) == set()
 
 
 @pytest.mark.parametrize("after", [10, 150, 70_000, 400_000, MIB + 4000])

@@ -12,7 +12,7 @@ from secrets import randbits
 from typing import Final
 
 from lmcache_connect import MemoryObj
-from lmcache_connect.record import StripePlan, staging_name
+from lmcache_connect.record import MIN_STRIPE_BYTES, StripePlan, staging_name
 
 from ...protocol.connection import Connection
 from ...store_pipeline import Names, StoreRequest
@@ -20,6 +20,12 @@ from .record_writer import RecordWriter
 
 STRIPES_FROM: Final = 4
 """A chunk of more than so many stripes is striped. A smaller one is written and read at least as fast as one value."""
+
+_RECORD_BYTES: Final = 4 << 10
+"""What a piece leaves of its stripe for the rest of its record, and for what the server adds to a value.
+
+Allocators round up: with a full MiB of payload, a piece would take a quarter more of the server's memory than it holds.
+"""
 
 
 def put_requests(writer: RecordWriter, name: str, obj: MemoryObj, stripe_size: int) -> Sequence[StoreRequest]:
@@ -32,6 +38,8 @@ def put_requests(writer: RecordWriter, name: str, obj: MemoryObj, stripe_size: i
     if not stripe_size or nbytes <= STRIPES_FROM * stripe_size:
         writer.check_size(name, obj)
         return [_WholePut(writer, name, obj)]
+    if stripe_size - _RECORD_BYTES >= MIN_STRIPE_BYTES:
+        stripe_size -= _RECORD_BYTES
     plan = StripePlan(nbytes, stripe_size, randbits(63) + 1)
     writer.check_piece_size(name, obj, plan)
     put = _StripedPut(writer, name, obj, plan)
