@@ -24,7 +24,7 @@ _CUTS: Final = (
     FaultKind.REFUSE,
 )
 _HARM: Final = (*_CUTS, *[FaultKind.FLIP] * 10, FaultKind.SWALLOW)
-"""Whoever loses bytes out of the middle of a stream, or changes them, may also store something under a wrong name."""
+"""Where bytes in the middle of a stream are changed or lost, something may be stored under a wrong name."""
 
 
 def main() -> None:
