@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import InvalidConfigError, InvalidURLError
-from .redaction import HIDDEN, is_secret_name, redact
+from .known_secrets import HIDDEN, know
+from .redaction import is_secret_name, redact, secrets_of_setting, secrets_of_url
 from .url import RemoteURL
 
 _SIZE: Final = re.compile(r"([0-9]{1,18})(\.[0-9]{1,9})? ?([a-z]*)")
@@ -185,6 +186,18 @@ class ConnectorConfig(Settings):
 
     extra_config: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Settings of adapters and plug-ins, by name."""
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Makes the secrets of the URL and of `extra_config` known, for as long as the settings or a copy live."""
+        if self.url is not None:
+            know(self, *secrets_of_url(self.url.get_secret_value()))
+        know(self, *secrets_of_setting("", self.extra_config))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some settings replaced, which are not validated."""
+        made = super().model_copy(update=update, deep=deep)
+        made.model_post_init(None)
+        return made
 
     def shown(self) -> dict[str, Any]:
         """Every setting as plain data for people. What may be a secret is shown as `***`.

@@ -1,7 +1,8 @@
 """Every exception of the toolkit. Each has its facts as fields and builds its own message from them.
 
 Most classes also derive from a builtin exception (`ValueError`, `ConnectionError`, ...), so that code which knows
-nothing of this package can catch them. No message contains a password: URLs are given to these classes redacted.
+nothing of this package can catch them. No message and no field contains a password: URLs are given to these classes
+redacted, and every known secret is taken out of what they are given (see `known_secrets`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from .known_secrets import clean
+
 
 class LMCacheConnectError(Exception):
     """Base of every error of this package. It can be pickled with its fields, and so be sent to another process."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(clean(given) if isinstance(given, str) else given for given in args))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, clean(value) if isinstance(value, str) else value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call the class with the finished message instead of the facts.
@@ -24,6 +33,18 @@ def _restored(kind: type[LMCacheConnectError], args: tuple[Any, ...], fields: di
     super(LMCacheConnectError, error).__init__(*args)  # sets the builtin's args and, for an ImportError, its msg
     error.__dict__.update(fields)
     return error
+
+
+class HiddenError(LMCacheConnectError):
+    """Stands for an error of a server or of other people's code, whose text repeats a secret.
+
+    `kind` is the name of its class, and `text` what may be shown of what it said.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
 
 
 # --------------------------------------------------------------------------------------------- wrong input

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
 from .errors import InvalidOptionError, InvalidURLError, UnknownOptionError
-from .redaction import HIDDEN, HOST_PATTERN, redact_url, redacted_option
+from .known_secrets import HIDDEN, clean, know, know_login
+from .redaction import HOST_PATTERN, redact_url, redacted_option, secrets_of_setting, wrong_in_path
 
 MAX_URL_LENGTH: Final = 16_384
 _HOSTS_LIMIT: Final = 256
@@ -114,6 +115,10 @@ class RemoteURL(BaseModel):
             )
         if fragment is not None:
             raise InvalidURLError(hidden, "'#' starts a fragment, and a store URL has no fragment", "'%23'")
+        if wrong_in_path(path) is not None and "&" in path:
+            raise InvalidURLError(hidden, "a raw '&' stands in the path", "'?' before the first option, or '%26'")
+        if (wrong := wrong_in_path(path)) is not None and path[wrong] in ",;":
+            raise InvalidURLError(hidden, "an option stands in the path", "'?' before the first option")
         user, colon, password = credentials.partition(":")
         return cls(
             scheme=scheme,
@@ -124,6 +129,17 @@ class RemoteURL(BaseModel):
             raw=SecretStr(url),
             query=_options(hidden, query),
         )
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Makes the URL's secrets known, for as long as it or a copy of it lives."""
+        holders = [self.raw] if self.raw.get_secret_value() else []
+        if self.password is not None:
+            for holder in (self.password, *holders):
+                know_login(holder, self.username, self.password.get_secret_value())
+        for name, value in self.query.items():
+            if secrets := tuple(secrets_of_setting(name, value.get_secret_value())):
+                for holder in (value, *holders):
+                    know(holder, *secrets)
 
     @property
     def host(self) -> str:
@@ -196,11 +212,11 @@ class RemoteURL(BaseModel):
         credentials += "@" if credentials else ""
         query = "&".join(redacted_option(name, value.get_secret_value()) for name, value in self.query.items())
         hosts = ",".join(map(str, self.hosts))
-        return _in_one_line(f"{self.scheme}://{credentials}{hosts}{self.path}" + (f"?{query}" if query else ""))
+        return clean(_in_one_line(f"{self.scheme}://{credentials}{hosts}{self.path}" + (f"?{query}" if query else "")))
 
     def label(self) -> str:
         """Scheme, hosts and path, in one line. It names the store in logs, errors and metrics."""
-        return _in_one_line(f"{self.scheme}://{','.join(map(str, self.hosts))}{self.path}")
+        return clean(_in_one_line(f"{self.scheme}://{','.join(map(str, self.hosts))}{self.path}"))
 
     def __str__(self) -> str:
         return self.redacted()
@@ -262,7 +278,7 @@ def _host(hidden: str, item: str) -> HostPort:
     port = int(match["port"]) if match is not None and match["port"] else None
     if match is None or (port is not None and port > 65_535):
         # What is not host[:port] is not shown: in `redis://user:password` it is the password.
-        shown = item if match is not None or ":" not in item else f"{item.partition(':')[0]}:{HIDDEN}"
+        shown = item if match is not None else redact_url(f"x://{item}")[len("x://") :]
         raise InvalidURLError(hidden, f"{shown!r} is not host[:port] with a port from 0 to 65535", _SHAPE)
     if match["six"] is None:
         host = _decoded(hidden, match["name"])

@@ -19,7 +19,8 @@ CORE: Final = "lmcache_connect"
 
 # From the bottom up. A name stands for the module lmcache_connect.<name> or, for a package, everything in it.
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
-    ("_version", "errors"),
+    ("_version", "known_secrets"),
+    ("errors",),
     ("checkpoint", "computed", "process"),
     ("lease",),
     ("redaction", "dtypes", "keys"),
@@ -47,7 +48,8 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
 
 # Narrower than the layers: this one may import these and itself, and nothing else of ours.
 ONLY: Final[dict[str, frozenset[str]]] = {
-    "observability": frozenset({"_version", "process"}),
+    "known_secrets": frozenset(),
+    "observability": frozenset({"_version", "known_secrets", "process"}),
     "transport": frozenset({"errors", "lease", "process"}),
     "record": frozenset({"errors", "dtypes", "metadata", "memory"}),
 }

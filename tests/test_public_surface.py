@@ -159,7 +159,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
 }
 OURS_ALONE: Final = {
     "LMCacheConnectError", "PluginError", "StoreError", "StoreFullError", "ReadOnlyStoreError", "WrongNodeError",
-    "StoreCommandError", "ConnectorFailureError",
+    "StoreCommandError", "ConnectorFailureError", "HiddenError",
 }  # fmt: skip
 """No builtin says what these mean."""
 

@@ -12,6 +12,7 @@ import anyio
 
 from lmcache_connect import AuthenticationError, StoreError
 from lmcache_connect.errors import MissingExtraError
+from lmcache_connect.known_secrets import Holder, know
 from lmcache_connect.outside import Lane
 
 from .options import S3Options
@@ -59,6 +60,7 @@ class CredentialSource:
         self._frozen: ReadOnlyCredentials | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._known: Holder | None = None
         self.region: str | None = None
         """The region that the environment or the profile names, if any. Known after the first `current()`."""
 
@@ -128,6 +130,8 @@ class CredentialSource:
                 self._store, f"no credentials: asking {_CHAIN} failed with {type(error).__name__}"
             ) from None
         self._session, self._found, self._frozen, self.region = answer
+        if self._frozen is not None:
+            self._known = know(Holder(), self._frozen.secret_key, self._frozen.token)
 
     def _has_to_wait(self) -> bool:
         return self._frozen is None or self._asks("_mandatory_refresh_timeout")

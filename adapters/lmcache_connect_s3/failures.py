@@ -9,6 +9,7 @@ from typing import Final
 
 from lmcache_connect import AuthenticationError, StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreCommandError, StoreFullError, StoreProtocolError
+from lmcache_connect.known_secrets import clean_foreign
 
 from .documents import ErrorDocument
 
@@ -117,9 +118,9 @@ def refusal(
     is an answer of a store that works.
     """
     code, message = (error.code, error.message) if error is not None else ("", "")
-    said = f"{operation}: the server answers {status}" + (f" {code}" if code else "")
+    said = f"{operation}: the server answers {status}" + (f" {clean_foreign(code)}" if code else "")
     if message:
-        said += f" (it said: {message})"
+        said += f" (it said: {clean_foreign(message)})"
     if code == "NoSuchBucket":
         return NoSuchBucketError(store, f"{said}; create the bucket, or correct its name")
     if code in _EXPIRED:
@@ -178,4 +179,5 @@ def _advice(operation: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text[:40] if text.isascii() and text.replace("-", "").isalnum() else "another region"
+    is_name = text.isascii() and text.replace("-", "").isalnum()
+    return clean_foreign(text, limit=40) if is_name else "another region"

@@ -8,6 +8,7 @@ from typing import Final
 
 from lmcache_connect import AuthenticationError
 from lmcache_connect.errors import StoreProtocolError
+from lmcache_connect.known_secrets import Holder, know
 
 from .credentials import CredentialSource
 from .documents import DocumentError, parse
@@ -29,6 +30,7 @@ class ExpressSessions:
         self._location = location
         self._pool = pool
         self._session: ReadOnlyCredentials | None = None
+        self._known: Holder | None = None
         self._until = 0.0
         self._lock = asyncio.Lock()
 
@@ -42,6 +44,7 @@ class ExpressSessions:
         async with self._lock:
             if self._session is None or time.monotonic() >= self._until:
                 self._session = await self._create()
+                self._known = know(Holder(), self._session.secret_key, self._session.token)
                 self._until = time.monotonic() + _LASTS
             return self._session
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, NoReturn
 from .._version import __version__
 from ..config import ConnectorConfig
 from ..errors import LMCacheConnectError, MissingExtraError
+from ..known_secrets import clean
 from . import documents, tables
 from .demo import run_demo
 from .exits import EXIT_NOT_VERIFIED, EXIT_USAGE, PROGRAM
@@ -259,16 +260,16 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2))
+    typer.echo(clean(json.dumps(document, indent=2)))
 
 
 def _warn(text: str) -> None:
-    typer.echo(f"warning: {text}", err=True)
+    typer.echo(clean(f"warning: {text}"), err=True)
 
 
 def _fail(error: Exception, as_json: bool) -> NoReturn:
     """Prints the error in one line. There is no traceback, because the program itself did not fail."""
     if as_json:
         _print_json(documents.error_document(error))
-    typer.echo("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), err=True)
+    typer.echo(clean("\n".join((f"error: {error}", *getattr(error, "__notes__", ())))), err=True)
     raise typer.Exit(EXIT_USAGE)

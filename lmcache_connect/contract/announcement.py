@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..known_secrets import clean
+
 MAX_ANNOUNCEMENT_BYTES: Final = 32 << 10
 """The size of one stored announcement, in bytes. A larger one is not read."""
 
@@ -74,10 +76,10 @@ class WorkerAnnouncement(_Announced):
 
     def encode(self) -> bytes:
         """The announcement as it is stored: JSON of at most `MAX_ANNOUNCEMENT_BYTES`, without statistics if need be."""
-        document = self.model_dump_json().encode()
+        document = clean(self.model_dump_json()).encode()
         if len(document) > MAX_ANNOUNCEMENT_BYTES:
             bare = tuple(item.model_copy(update={"statistics": {}}) for item in self.connectors)
-            document = self.model_copy(update={"connectors": bare}).model_dump_json().encode()
+            document = clean(self.model_copy(update={"connectors": bare}).model_dump_json()).encode()
         return document
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
 from ..observability import event
-from ..outside import contained
+from ..outside import contained, described
 from .dialect import dialect_for
 from .making import adopt_connector
 
@@ -55,5 +55,7 @@ def answers(adapter: ConnectorAdapter, url: str) -> bool:
         with contained(type(adapter).__qualname__, "can_parse"):
             return bool(adapter.can_parse(url))
     except Exception as error:  # it must not keep the others from being asked
-        event(logging.WARNING, "plugin_failed", plugin=type(adapter).__qualname__, error=f"can_parse: {error}")
+        event(
+            logging.WARNING, "plugin_failed", plugin=type(adapter).__qualname__, error=f"can_parse: {described(error)}"
+        )
         return False

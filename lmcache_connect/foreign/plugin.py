@@ -12,6 +12,7 @@ from ..config import ConnectorConfig
 from ..contract import ConnectorAdapter, ConnectorContext, RemoteConnector
 from ..errors import InvalidConfigError, PluginError
 from ..observability import event
+from ..outside import hide_causes
 from .adapter import ForeignAdapter
 from .making import make_connector
 from .plugin_class import PluginClass
@@ -50,6 +51,7 @@ class Plugin:
             self.adapter = self._loaded(timeout, settings)
             self.failure = None
         except (PluginError, InvalidConfigError) as failure:
+            hide_causes(failure)
             if str(failure) != str(self.failure):
                 event(logging.WARNING, "plugin_failed", plugin=self.name, error=str(failure))
             self.failure = failure

@@ -11,6 +11,7 @@ from ..manager import ConnectorManager
 from .api_registry import APIRegistry
 from .common import metrics_api
 from .gate import Gate
+from .outgoing import Outgoing
 from .problem import Problem, answer_problems
 from .server_config import APIServerConfig
 from .state import attach
@@ -40,6 +41,7 @@ def create_app(
         timeout=config.request_timeout,
         max_body_bytes=config.max_body_bytes,
     )
+    app.add_middleware(Outgoing)
     return app
 
 
@@ -57,6 +59,7 @@ def create_metrics_app(manager: ConnectorManager, config: APIServerConfig) -> Fa
         max_body_bytes=config.max_body_bytes,
         open_paths=frozenset(),
     )
+    app.add_middleware(Outgoing)
     return app
 
 

@@ -22,6 +22,7 @@ from ..errors import (
     UnknownConnectorError,
     UnsupportedOperationError,
 )
+from ..known_secrets import clean
 from ..observability import event
 
 
@@ -67,7 +68,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def answer(status: int, problem: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A response with a `Problem` as its body."""
-    return JSONResponse({"problem": problem, "detail": detail}, status, headers=dict(headers or {}))
+    return JSONResponse({"problem": clean(problem), "detail": clean(detail)}, status, headers=dict(headers or {}))
 
 
 def answer_errors(app: FastAPI) -> None:

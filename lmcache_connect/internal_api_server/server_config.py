@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 
 from ..config import SIZE, Seconds, Settings
 from ..errors import InvalidConfigError
+from ..known_secrets import know
+from ..observability import read_secret_file
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 Protection: TypeAlias = Literal["writes", "all"]
@@ -91,6 +93,7 @@ class APIServerConfig(Settings):
     def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
         if token is not None:
             _check_token(token.get_secret_value())
+            know(token, token.get_secret_value())
         return token
 
     @model_validator(mode="after")
@@ -162,11 +165,10 @@ def _check_token(token: str) -> None:
 
 def _read_token(file: Path) -> SecretStr:
     try:
-        with file.open("rb") as opened:
-            token = opened.read(4096).decode("ascii", "replace").strip()
+        token = read_secret_file(file).decode("ascii", "replace").strip()
         _check_token(token)
     except OSError as error:
         raise InvalidConfigError("token_file", f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InvalidConfigError("token_file", f"{file} does not hold a token: {error}") from None
-    return SecretStr(token)
+    return know(SecretStr(token), token)

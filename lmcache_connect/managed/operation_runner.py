@@ -40,6 +40,7 @@ from ..errors import (
 from ..lease import Lease, under
 from ..loop import LoopOwner
 from ..observability import OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
+from ..outside import described, hide_causes
 from .breaker import Admission, CircuitBreaker
 from .byte_budget import ByteBudget
 from .in_flight import InFlight
@@ -216,12 +217,12 @@ class OperationRunner:
                     except OSError as error:  # a driver's own, from a connector that does not translate
                         if not retries:
                             raise StoreUnavailableError(
-                                self._store, f"{operation.name} failed: {type(error).__name__}: {error}"
+                                self._store, f"{operation.name} failed: {described(error)}"
                             ) from error
                     except Exception as error:
                         raise ConnectorFailureError(
                             self._store,
-                            f"{self._class_name}.{operation.name} raised {type(error).__name__}: {error}",
+                            f"{self._class_name}.{operation.name} raised {described(error)}",
                         ) from error
                     else:
                         verdict = self.has_succeeded = True
@@ -293,6 +294,7 @@ class OperationRunner:
     ) -> Callable[[int], T] | None:
         """Counts and tells a failure. Returns what makes a miss of it, or None where it is to be raised."""
         # It does not raise the error itself: one whose traceback holds a frame that holds it is freed late.
+        hide_causes(error)
         reason = type(error).__name__
         stats.errors[reason] += 1
         if not isinstance(error, (StoreError, ArenaExhaustedError)):

@@ -9,7 +9,8 @@ from typing import Any
 from ..contract import ConnectorAdapter
 from ..errors import AdapterLoadError, ConnectorContractError
 from ..foreign import ForeignAdapter
-from ..outside import contained
+from ..known_secrets import clean_foreign
+from ..outside import contained, described, hidden_causes
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class AdapterTarget:
     distribution: str
     extra: str | None = None
 
+    @hidden_causes()
     def load(self) -> ConnectorAdapter:
         """A new adapter.
 
@@ -36,13 +38,13 @@ class AdapterTarget:
         except ImportError as error:
             # Of a module of the adapter's own that is missing, no extra would bring it.
             is_driver = error.name is None or not _is_within(module, error.name)
-            raise self._error(str(error), self.extra if is_driver else None) from error
+            raise self._error(clean_foreign(str(error)), self.extra if is_driver else None) from error
         except AttributeError as error:
-            raise self._error(str(error)) from error
+            raise self._error(clean_foreign(str(error))) from error
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit as well: an import must not end the process
-            raise self._error(f"importing it raised {type(error).__name__}: {error}") from error
+            raise self._error(f"importing it raised {described(error)}") from error
         try:
             return adapter_of(found)
         except ConnectorContractError as error:
@@ -69,7 +71,9 @@ def adapter_of(found: object) -> ConnectorAdapter:
             name = str(getattr(found, "__qualname__", name))
             is_adapter = ForeignAdapter.is_adapter(found)
     except Exception as error:
-        raise ConnectorContractError(name, "adapter", f"cannot be looked at: {error}", "an adapter") from error
+        raise ConnectorContractError(
+            name, "adapter", f"cannot be looked at: {described(error)}", "an adapter"
+        ) from error
     if not is_adapter:
         raise ConnectorContractError(name, "adapter", "is not a ConnectorAdapter", "a subclass of it, or an instance")
     if isinstance(found, type):
@@ -77,9 +81,8 @@ def adapter_of(found: object) -> ConnectorAdapter:
             with contained(name, "making it"):
                 found = found()
         except Exception as error:
-            raise ConnectorContractError(
-                name, "__init__", f"cannot be made without arguments: {error}", "a class that takes no arguments"
-            ) from error
+            got = f"cannot be made without arguments: {described(error)}"
+            raise ConnectorContractError(name, "__init__", got, "a class that takes no arguments") from error
     return found if isinstance(found, ConnectorAdapter) else ForeignAdapter(found)
 
 

@@ -31,7 +31,7 @@ from ..managed import ManagedConnector
 from ..memory import ChunkMemory, LocalCPUBackend
 from ..metadata import CacheMetadata
 from ..observability import StoreMetrics
-from ..outside import Lane
+from ..outside import Lane, hidden_causes
 from ..process import this_process
 from ..url import RemoteURL
 from .announcer import Announcer
@@ -191,6 +191,7 @@ class ConnectorManager:
 
     # ------------------------------------------------------------------------------------------------- making
 
+    @hidden_causes()
     def create_connector(self, url: str | RemoteURL | None = None) -> ManagedConnector:
         """A new connector for `url`, by default the manager's. It connects on first use. The manager closes it.
 
@@ -242,10 +243,11 @@ class ConnectorManager:
         if remote_url is None:
             raise InvalidArgumentError("url", "neither open_connector() nor the manager was given one")
         owner = self.owner
-        await self._lane.run_in_thread(f"opening {remote_url.label()}", partial(self._resolver.prepare, remote_url))
-        plan = self._resolver.plan(remote_url)
-        owner.check("the manager's event loop")
-        made = await self._maker.make(plan, owner, self.local_cpu_backend)
+        with hidden_causes():
+            await self._lane.run_in_thread(f"opening {remote_url.label()}", partial(self._resolver.prepare, remote_url))
+            plan = self._resolver.plan(remote_url)
+            owner.check("the manager's event loop")
+            made = await self._maker.make(plan, owner, self.local_cpu_backend)
         self._check_open()
         return self._managed(plan, made, owner)
 
@@ -266,7 +268,8 @@ class ConnectorManager:
 
         async def make() -> Made:
             self._check_open()  # closing a connector that was closed may have taken a while
-            made = await self._maker.make(plan, self.owner, self.local_cpu_backend)
+            with hidden_causes():
+                made = await self._maker.make(plan, self.owner, self.local_cpu_backend)
             self._roster.add_again(connector)
             return made
 

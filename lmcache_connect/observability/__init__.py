@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .events import event
 from .histogram import Histogram
+from .secret_file import read_secret_file
 from .statistics import HotCacheCounts, OperationStatistics, StoreMetrics
 from .tracing import Span, current_tracer, mark_failed
 
@@ -21,4 +22,5 @@ __all__ = [
     "current_tracer",
     "event",
     "mark_failed",
+    "read_secret_file",
 ]

@@ -4,14 +4,15 @@ The code of a plug-in, of a connector that the application registered, or of a d
 swallow its cancellation, or raise `SystemExit`. A `Lane` runs the code of one such party. A caller whose time is up
 leaves its call behind, and the call ends when it ends. Nothing that was left behind keeps the process alive.
 
-Imported by `compat`, `contract`, `foreign`, `manager`, `internal_api_server` and `lmcache_connect_s3`.
+Imported by `compat`, `contract`, `foreign`, `managed`, `manager`, `internal_api_server` and `lmcache_connect_s3`.
 """
 
 from __future__ import annotations
 
 from .call import OutsideCall
+from .causes import hidden_causes, hide_causes
 from .copying import private_copy
 from .lane import Lane, LateError
 from .raised import contained, described
 
-__all__ = ["Lane", "LateError", "OutsideCall", "contained", "described", "private_copy"]
+__all__ = ["Lane", "LateError", "OutsideCall", "contained", "described", "hidden_causes", "hide_causes", "private_copy"]

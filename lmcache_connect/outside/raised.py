@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from ..errors import ConnectorFailureError
+from ..known_secrets import clean_foreign
 
 _NOT_HANDED_ON: Final = (StopIteration, StopAsyncIteration, CancelledError)
 """Of `Exception`, but a future or a coroutine makes something else of them: a `RuntimeError`, or a cancellation."""
@@ -49,11 +50,11 @@ def contained(name: str, what: str) -> Iterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """The class and the text of an error. Never raises, whatever the error's own methods do."""
+    """The class and the text of an error, without secrets. Never raises, whatever the error's own methods do."""
     try:
         if isinstance(error, SystemExit):
-            return f"SystemExit({error.code!r})"
-        text = str(error)
+            return f"SystemExit({clean_foreign(repr(error.code))})"
+        text = clean_foreign(str(error))
     except BaseException:  # their __str__ may raise, too
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -158,7 +158,7 @@ async def test_the_page_asks_for_the_token_where_reading_needs_it(
 @pytest.mark.asyncio
 async def test_names_that_look_like_markup_are_shown_as_text(page: Any, local_cpu_backend: LocalCPUBackend) -> None:
     async with ConnectorManager(None, None, local_cpu_backend) as manager:
-        manager.create_connector("memory://<img/src=x>")
+        manager.create_connector("memory://i/<img/src=x>")
         async with InternalAPIServer(manager) as server:
             await page.goto(server.address)
             await playwright.expect(page.locator("[data-connector=memory-1]")).to_contain_text("<img")

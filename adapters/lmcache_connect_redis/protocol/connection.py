@@ -8,6 +8,7 @@ from typing import Final
 
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import StoreProtocolError, StoreStalledError
+from lmcache_connect.known_secrets import clean_foreign
 from lmcache_connect.transport import Stream, StreamClosedError, StreamStalledError
 
 from .replies import ends_connection, is_refusal, reply_error
@@ -49,7 +50,7 @@ class Connection:
         store: str,
         traits: ServerTraits = FULL_SERVER,
         tenure: Tenure | None = None,
-        veil: Callable[[str], str] = str,
+        veil: Callable[[str], str] = clean_foreign,
     ) -> None:
         """`tenure` is the server's; None: one of its own."""
         self.stream = stream
@@ -76,7 +77,7 @@ class Connection:
         line = await self.stream.read_until_crlf(MAX_LINE_BYTES)
         if not line or line[:1] not in b"+-:$*":
             self.stream.close()
-            raise self.broken(f"a reply cannot start with {self._shown(line)}")
+            raise self.broken(f"a reply cannot start with {self.shown(line)}")
         return line
 
     async def read_integer(self) -> int:
@@ -144,7 +145,7 @@ class Connection:
         if line[:1] != b"+":
             raise self.unexpected(line, "a status")
         if line[1:] != expected:
-            raise self.broken(f"{self._shown(line)}; expected '+{expected.decode()}'")
+            raise self.broken(f"{self.shown(line)}; expected '+{expected.decode()}'")
         self.pending -= 1
 
     async def read_taken(self) -> bool:
@@ -159,10 +160,10 @@ class Connection:
         self.pending -= 1
         if line[:1] != b"-":
             return True
-        said = self.veil(line[1:].decode("utf-8", "replace"))
+        said = line[1:].decode("utf-8", "replace")
         if is_refusal(said):
             return False
-        raise reply_error(self.store, said)
+        raise reply_error(self.store, said, self.veil)
 
     async def read_array(self, limit: int, item_limit: int, *, drop_longer: bool = False) -> list[bytes]:
         """Takes and returns a flat array of strings, of at most `item_limit` bytes each and `limit` bytes in all.
@@ -209,7 +210,7 @@ class Connection:
     async def _read_size(self) -> int:
         line = await self.read_line()
         if line[:1] != b"$":  # not even an error reply: the rest of the array would be taken for the next reply
-            raise self.broken(f"{self._shown(line)} is not a string")
+            raise self.broken(f"{self.shown(line)} is not a string")
         return self.number(line)
 
     async def _read_text(self, size: int) -> bytes:
@@ -227,7 +228,7 @@ class Connection:
     def number(self, line: bytes) -> int:
         """Returns the number behind a line's type byte."""
         if _NUMBER.fullmatch(digits := line[1:]) is None:
-            raise self.broken(f"{self._shown(line)} holds no number")
+            raise self.broken(f"{self.shown(line)} holds no number")
         return int(digits)
 
     def unexpected(self, line: bytes, expected: str) -> StoreError:
@@ -235,7 +236,7 @@ class Connection:
         if line[:1] == b"-":
             self.pending -= 1
             return self.error_of(line)
-        return self.broken(f"{self._shown(line)} is not {expected}")
+        return self.broken(f"{self.shown(line)} is not {expected}")
 
     def error_of(self, line: bytes) -> StoreError:
         """Returns the typed error of an error reply.
@@ -243,13 +244,14 @@ class Connection:
         Where the reply says that another server may be the right one by now, as after a failover, no connection to this
         one is used for another call.
         """
-        said = self.veil(line[1:].decode("utf-8", "replace"))
+        said = line[1:].decode("utf-8", "replace")
         if ends_connection(said):
             self.is_suspect = True
             self._tenure.end()
-        return reply_error(self.store, said)
+        return reply_error(self.store, said, self.veil)
 
-    def _shown(self, line: bytes) -> str:
+    def shown(self, line: bytes) -> str:
+        """Returns what an error may show of a reply."""
         return repr(self.veil(line.decode("utf-8", "backslashreplace"))[:_SHOWN_BYTES])
 
     def broken(self, reason: str) -> StoreProtocolError:
@@ -262,7 +264,9 @@ class Connection:
         self.stream.close()
 
 
-def lost_connection(store: str, error: StreamClosedError, veil: Callable[[str], str] = str) -> StoreUnavailableError:
+def lost_connection(
+    store: str, error: StreamClosedError, veil: Callable[[str], str] = clean_foreign
+) -> StoreUnavailableError:
     """Returns the error for a connection that was lost. It quotes an error reply that came before, behind the veil."""
     # Only an error reply is for people; anything else may be the rest of a record.
     found = _LAST_REFUSAL.match(error.last_words)

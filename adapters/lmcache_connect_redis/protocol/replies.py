@@ -17,6 +17,7 @@ from lmcache_connect.errors import (
     WrongNodeError,
     WrongTypeError,
 )
+from lmcache_connect.known_secrets import clean_foreign
 
 _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
     "OOM": (
@@ -44,6 +45,14 @@ _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
 }
 
 
+class NoSuchKeyError(StoreCommandError):
+    """The key that a command needs is not there."""
+
+
+class ArgumentCountError(StoreCommandError):
+    """The server knows the command with another number of arguments."""
+
+
 class SetupError(StoreCommandError):
     """The server refuses what the URL asks of every connection, such as a database that does not exist."""
 
@@ -66,14 +75,18 @@ def is_refusal(line: str) -> bool:
     code = line.partition(" ")[0]
     # Redis says ERR. Proxies and forks often use no code at all; a code of one's own means a state of the server.
     return code == "NOPERM" or (
-        (code == "ERR" or not code.isupper()) and type(reply_error("", line)) is StoreCommandError
+        (code == "ERR" or not code.isupper())
+        and type(reply_error("", line, str)) in {StoreCommandError, NoSuchKeyError, ArgumentCountError}
     )
 
 
-def reply_error(store: str, line: str) -> StoreError:
-    """Returns the typed error for an error reply, whose line is given without its leading '-'."""
+def reply_error(store: str, line: str, veil: Callable[[str], str] = clean_foreign) -> StoreError:
+    """Returns the typed error for an error reply, whose line is given without its leading '-'.
+
+    The line as it came decides its class; `veil` returns what may be shown of it.
+    """
     code = line.partition(" ")[0]
-    shown = line[:300]
+    shown = veil(line)[:300]
     if (known := _ADVICE.get(code)) is not None:
         kind, advice = known
         return kind(store, f"{advice} (the server said: {shown})")
@@ -84,7 +97,12 @@ def reply_error(store: str, line: str) -> StoreError:
         return StoreUnavailableError(store, f"too many clients; raise maxclients on the server (it said: {shown})")
     if "db index is out of range" in lowered or "invalid db index" in lowered:
         return SetupError(store, f"the server has no such database (it said: {shown})")
-    return StoreCommandError(store, f"the server refused the command (it said: {shown})")
+    kind = StoreCommandError
+    if "no such key" in lowered:
+        kind = NoSuchKeyError
+    elif "wrong number of arguments" in lowered:
+        kind = ArgumentCountError
+    return kind(store, f"the server refused the command (it said: {shown})")
 
 
 def encode_command(*args: bytes) -> bytes:

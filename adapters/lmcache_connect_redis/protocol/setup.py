@@ -17,10 +17,11 @@ from lmcache_connect.errors import (
     StoreFullError,
     WrongNodeError,
 )
+from lmcache_connect.known_secrets import clean_foreign
 from lmcache_connect.transport import Stream, StreamClosedError, TLSSettingsError
 
 from .connection import Connection, lost_connection
-from .replies import encode_command, reply_error
+from .replies import ArgumentCountError, encode_command, reply_error
 from .tenure import Tenure
 from .traits import ServerTraits
 
@@ -50,13 +51,8 @@ class Login:
         return self.password.get_secret_value() if self.password is not None else ""
 
     def hide(self, text: str) -> str:
-        """Returns `text` without the credentials: a server may repeat them."""
-        text = self.hide_password(text)
-        return text.replace(self.username, "***") if self.username else text
-
-    def hide_password(self, text: str) -> str:
-        """Returns `text` without the password."""
-        return text.replace(self.secret, "***") if self.secret else text
+        """Returns what may be shown of a server's words while it is told the credentials: not even the user's name."""
+        return clean_foreign(text, self.username)
 
 
 class CommandsRefusedError(Exception):
@@ -91,7 +87,7 @@ async def open_connection(
             connection.traits = await _ask(connection, login)
         if not connection.is_reusable:
             raise connection.broken("it says more than it was asked")
-        connection.veil = login.hide_password  # later errors may name the user: that is not a secret, and says much
+        connection.veil = clean_foreign  # later errors may name the user: that is not a secret, and says much
         return connection
     except StreamClosedError as error:
         connection.close()
@@ -113,9 +109,7 @@ async def _authenticate(connection: Connection, login: Login) -> None:
     await connection.send(encode_command(b"AUTH", login.username.encode(), secret))
     try:
         await connection.read_ok()
-    except StoreCommandError as error:
-        if "wrong number of arguments" not in error.message:
-            raise
+    except ArgumentCountError:
         await connection.send(encode_command(b"AUTH", secret))  # a server from before there were users
         await connection.read_ok()
 
@@ -166,7 +160,7 @@ def _lost(store: str, error: StreamClosedError, login: Login) -> StoreError:
     """Returns the error for a connection that was closed during set-up. What the server said before is its reason."""
     line, ending, _ = error.last_words.partition(b"\r\n")
     if ending and line.startswith(b"-"):
-        return reply_error(store, login.hide(line[1:].decode("utf-8", "replace")))
+        return reply_error(store, line[1:].decode("utf-8", "replace"), login.hide)
     return lost_connection(store, error, login.hide)
 
 

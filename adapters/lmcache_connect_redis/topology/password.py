@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from anyio import to_thread
 from pydantic import SecretStr
 
 from lmcache_connect import AuthenticationError, RemoteURL
 from lmcache_connect.errors import InvalidOptionError
+from lmcache_connect.known_secrets import know_login
+from lmcache_connect.observability import read_secret_file
 
 from ..options import RedisOptions
 
@@ -27,6 +28,7 @@ class PasswordSource:
         """
         self._store = url.label()
         self._file = options.password_file
+        self._user = url.username
         self._fixed = url.password
         for option, source in (("password_file", options.password_file), ("password_env", options.password_env)):
             if source is None:
@@ -34,7 +36,7 @@ class PasswordSource:
             if url.password is not None:
                 raise InvalidOptionError(url.redacted(), option, "***", "no password in the URL besides it")
             try:
-                self._fixed = _read(source) if option == "password_file" else SecretStr(os.environ[source])
+                self._fixed = self._known(_read(source) if option == "password_file" else os.environ[source])
             except _Unreadable as error:
                 raise InvalidOptionError(
                     url.redacted(), option, "***", f"something readable ({type(error).__name__})"
@@ -55,12 +57,16 @@ class PasswordSource:
         if file is None:
             return self._fixed
         try:
-            return await to_thread.run_sync(_read, file, abandon_on_cancel=True)
+            self._fixed = self._known(await to_thread.run_sync(_read, file, abandon_on_cancel=True))
         except _Unreadable as error:
             raise AuthenticationError(
                 self._store, f"the file of ?password_file= cannot be read ({type(error).__name__}); expected one line"
             ) from None
+        return self._fixed
+
+    def _known(self, password: str) -> SecretStr:
+        return know_login(SecretStr(password), self._user, password)
 
 
-def _read(file: str) -> SecretStr:
-    return SecretStr(Path(file).read_text("utf-8").splitlines()[0])
+def _read(file: str) -> str:
+    return read_secret_file(file).decode("utf-8").splitlines()[0]

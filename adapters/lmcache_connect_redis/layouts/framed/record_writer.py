@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from lmcache_connect import MemoryObj, StoreError
+from lmcache_connect import MemoryObj
 from lmcache_connect.errors import StoreFullError, ValueTooLargeError
 from lmcache_connect.record import (
     MAX_HEADER_BYTES,
@@ -18,7 +18,7 @@ from lmcache_connect.record import (
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
-from ...protocol.replies import encode_command, encode_expiry
+from ...protocol.replies import NoSuchKeyError, encode_command, encode_expiry
 from ...protocol.transaction import EXEC, MULTI, read_transaction, replies_of
 
 STAGING_MS: Final = 60_000
@@ -137,12 +137,10 @@ class RecordWriter:
         """
         try:
             lasting, renamed = await read_transaction(connection, _COMMIT_COMMANDS)
-        except StoreError as error:
-            if "no such key" in str(error):
-                raise self.evicted() from None
-            raise
+        except NoSuchKeyError:
+            raise self.evicted() from None
         if lasting != b":1" or renamed != b"+OK":
-            raise connection.broken(f"a commit answers {lasting[:40]!r} and {renamed[:40]!r}; expected ':1' and '+OK'")
+            raise connection.broken(f"a commit answers {connection.shown(lasting)} and {connection.shown(renamed)}")
 
     def evicted(self) -> StoreFullError:
         """Returns the error for a chunk that the server evicted while it was written."""
