@@ -18,6 +18,9 @@ from .protocol.replies import encode_command
 _SECONDS: Final = 1.0
 """How long freeing may take. What is not freed by then expires."""
 
+_SECONDS_AT_END: Final = 0.5
+"""How long closing waits for it. Closing a connector often follows the cancellation of its puts."""
+
 
 class Leftovers:
     """Temporary keys that nobody will complete. They expire by themselves; freed at once, they take no room until then.
@@ -50,10 +53,11 @@ class Leftovers:
             self._freeing = asyncio.create_task(self._free_all(), context=Context())
 
     async def close(self) -> None:
-        """Gives up what was not freed yet."""
-        if self._freeing is not None:
-            self._freeing.cancel()
-            await asyncio.wait((self._freeing,))
+        """Waits a moment for what is being freed. Gives up the rest."""
+        if (freeing := self._freeing) is not None:
+            await asyncio.wait((freeing,), timeout=_SECONDS_AT_END)
+            freeing.cancel()
+            await asyncio.wait((freeing,))
 
     async def _free_all(self) -> None:
         try:

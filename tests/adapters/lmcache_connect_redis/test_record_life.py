@@ -320,3 +320,24 @@ async def test_a_put_that_fails_removes_what_it_had_written_at_once(
         with pytest.raises(StoreUnavailableError):
             await put(writer, backend, "k", STRIPED)
         assert lifetimes(valkey_server) == {}
+
+
+@pytest.mark.parametrize("io", ["thread", "loop"])
+async def test_closing_a_connector_right_after_a_put_was_cancelled_leaves_nothing(
+    backend: LocalCPUBackend, valkey_server: ValkeyServer, valkey_url: str, io: str
+) -> None:
+    with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
+        async with ConnectorManager(local_cpu_backend=backend, config=CONFIG) as manager:
+            writer = manager.create_connector(f"redis://{proxy.host}:{proxy.port}?stripe=65536&pool_size=1&io={io}")
+            await writer.exists("k")
+            proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=500 * KIB))
+            with chunk(backend, "k", STRIPED) as obj:
+                call = asyncio.ensure_future(writer.put("k", obj))
+                assert await asyncio.to_thread(proxy.wait_fired, 5)
+                async with asyncio.timeout(5):
+                    while not left_behind(valkey_server):
+                        await asyncio.sleep(0.001)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+    assert lifetimes(valkey_server) == {}
