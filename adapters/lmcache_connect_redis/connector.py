@@ -105,7 +105,7 @@ class RedisConnector(StreamingConnector[Connection]):
                 if start:
                     await asyncio.sleep(0)  # the server begins with the keys that it has
                 names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
-                command = self._layout.encode_exists([name.encode() for name in names])
+                command = self._layout.encode_exists(names)
                 await connection.send(command, replies=len(names))
             return await connection.read_flags(self._layout.keys_each)
 
@@ -113,7 +113,7 @@ class RedisConnector(StreamingConnector[Connection]):
         """Removes the chunk. Returns whether it was there. The server frees its memory in the background."""
         names = self.names_of([key_string(key)])
         async with self._lookup_pool.acquired() as connection:
-            await connection.send(self._layout.encode_remove([name.encode() for name in names]))
+            await connection.send(self._layout.encode_remove(names))
             return await connection.read_integer() == self._layout.keys_each
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
@@ -125,7 +125,7 @@ class RedisConnector(StreamingConnector[Connection]):
                 if start:
                     await asyncio.sleep(0)  # the server begins with the keys that it has
                 names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
-                command = self._layout.encode_remove([name.encode() for name in names])
+                command = self._layout.encode_remove(names)
                 await connection.send(command, replies=len(names))
             await connection.discard_integers()
         return [True] * len(keys)

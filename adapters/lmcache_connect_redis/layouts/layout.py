@@ -33,11 +33,11 @@ class Layout(ABC):
         """Returns the name of each key's chunk, with the connector's prefix."""
 
     @abstractmethod
-    def encode_exists(self, names: Sequence[bytes]) -> bytes:
+    def encode_exists(self, names: Sequence[str]) -> bytes:
         """Returns one command per chunk. Its reply is the number of the chunk's names that are there."""
 
     @abstractmethod
-    def encode_remove(self, names: Sequence[bytes]) -> bytes:
+    def encode_remove(self, names: Sequence[str]) -> bytes:
         """Returns one command per chunk, which removes all of it. Its reply is the number of names that were there."""
 
     @abstractmethod

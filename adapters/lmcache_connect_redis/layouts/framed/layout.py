@@ -11,6 +11,7 @@ from lmcache_connect.streaming import Arrivals, Equipment
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
+from ...protocol.replies import encode_for_each
 from ...store_pipeline import StoreRequest
 from ..layout import Layout, escaped
 from .fetching import Fetching
@@ -34,11 +35,11 @@ class FramedLayout(Layout):
     def names_of(self, keys: Sequence[str]) -> list[str]:
         return chunk_names(self._prefix, keys)
 
-    def encode_exists(self, names: Sequence[bytes]) -> bytes:
-        return b"".join([b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(name), name) for name in names])
+    def encode_exists(self, names: Sequence[str]) -> bytes:
+        return encode_for_each("EXISTS", names)
 
-    def encode_remove(self, names: Sequence[bytes]) -> bytes:
-        return b"".join([b"*2\r\n$6\r\nUNLINK\r\n$%d\r\n%b\r\n" % (len(name), name) for name in names])
+    def encode_remove(self, names: Sequence[str]) -> bytes:
+        return encode_for_each("UNLINK", names)
 
     def listed_pattern(self, key_prefix: str) -> str:
         return f"{escaped(start_of_names(self._prefix, key_prefix))}*{END_OF_NAMES}"

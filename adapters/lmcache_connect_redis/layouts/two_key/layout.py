@@ -30,18 +30,12 @@ class TwoKeyLayout(Layout):
     def names_of(self, keys: Sequence[str]) -> list[str]:
         return [*keys]
 
-    def encode_exists(self, names: Sequence[bytes]) -> bytes:
+    def encode_exists(self, names: Sequence[str]) -> bytes:
         # LMCache asks for the metadata alone, and takes a chunk whose payload was evicted for a hit.
-        return b"".join(
-            [
-                b"*3\r\n$6\r\nEXISTS\r\n$%d\r\n%bmetadata\r\n$%d\r\n%bkv_bytes\r\n"
-                % (len(name) + 8, name, len(name) + 8, name)
-                for name in names
-            ]
-        )
+        return b"".join([encode_command(b"EXISTS", *both_keys(name)) for name in names])
 
-    def encode_remove(self, names: Sequence[bytes]) -> bytes:
-        return b"".join([encode_command(b"UNLINK", name + b"metadata", name + b"kv_bytes") for name in names])
+    def encode_remove(self, names: Sequence[str]) -> bytes:
+        return b"".join([encode_command(b"UNLINK", *both_keys(name)) for name in names])
 
     def listed_pattern(self, key_prefix: str) -> str:
         return f"{escaped(key_prefix)}*{METADATA_SUFFIX}"
