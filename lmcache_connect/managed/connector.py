@@ -39,7 +39,7 @@ from ..foreign import ForeignConnector, OutsideConnector
 from ..keys import Key, check_batch, check_key_string, key_string, key_strings
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj, SharedMemoryObj, release_all
-from ..observability import OperationStatistics, StoreMetrics, event
+from ..observability import Condition, OperationStatistics, StoreMetrics, event
 from .breaker import BreakerState
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
@@ -52,6 +52,7 @@ from .operations import (
     BATCHED_GET,
     BATCHED_PUT,
     BATCHED_REMOVE,
+    CHECK,
     EXISTS,
     GET,
     LIST,
@@ -189,6 +190,10 @@ class ManagedConnector(RemoteConnector):
         if on != self._runner.is_bypassed:
             self._runner.is_bypassed = on
             event(logging.WARNING, "bypass", store=self._store, connector=self.name, on=on)
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """What fails so often that the store's service is a bad one now. To be called on the owning loop."""
+        return self._runner.conditions.serious()
 
     @property
     def removals_suspended(self) -> bool:
@@ -390,6 +395,15 @@ class ManagedConnector(RemoteConnector):
             return int(await self._wrapped.ping())
 
         return await self._owner.run(self._runner.run, PING, call)
+
+    @_waits_once
+    async def check(self) -> int:
+        """`ping` for those who watch over the connector. It is not in the statistics."""
+
+        async def call() -> int:
+            return int(await self._wrapped.ping())
+
+        return await self._owner.run(self._runner.run, CHECK, call)
 
     def support_announcements(self) -> bool:
         """Whether the store can say which workers use it."""

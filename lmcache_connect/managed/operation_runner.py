@@ -39,7 +39,7 @@ from ..errors import (
 )
 from ..lease import Lease, under
 from ..loop import LoopOwner
-from ..observability import OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
+from ..observability import Conditions, OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
 from ..outside import described, hide_causes
 from .breaker import Admission, CircuitBreaker
 from .byte_budget import ByteBudget
@@ -89,21 +89,25 @@ class OperationRunner:
         """The operations under way."""
         self.breaker: Final = CircuitBreaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
         self.metrics: Final = StoreMetrics(store)
+        self.conditions: Final = Conditions(store)
+        """What fails again and again. It is told at a bounded rate."""
         self.is_closed = False
         """Whether further operations are refused."""
         self.has_succeeded = False
         """Whether any operation has succeeded so far."""
         self.is_bypassed = False
         """Whether gets, puts and look-ups are answered without asking the store: as misses and dropped puts."""
-        self._probes_fail = False
 
     def refuse(self) -> None:
         """From now on every new operation raises `ConnectorClosedError`."""
         self.is_closed = True
+        if not self._owner.is_forked():
+            self.conditions.end()
 
     def readmit(self) -> None:
         """Takes `refuse()` back, with the breaker closed: the connector was recreated."""
         self.breaker.reset()
+        self.conditions.end()
         self.is_closed = False
 
     @property
@@ -172,7 +176,7 @@ class OperationRunner:
         span: Span | None = None,
     ) -> T:
         # The path of every call, and most of what a small one costs: nothing here that can be done once, or later.
-        stats = self.metrics.operation(operation.name)
+        stats = self.metrics.operation(operation.name) if operation.is_counted else OperationStatistics()
         stats.calls += 1
         stats.items += load.items
         if self.is_bypassed and operation.is_bypassable and operation.miss is not None:
@@ -226,7 +230,8 @@ class OperationRunner:
                         ) from error
                     else:
                         verdict = self.has_succeeded = True
-                        self._probes_fail = False
+                        if not self.conditions.is_clear:
+                            self.conditions.succeeded(operation.name)
                         before = stats.bytes
                         stats.bytes += load.sent_bytes
                         absent = 0 if operation.count is None else operation.count(stats, result)
@@ -299,11 +304,10 @@ class OperationRunner:
         stats.errors[reason] += 1
         if not isinstance(error, (StoreError, ArenaExhaustedError)):
             return None
-        if not isinstance(error, CircuitOpenError):  # its cause was told; a dead store must not flood the log
-            # The same goes for those who ask it again and again how it is.
-            level = logging.DEBUG if operation.is_probe and self._probes_fail else logging.WARNING
-            event(level, "operation_failed", store=self._store, operation=operation.name, error=str(error))
-        self._probes_fail = self._probes_fail or operation.is_probe
+        if isinstance(error, CircuitOpenError):  # its cause was told
+            self.conditions.refused(operation.name)
+        else:
+            self.conditions.failed(operation.name, reason, str(error))
         is_permanent = isinstance(error, StoreError) and error.permanent
         if self._settings.errors == "raise" or operation.miss is None or is_permanent:
             return None

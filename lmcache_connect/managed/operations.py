@@ -30,6 +30,8 @@ class Operation(Generic[T]):
     """Whether it moves the bytes of chunks."""
     is_repeatable: bool = True
     """Whether it may be tried again after a retryable failure."""
+    is_counted: bool = True
+    """Whether it is in the statistics: those are of the application's operations, not of the toolkit's own."""
 
 
 def _count_flag(stats: OperationStatistics, found: bool) -> int:
@@ -90,6 +92,7 @@ LIST: Final[Operation[list[str]]] = Operation("list")
 SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable=False)
 REMOVE_OUTDATED: Final[Operation[int]] = Operation("remove_outdated")
 PING: Final[Operation[int]] = Operation("ping", is_probe=True)
-ANNOUNCE: Final[Operation[None]] = Operation("announce")
-WITHDRAW: Final[Operation[None]] = Operation("withdraw")
-ANNOUNCED: Final[Operation[Documents]] = Operation("announced")
+CHECK: Final[Operation[int]] = Operation("ping", is_probe=True, is_counted=False)
+ANNOUNCE: Final[Operation[None]] = Operation("announce", is_counted=False)
+WITHDRAW: Final[Operation[None]] = Operation("withdraw", is_counted=False)
+ANNOUNCED: Final[Operation[Documents]] = Operation("announced", is_counted=False)

@@ -7,6 +7,7 @@ below `contract` report no events: they return or raise what happened. `memory` 
 
 from __future__ import annotations
 
+from .conditions import Condition, Conditions
 from .events import event
 from .histogram import Histogram
 from .secret_file import read_secret_file
@@ -14,6 +15,8 @@ from .statistics import HotCacheCounts, OperationStatistics, StoreMetrics
 from .tracing import Span, current_tracer, mark_failed
 
 __all__ = [
+    "Condition",
+    "Conditions",
     "Histogram",
     "HotCacheCounts",
     "OperationStatistics",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .clearing import clear
 from .health import Health, HealthCheck, StoreHealth
 from .metrics import ManagerMetrics
+from .trouble import Trouble
 from .workers import known_workers
 
-__all__ = ["Health", "HealthCheck", "ManagerMetrics", "StoreHealth", "clear", "known_workers"]
+__all__ = ["Health", "HealthCheck", "ManagerMetrics", "StoreHealth", "Trouble", "clear", "known_workers"]

@@ -1,4 +1,4 @@
-"""`HealthCheck`: whether the stores of a manager answer."""
+"""`HealthCheck`: whether the stores of a manager answer, and whether operations on them succeed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import anyio
 from ..errors import LMCacheConnectError, OperationTimeoutError
 from ..managed import BreakerState, ManagedConnector
 from ..manager import ConnectorManager
+from .trouble import Trouble, trouble_of
 
-Health: TypeAlias = Literal["ok", "failing", "unknown", "closed", "bypassed"]
-"""`ok` and `failing` are a ping's outcome. `unknown`: the store has no ping. The others are not asked."""
+Health: TypeAlias = Literal["ok", "degraded", "failing", "unknown", "closed", "bypassed"]
+"""`failing`: the store does not answer a ping. `degraded`: it may answer one, but operations fail. `ok`: neither.
+
+`unknown`: it has no ping, and no operation fails. `closed` and `bypassed` ones are not asked.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,20 @@ class StoreHealth:
     error: str | None = None
     detail: str | None = None
     """The failure's message. It holds no secret."""
+    trouble: tuple[Trouble, ...] = ()
+    """Why it is degraded, or what fails besides a ping."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether the store is not failing. One that an operator closed or bypassed is not failing."""
+        """Whether the store is not failing. One that is degraded, or that an operator closed or bypassed, is not."""
         return self.health != "failing"
 
 
 class HealthCheck:
     """Pings the stores of a manager, all at once, and each at most once per `freshness` seconds.
+
+    A ping alone does not say that a store serves: one that is full, or read-only, answers it. So the operations of the
+    application count as well. Pings made here are not in the statistics.
 
     Runs on the manager's event loop, and may be awaited from any loop.
     """
@@ -89,21 +98,31 @@ async def _health(connector: ManagedConnector, timeout: float) -> StoreHealth:
         return StoreHealth(connector.name, "closed")
     if connector.bypass:
         return StoreHealth(connector.name, "bypassed")
-    if not connector.support_ping():
-        if connector.breaker_state is BreakerState.OPEN:
-            return StoreHealth(connector.name, "failing", None, "CircuitOpenError", "its last calls failed")
-        return StoreHealth(connector.name, "unknown")
-    started = time.perf_counter()
-    try:
-        async with asyncio.timeout(timeout):
-            await connector.ping()
-    except TimeoutError as error:
-        late = (
-            error if isinstance(error, LMCacheConnectError) else OperationTimeoutError(connector.store, "ping", timeout)
-        )
-        return StoreHealth(connector.name, "failing", None, type(late).__name__, str(late))
-    except LMCacheConnectError as error:
-        if connector.is_closed:
-            return StoreHealth(connector.name, "closed")
-        return StoreHealth(connector.name, "failing", None, type(error).__name__, str(error))
-    return StoreHealth(connector.name, "ok", time.perf_counter() - started)
+    seconds = None
+    if connector.support_ping():
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout):
+                await connector.check()
+        except TimeoutError as error:
+            late = (
+                error
+                if isinstance(error, LMCacheConnectError)
+                else OperationTimeoutError(connector.store, "ping", timeout)
+            )
+            return _failing(connector, late)
+        except LMCacheConnectError as error:
+            if connector.is_closed:
+                return StoreHealth(connector.name, "closed")
+            return _failing(connector, error)
+        seconds = time.perf_counter() - started
+    trouble = trouble_of(connector)
+    if connector.breaker_state is BreakerState.OPEN and not connector.support_ping():
+        return StoreHealth(connector.name, "failing", None, "CircuitOpenError", "its last calls failed", trouble)
+    if trouble:
+        return StoreHealth(connector.name, "degraded", seconds, trouble[0].error, trouble[0].detail, trouble)
+    return StoreHealth(connector.name, "unknown" if seconds is None else "ok", seconds)
+
+
+def _failing(connector: ManagedConnector, error: Exception) -> StoreHealth:
+    return StoreHealth(connector.name, "failing", None, type(error).__name__, str(error), trouble_of(connector))

@@ -28,7 +28,7 @@ async def known_workers(manager: ConnectorManager) -> KnownWorkers:
         try:
             documents = await connector.announced()
         except LMCacheConnectError as error:
-            event(logging.INFO, "announcements_unread", store=connector.store, error=str(error))
+            event(logging.DEBUG, "announcements_unread", store=connector.store, error=str(error))
             unread.append(connector.name)
             continue
         for document in documents:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -39,7 +41,13 @@ async def test_readiness_pings_the_stores_and_says_when_one_is_gone(local_cpu_ba
             assert answer.json() == {
                 "status": "not_ready",
                 "stores": [
-                    {"connector": "redis-1", "health": "failing", "seconds": None, "error": "StoreUnavailableError"}
+                    {
+                        "connector": "redis-1",
+                        "health": "failing",
+                        "seconds": None,
+                        "error": "StoreUnavailableError",
+                        "trouble": [],
+                    }
                 ],
             }
             assert (await served.client.get("/health/live")).status_code == 200
@@ -64,10 +72,86 @@ async def test_readiness_has_a_deadline_when_a_store_hangs(local_cpu_backend: Lo
                 server.resume()
 
 
+async def ready(served: Served) -> tuple[int, dict[str, Any]]:
+    """What a new look at the stores says: the status, and the document."""
+    await asyncio.sleep(0.5)  # a younger outcome is given again
+    answer = await served.client.get("/health/ready")
+    return answer.status_code, answer.json()
+
+
 @pytest.mark.asyncio
-async def test_however_many_ask_for_readiness_a_store_is_asked_twice_a_second_at_most(served: Served) -> None:
-    await asyncio.gather(*(served.client.get("/health/ready") for _ in range(50)))
-    assert served.connector.statistics()["ping"].calls <= 2
+async def test_a_store_that_drops_every_put_is_degraded_and_told_why_until_a_put_succeeds(
+    local_cpu_backend: LocalCPUBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ValkeyServer(maxmemory="1mb", config={"maxmemory-policy": "noeviction"}) as server:
+        config = ConnectorConfig.load(errors="miss", retries=0)
+        async with serving(server.url(), local_cpu_backend, config) as served:
+            before = time.time()
+            for number in range(40):
+                await served.put(str(number), nbytes=100_000)
+            status, found = await ready(served)
+            assert (status, found["status"]) == (200, "degraded")
+            (store,) = found["stores"]
+            assert (store["health"], store["error"]) == ("degraded", "StoreFullError")
+            (trouble,) = store["trouble"]
+            assert (trouble["operation"], trouble["error"]) == ("put", "StoreFullError")
+            assert before <= trouble["since"] <= time.time()
+            assert trouble["failures"] == trouble["calls"] >= 20
+            assert "maxmemory" in trouble["advice"]
+            (shown,) = (await served.client.get("/status")).json()["stores"]
+            assert shown["health"] == "degraded"
+            assert "OOM" in shown["trouble"][0]["detail"]
+            assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+            with server.client() as client:
+                client.config_set("maxmemory", "100mb")
+            await served.put("a", nbytes=100_000)
+            assert (await ready(served))[1]["status"] == "degraded"  # one success among forty failures
+            for _ in range(400):
+                await served.put("a")
+            assert (await ready(served))[1]["status"] == "ready"
+
+
+@pytest.mark.asyncio
+async def test_a_replica_is_degraded(local_cpu_backend: LocalCPUBackend) -> None:
+    with ValkeyServer() as primary, ValkeyServer(config={"replicaof": f"127.0.0.1 {primary.port}"}) as replica:
+        config = ConnectorConfig.load(errors="miss", retries=0)
+        async with serving(replica.url(), local_cpu_backend, config) as served:
+            await served.put("a")
+            status, found = await ready(served)
+            assert (status, found["status"]) == (200, "degraded")
+            assert found["stores"][0]["error"] == "ReadOnlyStoreError"
+            assert "primary" in found["stores"][0]["trouble"][0]["advice"]
+
+
+@pytest.mark.asyncio
+async def test_looking_at_a_dead_store_counts_no_operation_and_is_told_once(
+    local_cpu_backend: LocalCPUBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("redis://127.0.0.1:1", local_cpu_backend, QUICK) as served:
+        for _ in range(3):
+            await ready(served)
+            (store,) = (await served.client.get("/status")).json()["stores"]
+            assert (await served.client.get("/controller/workers")).json()["unread"] == ["redis-1"]
+        assert store["health"] == "failing"
+        assert store["connector"]["statistics"] == {}
+        told = [
+            record.connect["operation"]
+            for record in caplog.records
+            if record.levelno >= logging.WARNING and record.connect["event"] == "operation_failed"
+        ]
+        assert sorted(told) == ["announced", "ping"]
+
+
+@pytest.mark.asyncio
+async def test_however_many_ask_for_readiness_a_store_is_asked_twice_a_second_at_most(
+    served: Served, valkey_server: ValkeyServer
+) -> None:
+    with valkey_server.client() as client:
+        before = client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"]
+        await asyncio.gather(*(served.client.get("/health/ready") for _ in range(50)))
+        assert client.info("commandstats")["cmdstat_ping"]["calls"] - before <= 2
+    assert "ping" not in served.connector.statistics()
 
 
 @pytest.mark.asyncio

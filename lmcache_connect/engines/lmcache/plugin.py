@@ -207,8 +207,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
         """Returns 0 when the store answers, and 1 when it does not."""
         try:
             return await self.connector.ping()
-        except LMCacheConnectError as error:
-            event(logging.WARNING, "ping_failed", error=str(error))
+        except LMCacheConnectError:  # the connector has told it
             return _PING_FAILED
 
     async def close(self) -> None:

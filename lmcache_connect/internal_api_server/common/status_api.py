@@ -10,22 +10,35 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from ..._version import __version__
-from ...oversight import Health
+from ...oversight import Health, Trouble
 from ..state import State
 from ..status_page import StatusPage
 from ..views import Connector, HotCache
+from .health_api import Failures
 
 router = APIRouter(tags=["common"])
 
 
+class StoreTrouble(Failures):
+    """What fails on a store, with the message of the last failure."""
+
+    detail: str
+
+    @classmethod
+    def of(cls, trouble: Trouble) -> StoreTrouble:
+        """All of it."""
+        return cls(**Failures.of(trouble).model_dump(), detail=trouble.detail)
+
+
 class StoreStatus(BaseModel):
-    """One connector and its store. `ping_seconds`, `error` and `detail` are of the last ping."""
+    """One connector and its store. `error` and `detail` are of the last ping, or of the first trouble."""
 
     connector: Connector
     health: Health
     ping_seconds: float | None
     error: str | None
     detail: str | None
+    trouble: list[StoreTrouble] = Field(description="why it is degraded, or what fails besides a ping")
 
 
 class Status(BaseModel):
@@ -54,6 +67,7 @@ async def status(state: State) -> Status:
                 ping_seconds=found.seconds if found is not None else None,
                 error=found.error if found is not None else None,
                 detail=found.detail if found is not None else None,
+                trouble=[StoreTrouble.of(trouble) for trouble in found.trouble] if found is not None else [],
             )
         )
     return Status(
