@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from fastapi import Depends, FastAPI, Request
 
 from ..manager import ConnectorManager
-from ..oversight import HealthCheck, ManagerMetrics
+from ..oversight import FleetWatch, HealthCheck, ManagerMetrics
 from .problem import ProblemError, answer_errors
 from .server_config import APIServerConfig
 
@@ -18,7 +18,7 @@ _ATTRIBUTE: Final = "lmcache_connect"
 
 @dataclass
 class APIState:
-    """The manager, the server's settings, and what is kept between requests: the last health check and metrics."""
+    """The manager, the server's settings, and what is kept between requests: what was seen last."""
 
     manager: ConnectorManager
     config: APIServerConfig
@@ -26,6 +26,7 @@ class APIState:
 
     def __post_init__(self) -> None:
         self.health = HealthCheck(self.manager)
+        self.fleet = FleetWatch(self.manager)
         self.metrics = ManagerMetrics(self.manager)
 
 

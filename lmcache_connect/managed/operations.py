@@ -93,6 +93,6 @@ SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable
 REMOVE_OUTDATED: Final[Operation[int]] = Operation("remove_outdated")
 PING: Final[Operation[int]] = Operation("ping", is_probe=True)
 CHECK: Final[Operation[int]] = Operation("ping", is_probe=True, is_counted=False)
-ANNOUNCE: Final[Operation[None]] = Operation("announce", is_counted=False)
-WITHDRAW: Final[Operation[None]] = Operation("withdraw", is_counted=False)
+ANNOUNCE: Final[Operation[None]] = Operation("announce")
+WITHDRAW: Final[Operation[None]] = Operation("withdraw")
 ANNOUNCED: Final[Operation[Documents]] = Operation("announced", is_counted=False)

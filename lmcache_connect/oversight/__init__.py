@@ -6,9 +6,20 @@ Imported by `internal_api_server`.
 from __future__ import annotations
 
 from .clearing import clear
+from .fleet import FleetTraffic, FleetWatch
 from .health import Health, HealthCheck, StoreHealth
 from .metrics import ManagerMetrics
 from .trouble import Trouble
 from .workers import known_workers
 
-__all__ = ["Health", "HealthCheck", "ManagerMetrics", "StoreHealth", "Trouble", "clear", "known_workers"]
+__all__ = [
+    "FleetTraffic",
+    "FleetWatch",
+    "Health",
+    "HealthCheck",
+    "ManagerMetrics",
+    "StoreHealth",
+    "Trouble",
+    "clear",
+    "known_workers",
+]

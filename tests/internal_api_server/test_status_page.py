@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import anyio.to_thread
 import pytest
 import pytest_asyncio
 
@@ -16,6 +17,8 @@ from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, 
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect.internal_api_server.status_page import StatusPage
 from lmcache_connect.testing import ValkeyServer
+
+from .web_proxies import PREFIX, Nginx
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
@@ -113,7 +116,7 @@ async def test_the_page_shows_a_store_lives_and_shows_an_outage_and_its_end(
 
             store.kill()
             await expect(card).to_have_attribute("data-health", "failing", timeout=15_000)
-            await expect(page.locator("#overall")).to_have_text("1 of 1 stores failing")
+            await expect(page.locator("#overall")).to_have_text("1 failing of 1 store")
             await expect(card.locator(".detail")).to_contain_text("StoreUnavailableError")
             assert (await page.title()).startswith("(1 failing)")
             await page.screenshot(path=tmp_path / "outage.png", full_page=True)
@@ -121,6 +124,56 @@ async def test_the_page_shows_a_store_lives_and_shows_an_outage_and_its_end(
             store.restart()
             await expect(card).to_have_attribute("data-health", "ok", timeout=15_000)
             await expect(card.locator(".detail")).to_have_count(0)
+
+
+@pytest.mark.asyncio
+async def test_the_page_shows_that_a_full_store_drops_puts_and_what_to_do(
+    page: Any, local_cpu_backend: LocalCPUBackend, tmp_path: Path
+) -> None:
+    expect = playwright.expect
+    config = ConnectorConfig.load(errors="miss", retries=0)
+    with ValkeyServer(maxmemory="1mb", config={"maxmemory-policy": "noeviction"}) as store:
+        async with ConnectorManager(store.url(), None, local_cpu_backend, config) as manager:
+            connector = manager.create_connector()
+            moving = asyncio.create_task(move(connector, local_cpu_backend))
+            async with InternalAPIServer(manager) as server:
+                await page.goto(server.address)
+                card = page.locator("[data-connector=redis-1]")
+                await expect(card).to_have_attribute("data-health", "degraded", timeout=15_000)
+                await expect(page.locator("#overall")).to_have_text("1 degraded of 1 store")
+                await expect(card.locator(".detail")).to_contain_text(re.compile(r"put: (\d+) of \1 failed since"))
+                await expect(card.locator(".detail")).to_contain_text("Advice: the store's memory is full")
+                assert (await page.title()).startswith("(1 degraded)")
+                await page.screenshot(path=tmp_path / "degraded.png", full_page=True)
+            moving.cancel()
+            await asyncio.wait((moving,))
+
+
+@pytest.mark.skipif(Nginx.path() is None, reason="nginx is not installed on this machine")
+@pytest.mark.asyncio
+async def test_the_page_finds_its_data_under_a_path_prefix(page: Any, local_cpu_backend: LocalCPUBackend) -> None:
+    async with ConnectorManager("memory://page", None, local_cpu_backend) as manager:
+        manager.create_connector()
+        async with InternalAPIServer(manager) as server:
+            proxy = Nginx(int((server.address or "").rpartition(":")[2]))
+            await anyio.to_thread.run_sync(proxy.start)
+            try:
+                await page.goto(f"http://{proxy.host}:{proxy.port}{PREFIX}")
+                await playwright.expect(page.locator("[data-connector=memory-1]")).to_be_visible(timeout=15_000)
+            finally:
+                await anyio.to_thread.run_sync(proxy.stop)
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.asyncio
+async def test_the_page_fits_its_window(page: Any, local_cpu_backend: LocalCPUBackend, width: int) -> None:
+    async with ConnectorManager(None, None, local_cpu_backend) as manager:
+        manager.create_connector("memory://" + "a-long-name-" * 12)
+        async with InternalAPIServer(manager) as server:
+            await page.set_viewport_size({"width": width, "height": 800})
+            await page.goto(server.address)
+            await playwright.expect(page.locator("[data-connector=memory-1]")).to_be_visible()
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.asyncio

@@ -89,6 +89,48 @@ async def test_workers_of_other_processes_are_seen_and_disappear_when_they_die(
         assert left["is_this"]
 
 
+BUSY: Final = """
+import asyncio, sys
+from lmcache_connect import ConnectorConfig, ConnectorManager
+async def main():
+    config = ConnectorConfig.load(announce_interval=0.2, max_local_cpu_bytes=4 << 20)
+    async with ConnectorManager(sys.argv[1], config=config) as manager:
+        connector = manager.create_connector()
+        with manager.local_cpu_backend.allocate((1 << 20,), "uint8") as chunk:
+            while True:
+                await connector.put("a", chunk)
+                for key in ("a", "b"):
+                    if (found := await connector.get(key)) is not None:
+                        found.ref_count_down()
+                await asyncio.sleep(0.02)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio
+async def test_a_server_beside_a_busy_process_shows_what_that_one_announces(
+    store: ValkeyServer, local_cpu_backend: LocalCPUBackend
+) -> None:
+    async with serving(store.url(), local_cpu_backend) as served:
+        (shown,) = (await served.client.get("/status")).json()["stores"]
+        assert shown["others"] is None
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", BUSY, store.url())
+        try:
+            with anyio.fail_after(20):
+                while not (others := shown["others"]) or not others["put_rate"] or not others["get_rate"]:
+                    await asyncio.sleep(0.05)
+                    (shown,) = (await served.client.get("/status")).json()["stores"]
+            assert others["workers"] == 1
+            assert 0 < others["put_rate"] < 200e6
+            assert others["hits"] > 0
+            assert others["misses"] > 0
+            assert (others["errors"], others["failing_share"]) == (0, 0)
+            assert shown["connector"]["statistics"] == {}
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
 @pytest.mark.asyncio
 async def test_a_manager_that_is_closed_takes_its_announcement_back_at_once(
     store: ValkeyServer, local_cpu_backend: LocalCPUBackend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from functools import cache
 
 from fastapi import APIRouter
@@ -10,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from ..._version import __version__
-from ...oversight import Health, Trouble
+from ...oversight import FleetTraffic, Health, Trouble
 from ..state import State
 from ..status_page import StatusPage
 from ..views import Connector, HotCache
@@ -30,6 +31,27 @@ class StoreTrouble(Failures):
         return cls(**Failures.of(trouble).model_dump(), detail=trouble.detail)
 
 
+class Others(BaseModel):
+    """What other workers do on a store, as they announce it. Counters begin with each worker.
+
+    Rates are bytes per second of the last interval between two announcements.
+    """
+
+    workers: int
+    announced: float = Field(description="when the newest announcement was made")
+    hits: int
+    misses: int
+    errors: int
+    get_rate: float | None = Field(description="null until a worker has announced itself twice")
+    put_rate: float | None
+    failing_share: float | None = Field(description="of the calls of the last interval; null where there was none")
+
+    @classmethod
+    def of(cls, traffic: FleetTraffic) -> Others:
+        """The same as a document."""
+        return cls(**asdict(traffic))
+
+
 class StoreStatus(BaseModel):
     """One connector and its store. `error` and `detail` are of the last ping, or of the first trouble."""
 
@@ -39,6 +61,7 @@ class StoreStatus(BaseModel):
     error: str | None
     detail: str | None
     trouble: list[StoreTrouble] = Field(description="why it is degraded, or what fails besides a ping")
+    others: Others | None = Field(description="other workers on this store; null where none is known")
 
 
 class Status(BaseModel):
@@ -54,9 +77,13 @@ class Status(BaseModel):
 
 @router.get("/status")
 async def status(state: State) -> Status:
-    """The stores, their health, their counters, and the arena. Pings the stores at most twice a second."""
+    """The stores, their health, their counters, the arena, and what other workers announce.
+
+    Pings the stores at most twice a second, and reads the announcements every two seconds.
+    """
     manager = state.manager
     health = {found.connector: found for found in await state.health.check(state.config.ready_timeout)}
+    fleet = await state.fleet.look(state.config.ready_timeout)
     stores = []
     for connector in manager.known_connectors:
         found = health.get(connector.name)  # None: it was made after the last ping
@@ -68,6 +95,7 @@ async def status(state: State) -> Status:
                 error=found.error if found is not None else None,
                 detail=found.detail if found is not None else None,
                 trouble=[StoreTrouble.of(trouble) for trouble in found.trouble] if found is not None else [],
+                others=Others.of(fleet[connector.name]) if connector.name in fleet else None,
             )
         )
     return Status(
