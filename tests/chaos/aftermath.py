@@ -62,7 +62,7 @@ class Aftermath:
                 continue
             with found:
                 try:
-                    Value.read(key, found.byte_array)
+                    await Value.read(key, found.byte_array)
                 except WrongValueError as error:
                     self._journal.violate(f"{store} {key}: WRONG VALUE: {error}")
             del found

@@ -1,4 +1,7 @@
-"""One process of a storm that puts and gets: `python -m tests.chaos.child`, which is told what to do on its input."""
+"""One process of a storm that puts and gets: `python -m tests.chaos.child`.
+
+It says `ready` once it has imported everything. Then it reads its orders, one line of JSON, and acts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from .journal import Journal
 
 
 def main() -> None:
-    """Reads the orders, one line, and acts. Ends when its input ends: then the main process has gone."""
+    """Acts as it is ordered. Ends when its input ends: then the main process has gone."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     orders = Orders(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     asyncio.run(Crew(orders, Journal(orders.journal_path())).run())

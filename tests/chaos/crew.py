@@ -89,7 +89,11 @@ class Crew:
         before = _in_use()
         rss_before = _rss()
         done = threading.Event()
-        watching = threading.Thread(target=watch_threads, args=(self._machine_lag, done), name="storm-lag")
+        watching = threading.Thread(
+            target=watch_threads,
+            args=(self._machine_lag, done, self._loop_lag, threading.get_ident(), journal),
+            name="storm-lag",
+        )
         watching.start()
         ticking = asyncio.ensure_future(watch_loop(self._loop_lag))
         sampling = asyncio.ensure_future(self._sample())

@@ -63,7 +63,7 @@ class Keeper:
                 self._version += 1
                 values.append(value := Value.new(key, self._writer, self._version, nbytes))
                 objs.append(obj := await self._backend.allocate_async((nbytes,), "uint8", timeout=5))
-                value.fill(obj.byte_array)
+                await value.fill(obj.byte_array)
             early = end_after(rng)
             if len(keys) == 1:
                 put = await self._caller.call("put", keys[0], objs[0], end_after=early)
@@ -90,7 +90,7 @@ class Keeper:
         if not got.ok:
             return
         is_there = got.value is not None
-        self._check(key, got.value)
+        await self._check(key, got.value)
         exists = await self._caller.call("exists", key)
         if exists.ok and exists.value is not is_there and len(self._books[key].answers()) == 1:
             self._caller.journal.violate(
@@ -110,7 +110,7 @@ class Keeper:
             )
         for key, obj in zip(wanted, got.value, strict=False):
             if key in self._books:
-                self._check(key, obj)
+                await self._check(key, obj)
             elif obj is not None:
                 self._caller.journal.violate(f"{self._caller.store} {key}: found, but nobody has put it")
                 obj.ref_count_down()
@@ -127,13 +127,13 @@ class Keeper:
             else:
                 self._books[key].failed(None)
 
-    def _check(self, key: str, obj: MemoryObj | None) -> None:
+    async def _check(self, key: str, obj: MemoryObj | None) -> None:
         store, journal = self._caller.store, self._caller.journal
         if obj is None:
             version = None
         else:
             try:
-                value = Value.read(key, obj.byte_array)
+                value = await Value.read(key, obj.byte_array)
             except WrongValueError as error:
                 journal.violate(f"{store} {key}: WRONG VALUE: {error}")
                 return

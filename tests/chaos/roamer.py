@@ -56,7 +56,7 @@ class Roamer:
                 self._version += 1
                 nbytes = random_size(rng, largest)
                 objs.append(obj := await self._backend.allocate_async((nbytes,), "uint8", timeout=5))
-                Value.new(key, self._writer, self._version, nbytes).fill(obj.byte_array)
+                await Value.new(key, self._writer, self._version, nbytes).fill(obj.byte_array)
             if len(keys) == 1:
                 await self._caller.call("put", keys[0], objs[0], end_after=end_after(rng))
             else:
@@ -80,12 +80,12 @@ class Roamer:
             found = got.value if got.ok else []
         for key, obj in zip(keys, found, strict=got.ok):
             if obj is not None:
-                self._check(key, obj)
+                await self._check(key, obj)
 
-    def _check(self, key: str, obj: MemoryObj) -> None:
+    async def _check(self, key: str, obj: MemoryObj) -> None:
         store, journal = self._caller.store, self._caller.journal
         try:
-            value = Value.read(key, obj.byte_array)
+            value = await Value.read(key, obj.byte_array)
         except WrongValueError as error:
             journal.violate(f"{store} {key}: WRONG VALUE: {error}")
             return

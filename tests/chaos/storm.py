@@ -102,7 +102,7 @@ class Storm:
                     "tight": tight.url(),
                     "flipped": f"redis://127.0.0.1:{ports['flipped']}",
                 },
-                ends=time.monotonic() + self.seconds,
+                ends=0.0,
                 arena=96 * _MIB,
                 largest=self.largest,
                 directory=str(directory),
@@ -113,15 +113,15 @@ class Storm:
             )
             writer = replace(orders, elsewhere=False, writes=0.8)
             reader = replace(orders, elsewhere=False, writes=0.0, keeps=False)
+            crews = [orders]
+            crews += [replace(writer, name=f"writer-{n}") for n in range(_WRITERS)]
+            crews += [replace(reader, name=f"reader-{n}") for n in range(_READERS)]
+            start = _Start(len(crews), self.seconds)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._change_policies(tight, orders.ends, random.Random(f"{self.seed}/policies")))
-                group.create_task(self._live(journal, directory, orders, None))
-                for n in range(_WRITERS):
-                    name = f"writer-{n}"
-                    kills = random.Random(f"{self.seed}/{name}")
-                    group.create_task(self._live(journal, directory, replace(writer, name=name), kills))
-                for n in range(_READERS):
-                    group.create_task(self._live(journal, directory, replace(reader, name=f"reader-{n}"), None))
+                group.create_task(self._change_policies(tight, start))
+                for crew in crews:
+                    kills = random.Random(f"{self.seed}/{crew.name}") if "writer" in crew.name else None
+                    group.create_task(self._live(journal, directory, crew, start, kills))
             weather.stdin.close()
             fired = json.loads(await asyncio.wait_for(weather.stdout.readline(), 30))
         for what, number in fired.items():
@@ -130,11 +130,17 @@ class Storm:
         harm = sum(number for what, number in fired.items() if "to_server" in what)
         await Aftermath(journal, orders.urls, self.grace, self.say).run(calm, tight, flipped, harm)
 
-    async def _live(self, journal: Journal, directory: Path, orders: Orders, kills: random.Random | None) -> None:
+    async def _live(
+        self, journal: Journal, directory: Path, orders: Orders, start: _Start, kills: random.Random | None
+    ) -> None:
         """Runs one process until the storm's end. With `kills` it is killed now and then, and started again."""
         while True:
             async with _process("tests.chaos.child", directory / f"{orders.name}.log") as child:
                 assert child.stdin is not None
+                assert child.stdout is not None
+                if not await child.stdout.readline():
+                    journal.violate(f"{orders.name} did not start")
+                orders = replace(orders, ends=await start.ready())
                 child.stdin.write(json.dumps(orders.document()).encode() + b"\n")
                 left = orders.ends - time.monotonic()
                 lasts = kills.expovariate(1 / (self.kill_every * _WRITERS)) if kills is not None else left + 60
@@ -156,7 +162,9 @@ class Storm:
                     journal.violate(f"{orders.name} ended with status {code}")
                 return
 
-    async def _change_policies(self, tight: StoreServer, ends: float, rng: random.Random) -> None:
+    async def _change_policies(self, tight: StoreServer, start: _Start) -> None:
+        rng = random.Random(f"{self.seed}/policies")
+        ends = await start.begun()
         with tight.client() as client:
             while (left := ends - time.monotonic()) > 0:
                 await asyncio.to_thread(client.config_set, "maxmemory-policy", rng.choice(POLICIES))
@@ -171,6 +179,26 @@ class Storm:
             at = min((text.find(word) for word in _BAD_WORDS if word in text), default=None)
             if at is not None:
                 journal.violate(f"{path.name}: {text[max(0, at - 200) : at + 1500]}")
+
+
+class _Start:
+    """When a storm begins: once `processes` of them are ready, however long a busy machine takes to start them."""
+
+    def __init__(self, processes: int, seconds: float) -> None:
+        self._missing = processes
+        self._seconds = seconds
+        self._ends = asyncio.get_running_loop().create_future()
+
+    async def ready(self) -> float:
+        """Says that one more is ready. Waits for the others, and returns when the storm ends."""
+        self._missing -= 1
+        if not self._missing:
+            self._ends.set_result(time.monotonic() + self._seconds)
+        return await self.begun()
+
+    async def begun(self) -> float:
+        """Waits for all, and returns when the storm ends."""
+        return float(await asyncio.shield(self._ends))
 
 
 @contextlib.asynccontextmanager

@@ -26,13 +26,17 @@ SIZE = 5 * BLOCK + 1000
 
 def filled(key: str = "k", writer: int = 1, version: int = 1, nbytes: int = SIZE) -> bytearray:
     view = bytearray(nbytes)
-    Value.new(key, writer, version, nbytes).fill(memoryview(view))
+    asyncio.run(Value.new(key, writer, version, nbytes).fill(memoryview(view)))
     return view
+
+
+def read(key: str, view: bytearray | memoryview) -> Value:
+    return asyncio.run(Value.read(key, memoryview(view)))
 
 
 @pytest.mark.parametrize("nbytes", [1024, BLOCK, BLOCK + 1, SIZE])
 def test_a_value_says_who_wrote_it(nbytes: int) -> None:
-    found = Value.read("k", memoryview(filled("k", 7, 9, nbytes)))
+    found = read("k", filled("k", 7, 9, nbytes))
     assert (found.writer, found.version, found.nbytes) == (7, 9, nbytes)
     assert 0 <= found.age < 10
 
@@ -42,24 +46,24 @@ def test_one_changed_bit_is_found_anywhere_but_in_the_time(place: int) -> None:
     view = filled()
     view[place] ^= 1
     with pytest.raises(WrongValueError):
-        Value.read("k", memoryview(view))
+        read("k", view)
 
 
 def test_another_keys_value_and_a_torn_one_are_found() -> None:
     with pytest.raises(WrongValueError, match="another key's value"):
-        Value.read("other", memoryview(filled()))
+        read("other", filled())
     torn = filled()
     torn[2 * BLOCK : 3 * BLOCK] = filled(version=2)[2 * BLOCK : 3 * BLOCK]
     with pytest.raises(WrongValueError, match=r"torn or damaged in block 2.*version 2"):
-        Value.read("k", memoryview(torn))
+        read("k", torn)
     swapped = filled()
     swapped[:BLOCK], swapped[BLOCK : 2 * BLOCK] = swapped[BLOCK : 2 * BLOCK], swapped[:BLOCK]
     with pytest.raises(WrongValueError, match="begin with block 1"):
-        Value.read("k", memoryview(swapped))
+        read("k", swapped)
     with pytest.raises(WrongValueError, match="that begin with block 0"):
-        Value.read("k", memoryview(filled())[:-1])
+        read("k", filled()[:-1])
     with pytest.raises(WrongValueError, match="not a value"):
-        Value.read("k", memoryview(bytearray(SIZE)))
+        read("k", bytearray(SIZE))
 
 
 def test_sizes_go_from_a_kib_to_the_largest_and_meet_the_borders_of_the_layout() -> None:
@@ -152,7 +156,7 @@ async def test_a_keeper_finds_what_was_lost_or_is_old_or_anothers() -> None:
             assert not journal.violations
             assert journal.counts["values verified"]
             other = await backend.allocate_async((5000,), "uint8")
-            Value.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
+            await Value.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
             await connector.put(keeper.keys[0], other)
             other.ref_count_down()
             for key in keeper.keys[1:]:

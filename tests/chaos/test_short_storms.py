@@ -18,5 +18,5 @@ def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> Non
     storm = Storm(server, seconds=9, seed=14, pause=0.03, kill_every=2, grace=False)
     journal = storm.run()
     assert not journal.violations, table(storm, journal)
-    assert journal.counts["values verified"] > 50, table(storm, journal)
+    assert journal.counts["values verified"] > 10, table(storm, journal)
     assert journal.counts["kills"], table(storm, journal)

@@ -7,6 +7,7 @@ pieces of two values, blocks in the wrong place and single wrong bits are all fo
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import struct
@@ -16,6 +17,7 @@ from typing import Final
 
 BLOCK: Final = 64 << 10
 MIN_BYTES: Final = 1 << 10
+_BLOCKS_AT_ONCE: Final = 16
 
 _STAMP: Final = struct.Struct("<8s16sQQQqQ")
 _MAGIC: Final = b"STORM\r\n\x00"
@@ -45,15 +47,17 @@ class Value:
         """Seconds since it was made."""
         return (time.monotonic_ns() - self.written) / 1e9
 
-    def fill(self, view: memoryview) -> None:
-        """Writes the value's bytes into `view`, which has its size."""
+    async def fill(self, view: memoryview) -> None:
+        """Writes the value's bytes into `view`, which has its size. Leaves the event loop to others now and then."""
         body = self._body()
         for index, start in enumerate(range(0, self.nbytes, BLOCK)):
+            if index % _BLOCKS_AT_ONCE == _BLOCKS_AT_ONCE - 1:
+                await asyncio.sleep(0)
             end = min(start + BLOCK, self.nbytes)
             view[start:end] = (self._stamp(index) + body)[: end - start]
 
     @classmethod
-    def read(cls, key: str, view: memoryview) -> Value:
+    async def read(cls, key: str, view: memoryview) -> Value:
         """The value that `view` holds, which is whole and one of `key`.
 
         Raises:
@@ -71,6 +75,8 @@ class Value:
             raise WrongValueError(f"{len(view)} bytes that begin with block {index} of a value of {nbytes} bytes")
         body = value._body()
         for block, start in enumerate(range(0, nbytes, BLOCK)):
+            if block % _BLOCKS_AT_ONCE == _BLOCKS_AT_ONCE - 1:
+                await asyncio.sleep(0)
             end = min(start + BLOCK, nbytes)
             if bytes(view[start:end]) != (value._stamp(block) + body)[: end - start]:
                 raise WrongValueError(f"torn or damaged in block {block}: {value._other(view, start)}")
