@@ -59,7 +59,7 @@ class _WholePut(StoreRequest):
         return self._obj.get_size()
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        await connection.read_status()
+        await connection.read_ok()
         return None
 
 
