@@ -24,16 +24,13 @@ from typing import Final
 import anyio
 
 from ..errors import CorruptRecordError, UnsupportedOperationError
-from ..observability import event
+from ..observability import RepeatedEvent, event
 
 MOST_ATTEMPTS: Final = 10
 """Removals that may be attempted in `WINDOW`."""
 
 WINDOW: Final = 60.0
 """Seconds in which attempts are counted."""
-
-MOST_LINES: Final = 10
-"""Damaged records that are told as warnings in `WINDOW`. Further ones are told for debugging, and counted."""
 
 PAUSE: Final = 60.0
 """Seconds without removals after a burst."""
@@ -76,8 +73,7 @@ class RemovalPolicy:
         self._timeout = timeout
         self._clock = clock
         self._attempts = _Rate(MOST_ATTEMPTS)
-        self._lines = _Rate(MOST_LINES)
-        self._untold = 0
+        self._damaged = RepeatedEvent("corrupt_record", clock)
         self._suspended_until: float | None = None
 
     @property
@@ -112,20 +108,13 @@ class RemovalPolicy:
         return outcome
 
     def _tell(self, key: str, error: CorruptRecordError, outcome: RemovalOutcome, detail: str) -> None:
-        facts: dict[str, object] = {"removal_error": detail} if detail else {}
-        level = logging.WARNING if self._lines.admits(self._clock()) else logging.DEBUG
-        if level == logging.DEBUG:
-            self._untold += 1
-        elif self._untold:
-            facts["untold"], self._untold = self._untold, 0
-        event(
-            level,
-            "corrupt_record",
+        self._damaged.tell(
+            logging.WARNING,
             store=self._store,
             key=key,
             error=str(error),
             outcome=outcome.value,
-            **facts,
+            **({"removal_error": detail} if detail else {}),
         )
 
     def _forbidden(self, error: CorruptRecordError, can_remove: bool) -> RemovalOutcome | None:

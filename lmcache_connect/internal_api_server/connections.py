@@ -7,6 +7,7 @@ would take a server's place, and then the descriptors of its process.
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..observability import RepeatedEvent
 from .problem import answer
 
 RESERVE: Final = 16
@@ -25,6 +27,12 @@ NEVER_REFUSED: Final = frozenset({"/health/live"})
 
 _SHARE_OF_DESCRIPTORS: Final = 2
 """A server keeps at most one of so many of the process's descriptors. The rest is for what the process is there for."""
+
+_BAD_REQUEST: Final = RepeatedEvent("api_bad_request")
+
+_quiet: Final = logging.getLogger("uvicorn.error.connections")
+"""uvicorn has a warning for each request that is no HTTP, at any rate. Here there is an event instead."""
+_quiet.setLevel(logging.ERROR)
 
 _LAST_DESCRIPTORS: Final = 8
 """Where a new connection's descriptor is in the last one of so many parts, the process is about to run out of them."""
@@ -125,6 +133,7 @@ class Connection(H11Protocol):
 
     def __init__(self, connections: Connections, **given: Any) -> None:
         super().__init__(**given)
+        self.logger = _quiet
         app: Any = self.app
 
         async def run(scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,6 +176,11 @@ class Connection(H11Protocol):
         """Notes when the waiting for the next request began."""
         self.since = self._connections.now()
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP."""
+        _BAD_REQUEST.tell(logging.WARNING, client=self.client[0] if self.client else "", reason=msg)
+        super().send_400_response(msg)
 
 
 def _order(connection: Connection) -> tuple[bool, float]:

@@ -23,7 +23,7 @@ from ..errors import (
     UnsupportedOperationError,
 )
 from ..known_secrets import clean
-from ..observability import event
+from ..observability import RepeatedEvent
 
 
 class Problem(BaseModel):
@@ -49,6 +49,8 @@ _STATUS: Final[tuple[tuple[type[LMCacheConnectError], int], ...]] = (
     (UnsupportedOperationError, 409),
     (StoreError, 502),
 )
+
+_ROUTE_FAILED: Final = RepeatedEvent("api_route_failed")
 
 _WORDS: Final = {
     400: "bad_request",
@@ -112,5 +114,5 @@ def answer_unexpected(path: str, error: Exception) -> JSONResponse:
     """
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    event(logging.ERROR, "api_route_failed", path=path, error=type(error).__name__, where=where)
+    _ROUTE_FAILED.tell(logging.ERROR, path=path, error=type(error).__name__, where=where)
     return answer(500, "internal_error", f"a route failed with {type(error).__name__}; the log says where")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from .conditions import Condition, Conditions
 from .events import event
 from .histogram import Histogram
+from .repeated_event import RepeatedEvent
 from .secret_file import read_secret_file
 from .statistics import HotCacheCounts, OperationStatistics, StoreMetrics
 from .tracing import Span, current_tracer, mark_failed
@@ -20,6 +21,7 @@ __all__ = [
     "Histogram",
     "HotCacheCounts",
     "OperationStatistics",
+    "RepeatedEvent",
     "Span",
     "StoreMetrics",
     "current_tracer",

@@ -21,7 +21,7 @@ _PUTS: Final = frozenset({"put", "batched_put"})
 class FleetTraffic:
     """What other workers did on one store. Counters begin with each worker.
 
-    Rates are of the last interval between two announcements. A rate is None until two announcements of a worker are known.
+    Rates are of the last interval between two announcements of a worker, and None until it has made two.
     """
 
     workers: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -203,6 +204,17 @@ async def test_a_request_takes_the_place_of_one_whose_body_does_not_come(local_c
             await until(lambda: len(connections) == 3)
             assert (await client.get("/version")).status_code == 200
             assert [is_ended(sock) for sock in held].count(True) <= 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_no_http_is_answered_and_does_not_flood_the_log(
+    local_cpu_backend: LocalCPUBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(local_cpu_backend) as server:
+        async with holding(server, 50, b"\x16\x03\x01 no HTTP\r\n\r\n") as held:
+            await until(lambda: all(map(is_ended, held)))
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [getattr(record, "connect", {}).get("event") for record in told] == ["api_bad_request"] * 10
 
 
 FEW_DESCRIPTORS: Final = """

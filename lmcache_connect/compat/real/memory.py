@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lmcache.v1 import memory_management
@@ -11,8 +11,11 @@ from lmcache.v1 import memory_management
 from ...errors import ReleasedObjectError
 from ...memory import MemoryObj
 from ...metadata import MemoryFormat
-from ...observability import event
+from ...observability import RepeatedEvent
 from ..chunk_view import ChunkView
+
+_RELEASED_TWICE: Final = RepeatedEvent("released_twice")
+_FORGOTTEN: Final = RepeatedEvent("forgotten_object")
 
 
 class _View(ChunkView):
@@ -55,7 +58,7 @@ class _View(ChunkView):
     def ref_count_down(self) -> None:
         """Releases one reference of the view. One too many is logged and does nothing, as in LMCache."""
         if self.original is None:
-            event(logging.WARNING, "released_twice", object=type(self).__name__)
+            _RELEASED_TWICE.tell(logging.WARNING, object=type(self).__name__)
             return
         self._references -= 1
         self.meta.ref_count = self._references
@@ -98,7 +101,7 @@ class _View(ChunkView):
     def __del__(self) -> None:
         if getattr(self, "original", None) is not None:
             if not self.is_borrowed:
-                event(logging.WARNING, "forgotten_object", bytes=len(self._memory or b""))
+                _FORGOTTEN.tell(logging.WARNING, bytes=len(self._memory or b""))
             self._end()
 
 

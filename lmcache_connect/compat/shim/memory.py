@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import MissingExtraError
 from ...memory import MemoryObj
 from ...metadata import ChunkMetadata, MemoryFormat
-from ...observability import event
+from ...observability import RepeatedEvent
 from ..chunk_view import ChunkView
 from ..shapes import Size, dtype_as_seen
 
 if TYPE_CHECKING:
     import torch
+
+_FORGOTTEN: Final = RepeatedEvent("forgotten_object")
 
 
 @dataclass
@@ -168,7 +170,7 @@ class TensorMemoryObj(MemoryObj, ChunkView):
         if getattr(self, "_view", None) is not None:
             self._view = None
             self._owner.object_released(self, leaked=True)
-            event(logging.WARNING, "forgotten_object", bytes=self._nbytes)
+            _FORGOTTEN.tell(logging.WARNING, bytes=self._nbytes)
 
 
 def _buffer_shape(nbytes: int) -> Size:
