@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from lmcache_connect import ConnectorConfig, LocalCPUBackend
+from lmcache_connect.oversight import HealthCheck
 from lmcache_connect.testing import ValkeyServer
 
 from .conftest import Served, serving
@@ -74,7 +75,7 @@ async def test_readiness_has_a_deadline_when_a_store_hangs(local_cpu_backend: Lo
 
 async def ready(served: Served) -> tuple[int, dict[str, Any]]:
     """What a new look at the stores says: the status, and the document."""
-    await asyncio.sleep(0.5)  # a younger outcome is given again
+    served.server.state.health = HealthCheck(served.manager, freshness=0)
     answer = await served.client.get("/health/ready")
     return answer.status_code, answer.json()
 
