@@ -31,7 +31,7 @@ _SHARE_OF_DESCRIPTORS: Final = 2
 _BAD_REQUEST: Final = RepeatedEvent("api_bad_request")
 
 _quiet: Final = logging.getLogger("uvicorn.error.connections")
-"""uvicorn has a warning for each request that is no HTTP, at any rate. Here there is an event instead."""
+"""uvicorn has a warning for each request that it cannot read, at any rate. Here there is an event instead."""
 _quiet.setLevel(logging.ERROR)
 
 _LAST_DESCRIPTORS: Final = 8
@@ -178,7 +178,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP."""
+        """Answers what cannot be read as HTTP."""
         _BAD_REQUEST.tell(logging.WARNING, client=self.client[0] if self.client else "", reason=msg)
         super().send_400_response(msg)
 
