@@ -43,10 +43,10 @@ class Callers:
         for each in self._operations():
             each.renew()
 
-    def note_corrupt(self, reason: str) -> None:
-        """Counts the corrupt record for each: all of them miss it."""
+    def note_missed(self, reason: str, keys: int) -> None:
+        """Counts the keys for each: all of them miss them."""
         for each in self._operations():
-            each.note_corrupt(reason)
+            each.note_missed(reason, keys)
 
     def _operations(self) -> list[Deadlined]:
         return [each for each in self._waiting if each is not None]

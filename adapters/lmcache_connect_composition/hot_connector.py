@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from lmcache_connect import Key, LocalCPUBackend, MemoryObj, RemoteConnector, WrappingConnector
-from lmcache_connect.contract import Flags, Slots
+from lmcache_connect import ArenaExhaustedError, Key, LocalCPUBackend, MemoryObj, RemoteConnector, WrappingConnector
+from lmcache_connect.contract import BatchSlots, Flags, Slots
 from lmcache_connect.errors import ConnectorContractError, CorruptRecordError, InvalidArgumentError
 from lmcache_connect.keys import key_strings
 from lmcache_connect.memory import Filling, HotCache, release_all
@@ -76,20 +76,39 @@ class HotConnector(WrappingConnector):
         return (await self._fetches.get((key,)))[0]
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        """One slot per key, in order. The store is asked for what is not cached. When it raises, nothing is held."""
-        found: Slots = [None] * len(keys)
+        """One slot per key, in order. The store is asked for what is not cached. When it raises, nothing is held.
+
+        Where there is no room for all chunks, the result is the prefix that fits, as `RemoteConnector` says.
+        """
+        slots = BatchSlots(len(keys))
         try:
             for index, key in enumerate(keys):
-                found[index] = self._cache.get(key)
-            missing = [index for index, obj in enumerate(found) if obj is None]
+                slots.found[index] = self._cache.get(key)
+            missing = [index for index, obj in enumerate(slots.found) if obj is None]
             if missing:
-                fetched = await self._fetches.get([keys[index] for index in missing])
-                for index, obj in zip(missing, fetched, strict=True):
-                    found[index] = obj
+                await self._fetch(keys, missing, slots)
+            slots.drop_unwanted()
+            slots.count_unwanted()
         except BaseException:
-            release_all(found)
+            release_all(slots.found)
             raise
-        return found
+        return slots.found
+
+    async def _fetch(self, keys: Sequence[Key], missing: Sequence[int], slots: BatchSlots) -> None:
+        try:
+            fetched = await self._fetches.get([keys[index] for index in missing])
+        except ArenaExhaustedError as error:
+            is_too_large = error.requested > error.capacity
+            if len(missing) == 1 or not is_too_large:
+                if not slots.no_room(missing[0], error):
+                    await self.discard_corrupt(keys[missing[0]], CorruptRecordError("too_large", str(error)))
+                return
+        else:
+            for index, obj in zip(missing, fetched, strict=True):
+                slots.found[index] = obj
+            return
+        for index in missing:  # one of them is too large, whose fetch this call had joined
+            await self._fetch(keys, [index], slots)
 
     async def _ask(self, keys: Sequence[Key]) -> Slots:
         """One slot per key, of what the store holds. Runs in a fetch's task."""

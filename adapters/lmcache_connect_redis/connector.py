@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
-from lmcache_connect.contract import Documents, Flags, leave_out
+from lmcache_connect.contract import Documents, Flags, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
@@ -189,6 +189,7 @@ class RedisConnector(StreamingConnector[Connection]):
                     continue  # it was replaced meanwhile
                 if is_outdated(name, start):
                     found.append(name)
+        note_progress()
         return found
 
     async def remove_outdated(self, names: Sequence[str]) -> int:
@@ -201,6 +202,7 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def _scan(self, pattern: bytes, *kind: bytes) -> AsyncIterator[str]:
         cursor = b"0"
+        passed: set[bytes] = set()
         while True:
             async with self._lookup_pool.acquired() as connection:
                 await connection.send(
@@ -212,6 +214,9 @@ class RedisConnector(StreamingConnector[Connection]):
                 # The server decides how many it looks at, and one slot of its table may hold more than asked for.
                 names = await connection.read_array(_SCAN_BYTES, _MAX_NAME_BYTES, drop_longer=True)
                 connection.pending -= 1
+            if cursor not in passed:  # it gets on, also where no name of this page is ours
+                passed.add(cursor)
+                note_progress()
             for raw in names:
                 try:
                     name = raw.decode()

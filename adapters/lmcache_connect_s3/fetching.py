@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmcache_connect import CorruptRecordError, StoreError
+from lmcache_connect import ArenaExhaustedError, CorruptRecordError, StoreError
+from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
 from lmcache_connect.streaming import Arrivals, Equipment
 from lmcache_connect.transport import ThreadStream
@@ -54,7 +55,16 @@ class Fetching(RequestCrew):
         self.damaged: dict[str, str | None] = {}
         """The ETag of each object that did not verify, by its name."""
         self._fetches = [ObjectFetch(key, name) for key, name in zip(keys, names, strict=True)]
+        self._slots = {fetch: slot for slot, fetch in enumerate(self._fetches)}
         self._pending.extend(GetJob(self, fetch) for fetch in self._fetches)
+
+    def is_wanted(self, fetch: ObjectFetch) -> bool:
+        """Whether there was room for everything before the object. Otherwise nothing asks for it."""
+        return self._slots[fetch] < self.arrivals.wanted
+
+    def no_room(self, fetch: ObjectFetch, error: ArenaExhaustedError) -> None:
+        """Told that there is no room for an object. Those behind it are not wanted then."""
+        self.arrivals.no_room(self._slots[fetch], error)
 
     async def run(self) -> None:
         await super().run()
@@ -85,7 +95,8 @@ class GetJob(Job):
             self._span = None
             self._fetch.ask_again()
         if self._span is None:
-            await self._get_start(connection)
+            if self._call.is_wanted(self._fetch):
+                await self._get_start(connection)
         elif isinstance(self._fetch.state, Replaced):
             self._give_up(self._span)
         else:
@@ -108,6 +119,9 @@ class GetJob(Job):
         except AccessDeniedError as error:
             fetch.became_denied(error)
             return
+        except ValueTooLargeError as error:
+            fetch.became_corrupt(CorruptRecordError("too_large", str(error)))
+            return
         match answer:
             case NoObject.NO_RANGE:
                 self._asks_whole = True  # an empty object, or something on the way: that is seen without a range
@@ -126,7 +140,11 @@ class GetJob(Job):
                     if fetch.became_unrecognised(error.version):
                         return
                     raise
-                span = self._span = await self._begin(connection, answer, header)
+                try:
+                    span = self._span = await self._begin(connection, answer, header)
+                except ArenaExhaustedError as error:
+                    self._call.no_room(fetch, error)
+                    return
                 await self._receive(connection, answer, span)
 
     def gave_up(self, error: StoreError) -> bool:

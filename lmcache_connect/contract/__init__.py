@@ -14,6 +14,7 @@ from .announcement import (
     AnnouncedStatistics,
     WorkerAnnouncement,
 )
+from .batch_slots import BatchSlots
 from .batches import gather, hit_prefix, prefix_length
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
@@ -34,6 +35,7 @@ __all__ = [
     "AnnouncedArena",
     "AnnouncedConnector",
     "AnnouncedStatistics",
+    "BatchSlots",
     "ChunkSize",
     "ConnectorAdapter",
     "ConnectorContext",

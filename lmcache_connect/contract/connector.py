@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -15,9 +16,11 @@ from ..errors import (
 )
 from ..keys import Key, check_batch, key_string
 from ..loop import LoopOwner
-from ..memory import HotCache, MemoryObj, release_all
+from ..memory import HotCache, MemoryObj
+from ..observability import event
 from .batches import gather, hit_prefix, prefix_length
 from .removal import RemovalPolicy
+from .single_gets import SingleGets
 
 T = TypeVar("T")
 
@@ -49,6 +52,7 @@ class RemoteConnector(ABC):
     _bound_to: LoopOwner | None = None
     _on_corrupt: Callable[[CorruptRecordError], None] | None = None
     _removals: RemovalPolicy | None = None
+    _told_failures: frozenset[str] = frozenset()
     config: Any = None
     metadata: Any = None
 
@@ -167,22 +171,19 @@ class RemoteConnector(ABC):
         return await gather([self._thunk(self.exists, key) for key in keys])
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        """Returns one slot per key, in order: the chunk, or None for a miss. When it raises, nothing is held."""
+        """Returns one slot per key, in order: the chunk, or None for a miss. When it raises, nothing is held.
+
+        A record that does not verify, or a chunk that is larger than the memory, is a miss in its own slot, counted.
+        Where there is no room for all chunks, the result is the prefix that fits. The rest are misses, counted as
+        `no_room`. Where `get` raises an exception of its author's own for some of the keys, those are misses, counted
+        as `failed:<class>`.
+
+        Raises:
+            ArenaExhaustedError: there was no room in time, and no chunk has come.
+            What `get` raises of this package, an `OSError`, and what it raises for the keys in general.
+        """
         check_batch(keys)
-        found: Slots = [None] * len(keys)
-
-        async def fetch(index: int, key: Key) -> None:
-            try:
-                found[index] = await self.get(key)
-            except CorruptRecordError as error:
-                await self.discard_corrupt(key, error)
-
-        try:
-            await gather([self._thunk(fetch, index, key) for index, key in enumerate(keys)])
-        except BaseException:
-            release_all(found)
-            raise
-        return found
+        return await SingleGets(keys, self.get, self.discard_corrupt, self._tell_bad_item).run()
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored."""
@@ -299,6 +300,13 @@ class RemoteConnector(ABC):
         self._bound_to = owner
         self._on_corrupt = on_corrupt
         self._removals = removals
+
+    def _tell_bad_item(self, error: Exception) -> None:
+        """Logs the first failure of each class. The metrics count the others."""
+        failure = type(error).__name__
+        if failure not in self._told_failures:
+            self._told_failures |= {failure}
+            event(logging.WARNING, "bad_item", connector=type(self).__name__, failure=failure, error=str(error))
 
     def _bound(self, operation: str) -> LoopOwner:
         if self._bound_to is None:

@@ -22,8 +22,8 @@ class Deadlined(Protocol):
     def renew(self) -> None:
         """Lets the deadline begin again."""
 
-    def note_corrupt(self, reason: str) -> None:
-        """Counts a record that does not verify, which the operation has met, by its reason."""
+    def note_missed(self, reason: str, keys: int) -> None:
+        """Counts keys that the operation misses, by the reason, where that is not that the store lacks them."""
 
 
 operation_under_way: Final[ContextVar[Deadlined | None]] = ContextVar("operation_under_way", default=None)
@@ -53,8 +53,14 @@ def seconds_left() -> float:
 def note_progress() -> None:
     """Lets the deadline of the operation under way begin again. Does nothing outside of one.
 
-    A listing calls it for each page that has brought names: nobody knows before how many there are. Nothing else does,
+    A listing calls it for each page that has brought it on: nobody knows before how many there are. Nothing else does,
     since a call that is about a number of keys or bytes has a deadline that allows time for them.
     """
     if (running := operation_under_way.get()) is not None:
         running.renew()
+
+
+def note_missed(reason: str, keys: int = 1) -> None:
+    """Counts keys that the operation under way misses for another reason than that the store lacks them."""
+    if keys and (running := operation_under_way.get()) is not None:
+        running.note_missed(reason, keys)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..contract import RemoteConnector, Slots
 from ..errors import (
+    ArenaExhaustedError,
     ConnectorContractError,
     CorruptRecordError,
     LMCacheConnectError,
@@ -99,12 +100,12 @@ class ForeignConnector(RemoteConnector):
         refusals = self._dialect.refusals
         try:
             found: Any = await self._methods.call("batched_get", [self._dialect.key(key) for key in keys])
-        except LMCacheConnectError:
+        except (ArenaExhaustedError, CorruptRecordError):
+            found = ()
+        except (LMCacheConnectError, OSError):
             raise
         except Exception:
-            if self._dialect.refusals == refusals:
-                raise
-            found = ()
+            found = ()  # one bad item fails the whole batch: the others are got one by one
         chunks = list(found or ())
         if len(chunks) != len(keys) or self._dialect.refusals != refusals:
             # It is unknown which chunk belongs to which key, or which is missing only because there was no room.

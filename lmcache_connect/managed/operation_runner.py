@@ -235,20 +235,20 @@ class OperationRunner:
                         before = stats.bytes
                         stats.bytes += load.sent_bytes
                         absent = 0 if operation.count is None else operation.count(stats, result)
-                        corrupt = len(running.corrupt)
-                        if absent > corrupt:  # those are None as well, and are counted by their reasons
-                            stats.misses["absent"] += absent - corrupt
+                        others = len(running.missed)
+                        if absent > others:  # those are None as well, and are counted by their reasons
+                            stats.misses["absent"] += absent - others
                         moved = stats.bytes - before
                         if span is not None:
                             span.set_attribute("lmcache_connect.bytes", moved)
-                            span.set_attribute("lmcache_connect.misses", max(absent, corrupt))
+                            span.set_attribute("lmcache_connect.misses", max(absent, others))
                         return result
                     # A stalled attempt must not keep others from the budget while this operation tries again.
                     running.release_share()
                     _raise_lost(task, cancellations)  # a caller that has cancelled wants no further attempt
                     retries -= 1
                     stats.retries += 1
-                    running.corrupt = ()  # what is found again is counted once
+                    running.missed = ()  # what is found again is counted once
                     await anyio.sleep(pause * random.uniform(0.5, 1.5))
                     pause *= 2
             # Reached where the scope has ended the call: its deadline passed, or the connector was closed under it.
@@ -277,8 +277,8 @@ class OperationRunner:
                 self._tell_breaker(verdict, admission, moved, operation.is_transfer and started is not None)
             self.in_flight.end(running)
             operation_under_way.reset(token)
-            for reason in running.corrupt:
-                stats.misses[f"corrupt:{reason}"] += 1
+            for reason in running.missed:
+                stats.misses[reason] += 1
 
     def _refused(self, operation: Operation[T], load: Load, stats: OperationStatistics, span: Span | None) -> T:
         try:
@@ -363,7 +363,7 @@ async def _leased(lease: Lease, running: Coroutine[Any, Any, T]) -> T:
 def note_corrupt(error: CorruptRecordError) -> None:
     """Counts a record that does not verify for the operation that found it."""
     if (running := operation_under_way.get()) is not None:
-        running.note_corrupt(error.reason)
+        running.note_missed(f"corrupt:{error.reason}", 1)
 
 
 def _verdict_of(error: LMCacheConnectError) -> bool | None:

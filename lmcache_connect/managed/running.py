@@ -12,7 +12,7 @@ from .byte_budget import ByteBudget
 class Running:
     """One operation that is under way, from its admission to its end."""
 
-    __slots__ = ("_budget", "_now", "_seconds", "_share", "corrupt", "deadline", "is_late", "renewed", "scope")
+    __slots__ = ("_budget", "_now", "_seconds", "_share", "deadline", "is_late", "missed", "renewed", "scope")
 
     def __init__(self, scope: anyio.CancelScope, now: Callable[[], float], seconds: float) -> None:
         self.scope = scope
@@ -27,8 +27,8 @@ class Running:
         """Seconds by which the deadline was moved."""
         self._budget: ByteBudget | None = None
         self._share = 0
-        self.corrupt: tuple[str, ...] = ()
-        """The reason of each corrupt record that its last attempt has met."""
+        self.missed: tuple[str, ...] = ()
+        """For each key that its last attempt has missed, and that the store may hold, the reason."""
 
     async def take(self, budget: ByteBudget, nbytes: int) -> None:
         """Waits for `nbytes` of the budget, until `release_share`."""
@@ -41,9 +41,9 @@ class Running:
         if budget is not None:
             budget.release(self._share)
 
-    def note_corrupt(self, reason: str) -> None:
-        """Adds the reason of a corrupt record that it has met."""
-        self.corrupt += (reason,)
+    def note_missed(self, reason: str, keys: int) -> None:
+        """Adds keys that its last attempt has missed, by the reason."""
+        self.missed += (reason,) * keys
 
     def renew(self) -> None:
         """Lets the deadline begin again, since the operation has got on."""

@@ -1,4 +1,4 @@
-"""Warns of environment variables that look like settings and that no setting is read from: a misspelt one would be ignored in silence."""
+"""Warns of environment variables that look like settings and that no setting is read from, as one misspelt."""
 
 from __future__ import annotations
 

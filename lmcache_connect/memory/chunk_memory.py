@@ -92,6 +92,10 @@ class ChunkMemory(ABC):
     def close(self) -> None:
         """Refuses further allocations. Idempotent; objects that are held stay readable."""
 
+    def chunk_limit(self) -> int:
+        """The bytes of the largest chunk that there can ever be room for."""
+        return self.statistics().capacity
+
     def allocate(
         self,
         shapes: Any,

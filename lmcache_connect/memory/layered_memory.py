@@ -90,6 +90,10 @@ class LayeredMemory(HotCacheNames, ChunkMemory):
         """Returns whether a get may take `nbytes` now, although others may be waiting for room in `back`."""
         return self._back.may_pass(nbytes)
 
+    def chunk_limit(self) -> int:
+        """The bytes of the largest chunk that one of the two can ever have room for."""
+        return max(self._front.chunk_limit(), self._back.chunk_limit())
+
     def owns(self, obj: object) -> bool:
         """Whether `obj` is a memory object of one of the two."""
         return self._front.owns(obj) or self._back.owns(obj)

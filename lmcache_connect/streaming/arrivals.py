@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from ..contract import Slots
-from ..errors import ArenaExhaustedError, CorruptRecordError
+from ..contract import BatchSlots
+from ..errors import ArenaExhaustedError
 from .room import Room
 
 
-class Arrivals:
+class Arrivals(BatchSlots):
     """One slot per key of a get, and the room for its chunks.
+
+    A store's protocol fills `found`. It calls `no_room` where `Room.make` has raised `ArenaExhaustedError`, and asks
+    for no slots that are not wanted any more.
 
     Attributes:
         room: makes memory for the chunks. It owns them until the get has succeeded.
-        found: for each key its chunk. None until it has arrived and verified.
-        corrupt: the errors of the slots whose record did not verify.
-        too_large: the errors of the slots whose chunk is larger than the arena.
     """
 
     def __init__(self, keys: int, room: Room) -> None:
+        super().__init__(keys)
         self.room = room
-        self.found: Slots = [None] * keys
-        self.corrupt: dict[int, CorruptRecordError] = {}
-        self.too_large: dict[int, ArenaExhaustedError] = {}
+
+    def no_room(self, slot: int, error: ArenaExhaustedError) -> bool:
+        """Told that there is no room for the chunk of a slot. Returns whether its batch ends there. Thread-safe."""
+        is_end = super().no_room(slot, error)
+        if is_end:
+            self.room.is_short = True
+        return is_end
 
     def release(self) -> None:
         """Releases every chunk: the get has failed, and nothing is received any more."""

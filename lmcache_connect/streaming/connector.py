@@ -132,11 +132,13 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
         Raises:
             CorruptRecordError: the record does not verify.
-            ArenaExhaustedError: the chunk is larger than the arena.
+            ArenaExhaustedError: the chunk is larger than the arena, or there was no room for it in time.
         """
         arrivals = await self._get([key])
         if 0 in arrivals.too_large:
-            raise arrivals.too_large[0]
+            raise arrivals.too_large.pop(0)
+        if arrivals.shortage is not None:
+            arrivals.raise_shortage()
         if 0 in arrivals.corrupt:
             raise arrivals.corrupt[0]
         return arrivals.found[0]
@@ -145,9 +147,15 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """Returns one slot per key.
 
         A record that does not verify, or a chunk that is larger than the arena, is a miss in its own slot, counted.
+        Where the arena has no room for all chunks, the result is the prefix that fits. The rest are misses, counted as
+        `no_room`.
+
+        Raises:
+            ArenaExhaustedError: there was no room in time, and no chunk has come.
         """
         arrivals = await self._get(keys)
         try:
+            arrivals.count_unwanted()
             for slot, large in arrivals.too_large.items():
                 arrivals.corrupt[slot] = CorruptRecordError("too_large", str(large))
             if arrivals.corrupt:  # side by side: a removal may take a while, and the batch has a deadline
@@ -212,6 +220,9 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             arrivals = Arrivals(len(names), place.new_room())
             try:
                 await self.receive(texts, names, arrivals, equipment)
+                arrivals.drop_unwanted()
+                if arrivals.dropped:
+                    await self._fill_up(texts, names, arrivals, equipment.pool)
             except BaseException:
                 arrivals.release()
                 raise
@@ -222,6 +233,23 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         if (size := next((obj.get_size() for obj in arrivals.found if obj is not None), None)) is not None:
             self._chunk_size.observe(size)
         return arrivals
+
+    async def _fill_up(
+        self, texts: Sequence[str], names: Sequence[str], arrivals: Arrivals, pool: ConnectionPool[C]
+    ) -> None:
+        """Receives slots that found no room, now that the room of later ones is free.
+
+        A crew's members make room in no order, so that a chunk may have found none because later ones had it. One
+        member alone keeps the order.
+        """
+        slots = arrivals.reopened()
+        rest = Arrivals(len(slots), arrivals.room)
+        arrivals.room.is_filled_up = True
+        await self.receive(
+            texts[slots.start : slots.stop], names[slots.start : slots.stop], rest, Equipment(pool, members=1)
+        )
+        rest.drop_unwanted()
+        arrivals.add(rest, slots.start)
 
     async def _named(self, keys: Sequence[Key]) -> tuple[Names, Names]:
         """Returns the keys as text, and their names in the store."""

@@ -16,7 +16,8 @@ The order. While a get waits for room in a memory, later gets that find room the
 for, in all (`may_pass`). Then they stand in line as well, behind it. So large gets are not starved by small ones.
 
 The consequence. Batches that do not fit into the arena together are served one after the other, as room appears. What
-a get had received before it stood in line is received a second time. A batch that can never fit is refused at once.
+a get had received before it stood in line is received a second time. A batch that can never fit is answered at once,
+with the prefix that fits. So is one that is first in line and has waited for room in vain, `allocate_timeout` seconds.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ T = TypeVar("T")
 _AT_A_TIME: Final = 16
 """Chunks that room is made for at a time. The allocator then finds its data in the CPU's cache, from which every chunk
 that is received displaces them."""
+
+
+_MOMENT: Final = 0.2
+"""How long a get that is not first in line waits for room that it has released itself, in seconds."""
 
 
 class NoRoomError(Exception):
@@ -134,6 +139,12 @@ class Room:
         self._spare: list[MemoryObj] = []
         self._spare_metadata: ChunkMetadata | None = None
         self._at_a_time = 1  # grows while chunks of the same metadata come
+        self.is_short = False
+        """Whether it was found that not all chunks fit. Then none is waited for: the batch brings the prefix that fits.
+        """
+        self.is_filled_up = False
+        """Whether room that was released a moment ago is made again. A thread's frame may still hold it for a moment.
+        """
 
     async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
@@ -144,7 +155,7 @@ class Room:
 
         Raises:
             NoRoomError: there is no room now, and the get is not first in line.
-            ArenaExhaustedError: the batch does not fit into the arena, so waiting would not help.
+            ArenaExhaustedError: the batch does not fit into the arena, so waiting would not help, or `is_short`.
             AllocationTimeoutError: nobody released enough room within `allocate_timeout` seconds.
         """
         may_take = self._may_take(metadata.nbytes)
@@ -156,7 +167,8 @@ class Room:
             try:
                 if not may_take:
                     raise NoRoomError(metadata.nbytes)  # what is free is for those who wait
-                self._check_that_waiting_helps(metadata.nbytes)
+                if not self.is_filled_up:
+                    self._check_that_waiting_helps(metadata.nbytes)
                 obj = await self._wait(metadata)
             except Exception:
                 connection.close()
@@ -211,12 +223,14 @@ class Room:
         return self._place.is_first or self._backend.may_pass(nbytes)
 
     def _check_that_waiting_helps(self, nbytes: int) -> None:
-        held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
         now = self._backend.statistics()
+        if nbytes > (limit := self._backend.chunk_limit()):
+            raise ArenaExhaustedError(nbytes, now.capacity - now.reserved, limit)
+        held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
         # What other members of the crew wait for counts as held: it stays until the attempt has ended. So the last
         # member that asks for more than there can be is refused. Otherwise all of them would wait for one another.
         is_alone = held and now.reserved <= held
-        if is_alone or nbytes > now.capacity - held - self._awaited:
+        if self.is_short or is_alone or nbytes > now.capacity - held - self._awaited:
             raise ArenaExhaustedError(
                 nbytes,
                 now.capacity - now.reserved,
@@ -229,6 +243,7 @@ class Room:
     async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
         self._awaited += metadata.nbytes
         try:
-            return await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
+            timeout = min(_MOMENT, self._allocate_timeout) if self.is_filled_up else self._allocate_timeout
+            return await self._backend.allocate_chunk_async(metadata, timeout=timeout)
         finally:
             self._awaited -= metadata.nbytes

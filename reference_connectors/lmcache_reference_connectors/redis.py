@@ -73,7 +73,12 @@ class RedisReferenceConnector(RemoteConnector):
 
     async def _get_striped(self, name: str) -> MemoryObj | None:
         """Gets what the fast connector stores as a hash of pieces. One command reads all of them at the same moment."""
-        fields = cast("dict[bytes, bytes]", await self._client.hgetall(name))
+        try:
+            fields = cast("dict[bytes, bytes]", await self._client.hgetall(name))
+        except redis.exceptions.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            raise CorruptRecordError("type", "a value of another type, which another program has stored") from error
         if not fields:
             return None
         pieces = [decode_piece(name, fields.get(b"%d" % index, b"")) for index in range(len(fields))]

@@ -73,7 +73,7 @@ def test_the_url_can_be_unset_in_the_environment(monkeypatch: pytest.MonkeyPatch
 
 def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        InvalidConfigError, match="'retrys': no such setting; did you mean 'retries'.; expected one of url, errors"
+        InvalidConfigError, match="'retrys': no such setting; did you mean 'retries'\\?; expected one of url, errors"
     ) as caught:
         ConnectorConfig.load(retrys=CANARY)
     assert caught.value.setting == "retrys"

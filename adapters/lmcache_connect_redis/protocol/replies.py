@@ -19,6 +19,12 @@ from lmcache_connect.errors import (
 )
 from lmcache_connect.known_secrets import clean_foreign
 
+MAX_VALUE_BYTES: Final = 1 << 32
+"""No server holds a longer value. One that says so breaks the protocol."""
+
+MAX_SKIPPED_BYTES: Final = 1 << 20
+"""A value that is not wanted is received up to this length. For a longer one, a new connection costs less."""
+
 _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
     "OOM": (
         StoreFullError,

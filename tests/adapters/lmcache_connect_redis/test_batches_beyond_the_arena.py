@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from lmcache_connect import ArenaExhaustedError, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect.errors import AllocationTimeoutError
 from lmcache_connect.memory import release_all
 
 from .chunks import chunk, holds
@@ -52,15 +53,48 @@ async def fill(connector: ManagedConnector, backend: LocalCPUBackend, count: int
     return keys
 
 
-async def test_a_batch_that_the_arena_cannot_hold_is_refused_at_once(
+async def test_a_batch_that_the_arena_cannot_hold_brings_the_prefix_that_fits_at_once(
     connector: ManagedConnector, backend: LocalCPUBackend
 ) -> None:
     keys = await fill(connector, backend, 12)
     async with asyncio.timeout(TIME_LIMIT):
-        with pytest.raises(ArenaExhaustedError, match="ask for fewer keys at a time"):
-            await connector.batched_get(keys)
-    found = await connector.batched_get(keys[:6])
-    assert all(holds(obj, key) for key, obj in zip(keys, found, strict=False))
+        for calls in range(1, 4):
+            found = await connector.batched_get(keys)
+            assert [holds(obj, key) for obj, key in zip(found, keys, strict=True)] == [True] * 8 + [False] * 4
+            del found
+            assert connector.statistics()["batched_get"].misses == {"no_room": 4 * calls}
+        hits = await connector.batched_get_non_blocking("", keys)
+        assert [holds(obj, key) for obj, key in zip(hits, keys, strict=False)] == [True] * 8
+
+
+async def test_where_others_hold_the_memory_a_batch_brings_the_prefix_that_fits_after_its_wait_for_room(
+    valkey_url: str, backend: LocalCPUBackend
+) -> None:
+    config = ConnectorConfig.load(retries=0, allocate_timeout=0.05)
+    for stripe in (0, 1 << 18):
+        async with ConnectorManager(f"{valkey_url}?stripe={stripe}", None, backend, config) as manager:
+            connector = manager.create_connector()
+            keys = await fill(connector, backend, 7)
+            kept = backend.batched_allocate((MIB,), "uint8", 3)
+            assert kept is not None
+            found = await connector.batched_get(keys)
+            assert [holds(obj, key) for obj, key in zip(found, keys, strict=True)] == [True] * 5 + [False] * 2
+            assert connector.statistics()["batched_get"].misses == {"no_room": 2}
+            kept += backend.batched_allocate((MIB,), "uint8", 5) or []
+            with pytest.raises(AllocationTimeoutError):  # not one chunk: a prefix of none says nothing of the store
+                await connector.batched_get(keys)
+            release_all(list(kept))
+            del found, kept
+
+
+async def test_absent_keys_and_keys_without_room_are_counted_apart(
+    connector: ManagedConnector, backend: LocalCPUBackend
+) -> None:
+    keys = await fill(connector, backend, 12)
+    asked = [keys[0], "absent", *keys[1:]]
+    found = await connector.batched_get(asked)
+    assert [holds(obj, key) for obj, key in zip(found, asked, strict=True)] == [True, False] + [True] * 7 + [False] * 4
+    assert connector.statistics()["batched_get"].misses == {"absent": 1, "no_room": 4}
 
 
 async def test_batches_that_do_not_fit_together_are_served_one_after_the_other(
@@ -113,7 +147,7 @@ async def test_a_get_that_waits_for_room_can_be_cancelled_and_leaves_the_line(
     assert all(holds(obj, key) for key, obj in zip(keys, found, strict=True))
 
 
-async def test_a_batch_beyond_the_arena_is_a_counted_miss_where_errors_are_misses(
+async def test_a_batch_beyond_the_arena_brings_its_prefix_where_errors_are_misses(
     valkey_url: str, backend: LocalCPUBackend
 ) -> None:
     config = ConnectorConfig.load(errors="miss", retries=0, allocate_timeout=30)
@@ -121,8 +155,9 @@ async def test_a_batch_beyond_the_arena_is_a_counted_miss_where_errors_are_misse
         connector = manager.create_connector()
         keys = await fill(connector, backend, 12)
         async with asyncio.timeout(TIME_LIMIT):
-            assert await connector.batched_get(keys) == [None] * 12
-        assert connector.statistics()["batched_get"].misses == {"ArenaExhaustedError": 12}
+            found = await connector.batched_get(keys)
+        assert [holds(obj, key) for obj, key in zip(found, keys, strict=True)] == [True] * 8 + [False] * 4
+        assert connector.statistics()["batched_get"].misses == {"no_room": 4}
 
 
 async def test_ten_thousand_keys_are_put_looked_up_and_got_in_one_call_each(

@@ -24,7 +24,7 @@ from lmcache_connect import (
     StoreError,
     StoreUnavailableError,
 )
-from lmcache_connect.errors import StoreProtocolError, ValueTooLargeError
+from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.testing import FaultyS3Server
 from lmcache_connect.testing.servers.s3_faults import (
     Chunked,
@@ -389,14 +389,14 @@ async def test_a_wrong_length_never_yields_data(
 
 
 @pytest.mark.asyncio
-async def test_a_tebibyte_is_refused_before_anything_is_allocated(
+async def test_a_tebibyte_is_a_counted_miss_before_anything_is_allocated(
     server: FaultyS3Server, connector: ManagedConnector
 ) -> None:
     await put(connector)
     server.plan("GET", Length(str(1 << 40)), times=None)
     before = connector.context.local_cpu_backend.statistics().allocations
-    with pytest.raises(ValueTooLargeError, match=str(1 << 40)):
-        await connector.get("k")
+    assert await connector.get("k") is None
+    assert connector.statistics()["get"].misses == {"corrupt:too_large": 1}
     assert connector.context.local_cpu_backend.statistics().allocations == before
 
 

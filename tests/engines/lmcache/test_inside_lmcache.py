@@ -312,6 +312,31 @@ def test_where_lmcache_has_no_room_a_get_is_a_miss_in_time(start: Start, valkey_
     assert holds(inside.remote.get_blocking(inside.key(1)), 1)
 
 
+@pytest.mark.parametrize("io", ["thread", "loop"])
+def test_a_batch_beyond_lmcaches_memory_brings_the_prefix_that_fits(start: Start, valkey_url: str, io: str) -> None:
+    inside = start(f"{valkey_url}?io={io}", megabytes=2, allocate_timeout=0.05)
+    fits = []
+    while (
+        obj := inside.memory.allocate(torch.Size(SHAPE), torch.bfloat16, eviction=False, busy_loop=False)
+    ) is not None:
+        fits.append(obj)
+    for obj in fits:
+        obj.ref_count_down()
+    asked = len(fits) + 1
+    for number in range(asked):
+        inside.put(number)
+    keys = [inside.key(number) for number in range(asked)]
+    for calls in range(1, 3):
+        found = inside.remote.batched_get_blocking(keys)
+        expected = [True] * len(fits) + [False]
+        assert [holds(obj, number) for number, obj in enumerate(found)] == expected
+        del found
+        connector = inside.remote.connection.getWrappedConnector().connector
+        assert connector.statistics()["batched_get"].misses == {"no_room": calls}
+    hits = inside.run(inside.remote.connection.batched_get_non_blocking("", keys))
+    assert [holds(obj, number) for number, obj in enumerate(hits)] == [True] * len(fits)
+
+
 def test_an_instance_has_settings_of_its_own(start: Start, valkey_url: str) -> None:
     inside = start(f"{valkey_url}?prefix=fast", name="connect.fast")
     inside.put(1)

@@ -95,8 +95,8 @@ class Fetching(FetchPipeline[_Ask]):
         for ask in asks:
             if isinstance(ask, _Piece):
                 self._pieces.append(ask)
-            else:
-                self._slots.append(ask.slot if isinstance(ask, _FirstPiece) else ask)
+            elif (slot := ask.slot if isinstance(ask, _FirstPiece) else ask) < self.arrivals.wanted:
+                self._slots.append(slot)
 
     def take(self, connection: Connection, ask: _Ask, outstanding: int) -> Awaitable[int]:
         if isinstance(ask, _Piece):
@@ -113,7 +113,7 @@ class Fetching(FetchPipeline[_Ask]):
             arrivals.corrupt[slot] = error
             return 0
         except ArenaExhaustedError as error:
-            self._keep_too_large(slot, error)
+            self._end_for_want_of_room(slot, error)
             return 0
         except WrongTypeError:
             self._is_striped = True
@@ -132,7 +132,7 @@ class Fetching(FetchPipeline[_Ask]):
             self.arrivals.corrupt[slot] = error
             return 0
         except ArenaExhaustedError as error:
-            self._keep_too_large(slot, error)
+            self._end_for_want_of_room(slot, error)
             return 0
         except WrongTypeError:
             self._is_striped = False
@@ -183,6 +183,8 @@ class Fetching(FetchPipeline[_Ask]):
 
     def _turn(self, slot: _Slot, is_striped: bool) -> None:
         """Has a slot asked for again, in the way that its value seems to need."""
+        if slot >= self.arrivals.wanted:
+            return
         tries = self._tries[slot] = self._tries.get(slot, 1) + 1
         if tries > _TRIES:
             self.arrivals.corrupt[slot] = CorruptRecordError(
@@ -193,10 +195,9 @@ class Fetching(FetchPipeline[_Ask]):
         self._slots.appendleft(slot)
         self.hire()
 
-    def _keep_too_large(self, slot: _Slot, error: ArenaExhaustedError) -> None:
-        if error.requested <= error.capacity:
-            raise error  # it is the batch that does not fit
-        self.arrivals.too_large[slot] = error
+    def _end_for_want_of_room(self, slot: _Slot, error: ArenaExhaustedError) -> None:
+        if self.arrivals.no_room(slot, error):
+            self._slots = deque(slot for slot in self._slots if slot < self.arrivals.wanted)
 
 
 def _hget(name: str, index: int) -> bytes:

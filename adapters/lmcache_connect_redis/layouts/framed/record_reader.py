@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from lmcache_connect import CorruptRecordError, MemoryObj
 from lmcache_connect.errors import FrameError
@@ -20,14 +19,9 @@ from lmcache_connect.streaming import Room
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
+from ...protocol.replies import MAX_SKIPPED_BYTES, MAX_VALUE_BYTES
 from .likely import LikelyRecords
 from .payload import receive_payload
-
-MAX_VALUE_BYTES: Final = 1 << 32
-"""No server holds a longer value. One that says so breaks the protocol."""
-
-_MAX_SKIPPED_BYTES: Final = 1 << 20
-"""A value that is not wanted is received up to this length. For a longer one, a new connection costs less."""
 
 
 @dataclass(eq=False, slots=True)
@@ -177,7 +171,7 @@ class RecordReader:
             raise
 
     async def _skip(self, connection: Connection, size: int) -> None:
-        if size > _MAX_SKIPPED_BYTES:
+        if size > MAX_SKIPPED_BYTES:
             connection.close()  # what was asked for behind it is asked for again, over another connection
             return
         await connection.stream.discard(size + 2)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect import ArenaExhaustedError, CorruptRecordError, MemoryObj
 from lmcache_connect.streaming import Arrivals, Equipment
 
 from ...fetch_pipeline import FetchPipeline
@@ -72,13 +72,17 @@ class TwoKeyFetching(FetchPipeline[int]):
         return slot, encode_command(b"MGET", *both_keys(self._names[slot])), self._typical
 
     def ask_again(self, asks: Iterable[int]) -> None:
-        self._slots.extend(asks)
+        self._slots.extend(slot for slot in asks if slot < self.arrivals.wanted)
 
     async def take(self, connection: Connection, ask: int, outstanding: int) -> int:
         try:
             obj = await self._records.receive(connection, self.arrivals.room)
         except CorruptRecordError as error:
             self.arrivals.corrupt[ask] = error
+            return 0
+        except ArenaExhaustedError as error:
+            if self.arrivals.no_room(ask, error):
+                self._slots = deque(slot for slot in self._slots if slot < self.arrivals.wanted)
             return 0
         self.arrivals.found[ask] = obj
         if obj is None:

@@ -11,7 +11,7 @@ from lmcache_connect.streaming import Room
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
-from ...protocol.replies import encode_expiry
+from ...protocol.replies import MAX_SKIPPED_BYTES, MAX_VALUE_BYTES, encode_expiry
 from ...protocol.transaction import EXEC, MULTI, read_transaction, replies_of
 
 METADATA_SUFFIX: Final = "metadata"
@@ -76,7 +76,9 @@ class TwoKeyRecords:
         """Receives the chunk of the next reply, which is to MGET of `both_keys`. Returns None if a half is missing.
 
         Raises:
-            CorruptRecordError: the halves do not fit. The stream stands behind them and is usable.
+            CorruptRecordError: the halves do not fit, or are too large. The stream stands behind them, or was closed
+                because they are long.
+            ArenaExhaustedError: see `Room.make`. The connection was closed.
         """
         count = connection.number(await connection.expect(b"*", "an array"))
         if count != 2:
@@ -87,6 +89,9 @@ class TwoKeyRecords:
             # Evicted, expired, or not written yet: another writer's half is left alone.
             await self._finish(connection, size)
             return None
+        if size > self._limit:
+            await self._finish(connection, size)
+            raise CorruptRecordError("too_large", f"a value of {size} bytes; max_value_bytes allows {self._limit}")
         try:
             metadata = decode_remote_metadata(encoded, size)
         except CorruptRecordError:
@@ -109,6 +114,9 @@ class TwoKeyRecords:
         size = await self._receive_size(connection)
         if size is None:
             return None
+        if size > MAX_SKIPPED_BYTES:
+            connection.close()
+            raise CorruptRecordError("metadata", f"a value of {size} bytes, which is another program's")
         shown = min(size, MAX_REMOTE_METADATA_BYTES + 1)  # of one that is too long, enough to see that
         encoded = bytes(await connection.stream.peek(shown))
         await connection.stream.discard(size + 2)
@@ -121,11 +129,15 @@ class TwoKeyRecords:
         size = connection.number(line)
         if size == -1:
             return None
-        if not 0 <= size <= self._limit:
-            raise connection.broken(f"a value of {size} bytes; expected at most {self._limit}")
+        if not 0 <= size <= MAX_VALUE_BYTES:
+            raise connection.broken(f"a value of {size} bytes; expected at most {MAX_VALUE_BYTES}")
         return size
 
     async def _finish(self, connection: Connection, size: int | None) -> None:
+        """Ends a reply whose payload of `size` bytes is not wanted."""
+        if size is not None and size > MAX_SKIPPED_BYTES:
+            connection.close()  # what was asked for behind it is asked for again, over another connection
+            return
         if size is not None:
             await connection.stream.discard(size + 2)
         connection.pending -= 1
