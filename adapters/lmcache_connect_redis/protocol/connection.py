@@ -127,14 +127,6 @@ class Connection:
         digit = 0x30 + expected
         return [flag == digit for flag in data[1::4]]
 
-    async def read_status(self) -> str:
-        """Takes a status reply such as `OK` and returns it. Raises the typed error of an error reply."""
-        line = await self.read_line()
-        if line[:1] != b"+":
-            raise self.unexpected(line, "a status")
-        self.pending -= 1
-        return line[1:].decode("utf-8", "replace")
-
     async def read_ok(self, expected: bytes = b"OK") -> None:
         """Takes a status reply, which must be `expected`. Inside a transaction, QUEUED means that nothing is done yet.
 

@@ -47,7 +47,7 @@ async def test_replies_are_read_wherever_the_network_cuts_them(over: Over, at: i
     await connection.send(encode_command(b"A") + encode_command(b"B") + encode_command(b"C", b"c"), replies=3)
     assert wire.sent == b"*1\r\n$1\r\nA\r\n*1\r\n$1\r\nB\r\n*2\r\n$1\r\nC\r\n$1\r\nc\r\n"
     assert await connection.read_integer() == -42
-    assert await connection.read_status() == "OK"
+    await connection.read_ok()
     assert await connection.read_array(1000, 100) == [b"a", b"b\r\n"]
     connection.pending -= 1  # as who sent the command counts an array
     assert wire.is_done
@@ -165,7 +165,7 @@ async def test_where_a_new_connection_may_do_better_no_old_one_is_used_again(ove
     await one.send(b"...")
     assert other.is_reusable
     with pytest.raises(StoreError):
-        await one.read_status()
+        await one.read_ok()
     assert not one.is_reusable
     assert not other.is_reusable
     for connection in (one, other):

@@ -289,7 +289,7 @@ async def test_setting_up_writes_nothing_and_leaves_no_transaction_open(
     async with connected(valkey_url) as connection:
         assert connection.is_reusable
         await connection.send(encode_command(b"SET", b"k", b"v"))
-        assert await connection.read_status() == "OK"
+        await connection.read_ok()
         with valkey_server.client() as client:
             assert client.keys("*") == [b"k"]
             assert "lmcache-connect" in {found["name"] for found in client.client_list()}
