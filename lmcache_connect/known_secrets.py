@@ -60,6 +60,7 @@ _HolderT = TypeVar("_HolderT")
 # step is one operation on a dict, or the assignment of an immutable value.
 _numbers: Final = count()
 _held: Final[dict[int, tuple[_Secret, ...]]] = {}
+_ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _PUNCTUATION: Final = re.compile(r"[\W_]")
 
 
@@ -92,11 +93,26 @@ def clean(text: str) -> str:
 
 
 def clean_foreign(text: str, *others: str | None, limit: int = FOREIGN_LIMIT) -> str:
-    """What may be shown of a text that a server or other people's code has made: at most `limit` characters.
+    """What may be shown of a text that a server or other people's code has made: one line, cut at `limit` characters.
 
     A known secret becomes `***`. Where one cannot be cut out, since it is short, looks like a word, or stands there in
-    part, a note stands in place of the whole text. `others` are treated as short secrets.
+    part, a note stands in place of the whole text. `others` are treated as short secrets. Line breaks and other control
+    characters are escaped.
     """
+    return in_one_line(_without_secrets(text, others, limit))
+
+
+def in_one_line(text: str) -> str:
+    """The text with line breaks and other control characters escaped, as in `\\n`."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def tells_secret(text: str) -> bool:
+    """Whether a foreign text holds a known secret, or a piece of one."""
+    return _without_secrets(text, (), len(text)) != text
+
+
+def _without_secrets(text: str, others: Iterable[str | None], limit: int) -> str:
     known = _searched()
     if len(known) > _MOST:
         return LEFT_OUT
@@ -110,14 +126,13 @@ def clean_foreign(text: str, *others: str | None, limit: int = FOREIGN_LIMIT) ->
     return hidden if len(hidden) <= limit else f"{hidden[:limit]}..."
 
 
-def tells_secret(text: str) -> bool:
-    """Whether a foreign text holds a known secret, or a piece of one."""
-    return clean_foreign(text, limit=len(text)) != text
-
-
 def known_count() -> int:
     """How many secrets are looked for now."""
     return len(_searched())
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _is_strong(value: str) -> bool:
@@ -140,7 +155,8 @@ class _Secret:
 
     @cached_property
     def folded(self) -> tuple[str, ...]:
-        return tuple({form.casefold() for form in self.written})
+        encoded = self.encoded if len(self.value) >= _LEAST else ()
+        return tuple({form.casefold() for form in (*self.written, *encoded)})
 
     @cached_property
     def encoded(self) -> tuple[str, ...]:
@@ -155,9 +171,9 @@ class _Secret:
                 yield from (_run(text, at, at + len(form)) for at in _places(form, text))
 
     def is_told_by(self, folded: str, pieces: set[str]) -> bool:
-        """Returns whether a text in small letters holds it, if it is weak, or a piece of it."""
-        if not self.is_strong:
-            return any(form in folded for form in self.folded)
+        """Returns whether a text in small letters holds a piece of it, or all of it if it is weak."""
+        if not self.is_strong and any(form in folded for form in self.folded):
+            return True
         value = self.value.casefold()
         return any(value[at : at + _PIECE] in pieces for at in range(len(value) - _PIECE + 1))
 
@@ -169,7 +185,9 @@ def _searched() -> list[_Secret]:
 
 def _hidden(text: str, secrets: Iterable[_Secret]) -> str:
     """Returns the text with the secrets in it replaced. Where they overlap, all of them are."""
-    spans = sorted(span for secret in secrets for span in secret.spans(text))
+    text_of_urls = _ESCAPE.sub(lambda found: found.group().upper(), text)
+    texts = (text,) if text == text_of_urls else (text, text_of_urls)
+    spans = sorted(span for secret in secrets for form in texts for span in secret.spans(form))
     if not spans:
         return text
     shown: list[str] = []
@@ -190,7 +208,7 @@ def _written(value: str) -> Iterator[str]:
     data = _bytes(value)
     once = {value, " ".join(value.split()), html.escape(value), html.escape(value, quote=False), data.hex()}
     once |= {quote(data, safe=""), quote(data), quote_plus(data), quote(data, safe="!$'()*+,;:=@/")}
-    yield from once | {_lower_escapes(form) for form in once}
+    yield from once
     escaped = {form for text in (value, quote(data, safe="")) for form in _escaped(text)}
     yield from escaped
     for form in escaped:
@@ -202,10 +220,6 @@ def _escaped(text: str) -> Iterable[str]:
     inside = [form[1:-1] for form in quoted]
     # repr escapes a quote only where both kinds stand in the text, which may be longer than the secret.
     return (*inside, *(form.replace("'", "\\'") for form in inside), text.replace('"', '\\"'))
-
-
-def _lower_escapes(text: str) -> str:
-    return re.sub(r"%[0-9A-F]{2}", lambda found: found.group().lower(), text)
 
 
 def _in_base64(value: str) -> Iterator[str]:

@@ -63,7 +63,7 @@ def redact_url(url: str) -> str:
     authority, path, query, fragment = match.groups()
     credentials, at, hosts = authority.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    if url.count("@") > len(at) or _USER.fullmatch(user) is None:
+    if url.count("@") > len(at) or _USER.fullmatch(user) is None or holds_secret_option(user):
         return head + HIDDEN  # a raw '@', '/', '?' or '#' in a password: nothing says where that ends
     shown = f"{head}{user}{colon and f':{HIDDEN}'}{at}"
     good, is_whole = _good_hosts(hosts)
@@ -78,6 +78,12 @@ def redact_url(url: str) -> str:
     if is_whole and fragment is not None:
         shown += f"#{HIDDEN}"
     return shown
+
+
+def holds_secret_option(user: str) -> bool:
+    """Whether a user's name is a host with an option behind `,`, `;` or `&`, whose value holds a raw '@'."""
+    names = re.findall(r"[&,;]([^=&,;]*)=", user)
+    return any(_SECRET_NAME.search(unquote(name)) for name in names)
 
 
 def wrong_in_path(path: str) -> int | None:

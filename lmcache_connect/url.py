@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 from .errors import InvalidOptionError, InvalidURLError, UnknownOptionError
 from .known_secrets import HIDDEN, clean, know, know_login
-from .redaction import HOST_PATTERN, redact_url, redacted_option, secrets_of_setting, wrong_in_path
+from .redaction import HOST_PATTERN, holds_secret_option, redact_url, redacted_option, secrets_of_setting, wrong_in_path
 
 MAX_URL_LENGTH: Final = 16_384
 _HOSTS_LIMIT: Final = 256
@@ -120,6 +120,8 @@ class RemoteURL(BaseModel):
         if (wrong := wrong_in_path(path)) is not None and path[wrong] in ",;":
             raise InvalidURLError(hidden, "an option stands in the path", "'?' before the first option")
         user, colon, password = credentials.partition(":")
+        if holds_secret_option(user):
+            raise InvalidURLError(hidden, "an option stands behind the host", "'?' before the first option")
         return cls(
             scheme=scheme,
             hosts=_hosts(hidden, hosts),

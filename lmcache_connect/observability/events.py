@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from ..known_secrets import clean
+from ..known_secrets import clean, in_one_line
 
 logger: Final = logging.getLogger("lmcache_connect")
 
@@ -31,8 +31,4 @@ def _shown(fact: Any) -> Any:
     text = clean(str(fact))
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}... ({len(text)} characters)"
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    return in_one_line(text)

@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from lmcache_connect import ConnectorManager, InvalidURLError, RemoteURL, errors
@@ -16,6 +16,8 @@ from lmcache_connect import url as module_under_test
 from lmcache_connect.errors import UnknownSchemeError
 from lmcache_connect.redaction import redact
 from lmcache_connect.url import URLOptions
+
+from .inputs import inputs
 
 CANARY: Final = "hunter2canary"
 
@@ -52,9 +54,25 @@ WITH_AUTHORITY: Final = (
     "redis://user:{}@host/\n",
     "redis://user:{}@ho\x00st",
     "redis://user:{}@host://other",
+    "redis://user:{}@host,password=x",
+    "redis://user:{}@host&db=1",
+    "redis://user:{}@ho=st",
     "user:{}@host://x",
     "redis://user:{}@" + "x" * 20_000,
 )
+WITHOUT_QUESTION_MARK: Final = (
+    "redis://h:6379,password={},ssl=True",
+    "redis://h,password={}",
+    "redis://h&password={}",
+    "redis://h:6379&db=1&secret={}",
+    "redis://h;password={}",
+    "redis://h/0,password={}",
+    "s3://b/p&secret_key={}",
+    "s3://b/p&region=x&session_token={}",
+    "s3://b/p;session_token={}",
+    "s3://b/p&{}",
+)
+"""A `?` is missing before the first option."""
 WITHOUT_HOST: Final = ("redis://user:{}", "redis://:{}", "redis://host:6379,user:{}", "redis://user:{}/0?db=1")
 IN_QUERY: Final = (
     "redis://host/0?password={}",
@@ -69,8 +87,17 @@ IN_QUERY: Final = (
     "redis://user@host@other?password={}",
     "password={}",
     "?password={}",
+    "redis://h?a=1,password={}",
+    "redis://h?sig={}",
+    "redis://h?x.sas={}",
+    "redis://h?jwt={}",
+    "redis://h?cookie={}",
+    "redis://h?sessionid={}",
+    "redis://h?source=redis%3A%2F%2Fu%3A{}%40other%2F0",
+    "redis://h?source=redis%253A%252F%252Fu%253A{}%2540other",
+    "redis://h?source=http%3A%2F%2Fh%3Ftoken%3D{}",
 )
-TEMPLATES: Final = WITH_AUTHORITY + WITHOUT_HOST + IN_QUERY
+TEMPLATES: Final = WITH_AUTHORITY + WITHOUT_HOST + IN_QUERY + WITHOUT_QUESTION_MARK
 
 # A password that stands in our own messages anyway is not hidden in them.
 OWN_WORDS: Final = inspect.getsource(module_under_test) + inspect.getsource(errors)
@@ -170,7 +197,7 @@ def is_seen(secret: str, text: str) -> bool:
 @example("redis://user:{}@host", "a?hunter2&b")
 @example("redis://user:{}", "hunter2/and/more")
 @example("user:{}@host://x", "hunter2://hunter2")
-@settings(max_examples=600, deadline=None)
+@inputs(600)
 def test_no_raw_password_is_seen_in_any_url(template: str, password: str) -> None:
     assume(password not in template.replace("{}", "\0"))
     assume(password not in OWN_WORDS)
@@ -183,7 +210,7 @@ def test_no_raw_password_is_seen_in_any_url(template: str, password: str) -> Non
 
 
 @given(st.sampled_from(TEMPLATES), passwords)
-@settings(max_examples=400, deadline=None)
+@inputs(400)
 def test_no_percent_encoded_password_is_seen_in_any_url(template: str, password: str) -> None:
     encoded = quote(password, safe="")
     assume(password not in template.replace("{}", "\0"))
@@ -198,7 +225,7 @@ def test_no_percent_encoded_password_is_seen_in_any_url(template: str, password:
 
 
 @given(passwords, passwords)
-@settings(max_examples=200, deadline=None)
+@inputs(200)
 def test_a_percent_encoded_user_and_password_come_back_as_they_were(user: str, password: str) -> None:
     url = RemoteURL.parse(f"redis://{quote(user, safe='')}:{quote(password, safe='')}@host")
     assert url.username == user
@@ -207,7 +234,7 @@ def test_a_percent_encoded_user_and_password_come_back_as_they_were(user: str, p
 
 
 @given(st.text(max_size=80) | st.text("redis:/@?#&=;,[]% ***", max_size=40))
-@settings(max_examples=500, deadline=None)
+@inputs(500)
 def test_redact_and_parse_are_total(text: str) -> None:
     assert isinstance(redact(text), str)
     assert redact(redact(text)) == redact(redact(redact(text)))

@@ -244,7 +244,7 @@ class Connection:
 
     def shown(self, line: bytes) -> str:
         """Returns what an error may show of a reply."""
-        return repr(self.veil(line.decode("utf-8", "backslashreplace"))[:_SHOWN_BYTES])
+        return f"'{self.veil(line.decode('utf-8', 'backslashreplace'))[:_SHOWN_BYTES]}'"
 
     def broken(self, reason: str) -> StoreProtocolError:
         """Closes the stream, because what follows on it cannot be understood. Returns the error to raise."""
