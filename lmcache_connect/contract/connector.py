@@ -15,6 +15,7 @@ from ..errors import (
     UnsupportedOperationError,
 )
 from ..keys import Key, check_batch, key_string
+from ..known_secrets import clean_foreign
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj
 from ..observability import event
@@ -306,7 +307,8 @@ class RemoteConnector(ABC):
         failure = type(error).__name__
         if failure not in self._told_failures:
             self._told_failures |= {failure}
-            event(logging.WARNING, "bad_item", connector=type(self).__name__, failure=failure, error=str(error))
+            words = clean_foreign(str(error))
+            event(logging.WARNING, "bad_item", connector=type(self).__name__, failure=failure, error=words)
 
     def _bound(self, operation: str) -> LoopOwner:
         if self._bound_to is None:
