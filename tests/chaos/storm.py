@@ -228,4 +228,5 @@ async def _process(module: str, log: Path) -> AsyncIterator[asyncio.subprocess.P
 
 def _environment() -> dict[str, Any]:
     """This process's, with all that it imports from. So it needs no installation, and no layout of folders."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *(path for path in sys.path if path)])}
