@@ -23,7 +23,9 @@ def make_server(kind: str, binary: str | None, maxmemory: int | None = None) -> 
     """
     base: type[ValkeyServer] | type[RedisServer] = ValkeyServer if kind == "valkey" else RedisServer
     if binary is not None:
-        path = str(Path(binary).resolve(strict=True))
+        path = str(Path(binary).absolute())  # a link stays one: redis-server is also redis-check-rdb, by its name
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no server at {path}")
 
         class Given(base):  # type: ignore[misc, valid-type]
             @classmethod
