@@ -12,10 +12,12 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from lmcache_connect import (
+    ArenaExhaustedError,
     ChunkMetadata,
     ConnectorAdapter,
     ConnectorContext,
     ConnectorOptions,
+    CorruptRecordError,
     InvalidURLError,
     Key,
     MemoryObj,
@@ -23,7 +25,7 @@ from lmcache_connect import (
     RemoteURL,
     key_string,
 )
-from lmcache_connect.contract import Flags, Slots
+from lmcache_connect.contract import BatchSlots, Flags, Slots
 from lmcache_connect.errors import InvalidArgumentError, ValueTooLargeError
 from lmcache_connect.memory import release_all
 
@@ -111,20 +113,29 @@ class MockConnector(RemoteConnector):
         Raises:
             ArenaExhaustedError: the arena had no room within `allocate_timeout`.
         """
-        return (await self.batched_get([key]))[0]
+        await self._answer()
+        stored = self._use(key_string(key))
+        return None if stored is None else await self._receive(stored)
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """`get` for every key, in one call of the store."""
-        found: Slots = []
+        slots = BatchSlots(len(keys))
         await self._answer()
         try:
-            for key in keys:
-                stored = self._use(key_string(key))
-                found.append(None if stored is None else await self._receive(stored))
+            for slot, key in enumerate(keys):
+                if (stored := self._use(key_string(key))) is None:
+                    continue
+                try:
+                    slots.found[slot] = await self._receive(stored)
+                except ArenaExhaustedError as error:
+                    if slots.no_room(slot, error):
+                        break
+                    await self.discard_corrupt(key, CorruptRecordError("too_large", str(error)))
+            slots.count_unwanted()
         except BaseException:
-            release_all(found)
+            release_all(slots.found)
             raise
-        return found
+        return slots.found
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Keeps a copy.

@@ -188,6 +188,17 @@ async def test_a_key_that_holds_another_type_is_a_miss_in_its_own_slot(
         assert raw.dbsize() == (14 if layout else 7)
 
 
+async def test_the_mock_store_brings_the_prefix_that_fits() -> None:
+    with LocalCPUBackend(4 * MIB) as backend:
+        async with ConnectorManager("mock://1", None, backend, CONFIG) as manager:
+            connector = manager.create_connector()
+            for key in "abcde":
+                with chunk(backend, key, MIB) as obj:
+                    await connector.put(key, obj)
+            assert await got(connector, "abcde") == "abcd-"
+            assert connector.statistics()["batched_get"].misses == {"no_room": 1}
+
+
 @pytest.mark.parametrize("name", ["Keeper", "BatchKeeper"])
 async def test_keys_for_which_a_foreign_connector_raises_are_misses_unless_all_are(
     name: str, caplog: pytest.LogCaptureFixture
