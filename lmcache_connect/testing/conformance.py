@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import ClassVar
 
 from ..config import ConnectorConfig
@@ -30,13 +30,20 @@ from ..managed import ManagedConnector
 from ..manager import ConnectorManager
 from ..memory import LocalCPUBackend
 from ..metadata import CacheMetadata
+from .breakable_store import BreakableStore
 from .rules.batch import BatchRules
 from .rules.cancellation import CancellationRules
 from .rules.chunk import ChunkRules
 from .rules.concurrency import ConcurrencyRules
+from .rules.damage import DamageRules
+from .rules.failure import FailureRules
 from .rules.lifetime import LifetimeRules
 from .rules.loops import LoopRules
+from .rules.opening import OpeningRules
+from .rules.size import SizeRules
 from .rules.store import StoreRules
+from .rules.wire import WireRules
+from .servers.fault_proxy import FaultProxy
 from .subject import Capabilities, Subject, check_arena_balance, within
 
 try:
@@ -47,7 +54,18 @@ except ImportError as missing:
 
 
 class ConnectorConformance(
-    ChunkRules, BatchRules, StoreRules, ConcurrencyRules, CancellationRules, LoopRules, LifetimeRules
+    ChunkRules,
+    SizeRules,
+    BatchRules,
+    StoreRules,
+    DamageRules,
+    ConcurrencyRules,
+    CancellationRules,
+    FailureRules,
+    WireRules,
+    LoopRules,
+    OpeningRules,
+    LifetimeRules,
 ):
     """Subclass it under a name that pytest collects, and set the attributes that say what is tested.
 
@@ -70,8 +88,15 @@ class ConnectorConformance(
     metadata: CacheMetadata | None = None
     """The model's cache geometry, for a connector that needs it. The chunks of the tests have other shapes too."""
 
-    arena_bytes: ClassVar[int] = 64 << 20
-    """The size of each test's arena."""
+    store_address: str = ""
+    """`host:port` of the store, as it stands in the URL, where the store is a server that is reached over TCP.
+
+    Rules for a store that fails then reach it through a fault proxy; see `through`. A store that is no server, or a
+    suite that knows a better way, overrides `break_store` and `mend_store`. Without either, these rules are skipped.
+    """
+
+    arena_bytes: ClassVar[int] = 128 << 20
+    """The size of each test's arena. Only the part that a test touches takes real memory."""
 
     limit: float = 30.0
     """Seconds that one rule may take."""
@@ -82,6 +107,9 @@ class ConnectorConformance(
     closes_within: float = 1.5
     """Seconds that closing the connector may take."""
 
+    fails_within: float = 2.0
+    """Seconds within which a call must fail whose store refuses every connection."""
+
     # ------------------------------------------------------------------------------------- for authors to override
 
     async def make_connector(self, manager: ConnectorManager) -> ManagedConnector:
@@ -90,7 +118,7 @@ class ConnectorConformance(
 
     def config(self) -> ConnectorConfig:
         """The manager's settings. Operations and `close` should end within seconds, so that the suite is fast."""
-        return ConnectorConfig(operation_timeout=5.0, allocate_timeout=2.0, close_grace=2.0)
+        return ConnectorConfig(operation_timeout=5.0, allocate_timeout=2.0, close_grace=2.0, breaker_reset=0.1)
 
     async def read_raw(self, key: str) -> bytes | None:
         """The whole record that the store holds under `key`, or None. Reads it without the connector.
@@ -106,6 +134,26 @@ class ConnectorConformance(
     def ttl_url(self, seconds: float) -> str:
         """A URL of the same store on which chunks expire after `seconds`. Needed for the capability `ttl`."""
         return f"{self.url}{'&' if '?' in self.url else '?'}ttl={seconds}"
+
+    async def break_store(self) -> None:
+        """Lets the store refuse everything, also what is under way, until `mend_store`.
+
+        Override both where the store is no server with a `store_address`: make a folder unreadable, close a database,
+        or let the test's stand-in for the store raise what its driver raises.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no break_store()")
+
+    async def mend_store(self) -> None:
+        """Lets the store work again, with all that it held."""
+        raise NotImplementedError(f"{type(self).__name__} has break_store() and no mend_store()")
+
+    def through(self, address: str) -> str:
+        """The URL of the same store where `address`, a `host:port`, stands for `store_address`."""
+        assert self.store_address in self.url, (
+            f"store_address is {self.store_address!r}, which does not stand in the URL; set it to the URL's "
+            "host:port, or override through()"
+        )
+        return self.url.replace(self.store_address, address, 1)
 
     # -------------------------------------------------------------------------------------------------- fixtures
 
@@ -146,6 +194,7 @@ class ConnectorConformance(
                 write_raw=self.write_raw,
                 another=lambda: self.make_connector(manager),
                 ttl_url=self.ttl_url,
+                breakable=lambda by_proxy: self._breakable(manager, by_proxy),
             )
             try:
                 yield subject
@@ -160,6 +209,35 @@ class ConnectorConformance(
         if not subject.has_failed:
             await _check_tasks(before, self.ends_within / 10)
             check_arena_balance(backend)
+
+    @asynccontextmanager
+    async def _breakable(self, manager: ConnectorManager, by_proxy: bool) -> AsyncIterator[BreakableStore]:
+        by_hand = type(self).break_store is not ConnectorConformance.break_store
+        if not self.store_address and (by_proxy or not by_hand):
+            pytest.skip(
+                "the suite cannot break its store: set store_address"
+                + (", the host:port of a server" if by_proxy else ", or override break_store() and mend_store()")
+            )
+        async with AsyncExitStack() as stack:
+            proxy = None
+            url = direct = self.url
+            if self.store_address and (by_proxy or not by_hand):
+                host, _, port = self.store_address.rpartition(":")
+                proxy = await asyncio.to_thread(FaultProxy(host.strip("[]"), int(port)).__enter__)
+                stack.push_async_callback(asyncio.to_thread, proxy.stop)
+                url = self.through(f"{proxy.host}:{proxy.port}")
+
+            async def make() -> ManagedConnector:
+                self.url = url
+                try:
+                    return await self.make_connector(manager)
+                finally:
+                    self.url = direct
+
+            store = BreakableStore(await make(), proxy, self.break_store, self.mend_store, make)
+            stack.push_async_callback(store.mend)
+            yield store
+            await within(self.limit, store.connector.close(), "close() of a connector whose store had failed")
 
     async def _close(self, subject: Subject) -> None:
         if not subject.has_failed:

@@ -7,6 +7,7 @@ import gc
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, Final, Protocol, TypeVar
@@ -17,7 +18,8 @@ from ..keys import MAX_KEY_BYTES, Key, key_string
 from ..managed import ManagedConnector
 from ..manager import ConnectorManager
 from ..memory import LocalCPUBackend, MemoryObj
-from ..metadata import MemoryFormat
+from ..metadata import MAX_DIMS, MAX_GROUPS, MemoryFormat
+from .breakable_store import BreakableStore
 
 T = TypeVar("T")
 KeyT = TypeVar("KeyT", bound=Key)
@@ -26,7 +28,12 @@ SuiteT = TypeVar("SuiteT", bound="Limited")
 CANCEL_GRACE: Final = 1.0
 """Seconds that a call which took too long has to end after it was cancelled."""
 
+LARGEST: Final = 64 << 20
+"""The bytes of the largest chunk that the suite stores."""
+
 _PIECE: Final = 1 << 20
+_CACHED: Final = 2 << 20
+"""Larger payloads are kept one at a time: each takes long to make, and much memory to keep."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class Capabilities:
         shared: chunks outlive their connector, and every connector for the same URL sees them.
         key_bytes: the longest key that the store takes, in UTF-8 bytes.
         dtypes: the names of the dtypes that the store can hold.
+        max_chunk_bytes: the largest chunk that the store takes.
+        dimensions: the most dimensions of a tensor group that the store can hold.
+        groups: the most tensor groups of a chunk that the store can hold.
+        stale_for: seconds for which a connector may not see what another one has put or removed. 0: it sees it at once.
     """
 
     remove: bool = False
@@ -54,6 +65,10 @@ class Capabilities:
     shared: bool = False
     key_bytes: int = MAX_KEY_BYTES
     dtypes: tuple[str, ...] = known_dtypes()
+    max_chunk_bytes: int = LARGEST
+    dimensions: int = MAX_DIMS
+    groups: int = MAX_GROUPS
+    stale_for: float = 0.0
 
 
 class Subject:
@@ -63,6 +78,8 @@ class Subject:
         read_raw, write_raw: read and replace the record that the store holds under a key.
         another: makes one more connector for the same store, which the manager closes.
         ttl_url: a URL of the same store on which chunks expire after so many seconds.
+        breakable: a context manager that gives the store and a connector to it, which a rule may break. Skips the test
+            where the suite cannot break its store. True as its argument: only by a fault proxy.
         has_failed: whether a rule failed. What it left behind is not checked then.
     """
 
@@ -77,6 +94,7 @@ class Subject:
         write_raw: Callable[[str, bytes], Awaitable[None]],
         another: Callable[[], Awaitable[ManagedConnector]],
         ttl_url: Callable[[float], str],
+        breakable: Callable[[bool], AbstractAsyncContextManager[BreakableStore]],
     ) -> None:
         self.manager = manager
         self.connector = connector
@@ -86,6 +104,7 @@ class Subject:
         self.write_raw = write_raw
         self.another = another
         self.ttl_url = ttl_url
+        self.breakable = breakable
         self.has_failed = False
         # No two tests share a key, so a store may be shared and need not be empty.
         self.namespace = f"conformance-{uuid.uuid4().hex[:12]}"
@@ -146,6 +165,15 @@ class Subject:
         for _ in range(but):
             held.pop(0).ref_count_down()
         return held
+
+    def check_nothing_is_held(self, what: str, but: int = 0) -> None:
+        """Fails where chunks are alive in the arena, `but` for those of the rule itself."""
+        now = self.backend.statistics()
+        held = now.live_objects + now.leaked_objects - but  # those that were collected without a release, too
+        assert held == 0, (
+            f"{what} left {held} chunks that nobody received; release what was allocated, in an `except "
+            "BaseException`, wherever get() awaits something after it has allocated"
+        )
 
     async def clean(self) -> None:
         """Removes every key that the test used, where the connector can remove. Ignores errors of the connector."""
@@ -230,12 +258,20 @@ def _outcome_is_known(task: asyncio.Task[Any]) -> None:
 
 def payload(key: Key, nbytes: int, version: int = 0) -> bytes:
     """Bytes for one key, version and size. A mixture of two such payloads equals neither."""
-    return _random_bytes(f"{key_string(key)}/{version}/{nbytes}", nbytes)
+    made = _small_payload if nbytes <= _CACHED else _large_payload
+    return made(f"{key_string(key)}/{version}/{nbytes}", nbytes)
 
 
 @lru_cache(maxsize=8)  # what was just put is usually what is compared next
-def _random_bytes(seed: str, nbytes: int) -> bytes:
+def _small_payload(seed: str, nbytes: int) -> bytes:
     return random.Random(seed).randbytes(nbytes)
+
+
+@lru_cache(maxsize=1)
+def _large_payload(seed: str, nbytes: int) -> bytes:
+    # In pieces, because one large integer takes twice as long.
+    source = random.Random(seed)
+    return b"".join(source.randbytes(min(_PIECE, nbytes - start)) for start in range(0, nbytes, _PIECE))
 
 
 def check_payload(obj: MemoryObj | None, key: Key, nbytes: int, *, version: int = 0) -> None:

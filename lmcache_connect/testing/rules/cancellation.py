@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from ...errors import ArenaExhaustedError
 from ...memory import MemoryObj
-from ..subject import Subject, check_payload, outcome, payload, rule, yield_to_loop
+from ..subject import Subject, check_payload, outcome, payload, release, rule, yield_to_loop
 
 _HALF: Final = 1 << 19
 _EIGHTH: Final = 1 << 17
 _VERSIONS: Final = 4
+_TURNS: Final = 24
 
 
 class CancellationRules:
@@ -34,11 +36,40 @@ class CancellationRules:
             assert result is not None, "a get() that was cancelled answered that its key is not stored"
             if isinstance(result, MemoryObj):
                 check_payload(result, key, _HALF)
-            live = subject.backend.statistics().live_objects
-            assert live == 0, f"a cancelled get() left {live} chunks that nobody received"
+            subject.check_nothing_is_held("a cancelled get()")
             await subject.expect(other, 1000)
 
-        await _cancel_everywhere(lambda: subject.connector.get(key), check, "a cancelled get()", self.ends_within)
+        def has_room() -> int:
+            return subject.backend.statistics().live_objects
+
+        await _cancel_everywhere(
+            lambda: subject.connector.get(key), check, "a cancelled get()", self.ends_within, has_begun=has_room
+        )
+        await subject.expect(key, _HALF)
+
+    @rule
+    async def test_a_get_that_is_cancelled_as_it_gets_room_leaves_nothing_behind(self, subject: Subject) -> None:
+        """Memory that was granted in the moment of the cancellation belongs to somebody all the same."""
+        key = subject.key()
+        await subject.put(key, _HALF)
+        for turns in range(-1, 8):
+            held = subject.take_all_room()
+            getting = asyncio.create_task(subject.connector.get(key))
+            for _ in range(50):
+                if getting.done() or subject.backend.statistics().waiters:
+                    break
+                await asyncio.sleep(0.001)  # nothing tells when somebody begins to wait
+            if turns < 0:
+                getting.cancel()
+            release(held)
+            await yield_to_loop(turns)
+            getting.cancel()
+            result = await outcome(getting, self.ends_within, "a get() that was cancelled while it waited for room")
+            if isinstance(result, MemoryObj):
+                check_payload(result, key, _HALF)
+            elif not isinstance(result, asyncio.CancelledError | ArenaExhaustedError):
+                raise AssertionError(f"a get() that was cancelled while it waited for room ended with {result!r}")
+            subject.check_nothing_is_held("a get() that was cancelled as it got room")
         await subject.expect(key, _HALF)
 
     @rule
@@ -79,8 +110,7 @@ class CancellationRules:
             if isinstance(result, list):
                 for obj, key in zip(result, keys, strict=True):
                     check_payload(obj, key, _EIGHTH)
-            live = subject.backend.statistics().live_objects
-            assert live == 0, f"a cancelled batched_get() left {live} chunks that nobody received"
+            subject.check_nothing_is_held("a cancelled batched_get()")
 
         await _cancel_everywhere(
             lambda: subject.connector.batched_get(keys), check, "a cancelled batched_get()", self.ends_within
@@ -94,19 +124,28 @@ async def _cancel_everywhere(
     check: Callable[[Any], Awaitable[None]],
     what: str,
     ends_within: float,
+    *,
+    has_begun: Callable[[], object] | None = None,
 ) -> None:
-    """Cancels the call at many points: after 0 to 15 iterations of the loop, and at 14 moments of its duration."""
+    """Cancels the call at many points of the loop's turns and of time.
+
+    After 0 to 23 turns of the loop, and at 14 moments of its duration. With `has_begun`, which tells whether memory has
+    been allocated, at as many points again, counted from that moment.
+    """
     started = time.perf_counter()
     await check(await start())
     duration = time.perf_counter() - started
-    waits = [partial(yield_to_loop, turns) for turns in range(16)]
+    waits = [partial(yield_to_loop, turns) for turns in range(_TURNS)]
     waits += [partial(asyncio.sleep, duration * part / 12) for part in range(1, 15)]
     random.Random(0).shuffle(waits)  # so that a fault does not always meet a connection of the same history
-    for wait in waits:
-        task = asyncio.create_task(start())
-        await wait()
-        task.cancel()
-        result = await outcome(task, ends_within, what)
-        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-            raise result
-        await check(result)
+    for begun in (None,) if has_begun is None else (None, has_begun):
+        for wait in waits:
+            task = asyncio.create_task(start())
+            while begun is not None and not task.done() and not begun():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+            await wait()
+            task.cancel()
+            result = await outcome(task, ends_within, what)
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+            await check(result)

@@ -21,7 +21,7 @@ class ChunkRules:
     async def test_get_gives_the_bytes_shapes_dtypes_and_format_that_put_stored(self, subject: Subject) -> None:
         """`get` returns exactly what `put` stored, as often as it is called."""
         key = subject.key()
-        await _round_trip(subject, key, ChunkMetadata.of((2, 3, 16, 8), "bfloat16", MemoryFormat.KV_2LTD))
+        await round_trip(subject, key, ChunkMetadata.of((2, 3, 16, 8), "bfloat16", MemoryFormat.KV_2LTD))
         await subject.put(key)
         await subject.expect(key)
         await subject.expect(key)  # reading takes nothing away
@@ -100,28 +100,28 @@ class ChunkRules:
     async def test_every_dtype_round_trips_by_name(self, subject: Subject) -> None:
         """Bytes that are read as another dtype of the same size are wrong numbers that raise no error."""
         for name in subject.capabilities.dtypes:
-            await _round_trip(subject, subject.key(name), ChunkMetadata.of((2, 1, 4, 8), name))
+            await round_trip(subject, subject.key(name), ChunkMetadata.of((2, 1, 4, 8), name))
 
     @rule
     async def test_every_memory_format_round_trips(self, subject: Subject) -> None:
         """The format says which dimension is the tokens."""
         for fmt in MemoryFormat:
-            await _round_trip(subject, subject.key(fmt.name), ChunkMetadata.of((1, 2, 4, 8), "half", fmt))
+            await round_trip(subject, subject.key(fmt.name), ChunkMetadata.of((1, 2, 4, 8), "half", fmt))
 
     @rule
     async def test_several_tensor_groups_round_trip(self, subject: Subject) -> None:
         """A model with several kinds of layers has one shape and one dtype per kind in each chunk."""
         shapes = [(2, 3, 16, 8), (2, 1, 16, 32), (1, 1, 16, 5)]
         dtypes = ["bfloat16", "fp8_e4m3fn", "float"]
-        await _round_trip(subject, subject.key(), ChunkMetadata.of(shapes, dtypes, MemoryFormat.KV_2LTD))
-        await _round_trip(subject, subject.key(), ChunkMetadata.of(shapes[:1] * 8, "half", MemoryFormat.KV_2LTD))
+        await round_trip(subject, subject.key(), ChunkMetadata.of(shapes, dtypes, MemoryFormat.KV_2LTD))
+        await round_trip(subject, subject.key(), ChunkMetadata.of(shapes[:1] * 8, "half", MemoryFormat.KV_2LTD))
 
     @rule
     async def test_a_partial_chunk_round_trips(self, subject: Subject) -> None:
         """The last chunk of a prompt usually has fewer tokens than the others, and must keep its size."""
         full = ChunkMetadata.of((2, 3, 256, 8), "bfloat16", MemoryFormat.KV_2LTD)
         for tokens in (255, 7, 1):
-            await _round_trip(subject, subject.key(str(tokens)), full.with_tokens(tokens))
+            await round_trip(subject, subject.key(str(tokens)), full.with_tokens(tokens))
 
     @rule
     async def test_a_chunk_of_any_size_round_trips(self, subject: Subject) -> None:
@@ -217,7 +217,8 @@ def _engine_keys(subject: Subject) -> list[CacheEngineKey]:
     return [subject.own(key) for key in keys]
 
 
-async def _round_trip(subject: Subject, key: Any, metadata: ChunkMetadata) -> None:
+async def round_trip(subject: Subject, key: Any, metadata: ChunkMetadata) -> None:
+    """Fails unless a chunk of this description comes back as it was put."""
     shapes, dtypes = list(metadata.shapes), list(metadata.dtypes)
     with subject.chunk(key, shapes=shapes, dtypes=dtypes, fmt=metadata.fmt) as given:
         await subject.connector.put(key, given)

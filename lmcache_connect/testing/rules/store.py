@@ -1,18 +1,17 @@
-"""Rules for the store as a whole, one per capability: removing, listing, expiring, sharing, and damaged records."""
+"""Rules for the store as a whole, one per capability: removing, listing, expiring and sharing."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ...errors import CorruptRecordError, UnsupportedOperationError
-from ..subject import Subject, check_payload, release, rule
+from ...managed import ManagedConnector
+from ..subject import Subject, check_payload, payload, release, rule
 
 _NBYTES: Final = 4096
 _TTL: Final = 0.15
-_RACES: Final = 8  # fewer than suspend removals
 
 
 class StoreRules:
@@ -94,6 +93,13 @@ class StoreRules:
             assert time.monotonic() - started < _TTL + self.ends_within, f"a chunk outlives its {_TTL} s"
             await asyncio.sleep(0.01)  # the store gives no sign when it forgets
         assert await connector.get(key) is None, "an expired chunk can still be read"
+        if subject.capabilities.list:
+            assert key not in await connector.list(), (
+                "list() names a chunk that has expired; leave out what get() misses"
+            )
+        if subject.capabilities.scan:
+            names = [name async for name in connector.scan(key)]
+            assert key not in names, "scan() names a chunk that has expired; leave out what get() misses"
         await subject.expect(kept)
 
     @rule
@@ -111,86 +117,74 @@ class StoreRules:
         await subject.expect(second)
 
     @rule
-    async def test_get_of_a_damaged_record_is_a_miss(self, subject: Subject) -> None:
-        """Wrong bytes in a KV cache give wrong answers that nobody can trace, so `get` returns only verified chunks."""
-        subject.requires("raw")
-        key, other = subject.keys(2)
-        await subject.put(other)
-        for damage, record in await _damaged_records(subject, key, other):
-            await subject.write_raw(key, record)
-            before = _corrupt_reads(subject, "get")
-            obj = await subject.connector.get(key)
-            release([obj])
-            assert obj is None, f"get() handed out a record with {damage}"
-            assert _corrupt_reads(subject, "get") == before + 1, f"a record with {damage} was not counted as corrupt"
-        await subject.expect(other)
-        await subject.put(key)
-        await subject.expect(key)
-
-    @rule
-    async def test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot(self, subject: Subject) -> None:
-        """Only its own slot is a miss. The other chunks of the batch are returned in their slots."""
-        subject.requires("raw")
-        key, other, third = subject.keys(3)
-        await _put_all(subject, [other, third])
-        for damage, record in await _damaged_records(subject, key, other):
-            await subject.write_raw(key, record)
-            before = _corrupt_reads(subject, "batched_get")
-            found = await subject.connector.batched_get([other, key, third])
-            try:
-                filled = [obj is not None for obj in found]
-                assert filled == [True, False, True], f"a batch around a record with {damage} has the slots {filled}"
-                check_payload(found[0], other, _NBYTES)
-                check_payload(found[2], third, _NBYTES)
-            finally:
-                release(found)
-            after = _corrupt_reads(subject, "batched_get")
-            assert after == before + 1, f"a record with {damage} in a batch was not counted as corrupt"
-
-    @rule
-    async def test_what_may_be_somebody_elses_is_never_removed_by_a_get(self, subject: Subject) -> None:
-        """The store may be shared. One strange answer, which may be a proxy's page, must not empty it."""
-        subject.requires("raw")
-        key, other = subject.keys(2)
-        await _put_all(subject, [key, other])
-        foreign = await subject.read_raw(other)
-        assert foreign is not None, "read_raw() of a stored key gave None"
-        for what, record in (("text", b"hello"), ("a page", b"<html>down</html>" * 99), ("another key's", foreign)):
-            await subject.write_raw(key, record)
-            release([await subject.connector.get(key)])
-            release(await subject.connector.batched_get([key]))
-            assert await subject.read_raw(key) == record, f"a get removed a record that is {what}"
-
-    @rule
-    async def test_a_good_record_that_replaced_a_damaged_one_is_never_removed(self, subject: Subject) -> None:
-        """Between the look that finds the damage and the removal, another writer may have put the chunk again."""
-        subject.requires("raw")
+    async def test_what_another_connector_puts_or_removes_is_seen(self, subject: Subject) -> None:
+        """What a connector remembers of the store, hits and misses, is out of date once another process writes."""
+        subject.requires("shared")
         key = subject.key()
-        await subject.put(key, _NBYTES)
-        record = await subject.read_raw(key)
-        assert record is not None, "read_raw() of a stored key gave None"
-        assert await _remove_damaged(subject, key) is False, "remove_damaged() of a record that verifies must be False"
-        await subject.expect(key)
-        await subject.write_raw(key, record[:-1])
-        is_removed = await _remove_damaged(subject, key)
-        is_gone = await subject.read_raw(key) is None
-        assert is_removed == is_gone, (
-            f"remove_damaged() said {is_removed}, and the record is {'' if is_gone else 'not '}gone"
-        )
-        for _ in range(_RACES):
-            await subject.write_raw(key, record[:-1])
-            with subject.chunk(key, _NBYTES) as obj:
-                found, _ = await asyncio.gather(subject.connector.get(key), subject.connector.put(key, obj))
-            release([found])
-            assert await subject.read(key) is not None, "a get of the damaged record removed the good one put meanwhile"
+        one, two = subject.connector, await subject.another()
+        await _expect_absent(subject, (one, two), key)  # they may remember that, and must not rely on it
+        for version, (writer, reader) in enumerate(((one, two), (two, one), (one, two))):
+            nbytes = _NBYTES + version % 2
+            with subject.chunk(key, nbytes, version=version) as obj:
+                await writer.put(key, obj)
+            await _expect_seen(subject, reader, key, payload(key, nbytes, version))
+            await _expect_seen(subject, writer, key, payload(key, nbytes, version))
+        if subject.capabilities.remove:
+            assert await one.remove(key) is True, "remove() of a key that another connector stored must be True"
+            await _expect_absent(subject, (one, two), key)
+        await two.close()
 
 
-async def _remove_damaged(subject: Subject, key: str) -> bool:
-    seen = CorruptRecordError("checksum", "seen before the record was replaced", removable=True)
+async def _expect_seen(subject: Subject, reader: ManagedConnector, key: str, expected: bytes) -> None:
+    """Waits as long as the connector may be out of date."""
+
+    async def found() -> bytes | None:
+        obj = await reader.get(key)
+        if obj is None:
+            return None
+        with obj:
+            return bytes(obj.byte_array)
+
+    await _until_seen(subject, lambda: _is(found(), expected), "get() does not see what another connector has put")
+    await _until_seen(subject, lambda: reader.exists(key), "exists() does not see what another connector has put")
+    slots = await reader.batched_get([key])
     try:
-        return await subject.connector.wrapped.remove_damaged(key, seen)
-    except UnsupportedOperationError:
-        return False  # the store has no step that removes only what was seen
+        assert [slot is not None and bytes(slot.byte_array) == expected for slot in slots] == [True], (
+            "batched_get() does not see what another connector has put"
+        )
+    finally:
+        release(slots)
+
+
+async def _expect_absent(subject: Subject, connectors: tuple[ManagedConnector, ...], key: str) -> None:
+    for connector in connectors:
+        what = "sees a key that is not stored, or that another connector has removed"
+
+        async def misses(connector: ManagedConnector = connector) -> bool:
+            obj = await connector.get(key)
+            release([obj])
+            return obj is None
+
+        await _until_seen(subject, misses, f"get() {what}")
+        assert await connector.exists(key) is False, f"exists() {what}"
+
+
+async def _is(found: Awaitable[object], expected: object) -> bool:
+    return await found == expected
+
+
+async def _until_seen(subject: Subject, look: Callable[[], Awaitable[bool]], what: str) -> None:
+    allowed = subject.capabilities.stale_for
+    started = time.monotonic()
+    while True:
+        asked = time.monotonic() - started
+        if await look():
+            return
+        assert asked < allowed, (
+            f"{what}, after {asked:.2f} s; a connector that remembers what it read must say in "
+            f"Capabilities(stale_for=...) for how long, which is {allowed:g} s here, and look again after that"
+        )
+        await asyncio.sleep(allowed / 20)  # nothing tells when a connector will look again
 
 
 async def _put_all(subject: Subject, keys: list[str]) -> None:
@@ -210,39 +204,3 @@ def _check_names(names: list[str], keys: list[str], what: str) -> None:
     assert not invented, f"{what} names {invented}, which it should not"
     twice = sorted({name for name in names if names.count(name) > 1})
     assert not twice, f"{what} names {twice} more than once"
-
-
-async def _damaged_records(subject: Subject, key: str, other: str) -> list[tuple[str, bytes]]:
-    """Damaged records for `key`, each with a description of the damage."""
-    await subject.put(key, _NBYTES)
-    record = await subject.read_raw(key)
-    foreign = await subject.read_raw(other)
-    assert record is not None, "read_raw() of a stored key gave None"
-    assert foreign is not None, "read_raw() of a stored key gave None"
-    return list(_damages(record, foreign))
-
-
-def _damages(record: bytes, foreign: bytes) -> Iterator[tuple[str, bytes]]:
-    last = len(record) - 1
-    # In this toolkit's frame: magic, flags, lengths, key digest, dimensions; the payload's first, middle and last
-    # byte; the trailer. The version at 4 is left alone: a record of a newer release is a miss, and stays.
-    for position in (0, 5, 6, 9, 20, 56, last - 8 - _NBYTES + 1, len(record) // 2, last - 8, last):
-        if 0 <= position <= last:
-            damaged = bytearray(record)
-            damaged[position] ^= 0x10
-            yield f"a flipped bit in byte {position} of {len(record)}", bytes(damaged)
-    yield "its last byte cut off", record[:-1]
-    yield "one byte too many", record + b"\0"
-    yield "its second half cut off", record[: len(record) // 2]
-    yield "no bytes at all", b""
-    yield "the bytes of another key's", foreign
-    yield "garbage for bytes", b"\xff" * len(record)
-    yield "text for bytes", b"hello"
-
-
-def _corrupt_reads(subject: Subject, operation: str) -> int:
-    """How many corrupt records the operation counted, from `CorruptRecordError` or `discard_corrupt`."""
-    statistics = subject.connector.statistics().get(operation)
-    if statistics is None:
-        return 0
-    return sum(count for reason, count in statistics.misses.items() if reason.startswith("corrupt"))

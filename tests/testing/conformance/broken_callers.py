@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from lmcache_connect import ChunkMetadata, ConnectorClosedError, Key, ManagedConnector, MemoryObj
+from lmcache_connect import ChunkMetadata, ConnectorClosedError, ConnectorContext, Key, ManagedConnector, MemoryObj
 from lmcache_connect.errors import InvalidKeyError, ReleasedObjectError
 from lmcache_connect.record import encode_record
 from lmcache_connect.testing import ConnectorConformance as Suite
 
 from .broken_batches import FillsUpWithMisses
 from .broken_cases import Cases
-from .sound_connector import SoundConnector
+from .sound_connector import Shelf, SoundConnector
 
 CASES: Final = Cases()
 breaks = CASES.breaks
@@ -72,7 +72,88 @@ class RemovesBeforeItWrites(SoundConnector):
         await super().store(name, record)
 
 
+@breaks(
+    Suite.test_every_put_that_was_acknowledged_under_load_is_there,
+    "ended without an error, and .* not there",
+)
+class DropsWhatDoesNotFitItsQueue(SoundConnector):
+    queued = 0
+
+    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
+        if self.queued >= 100:
+            return
+        self.queued += 1
+        try:
+            await super().put(key, memory_obj)
+        finally:
+            self.queued -= 1
+
+
+class SharesOneFetch(SoundConnector):
+    """Gets of one key at once wait for one fetch, which the last of them releases."""
+
+    def __init__(self, context: ConnectorContext, shelf: Shelf) -> None:
+        super().__init__(context, shelf)
+        self.fetches: dict[str, asyncio.Future[MemoryObj | None]] = {}
+
+    async def get(self, key: Key) -> MemoryObj | None:
+        fetch = self.fetches.get(self.name(key))
+        if fetch is None:
+            fetch = self.fetches[self.name(key)] = asyncio.ensure_future(super().get(key))
+            fetch.add_done_callback(lambda _: self.fetches.pop(self.name(key)))
+            return await fetch
+        obj = await fetch
+        if obj is not None:
+            obj.ref_count_up()
+        return obj
+
+
+@breaks(Suite.test_gets_of_one_key_at_once_have_a_chunk_each, "8 of 8 gets at once share one chunk, with 1 references")
+class SharesOneReferenceOfAFetch(SharesOneFetch):
+    async def get(self, key: Key) -> MemoryObj | None:
+        obj = await super().get(key)
+        if obj is not None and obj.get_ref_count() > 1:
+            obj.ref_count_down()
+        return obj
+
+
+@breaks(Suite.test_gets_of_one_key_at_once_have_a_chunk_each, "share memory that they may write into")
+class SharesMutableMemory(SharesOneFetch):
+    pass
+
+
+@breaks(Suite.test_a_get_that_is_cancelled_disturbs_no_other_get_of_its_key, "another ended with it")
+class EndsThemAllWithTheFirst(SharesOneFetch):
+    pass
+
+
 # -------------------------------------------------------------------------------------------------- cancellation
+
+
+@breaks(Suite.test_a_get_that_is_cancelled_at_any_point_leaves_nothing_behind, "left 1 chunks that nobody received")
+class ForgetsItsChunkWhenItIsCancelled(SoundConnector):
+    """It allocates, and awaits a thread that fills the chunk."""
+
+    async def received(self, metadata: ChunkMetadata, payload: bytes) -> MemoryObj:
+        obj = await self.context.local_cpu_backend.allocate_async(metadata.shapes, metadata.dtypes, metadata.fmt)
+
+        def fill() -> None:
+            obj.byte_array[:] = payload
+
+        await asyncio.to_thread(fill)
+        return obj
+
+
+@breaks(Suite.test_a_get_that_is_cancelled_as_it_gets_room_leaves_nothing_behind, "left 1 chunks that nobody received")
+class AllocatesInATaskOfItsOwn(SoundConnector):
+    async def received(self, metadata: ChunkMetadata, payload: bytes) -> MemoryObj:
+        allocating = asyncio.ensure_future(
+            self.context.local_cpu_backend.allocate_async(metadata.shapes, metadata.dtypes, metadata.fmt)
+        )
+        self.tasks = [*getattr(self, "tasks", []), allocating]
+        obj = await asyncio.shield(allocating)
+        obj.byte_array[:] = payload
+        return obj
 
 
 @breaks(Suite.test_a_get_that_is_cancelled_at_any_point_leaves_nothing_behind, "that nobody received")

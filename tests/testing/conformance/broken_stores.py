@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from lmcache_connect import (
-    ChunkMetadata,
     ConnectorContext,
-    CorruptRecordError,
     Key,
     ManagedConnector,
     MemoryObj,
     RemoteConnector,
 )
-from lmcache_connect.contract import Slots
-from lmcache_connect.record import decode_record, encode_record
 from lmcache_connect.testing import ConnectorConformance as Suite
-from lmcache_connect.testing.subject import release
 
 from .broken_cases import Cases
 from .sound_connector import Shelf, SoundConnector
@@ -141,6 +136,59 @@ class TakesSecondsForMilliseconds(SoundConnector):
         await asyncio.sleep(0.001)
 
 
+@breaks(Suite.test_a_chunk_is_there_until_its_time_to_live_has_passed, r"list\(\) names a chunk that has expired")
+class ListsWhatWasPut(SoundConnector):
+    async def store(self, name: str, record: bytes) -> None:
+        self.put_once = {**getattr(self, "put_once", {}), name: None}
+        await super().store(name, record)
+
+    async def list(self) -> list[str]:
+        return list(self.put_once)
+
+
+@breaks(Suite.test_a_chunk_is_there_until_its_time_to_live_has_passed, r"scan\(\) names a chunk that has expired")
+class ScansWhatWasPut(ListsWhatWasPut):
+    list = SoundConnector.list
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        for name in self.put_once:
+            yield name
+
+
+@breaks(Suite.test_what_another_connector_puts_or_removes_is_seen, r"^get\(\) does not see what another")
+class RemembersWhatItRead(SoundConnector):
+    """A cache of what was read or put, which only this connector's own puts replace."""
+
+    def __init__(self, context: ConnectorContext, shelf: Shelf) -> None:
+        super().__init__(context, shelf)
+        self.known: dict[str, bytes | None] = {}
+
+    async def load(self, name: str) -> bytes | None:
+        if self.known.get(name) is None:
+            self.known[name] = await super().load(name)
+        return self.known[name]
+
+    async def store(self, name: str, record: bytes) -> None:
+        self.known[name] = record
+        await super().store(name, record)
+
+
+@breaks(Suite.test_what_another_connector_puts_or_removes_is_seen, r"^get\(\) does not see what another")
+class RemembersMisses(RemembersWhatItRead):
+    async def load(self, name: str) -> bytes | None:
+        if name not in self.known:
+            self.known[name] = await SoundConnector.load(self, name)
+        return self.known[name]
+
+
+@breaks(Suite.test_what_another_connector_puts_or_removes_is_seen, r"^exists\(\) sees a key")
+class RemembersWhatExists(RemembersWhatItRead):
+    load = SoundConnector.load
+
+    async def exists(self, key: Key) -> bool:
+        return self.name(key) in self.known or await super().exists(key)
+
+
 @breaks(Suite.test_chunks_outlive_their_connector_and_are_seen_by_others, "was stored and is a miss")
 class KeepsItToItself(SoundConnector):
     def __init__(self, context: ConnectorContext, shelf: Shelf) -> None:
@@ -151,89 +199,3 @@ class KeepsItToItself(SoundConnector):
 class ClearsUpAtTheEnd(SoundConnector):
     async def close(self) -> None:
         self.shelf.records.clear()
-
-
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "handed out a record with a flipped bit in byte 5")
-@breaks(Suite.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot, "a record with a flipped bit in byte 5")
-class ChecksTheMagicAlone(SoundConnector):
-    async def get(self, key: Key) -> MemoryObj | None:
-        record = self.shelf.records[self.name(key)]
-        if not record.startswith(b"KVCF"):
-            raise CorruptRecordError("magic", "it starts with something else")
-        return await self.received(ChunkMetadata.of((4096,), "uint8"), record[68:4164])
-
-
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "a flipped bit in byte 68")
-class TrustsThePayload(SoundConnector):
-    async def get(self, key: Key) -> MemoryObj | None:
-        try:
-            return await super().get(key)
-        except CorruptRecordError as error:
-            if error.reason != "checksum":
-                raise
-            return await self.received(ChunkMetadata.of((4096,), "uint8"), b"wrong")
-
-
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "the bytes of another key's")
-class IgnoresWhoseItIs(SoundConnector):
-    async def put(self, key: Key, memory_obj: MemoryObj) -> None:
-        await self.store(self.name(key), encode_record("any", memory_obj))
-
-    async def get(self, key: Key) -> MemoryObj | None:
-        metadata, payload = decode_record("any", self.shelf.records[self.name(key)])
-        return await self.received(metadata, bytes(payload))
-
-
-@breaks(Suite.test_what_may_be_somebody_elses_is_never_removed_by_a_get, "removed a record that is text")
-@breaks(Suite.test_a_good_record_that_replaced_a_damaged_one_is_never_removed, "removed the good one put meanwhile")
-class RemovesOnOneLook(SoundConnector):
-    async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
-        await super().discard_corrupt(key, error)
-        await self.remove(key)
-
-
-@breaks(Suite.test_what_may_be_somebody_elses_is_never_removed_by_a_get, "removed a record that is another key's")
-class RemovesOthersRecords(SoundConnector):
-    async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
-        await super().discard_corrupt(key, error)
-        if error.reason == "key":
-            await self.remove(key)
-
-
-@breaks(Suite.test_a_good_record_that_replaced_a_damaged_one_is_never_removed, "said True, and the record is not gone")
-class SaysThatItRemoved(SoundConnector):
-    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
-        try:
-            decode_record(self.name(key), self.shelf.records[self.name(key)])
-        except CorruptRecordError:
-            return True
-        return False
-
-
-@breaks(Suite.test_a_good_record_that_replaced_a_damaged_one_is_never_removed, "that verifies must be False")
-class RemovesWithoutASecondLook(SoundConnector):
-    async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
-        return await self.remove(key)
-
-
-@breaks(Suite.test_get_of_a_damaged_record_is_a_miss, "not counted as corrupt")
-@breaks(Suite.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot, "not counted as corrupt")
-class HidesDamage(SoundConnector):
-    async def get(self, key: Key) -> MemoryObj | None:
-        try:
-            return await super().get(key)
-        except CorruptRecordError:
-            return None
-
-
-@breaks(Suite.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot, "does not verify")
-class FailsTheWholeBatch(SoundConnector):
-    async def batched_get(self, keys: Sequence[Key]) -> Slots:
-        found: Slots = []
-        try:
-            for key in keys:
-                found.append(await self.get(key))
-        except BaseException:
-            release(found)
-            raise
-        return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
+from pathlib import Path
 
 from lmcache_connect import (
     ChunkMetadata,
@@ -15,6 +17,7 @@ from lmcache_connect import (
     ManagedConnector,
     MemoryObj,
     RemoteConnector,
+    StoreUnavailableError,
     key_string,
 )
 from lmcache_connect.errors import LoopNotRunningError
@@ -29,6 +32,19 @@ class Shelf:
         self.records: dict[str, bytes] = {}
         self.ends: dict[str, float] = {}
         self.kept: list[MemoryObj] = []
+        self.is_down = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """For connectors that keep a part elsewhere."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory()
+        return Path(self._folder.name)
+
+    def close(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 class ShelfOptions(ConnectorOptions):
@@ -51,6 +67,8 @@ class SoundConnector(RemoteConnector):
         if asyncio.get_running_loop() is not self.context.loop:
             raise LoopNotRunningError("this is another loop than the connector's")
         await asyncio.sleep(0)
+        if self.shelf.is_down:
+            raise StoreUnavailableError("shelf://", "nobody answers")
         for name in [name for name, end in self.shelf.ends.items() if end <= time.monotonic()]:
             del self.shelf.ends[name]
             del self.shelf.records[name]
@@ -60,12 +78,15 @@ class SoundConnector(RemoteConnector):
         return self.name(key) in self.shelf.records
 
     async def get(self, key: Key) -> MemoryObj | None:
-        await self.turn()
-        record = self.shelf.records.get(self.name(key))
+        record = await self.load(self.name(key))
         if record is None:
             return None
         metadata, payload = decode_record(self.name(key), record)
         return await self.received(metadata, bytes(payload))
+
+    async def load(self, name: str) -> bytes | None:
+        await self.turn()
+        return self.shelf.records.get(name)
 
     async def received(self, metadata: ChunkMetadata, payload: bytes) -> MemoryObj:
         timeout = self.context.settings.allocate_timeout
@@ -87,6 +108,9 @@ class SoundConnector(RemoteConnector):
 
     async def store(self, name: str, record: bytes) -> None:
         self.shelf.records[name] = record
+        self.note_end(name)
+
+    def note_end(self, name: str) -> None:
         if self.ttl is not None:
             self.shelf.ends[name] = time.monotonic() + self.ttl
 
@@ -131,6 +155,9 @@ class ShelfSuite(ConnectorConformance):
         self.shelf = Shelf()
         self.adapters = (ShelfAdapter(self.shelf, self.made),)
 
+    def teardown_method(self) -> None:
+        self.shelf.close()
+
     async def make_connector(self, manager: ConnectorManager) -> ManagedConnector:
         connector = manager.create_connector(self.url)
         if self.managed is ManagedConnector:
@@ -142,3 +169,9 @@ class ShelfSuite(ConnectorConformance):
 
     async def write_raw(self, key: str, data: bytes) -> None:
         self.shelf.records[key] = data
+
+    async def break_store(self) -> None:
+        self.shelf.is_down = True
+
+    async def mend_store(self) -> None:
+        self.shelf.is_down = False

@@ -10,11 +10,13 @@ from lmcache_connect import ConnectorConfig, LMCacheConnectError, ManagedConnect
 from lmcache_connect.testing import Capabilities, ConnectorConformance
 from lmcache_connect.testing.subject import Subject, release
 
-from . import broken_batches, broken_callers, broken_chunks, broken_stores
+from . import broken_batches, broken_callers, broken_chunks, broken_damage, broken_failures, broken_stores
 from .broken_cases import Case
 from .sound_connector import ShelfSuite, SoundConnector
+from .wire_shelf import WireConnector, WireSuite
 
-CASES = [*broken_chunks.CASES, *broken_batches.CASES, *broken_stores.CASES, *broken_callers.CASES]
+MODULES = (broken_chunks, broken_batches, broken_stores, broken_damage, broken_callers, broken_failures)
+CASES = [case for module in MODULES for case in module.CASES]
 RULES = sorted(name for name in dir(ConnectorConformance) if name.startswith("test_"))
 
 
@@ -22,12 +24,17 @@ class TestTheSoundConnector(ShelfSuite):
     """Every rule passes for a connector that keeps it: what the broken ones are caught by is what they changed."""
 
 
-class BrokenSuite(ShelfSuite):
-    """Impatient, because the broken ones hang."""
+class TestTheSoundConnectorOverTheWire(WireSuite):
+    """So does every rule for a connection."""
+
+
+class _Impatient(ShelfSuite):
+    """The broken ones hang."""
 
     limit = 3.0
     ends_within = 0.36  # more than the slowest close() takes
     closes_within = 0.3
+    fails_within = 0.3
 
     def __init__(self, case: Case) -> None:
         if issubclass(case.broken, ManagedConnector):
@@ -37,7 +44,15 @@ class BrokenSuite(ShelfSuite):
         self.setup_method()
 
     def config(self) -> ConnectorConfig:
-        return ConnectorConfig(operation_timeout=2.0, allocate_timeout=1.0, close_grace=0.05)
+        return ConnectorConfig(operation_timeout=2.0, allocate_timeout=1.0, close_grace=0.05, breaker_reset=0.05)
+
+
+class BrokenSuite(_Impatient):
+    pass
+
+
+class BrokenWireSuite(_Impatient, WireSuite):
+    """On a server, which is what the broken one needs."""
 
 
 # A connector that loses chunks makes them warn when they are collected; that they are lost is the point.
@@ -45,7 +60,7 @@ class BrokenSuite(ShelfSuite):
 @pytest.mark.asyncio
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}-{case.broken.__name__}")
 async def test_a_broken_connector_is_caught(case: Case) -> None:
-    suite = BrokenSuite(case)
+    suite = BrokenWireSuite(case) if issubclass(case.broken, WireConnector) else BrokenSuite(case)
     try:
         with pytest.raises((AssertionError, LMCacheConnectError), match=case.says):
             async with suite.opened() as subject:
@@ -54,6 +69,7 @@ async def test_a_broken_connector_is_caught(case: Case) -> None:
         pytest.fail("the rule was skipped")
     finally:
         release(suite.shelf.kept)
+        suite.teardown_method()
 
 
 def test_every_rule_has_a_connector_that_breaks_it() -> None:
