@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .conformance import Capabilities, ConnectorConformance
+    from .loop_io import LoopIO
     from .loop_watch import LoopWatch
     from .scripted_wire import ScriptedWire
     from .servers.ceph import CephServer
@@ -31,6 +32,7 @@ __all__ = [
     "FaultKind",
     "FaultProxy",
     "FaultyS3Server",
+    "LoopIO",
     "LoopWatch",
     "MotoServer",
     "RcloneServer",
@@ -49,6 +51,7 @@ _MODULES: Final = {
     "servers.ceph": ("CephServer",),
     "servers.fault_proxy": ("FaultProxy",),
     "servers.faulty_s3": ("FaultyS3Server",),
+    "loop_io": ("LoopIO",),
     "loop_watch": ("LoopWatch",),
     "scripted_wire": ("ScriptedWire",),
     "servers.s3": ("MotoServer", "RcloneServer"),

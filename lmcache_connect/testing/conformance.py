@@ -21,7 +21,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import ClassVar
+from urllib.parse import quote
 
 from ..config import ConnectorConfig
 from ..contract import ConnectorAdapter
@@ -149,11 +151,13 @@ class ConnectorConformance(
 
     def through(self, address: str) -> str:
         """The URL of the same store where `address`, a `host:port`, stands for `store_address`."""
-        assert self.store_address in self.url, (
-            f"store_address is {self.store_address!r}, which does not stand in the URL; set it to the URL's "
-            "host:port, or override through()"
+        for form in (str, partial(quote, safe="")):  # in an option it is percent-encoded
+            if form(self.store_address) in self.url:
+                return self.url.replace(form(self.store_address), form(address), 1)
+        raise AssertionError(
+            f"store_address is {self.store_address!r}, which does not stand in the URL; set it to the URL's host:port, "
+            "or override through()"
         )
-        return self.url.replace(self.store_address, address, 1)
 
     # -------------------------------------------------------------------------------------------------- fixtures
 

@@ -30,6 +30,8 @@ except ImportError as missing:
     raise MissingExtraError("the plain Redis connector", "redis", "redis") from missing
 
 
+_CONNECTIONS: Final = 64
+
 _REMOVE_SEEN: Final = """
 if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 0 end
 return redis.sha1hex(redis.call('GET', KEYS[1])) == ARGV[1] and redis.call('UNLINK', KEYS[1]) or 0
@@ -53,7 +55,11 @@ class RedisReferenceConnector(RemoteConnector):
         if url.startswith("external://"):  # loaded as a stranger's: the host is Redis's, and the rest names this class
             url = f"redis://{url.removeprefix('external://').partition('/')[0]}"
         # redis-py would try ten times, with pauses; retrying and deadlines are the manager's.
-        self._client = redis.asyncio.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
+        # Its ordinary pool fails the call that finds no connection free. This one lets it wait, and deadlines end that.
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url, max_connections=_CONNECTIONS, timeout=None, protocol=2, retry=Retry(NoBackoff(), 0)
+        )
+        self._client = redis.asyncio.Redis.from_pool(pool)
 
     async def exists(self, key: Key) -> bool:
         return bool(await self._client.exists(_name(key)))

@@ -17,12 +17,14 @@ MODEL = CacheMetadata("org/model", 2, 1, "bfloat16", (4, 2, 16, 2, 8), chunk_siz
 @pytest.mark.usefixtures("lmcache_names")
 class OnAServer(ConnectorConformance):
     metadata = MODEL
-    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True, dtypes=REMOTE_DTYPES)
+    capabilities = Capabilities(
+        remove=True, list=True, scan=True, ping=True, shared=True, dtypes=REMOTE_DTYPES, dimensions=4
+    )
 
     @pytest.fixture(autouse=True)
     def _on_valkey(self, valkey_server: StoreServer) -> None:
         valkey_server.flush()
-        self.address = valkey_server.url().removeprefix("redis://").partition("/")[0]
+        self.address = self.store_address = valkey_server.url().removeprefix("redis://").partition("/")[0]
 
     @rule
     async def test_several_tensor_groups_round_trip(self, subject: Subject) -> None:

@@ -275,7 +275,7 @@ class TestLMCachesRedisConnector(ConnectorConformance):
     """LMCache's own connector, held to the rules of the suite."""
 
     metadata = MODEL
-    capabilities = Capabilities(shared=True, dtypes=REMOTE_DTYPES)
+    capabilities = Capabilities(shared=True, dtypes=REMOTE_DTYPES, dimensions=4, groups=1)
 
     @pytest.fixture
     def store_url(self, valkey_url: str) -> str:

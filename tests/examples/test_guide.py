@@ -36,7 +36,7 @@ def write(folder: Path, chapter: str) -> None:
 def failures(folder: Path) -> set[str]:
     """The tests that fail in a folder, as pytest's summary names them."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "--rootdir", str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
     assert " passed" in done.stdout
     assert "ERROR" not in done.stdout
@@ -74,7 +74,7 @@ def test_a_connector_comes_in_by_each_way(tmp_path: Path) -> None:
 def test_the_connector_for_a_server_keeps_every_rule(tmp_path: Path) -> None:
     write(tmp_path, "server")
     outcome = run_pytest(tmp_path)
-    assert re.search(r"^5\d passed, 1 skipped", outcome, flags=re.MULTILINE), outcome
+    assert re.search(r"^7\d passed, 1 skipped", outcome, flags=re.MULTILINE), outcome
 
 
 @pytest.mark.parametrize("name", [name for name in files() if name.startswith("lmcache-connect-file/")])

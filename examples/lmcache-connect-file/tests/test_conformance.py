@@ -31,5 +31,13 @@ class TestFileConnector(ConnectorConformance):
         path.parent.mkdir(exist_ok=True)
         await asyncio.to_thread(path.write_bytes, data)
 
+    async def break_store(self) -> None:
+        self.folder.rename(self.folder.with_suffix(".away"))
+        self.folder.write_text("a file where the folder was")
+
+    async def mend_store(self) -> None:
+        self.folder.unlink()
+        self.folder.with_suffix(".away").rename(self.folder)
+
     def _path(self, key: str) -> Path:
         return ChunkFolder(self.folder, "file://", None, None).path(key)

@@ -165,8 +165,11 @@ async def _expect_absent(subject: Subject, connectors: tuple[ManagedConnector, .
             release([obj])
             return obj is None
 
+        async def is_absent(connector: ManagedConnector = connector) -> bool:
+            return not await connector.exists(key)
+
         await _until_seen(subject, misses, f"get() {what}")
-        assert await connector.exists(key) is False, f"exists() {what}"
+        await _until_seen(subject, is_absent, f"exists() {what}")
 
 
 async def _is(found: Awaitable[object], expected: object) -> bool:

@@ -25,6 +25,7 @@ class TestValkeyOverTCP(RedisConformance):
 class TestValkeyOverAUnixSocket(TestValkeyOverTCP):
     @pytest.fixture
     def store_url(self) -> str:
+        self.store_address = ""  # a proxy needs a port
         return self.server.url("unix")
 
 
@@ -96,7 +97,7 @@ class TestAPrefix(TestValkeyOverTCP):
 class TestLMCachesLayout(TestValkeyOverTCP):
     """LMCache's own two keys a chunk. They hold no checksum, so that damage in a payload is not found out."""
 
-    capabilities = replace(TestValkeyOverTCP.capabilities, raw=False, dtypes=REMOTE_DTYPES)
+    capabilities = replace(TestValkeyOverTCP.capabilities, raw=False, dtypes=REMOTE_DTYPES, dimensions=4)
 
     @pytest.fixture
     def store_url(self) -> str:

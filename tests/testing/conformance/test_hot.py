@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lmcache_connect.testing.conformance import Capabilities, ConnectorConformance
 from lmcache_connect.testing.subject import Subject, rule
 
 # Not `raw`: what is damaged behind the cache's back is not seen before `hot_ttl`.
-CAPABILITIES = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True)
+CAPABILITIES = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True, stale_for=0.5)
 
 
 class _WithRoomBesideTheArena(ConnectorConformance):
@@ -26,35 +28,37 @@ class _WithRoomBesideTheArena(ConnectorConformance):
 
 
 class TestInFrontOfMemory(_WithRoomBesideTheArena):
-    url = "hot+memory://hot?hot_bytes=64MiB"
+    url = "hot+memory://hot?hot_bytes=64MiB&hot_ttl=0.3"
     capabilities = CAPABILITIES
 
 
 class TestInFrontOfRedis(_WithRoomBesideTheArena):
-    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True, ttl=True)
+    capabilities = replace(CAPABILITIES, ttl=True)
 
     @pytest.fixture
     def store_url(self, valkey_url: str) -> str:
-        return f"hot+{valkey_url}?hot_bytes=64MiB"
+        self.store_address = valkey_url.removeprefix("redis://")
+        return f"hot+{valkey_url}?hot_bytes=64MiB&hot_ttl=0.3"
 
 
 class TestSmallAndInFrontOfMemory(ConnectorConformance):
     """Most chunks pass by, and each that does not pushes others out."""
 
-    url = "hot+memory://small-hot?hot_bytes=32KiB"
+    url = "hot+memory://small-hot?hot_bytes=32KiB&hot_ttl=0.3"
     capabilities = CAPABILITIES
 
 
 class TestSmallAndInFrontOfRedis(ConnectorConformance):
     """Most chunks pass by, and each that does not pushes others out."""
 
-    capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True, ttl=True)
+    capabilities = replace(CAPABILITIES, ttl=True)
 
     @pytest.fixture
     def store_url(self, valkey_url: str) -> str:
-        return f"hot+{valkey_url}?hot_bytes=32KiB"
+        self.store_address = valkey_url.removeprefix("redis://")
+        return f"hot+{valkey_url}?hot_bytes=32KiB&hot_ttl=0.3"
 
 
 class TestBehindAnAudit(_WithRoomBesideTheArena):
-    url = "audit+hot+memory://audited?hot_bytes=64MiB"
+    url = "audit+hot+memory://audited?audit_verify=false&hot_bytes=64MiB&hot_ttl=0.3"
     capabilities = CAPABILITIES

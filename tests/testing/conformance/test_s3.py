@@ -27,6 +27,7 @@ class _S3(ConnectorConformance):
     def of(self, server: S3Server) -> str:
         prefix = f"conformance/{secrets.token_hex(4)}"
         self.raw = RawS3(server, prefix)
+        self.store_address = f"{server.host}:{server.port}"
         return server.url(prefix, **self.options)
 
 
