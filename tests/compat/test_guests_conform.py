@@ -43,6 +43,10 @@ class TestByURL(OnAServer):
 class TestByConfiguration(OnAServer):
     url = "plugin://mystore"
 
+    @pytest.fixture(autouse=True)
+    def _is_not_in_the_url(self, _on_valkey: None) -> None:
+        self.store_address = ""
+
     def config(self) -> ConnectorConfig:
         extra = {
             "remote_storage_plugin.mystore.module_path": f"{GUESTS}.redis_store",

@@ -28,7 +28,7 @@ def run(command: list[str], folder: Path, *path: Path) -> str:
     inherited = os.environ.get("PYTHONPATH")
     parts = [*map(str, path), *([inherited] if inherited else [])]
     environment = {**clean, "PYTHONPATH": os.pathsep.join(parts), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
