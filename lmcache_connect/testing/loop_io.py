@@ -23,12 +23,12 @@ _EVENTS: Final = frozenset(
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _COUNTERS: Final = Path("/proc/thread-self/io")
 
-_watching: dict[int, list[str]] = {}
+_watching: dict[int, list[str]] = {}  # by thread; 0 for all of them
 _has_hook = threading.Lock()
 
 
 class LoopIO:
-    """Notes, while its `with` block runs, what the thread that entered it opens, connects to and reads.
+    """Notes, while its `with` block runs, what the thread that made it opens, connects to and reads.
 
         with LoopIO() as io:
             connector = manager.create_connector(url)
@@ -38,7 +38,9 @@ class LoopIO:
     of Linux tell of bytes that are read from files; on other systems `bytes_read` stays 0. Sockets are not counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, everywhere: bool = False) -> None:
+        """`everywhere`: what other threads open and connect to is noted as well."""
+        self._thread = 0 if everywhere else threading.get_ident()
         self.opened: list[str] = []
         """What was opened or connected to, as the names of audit events with their first argument."""
         self.bytes_read = 0
@@ -48,7 +50,7 @@ class LoopIO:
     def __enter__(self) -> Self:
         if _has_hook.acquire(blocking=False):  # once in a process: a hook cannot be removed
             sys.addaudithook(_note)
-        _watching[threading.get_ident()] = self.opened
+        _watching[self._thread] = self.opened
         self._before = _bytes_read()
         return self
 
@@ -56,13 +58,13 @@ class LoopIO:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bytes_read = _bytes_read() - self._before
-        _watching.pop(threading.get_ident(), None)
+        _watching.pop(self._thread, None)
 
 
 def _note(event: str, args: tuple[Any, ...]) -> None:
     if not _watching:
         return
-    opened = _watching.get(threading.get_ident())
+    opened = _watching.get(threading.get_ident(), _watching.get(0))
     if opened is None:
         return
     if event in _EVENTS:

@@ -54,8 +54,8 @@ class RedisReferenceConnector(RemoteConnector):
         self._backend = local_cpu_backend
         if url.startswith("external://"):  # loaded as a stranger's: the host is Redis's, and the rest names this class
             url = f"redis://{url.removeprefix('external://').partition('/')[0]}"
-        # redis-py would try ten times, with pauses; retrying and deadlines are the manager's. With a timeout of its own it
-        # waits by asyncio.wait_for(), which loses a cancellation now and then before Python 3.12.
+        # redis-py would try ten times, with pauses; retrying and deadlines are the manager's. With a timeout of its own
+        # it waits by asyncio.wait_for(), which loses a cancellation now and then before Python 3.12.
         # Its ordinary pool fails the call that finds no connection free. This one lets it wait, and deadlines end that.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+TIMEOUT: Final = 110
+"""Seconds for a program, on a busy machine."""
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -28,7 +31,9 @@ def run(command: list[str], folder: Path, *path: Path) -> str:
     inherited = os.environ.get("PYTHONPATH")
     parts = [*map(str, path), *([inherited] if inherited else [])]
     environment = {**clean, "PYTHONPATH": os.pathsep.join(parts), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 

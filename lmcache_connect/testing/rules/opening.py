@@ -26,12 +26,12 @@ class OpeningRules:
         gaps = []
         for _ in range(TRIES):
             async with LoopWatch() as watch:
-                with LoopIO() as io:
+                with LoopIO(everywhere=True) as io:  # some are made in a thread
                     made = await subject.another()
             await made.close()
             assert not io.opened, (
-                f"making a connector did {', '.join(io.opened)} on the event loop; do it in the first call that "
-                "needs it, and off the loop where it blocks"
+                f"making a connector did {', '.join(io.opened)}; do it in the first call that needs it, and off the "
+                "event loop where it blocks"
             )
             gaps.append(watch.longest)
             if watch.longest < LONGEST_GAP:
@@ -56,8 +56,8 @@ class OpeningRules:
                 opened = await opening()
             except Exception as error:
                 raise AssertionError(
-                    f"a connector that is made outside its loop's thread raised {error!r}; use the loop of its "
-                    "context, and begin what needs a running loop in the first call"
+                    f"making one more connector, outside the loop's thread, raised {error!r}; share the store with "
+                    "others, use the loop of the context, and begin what needs a running loop in the first call"
                 ) from error
             with subject.chunk(key, version=version) as obj:
                 await opened.put(key, obj)
