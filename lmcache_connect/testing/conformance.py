@@ -93,7 +93,7 @@ class ConnectorConformance(
     store_address: str = ""
     """`host:port` of the store, as it stands in the URL, where the store is a server that is reached over TCP.
 
-    Rules for a store that fails then reach it through a fault proxy; see `through`. A store that is no server, or a
+    Rules for a store that fails then reach it through a fault proxy; see `through`. A store that is not a server, or a
     suite that knows a better way, overrides `break_store` and `mend_store`. Without either, these rules are skipped.
     """
 
@@ -140,7 +140,7 @@ class ConnectorConformance(
     async def break_store(self) -> None:
         """Lets the store refuse everything, also what is under way, until `mend_store`.
 
-        Override both where the store is no server with a `store_address`: make a folder unreadable, close a database,
+        Override both where the store is not a server with a `store_address`: make a folder unreadable, close a database,
         or let the test's stand-in for the store raise what its driver raises.
         """
         raise NotImplementedError(f"{type(self).__name__} has no break_store()")

@@ -134,7 +134,7 @@ def _calls(
     What a cache in front of the store knows is right.
     """
     key = keys[0]
-    miss = "answered that a stored key is missing; raise an error for whatever is no miss"
+    miss = "answered that a stored key is missing; raise an error for whatever is not a miss"
 
     async def exists() -> str | None:
         return None if await connector.exists(key) else miss
@@ -189,7 +189,7 @@ def _check_result(key: str, result: object) -> None:
         check_failure(result)
         return
     assert result is not None, (
-        "a get() of a stored key was a miss when the store failed; raise an error for whatever is no miss"
+        "a get() of a stored key was a miss when the store failed; raise an error for whatever is not a miss"
     )
     assert isinstance(result, MemoryObj)
     result.ref_count_up()
