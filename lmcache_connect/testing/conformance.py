@@ -140,8 +140,8 @@ class ConnectorConformance(
     async def break_store(self) -> None:
         """Lets the store refuse everything, also what is under way, until `mend_store`.
 
-        Override both where the store is not a server with a `store_address`: make a folder unreadable, close a database,
-        or let the test's stand-in for the store raise what its driver raises.
+        Override both where the store is not a server with a `store_address`: make a folder unreadable, close a
+        database, or let the test's stand-in for the store raise what its driver raises.
         """
         raise NotImplementedError(f"{type(self).__name__} has no break_store()")
 
