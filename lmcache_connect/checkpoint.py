@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-P = ParamSpec("P")
-T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 class _Iterations:
@@ -43,17 +42,15 @@ class _Iterations:
 _iterations: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Iterations]] = WeakKeyDictionary()
 
 
-def checkpointed(
-    discard: Callable[[Any], object],
-) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
+def checkpointed(discard: Callable[[Any], object]) -> Callable[[M], M]:
     """A decorator of async methods. Each call then waits at least once, whether it returns or raises.
 
     `discard` is given a result that the caller cannot take, because it was cancelled while it waited.
     """
 
-    def decorate(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    def decorate(method: M) -> M:
         @functools.wraps(method)
-        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:  # a fork, which is refused at once and must not run its parent's loop
@@ -76,7 +73,7 @@ def checkpointed(
                     raise
             return result
 
-        return call
+        return cast(M, call)
 
     return decorate
 

@@ -55,8 +55,7 @@ class EngineMemory(ChunkMemory):
         `capacity` is in bytes, as the engine was configured.
         """
         self.metadata = metadata
-        self.lease: Lease = Lease()
-        """The lease that every operation on this memory works under. The guard of the memory recalls it."""
+        self._lease = Lease()
         self._process = this_process()
         self._theirs = theirs
         self._capacity = capacity
@@ -94,6 +93,11 @@ class EngineMemory(ChunkMemory):
             theirs.ref_count_down()
             raise
         return EngineMemoryObj(theirs, view, metadata, self._owner)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that every operation on this memory works under. The guard of the memory recalls it."""
+        return self._lease
 
     @checkpointed(release_all)
     async def allocate_chunk_async(self, metadata: ChunkMetadata, *, timeout: float | None = None) -> MemoryObj:

@@ -45,8 +45,10 @@ class ChunkMemory(ABC):
     metadata: CacheMetadata | None = None
     """The geometry of the model's cache, where it is known."""
 
-    lease: Lease | None = None
-    """What operations on this memory work under, where its owner may end before them; None where that cannot be."""
+    @property
+    def lease(self) -> Lease | None:
+        """What operations on this memory work under, where its owner may end before them; None where that cannot be."""
+        return None
 
     @property
     def hot_cache(self) -> HotCache | None:

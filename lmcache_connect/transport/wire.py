@@ -16,13 +16,17 @@ from ..errors import LMCacheConnectError
 from ..process import this_process
 from .scratch import Scratch
 
-try:
+if sys.platform != "win32":
     import fcntl
     import termios
-except ImportError:  # not a Unix
-    _COUNT_UNSENT: int | None = None
+
+    def _count_unsent(descriptor: int) -> int:
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 else:
-    _COUNT_UNSENT = termios.TIOCOUTQ
+
+    def _count_unsent(descriptor: int) -> int:
+        return 0
+
 
 BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """Raised by a wire's calls when the socket is not ready; try again when it is."""
@@ -161,10 +165,8 @@ class Wire:
 
     def unsent(self) -> int:
         """Returns how many bytes the kernel has taken and the peer has not acknowledged. 0 where that is not known."""
-        if _COUNT_UNSENT is None:
-            return 0
         try:
-            return int.from_bytes(fcntl.ioctl(self._sock.fileno(), _COUNT_UNSENT, bytes(4)), sys.byteorder)
+            return _count_unsent(self._sock.fileno())
         except OSError:
             return 0
 
