@@ -46,7 +46,7 @@ def test_the_command_line_finds_the_installed_adapter(site: Path, tmp_path: Path
     (found,) = [entry for entry in listed["schemes"] if entry["scheme"] == "file"]
     assert found["adapter"] == "lmcache_connect_file.adapter:FileConnectorAdapter (lmcache-connect-file)"
     assert found["loads"] is True
-    assert found["options"] == ["timeout", "errors", "retries", "ttl", "max_bytes", "threads"]
+    assert found["options"] == ["timeout", "stall_timeout", "errors", "retries", "ttl", "max_bytes", "threads"]
 
 
 def test_one_process_finds_what_another_has_put(site: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -197,9 +198,15 @@ def _check_result(key: str, result: object) -> None:
 
 
 def check_failure(result: object) -> None:
-    """Fails for an exception that is not one of this toolkit's."""
+    """Fails for an exception that is not one of this toolkit's. Lets go of what the frames of one that is hold.
+
+    A log record keeps its exception, and with it the frames of an author's put, which may hold a view of the chunk.
+    """
     if isinstance(result, BaseException) and not isinstance(result, LMCacheConnectError):
         raise AssertionError(f"a call under way when the store failed ended with {result!r}") from result
+    while isinstance(result, BaseException):
+        traceback.clear_frames(result.__traceback__)
+        result = result.__cause__ or result.__context__
 
 
 async def until_it_answers(connector: ManagedConnector, key: str, seconds: float) -> None:
