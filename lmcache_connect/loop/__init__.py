@@ -1,7 +1,7 @@
 """Who owns the event loop, and how a call from another loop or thread reaches it.
 
-The only package that starts an event loop or calls across loops. Imported by `contract`, `foreign`, `managed`, `manager`
-and `internal_api_server`.
+The only package that starts an event loop or calls across loops. Imported by `contract`, `foreign`, `managed`,
+`manager` and `internal_api_server`.
 """
 
 from __future__ import annotations
