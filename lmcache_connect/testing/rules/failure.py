@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import anyio
@@ -129,7 +129,7 @@ async def _limited(call: Coroutine[Any, Any, str | None], seconds: float) -> str
 
 def _calls(
     subject: Subject, connector: RemoteConnector, keys: list[str], obj: MemoryObj
-) -> dict[str, Callable[[], Coroutine[Any, Any, str | None]]]:
+) -> Mapping[str, Callable[[], Coroutine[Any, Any, str | None]]]:
     """By name, calls that must raise: they return what is wrong with their answer, or None for one that is right.
 
     What a cache in front of the store knows is right.
