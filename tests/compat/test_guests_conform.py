@@ -33,6 +33,13 @@ class OnAServer(ConnectorConformance):
             pytest.skip("LMCache itself has one number of tensor groups for the whole process")
         await ConnectorConformance.test_several_tensor_groups_round_trip(self, subject)
 
+    @rule
+    async def test_as_many_tensor_groups_as_a_chunk_may_have_round_trip(self, subject: Subject) -> None:
+        """As without LMCache."""
+        if not compat.is_installed():
+            pytest.skip("LMCache itself has one number of tensor groups for the whole process")
+        await ConnectorConformance.test_as_many_tensor_groups_as_a_chunk_may_have_round_trip(self, subject)
+
 
 class TestByURL(OnAServer):
     @pytest.fixture

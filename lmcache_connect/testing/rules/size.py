@@ -38,7 +38,7 @@ class SizeRules:
     @rule
     async def test_as_many_tensor_groups_as_a_chunk_may_have_round_trip(self, subject: Subject) -> None:
         """A hybrid model has a group for each kind of layer. Each has a shape and a dtype of its own."""
-        for count in sorted({1, 2, subject.capabilities.groups}):
+        for count in sorted({1, min(2, subject.capabilities.groups), subject.capabilities.groups}):
             dtypes = [("half", "uint8", "float")[index % 3] for index in range(count)]
             shapes = [(2, 1 + index % 5, 4, 8) for index in range(count)]
             await round_trip(subject, subject.key(str(count)), ChunkMetadata.of(shapes, dtypes))
