@@ -101,7 +101,7 @@ async def test_a_store_that_drops_every_put_is_degraded_and_told_why_until_a_put
             assert "maxmemory" in trouble["advice"]
             (shown,) = (await served.client.get("/status")).json()["stores"]
             assert shown["health"] == "degraded"
-            assert "OOM" in shown["trouble"][0]["detail"]
+            assert "maxmemory is reached" in shown["trouble"][0]["detail"]
             assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
             with server.client() as client:

