@@ -31,6 +31,8 @@ from typing import Final, NoReturn
 DISTRIBUTION: Final = "lmcache-connect"
 PACKAGES: Final = (
     "lmcache_connect",
+    "lmcache_connect_composition",
+    "lmcache_connect_redis",
     "lmcache_connect_trials",
     "lmcache_connect_external",
     "lmcache_connect_s3",
