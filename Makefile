@@ -7,8 +7,6 @@ READY := $(VENV)/.ready
 ARGS ?=
 # Processes that run the tests side by side, each with servers of its own. Most tests wait: more than cores help. 0: one after the other.
 WORKERS ?= 3
-# Connectors that are broken on purpose leak and hang: they have a process of their own.
-BROKEN := tests/testing/conformance/test_the_suite_catches.py
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
@@ -35,12 +33,7 @@ demo: $(READY) ## Start a store, put and get chunks, show the results
 	"$(BIN)/lmcache-connect" demo $(ARGS)
 
 test: $(READY) ## Run the tests
-ifeq ($(ARGS),)
-	"$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadfile --ignore $(BROKEN)
-	"$(BIN)/python" -m pytest -q $(BROKEN)
-else
 	"$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
-endif
 
 check: $(READY) ## Lint, formatting and both type checkers
 	"$(BIN)/ruff" check .

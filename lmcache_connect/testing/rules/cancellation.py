@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ...errors import ArenaExhaustedError
 from ...memory import MemoryObj
-from ..subject import Subject, check_payload, outcome, payload, release, rule, yield_to_loop
+from ..subject import Subject, check_payload, is_same, outcome, payload, release, rule, yield_to_loop
 
 _HALF: Final = 1 << 19
 _EIGHTH: Final = 1 << 17
@@ -89,7 +89,7 @@ class CancellationRules:
                 obj.byte_array[:] = bytes(_HALF)
                 found = await subject.read(key)
                 assert found is not None, "a cancelled put() took away what was stored before it"
-                assert found in whole, "a cancelled put() stored bytes that were written after it had ended"
+                assert is_same(found, *whole), "a cancelled put() stored bytes that were written after it had ended"
                 version = (version + 1) % _VERSIONS
                 obj.byte_array[:] = whole[version]
 

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, Final
 
 from ...errors import StoreError
-from ..subject import Subject, outcome, payload, release, rule, yield_to_loop
+from ..subject import Subject, is_same, outcome, payload, release, rule, yield_to_loop
 
 _NBYTES: Final = 1 << 18
 _VERSIONS: Final = 4
@@ -47,7 +47,7 @@ class ConcurrencyRules:
             found = await subject.read(key)
             assert found is not None, "several wrote one key, and it is a miss"
             whole = [payload(key, nbytes, version) for version, nbytes in enumerate(sizes)]
-            assert found in whole, f"{len(found)} bytes came back that none of the writers stored"
+            assert is_same(found, *whole), f"{len(found)} bytes came back that none of the writers stored"
 
     @rule
     async def test_a_reader_during_overwrites_sees_only_whole_chunks(self, subject: Subject) -> None:
@@ -71,7 +71,7 @@ class ConcurrencyRules:
                     return
                 found = await subject.read(key)
                 assert found is not None, "a key that was being overwritten was a miss"
-                assert found in whole, "a reader saw bytes that no writer had stored"
+                assert is_same(found, *whole), "a reader saw bytes that no writer had stored"
                 # A store in memory may never let the writer run, or always at the same point of its put.
                 await yield_to_loop(1 + turn % pauses)
 
@@ -111,14 +111,14 @@ class ConcurrencyRules:
                     assert counted == same, (
                         f"{same} of 8 gets at once share one chunk, with {counted} references; expected one for each"
                     )
-                    assert bytes(obj.byte_array) == expected, "one of several gets of a key has other bytes"
+                    assert is_same(obj.byte_array, expected), "one of several gets of a key has other bytes"
                 first = found[0]
                 assert first is not None
                 if not first.is_read_only:
                     first.byte_array[:] = bytes(_NBYTES)
                     for other in found[1:]:
                         assert other is not None
-                        assert bytes(other.byte_array) == expected, (
+                        assert is_same(other.byte_array, expected), (
                             "gets at once share memory that they may write into; give each a chunk of its own, or a "
                             "read-only one"
                         )
