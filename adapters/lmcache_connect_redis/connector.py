@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
@@ -101,12 +101,7 @@ class RedisConnector(StreamingConnector[Connection]):
         if not keys:
             return []
         async with self._lookup_pool.acquired() as connection:
-            for start in range(0, len(keys), NAMES_AT_A_TIME):
-                if start:
-                    await asyncio.sleep(0)  # the server begins with the keys that it has
-                names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
-                command = self._layout.encode_exists(names)
-                await connection.send(command, replies=len(names))
+            await self._send_for(connection, keys, self._layout.encode_exists)
             return await connection.read_flags(self._layout.keys_each)
 
     async def remove(self, key: Key) -> bool:
@@ -121,14 +116,19 @@ class RedisConnector(StreamingConnector[Connection]):
         if not keys:
             return []
         async with self._lookup_pool.acquired() as connection:
-            for start in range(0, len(keys), NAMES_AT_A_TIME):
-                if start:
-                    await asyncio.sleep(0)  # the server begins with the keys that it has
-                names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
-                command = self._layout.encode_remove(names)
-                await connection.send(command, replies=len(names))
+            await self._send_for(connection, keys, self._layout.encode_remove)
             await connection.discard_integers()
         return [True] * len(keys)
+
+    async def _send_for(
+        self, connection: Connection, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]
+    ) -> None:
+        """Sends one command for each key. The event loop does other work in between."""
+        for start in range(0, len(keys), NAMES_AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)  # the server begins with the keys that it has
+            names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
+            await connection.send(encode(names), replies=len(names))
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """Looks at a damaged record again, over another connection. Removes it if the server holds what was seen.
