@@ -177,14 +177,15 @@ class RemoteConnector(ABC):
         A record that does not verify, or a chunk that is larger than the memory, is a miss in its own slot, counted.
         Where there is no room for all chunks, the result is the prefix that fits. The rest are misses, counted as
         `no_room`. Where `get` raises an exception of its author's own for some of the keys, those are misses, counted
-        as `failed:<class>`.
+        as `failed:<class>`, if `exists` then answers for another of the keys. If it raises, the store has failed.
 
         Raises:
             ArenaExhaustedError: there was no room in time, and no chunk has come.
-            What `get` raises of this package, an `OSError`, and what it raises for the keys in general.
+            What `get` raises of this package, an `OSError`, and what it raises for the keys in general. What `exists`
+            raises.
         """
         check_batch(keys)
-        return await SingleGets(keys, self.get, self.discard_corrupt, self._tell_bad_item).run()
+        return await SingleGets(keys, self.get, self.exists, self.discard_corrupt, self._tell_bad_item).run()
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored."""

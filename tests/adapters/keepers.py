@@ -17,11 +17,19 @@ class Keeper:
         self.backend = local_cpu_backend
         self.raises: set[str] = set()
         self.asked = 0
+        self.fails_from: int | None = None
+        """The number of gets after which the store fails as a whole."""
+
+    def check_store(self) -> None:
+        if self.fails_from is not None and self.asked >= self.fails_from:
+            raise LookupError("the shelves are closed")
 
     async def exists(self, key: Any) -> bool:
+        self.check_store()
         return key.to_string() in KEPT
 
     async def get(self, key: Any) -> Any:
+        self.check_store()
         self.asked += 1
         name = key.to_string()
         if name in self.raises:

@@ -222,3 +222,22 @@ async def test_keys_for_which_a_foreign_connector_raises_are_misses_unless_all_a
         with pytest.raises(ConnectorFailureError, match="no such shelf"):
             await connector.batched_get([*map(str, range(100)), "a"])
         assert wrapped.foreign.asked - asked < 64
+
+
+@pytest.mark.parametrize("name", ["Keeper", "BatchKeeper"])
+@pytest.mark.parametrize("answered", [1, 2, 3])
+async def test_a_foreign_store_that_fails_amid_a_batch_is_an_error_and_its_keys_are_no_misses(
+    name: str, answered: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"external://h:0/tests.adapters.keepers/?connector_name={name}"
+    await fill(url, *[(key, 4096) for key in "abcd"])
+    async with ConnectorManager(url, config=CONFIG) as manager:
+        connector = await manager.open_connector()
+        wrapped: Any = connector.wrapped
+        wrapped.foreign.fails_from = answered
+        with pytest.raises(ConnectorFailureError, match="the shelves are closed"):
+            await got(connector, "abcd")
+        assert connector.statistics()["batched_get"].misses == {}
+        assert not [text for text in caplog.messages if "bad_item" in text]
+        wrapped.foreign.fails_from = None
+        assert await got(connector, "abcd") == "abcd"
