@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import pytest
-
 from ...managed import ManagedConnector
 from ..loop_io import LoopIO
 from ..loop_watch import LoopWatch
@@ -44,6 +42,8 @@ class OpeningRules:
     async def test_a_connector_that_was_opened_off_the_loop_is_the_same(self, subject: Subject) -> None:
         """`open_connector` imports in a thread, for engines that cannot wait. The connector is one as any other."""
         if not self.url:
+            import pytest
+
             pytest.skip("the suite has no url, which open_connector() opens")
         manager = subject.manager
         key = subject.key()
