@@ -2,17 +2,19 @@
 
 A call's states. What stands on the arrows happens in the caller's thread, or on the owning loop where it says so:
 
-              submit             loop: begin               loop: the task ends
+              submit             loop: begin            loop: the operation ends
       made ──────────▶ submitted ───────────▶ running ────────────────────────────▶ done ──▶ result()
                            │                     │                                   ▲
                            │ cancel              │ cancel                            │
-                           ▼                     ▼          loop: the task ends      │
+                           ▼                     ▼       loop: the operation ends    │
                        cancelled             cancelled ──────────────────────────────┤
                            │                                                         │
                            │          loop: begin, which starts nothing              │
                            └─────────────────────────────────────────────────────────┘
 
-`on_done` tells the caller that the call is done, also where it never began, or could not begin.
+The calls of several threads and loops that are submitted together begin in one iteration of the owning loop, in order
+(`mailbox.py`). A call is done when its operation has ended, in that moment: what the task does after that, an iteration
+later, concerns nobody. `on_done` tells the caller that the call is done, also where it never began, or could not begin.
 
 A caller that is cancelled, or has waited too long, cancels the call and waits for `done`, so that none of its
 buffers is touched when it goes on. Where the owning loop does not run, the call will not be done. The caller then
@@ -20,8 +22,8 @@ recalls the operation's lease (`lease.py`) and waits until no thread works for t
 Should that loop run again, the operation finds its memory refused.
 
 Both waits together end after `_CANCEL_GRACE` seconds. Then the caller abandons the call, done or not: nobody takes a
-result. If the operation returns one all the same, it is released: at once where the task has ended, else on the owning
-loop when it ends, and then `on_done` is not called.
+result. If the operation returns one all the same, it is released: at once where it has ended, else on the owning loop
+when it ends, and then `on_done` is not called.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ..errors import LoopNotRunningError, SyncTimeoutError
@@ -37,6 +40,7 @@ from ..lease import WAIT_SECONDS, Lease, context_under
 from ..memory import release_all
 from ..process import this_process
 from ..transport import wait_uncancelled
+from .mailbox import call_soon, mailbox_of
 
 T = TypeVar("T")
 
@@ -57,25 +61,49 @@ _POLL: Final = 0.25
 class Call(Generic[T]):
     """One operation that runs on the owning loop for a caller elsewhere. The module describes its states."""
 
+    __slots__ = (
+        "_has_ended",
+        "_is_abandoned",
+        "_is_cancelled",
+        "_is_released",
+        "_lease",
+        "_lock",
+        "_loop",
+        "_mailbox",
+        "_on_done",
+        "_outcome",
+        "_process",
+        "_start",
+        "_task",
+        "_undone",
+        "is_done",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         start: Callable[[], Coroutine[Any, Any, T]],
-        on_done: Callable[[], None],
+        on_done: Callable[[], object] | None = None,
     ) -> None:
         """`on_done` is called on the owning loop when the call is done, unless it was abandoned before."""
         self._loop = loop
-        self._start = start
+        self._mailbox = mailbox_of(loop)
+        self._start: Callable[[], Coroutine[Any, Any, T]] | None = start
         self._on_done = on_done
         self._lease = Lease()
         self._process = this_process()
         self._lock = threading.Lock()
-        self._task: asyncio.Task[T] | None = None
-        self._failure: BaseException | None = None
-        self._cancelled = False
-        self._abandoned = False
-        self._released = False
-        self._is_done = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._outcome: _Result[T] | BaseException | None = None
+        self._has_ended = False
+        self._is_cancelled = False
+        self._is_abandoned = False
+        self._is_released = False
+        self.is_done = False
+        """Whether the operation has ended, or never will begin."""
+        # A bare lock, which is held until then: a `threading.Event` costs four times as much.
+        self._undone = threading.Lock()
+        self._undone.acquire()
 
     def submit(self) -> None:
         """Has the owning loop begin the operation, in a copy of the caller's context, under a lease of its own.
@@ -83,42 +111,64 @@ class Call(Generic[T]):
         Raises:
             LoopNotRunningError: the loop is closed.
         """
+        context = context_under(self._lease)
         try:
-            self._loop.call_soon_threadsafe(self._begin, context=context_under(self._lease))
+            self._mailbox.post(partial(context.run, self._begin))
         except RuntimeError:
             raise LoopNotRunningError("it is closed") from None
 
     def _begin(self) -> None:
-        if self._cancelled:
-            self._tell_done()
+        start, self._start = self._start, None
+        if self._is_cancelled or start is None:
+            self._end()
             return
+        operation = self._operate(start)
         try:
-            self._task = asyncio.get_running_loop().create_task(self._start())
-        except BaseException as failure:  # the function refused, or returned no coroutine: the caller is told
-            self._failure = failure
-            self._tell_done()
-            return
-        self._task.add_done_callback(self._ended)
+            self._task = self._loop.create_task(operation)
+        except BaseException as failure:  # from a task factory of somebody else
+            operation.close()
+            self._outcome = failure
+            self._end()
 
-    def _ended(self, task: asyncio.Task[T]) -> None:
-        if self._abandoned:
-            self._release(task)
-        else:
-            self._tell_done()
+    async def _operate(self, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        try:
+            self._outcome = _Result(await start())
+        except (KeyboardInterrupt, SystemExit) as stop:  # they end the loop as well, and asyncio sees to that
+            self._outcome = stop
+            if self._task is not None:
+                self._task.add_done_callback(_retrieve)
+            raise
+        except GeneratorExit:  # the loop was closed, and what it still had to do was collected
+            self._outcome = LoopNotRunningError("it was closed during the call")
+            raise
+        except BaseException as failure:  # raised in the caller: the task itself never fails
+            self._outcome = failure
+        finally:
+            self._end()
 
-    def _tell_done(self) -> None:
-        self._is_done.set()
-        self._on_done()
+    def _end(self) -> None:
+        self._has_ended = True
+        if self._is_abandoned:
+            self._release()
+        elif not self.is_done:
+            self.is_done = True
+            self._undone.release()
+            if self._on_done is not None:
+                self._on_done()
 
     def cancel(self) -> None:
         """Has the owning loop cancel the operation, or never begin it."""
-        self._cancelled = True
+        self._is_cancelled = True
         if self._process.is_forked():
             return
+        self._mailbox.wake()
         call_soon(self._loop, self._cancel_task)
 
     def _cancel_task(self) -> None:
-        if self._task is not None:
+        if self._task is None:
+            self._end()  # it was not begun, although what was submitted before has been: an interrupt came between
+        else:
+            self._task.add_done_callback(lambda _: self._end())  # one that was never stepped tells nothing itself
             self._task.cancel()
 
     def abandon(self, why: BaseException) -> None:
@@ -126,28 +176,30 @@ class Call(Generic[T]):
 
         Where it is not done, the operation finds its memory refused from now on. `why` is what the caller raises.
         """
-        self._abandoned = True
-        if not self._is_done.is_set():
+        self._is_abandoned = True
+        self._start = None  # which holds the caller's memory, and may stay in a loop that does not run
+        if not self.is_done:
             if not (self.has_let_go() or self._process.is_forked()):
                 why.add_note(f"The operation had not let go of its buffers {_CANCEL_GRACE} s after it was cancelled.")
             self._lease.recall()
-        if (task := self._task) is not None and task.done():
-            self._release(task)
+        if self._has_ended:
+            self._release()
 
-    def _release(self, task: asyncio.Task[T]) -> None:
+    def _release(self) -> None:
         with self._lock:  # the caller's thread and the loop's may both find the outcome
-            if self._released:
+            if self._is_released:
                 return
-            self._released = True
-        if not task.cancelled() and task.exception() is None:
-            release_all(task.result())
+            self._is_released = True
+        outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, _Result):
+            release_all(outcome.value)
 
     def has_let_go(self) -> bool:
         """Whether nothing touches the caller's buffers, now or later, though the call may never be done.
 
         Where the owning loop does not run, this interrupts the threads that work for the operation.
         """
-        if self._is_done.is_set():
+        if self.is_done:
             return True
         if self._is_loop_running():
             return False
@@ -161,7 +213,7 @@ class Call(Generic[T]):
 
     def wait(self, seconds: float) -> bool:
         """Blocks this thread until the call is done, for `seconds` at most. Returns whether it is done."""
-        return self._is_done.wait(seconds)
+        return self.is_done or self._undone.acquire(True, seconds)
 
     def give_up(self, why: BaseException) -> None:
         """Cancels and abandons the call. Blocks this thread until `has_let_go()`, for `_CANCEL_GRACE` seconds at most.
@@ -171,53 +223,90 @@ class Call(Generic[T]):
         self.cancel()
         ends = time.monotonic() + _CANCEL_GRACE
         while not (self._process.is_forked() or self.has_let_go()) and time.monotonic() < ends:
-            self._is_done.wait(_POLL if self._is_loop_running() else _THREAD_POLL)
+            self.wait(_POLL if self._is_loop_running() else _THREAD_POLL)
         self.abandon(why)
 
     def check_alive(self) -> None:
         """Raises `LoopNotRunningError` where the loop was closed before the call was done."""
-        if self._loop.is_closed() and not (self._task is not None and self._task.done()):
+        if self.is_done:
+            return
+        if (task := self._task) is not None and task.done():
+            self._end()  # a loop that was shut down has cancelled the task before its first step
+        elif self._loop.is_closed():
             raise LoopNotRunningError("it was closed during the call")
+        else:
+            self._mailbox.wake()
 
     def result(self) -> T:
-        """The result of a call that is done.
+        """The result of a call that is done. It is given once.
 
         Raises:
             LoopNotRunningError: the operation never began, or the loop was shut down under it.
             What the operation raised.
         """
-        if self._failure is not None:
-            raise self._failure
-        if self._task is None:
-            raise LoopNotRunningError("the operation never began there")
+        outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, _Result):
+            return outcome.value
         try:
-            return self._task.result()
-        except asyncio.CancelledError:
-            # Nobody cancelled the caller: the loop was shut down under the operation.
-            raise LoopNotRunningError("the operation was cancelled there") from None
+            if outcome is None:
+                raise LoopNotRunningError("the operation never began there")
+            if isinstance(outcome, asyncio.CancelledError):
+                # Nobody cancelled the caller: the loop was shut down under the operation.
+                raise LoopNotRunningError("the operation was cancelled there")
+            raise outcome
+        finally:
+            del outcome  # a failure that its own traceback holds is freed late, and what its frames hold with it
+
+
+class _Result(Generic[T]):
+    """What an operation returned."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
 
 
 async def call_from_loop(loop: asyncio.AbstractEventLoop, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Awaits `start()` on `loop`, for a caller on another loop."""
     here = asyncio.get_running_loop()
-    done = here.create_future()
-    call = Call(loop, start, lambda: call_soon(here, _resolve, done))
-    call.submit()
-    started = time.monotonic()
+    mailbox = mailbox_of(here)
+    changed = here.create_future()
+
+    def wake() -> None:
+        if not changed.done():
+            changed.set_result(None)
+
+    def tell() -> None:
+        try:
+            mailbox.post(wake)
+        except RuntimeError:
+            pass  # nobody is left to be told
+
+    call = Call(loop, start, tell)
     try:
-        while not done.done():
-            await asyncio.wait((done,), timeout=_POLL)
-            call.check_alive()
-            if not loop.is_running() and time.monotonic() - started > _START_LIMIT:
-                raise LoopNotRunningError(f"it has not run for {_START_LIMIT} s")
+        call.submit()
+        started = here.time()
+        while not call.is_done:
+            timer = here.call_later(_POLL, wake)
+            try:
+                await changed
+            finally:
+                timer.cancel()
+            if not call.is_done:
+                changed = here.create_future()
+                call.check_alive()
+                if not loop.is_running() and here.time() - started > _START_LIMIT:
+                    raise LoopNotRunningError(f"it has not run for {_START_LIMIT} s")
     except GeneratorExit as closed:  # the caller's loop was closed under it: nothing can be awaited any more
         call.give_up(closed)
         raise
     except BaseException as error:
+        changed = here.create_future()  # the one before was perhaps cancelled
         call.cancel()
         ends = time.monotonic() + _CANCEL_GRACE
-        while not (done.done() or call.has_let_go()) and (left := ends - time.monotonic()) > 0:
-            await wait_uncancelled(done, min(left, _POLL if loop.is_running() else _THREAD_POLL))
+        while not call.has_let_go() and (left := ends - time.monotonic()) > 0:
+            await wait_uncancelled(changed, min(left, _POLL if loop.is_running() else _THREAD_POLL))
         call.abandon(error)
         raise
     return call.result()
@@ -233,10 +322,10 @@ def call_from_thread(
         LoopNotRunningError: the loop is closed, or never ran.
         What the operation raises.
     """
-    call = Call(loop, start, lambda: None)
-    call.submit()
-    deadline = time.monotonic() + timeout
+    call = Call(loop, start)
     try:
+        deadline = time.monotonic() + timeout
+        call.submit()
         while not call.wait(min(_POLL, max(0.0, deadline - time.monotonic()))):
             call.check_alive()
             if time.monotonic() >= deadline:
@@ -256,14 +345,5 @@ def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
-    """Has `loop` call `callback` soon, from any thread. Does nothing where the loop is closed."""
-    try:
-        loop.call_soon_threadsafe(callback, *args)
-    except RuntimeError:
-        pass  # nobody is left to be told
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _retrieve(task: asyncio.Task[None]) -> None:
+    task.exception()  # marks it as retrieved: the caller has it

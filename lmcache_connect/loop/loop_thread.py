@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import LoopNotRunningError
 from ..process import this_process
-from .calls import call_soon
+from .mailbox import call_soon
 
 _JOIN_SECONDS: Final = 10.0
 
