@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format bench bench-small bench-s3 bench-setup package lmcache lock clean
+.PHONY: help setup demo test chaos check format bench bench-small bench-calls bench-s3 bench-setup package lmcache lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench: $(READY) ## Compare the Redis connector with other clients
 
 bench-small: $(READY) ## Measure what the managed connector adds to a small call
 	"$(BIN)/python" -m benchmarks.managed $(ARGS)
+
+bench-calls: $(READY) ## Measure single calls: many at a time, one by one, from threads
+	"$(BIN)/python" -m benchmarks.calls $(ARGS)
 
 bench-s3: $(READY) ## Compare the S3 connector with other clients; needs nginx
 	"$(BIN)/python" -m benchmarks.lmcache_connect_s3 $(ARGS)

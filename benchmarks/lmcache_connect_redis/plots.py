@@ -1,25 +1,21 @@
 """Draws a report of the Redis benchmark: SVG and PNG, without a display.
 
-    from benchmarks.plots import draw
+    from benchmarks.lmcache_connect_redis.plots import draw
     draw(json.loads(Path("benchmarks/results/redis_speed.json").read_text()), Path("docs/figures"))
 
-Every figure has an opaque white ground, so that it reads the same on a light page and on a dark one, and is made to be
-shown 1000 pixels wide. It needs matplotlib (`make bench-setup`).
+It needs matplotlib (`make bench-setup`).
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
-KIB: Final = 1 << 10
-MIB: Final = 1 << 20
+from .. import figures
+from ..figures import GROUP, INK, OTHER
 
-INK, QUIET, HAIR = "#1f2933", "#5f6b7a", "#e3e7ec"
 OURS: Final = "Connect"
 COLOURS: Final = {
     OURS: "#d1410c",
@@ -31,31 +27,9 @@ COLOURS: Final = {
 }
 """In the order of the bars. Ours is the one strong colour; the others differ in lightness too, for eyes and printers
 that see no hue."""
-OTHER: Final = "#c4c4c4"
 FLOOR: Final = "bare sockets"
 
-WIDTH: Final = 10.0  # inches, of 100 pixels each on a page
-GROUP: Final = 0.86  # of the distance between two groups of bars
 SPEEDS: Final = {"get GB/s": "get, GB/s", "put GB/s": "put, GB/s"}
-STYLE: Final = {
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "ytick.major.size": 0,
-    "grid.color": HAIR,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.hashsalt": "lmcache-connect",  # the same report gives the same file
-}
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -66,29 +40,10 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    plotting = _matplotlib()
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    with plotting.rc_context({**plotting.rcParamsDefault, "backend": "agg", **STYLE}):
-        for name, figure in (("redis_speed", _speed(report)), ("redis_curves", _curves(report))):
-            if figure is None:
-                continue
-            for path, options in (
-                (folder / f"{name}.svg", {"metadata": {"Date": None}}),
-                (folder / f"{name}.png", {"dpi": 200}),
-            ):
-                figure.savefig(path, **options)
-                written.append(path)
-    return written
-
-
-def _matplotlib() -> ModuleType:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("matplotlib is not installed; `make bench-setup` installs it", name="matplotlib") from error
-    module: ModuleType = matplotlib
-    return module
+    return figures.write(
+        {"redis_speed": lambda: _speed(report), "redis_curves": lambda: _curves(report)},
+        folder,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ speed
@@ -104,7 +59,7 @@ def _speed(report: Mapping[str, Any]) -> Any:
     note = f"Median of {report['rounds']} rounds, whiskers from the slowest to the fastest."
     if any(name not in entry["values"] for entry in entries for name in names):
         note += " A gap: not measured."
-    figure, axes = _figure(
+    figure, axes = figures.figure(
         report,
         f"GB/s to and from {' and '.join(run['server'] for run in runs)} over TCP, by chunk size",
         note,
@@ -123,10 +78,10 @@ def _speed(report: Mapping[str, Any]) -> Any:
             if column == 0:
                 ax.set_ylabel(label)
     figure.align_ylabels([row[0] for row in axes])
-    handles = [_patch(name) for name in names]
+    handles = [figures.patch(COLOURS.get(name, OTHER), name) for name in names]
     if any(FLOOR in entry["values"] for entry in entries):
-        handles.append(_line(FLOOR))
-    _legend(figure, handles)
+        handles.append(figures.line(FLOOR))
+    figures.legend(figure, handles)
     return figure
 
 
@@ -159,7 +114,7 @@ def _bars(ax: Any, results: Sequence[Any], names: Sequence[str]) -> None:
         floor = entry["values"].get(FLOOR)
         if floor is not None:
             ax.hlines(floor["median"], left, left + GROUP, color=INK, linewidth=1.1)
-    ax.set_xticks(range(len(results)), [_size(entry["chunk_bytes"]) for entry in results])
+    ax.set_xticks(range(len(results)), [figures.size(entry["chunk_bytes"]) for entry in results])
     ax.tick_params(axis="x", length=0)
     ax.tick_params(axis="y", labelleft=True)
     ax.set_ylim(bottom=0)
@@ -176,11 +131,11 @@ def _curves(report: Mapping[str, Any]) -> Any:
     chunks, look_ups = curves.get("chunks", []), curves.get("look_ups", [])
     if not (chunks or look_ups):
         return None
-    figure, [[left, right]] = _figure(
+    figure, [[left, right]] = figures.figure(
         report, f"{OURS}: microseconds per chunk and per look-up, by batch", "", rows=1, columns=2, row_height=3.2
     )
     sizes = {row["chunk_bytes"] for row in chunks if "chunk_bytes" in row}
-    of = f" of {_size(sizes.pop())}" if len(sizes) == 1 else ""
+    of = f" of {figures.size(sizes.pop())}" if len(sizes) == 1 else ""
     puts = _Curve("put", COLOURS["LMCache resp://"], "s", [(row["count"], row["us_per_chunk_put"]) for row in chunks])
     gets = _Curve("get", COLOURS[OURS], "o", [(row["count"], row["us_per_chunk_get"]) for row in chunks])
     _lines(left, [puts, gets], f"µs per chunk{of}", "chunks in the batch")
@@ -228,66 +183,6 @@ def _spread(counts: Sequence[int]) -> list[int]:
     return kept[::-1]
 
 
-# ------------------------------------------------------------------------------------------------ in all of them
-
-
-def _figure(
-    report: Mapping[str, Any], title: str, note: str, *, rows: int, columns: int, row_height: float, share: str = "none"
-) -> tuple[Any, Any]:
-    """A figure with its title and where its numbers come from, and a grid of axes below them."""
-    from matplotlib.figure import Figure
-
-    said = (report["date"][:10], report["machine"], f"Python {report['python']}, {report['event_loop']}")
-    source = " · ".join((*said, f"version {report['version']}", f"`{report['command']}`"))
-    subtitle = "\n".join(line for text in (note, source) if text for line in textwrap.wrap(text, 125))
-    top = 0.95 + 0.19 * (subtitle.count("\n") + 1) + (0.3 if note else 0.0)  # inches above the axes
-    bottom, between = 0.35 if share == "row" else 0.6, 0.5
-    height = top + rows * row_height + (rows - 1) * between + bottom
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=share)
-    figure.subplots_adjust(
-        left=0.065,
-        right=0.985,
-        top=1 - top / height,
-        bottom=bottom / height,
-        wspace=0.12,
-        hspace=between / row_height,
-    )
-    figure.text(0.018, 1 - 0.16 / height, title, va="top", fontsize=14, fontweight="bold")
-    figure.text(0.018, 1 - 0.46 / height, subtitle, va="top", fontsize=9, color=QUIET, linespacing=1.45)
-    return figure, axes
-
-
-def _legend(figure: Any, handles: Sequence[Any]) -> None:
-    """One legend for all axes, in a row between the subtitle and the axes."""
-    height = figure.get_figheight()
-    top = figure.subplotpars.top + 0.4 / height
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.018, top),
-        ncols=len(handles),
-        fontsize=10,
-        handlelength=1.1,
-        handletextpad=0.45,
-        columnspacing=1.3,
-        borderaxespad=0,
-        borderpad=0,
-    )
-
-
-def _patch(name: str) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(color=COLOURS.get(name, OTHER), label=name)
-
-
-def _line(label: str) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=INK, linewidth=1.1, label=label)
-
-
 def _in_order(names: set[str]) -> list[str]:
     return [name for name in COLOURS if name in names] + sorted(names - set(COLOURS))
 
@@ -295,7 +190,3 @@ def _in_order(names: set[str]) -> list[str]:
 def _chunk_bytes(entry: Mapping[str, Any]) -> int:
     size: int = entry["chunk_bytes"]
     return size
-
-
-def _size(size: int) -> str:
-    return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"

@@ -1,0 +1,149 @@
+"""A run's report, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from .comparison import in_order
+from .results import BASE, OURS, best
+
+TITLES: Final = {
+    "together": "Concurrent single calls, µs for each call",
+    "one-batch": "Concurrent single calls against one batch of the same chunks, GB/s",
+    "one": "One call after the other, p50 in µs",
+    "threads": "Blocking calls, µs for each call",
+    "busy": "A lone look-up while 32 MiB chunks stream both ways",
+}
+BARS: Final = {
+    "together": "against the fastest client",
+    "one-batch": "singles against batch",
+    "one": "against redis-py",
+    "threads": "against redis-py",
+    "busy": "p99 against base",
+}
+WHY: Final = (
+    "Medians of the rounds, with the best round in brackets. A ratio is taken in each round, and its median is shown, "
+    "with the ratio of the best rounds in brackets. CPU is that of the client's process, all threads."
+)
+
+
+def tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and rows of one table for each part, and of one for its CPU time."""
+    made = []
+    for part, title in TITLES.items():
+        results = [result for result in report["results"] if result["part"] == part]
+        if not results:
+            continue
+        sides = in_order({side for result in results for side in result["sides"]})
+        if part == "one-batch":
+            made.append(_batches(title, results, sides))
+        elif part == "busy":
+            made.append(_busy(title, results, sides))
+        else:
+            made.append(_times(part, title, results, sides))
+            made.append(_cpu(title, results, sides))
+    return made
+
+
+def _times(
+    part: str, title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    rows = [
+        [result["title"], *(_cell(result, side, "us") for side in sides), *_verdict(result, sides)]
+        for result in results
+    ]
+    return title, ["work", *sides, *_heads(part, sides)], rows
+
+
+def _cpu(title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]) -> tuple[str, list[str], list[list[str]]]:
+    rows = [[result["title"], *(_cell(result, side, "cpu us") for side in sides)] for result in results]
+    return f"{title.split(',', maxsplit=1)[0]}, µs of CPU for each call", ["work", *sides], rows
+
+
+def _batches(
+    title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    ways = ("alone GB/s", "batch GB/s", "alone CPU s/GB", "batch CPU s/GB")
+    rows = [
+        [result["title"], *(_cell(result, side, way) for side in sides for way in ways), *_verdict(result, sides)]
+        for result in results
+    ]
+    names = ("singles", "batch", "singles, CPU s/GB", "batch, CPU s/GB")
+    return title, ["work", *(f"{side}: {way}" for side in sides for way in names), *_heads("one-batch", sides)], rows
+
+
+def _busy(
+    title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    figures = {"p50 us": "p50, µs", "us": "p99, µs", "longest us": "longest, µs", "GB/s": "streams, GB/s"}
+    rows = [
+        [result["title"], *(_cell(result, side, name) for side in sides for name in figures), *_verdict(result, sides)]
+        for result in results
+    ]
+    return (
+        title,
+        ["work", *(f"{side}: {name}" for side in sides for name in figures.values()), *_heads("busy", sides)],
+        rows,
+    )
+
+
+def _heads(part: str, sides: Sequence[str]) -> list[str]:
+    heads = [f"ours {BARS[part]}"]
+    if BASE in sides and part != "busy":
+        heads.append(f"base {BARS[part]}")
+    return [*heads, "at least" if part == "one-batch" else "at most", "reached"]
+
+
+def _verdict(result: dict[str, Any], sides: Sequence[str]) -> list[str]:
+    cells = []
+    for side in (OURS, BASE) if BASE in sides and result["part"] != "busy" else (OURS,):
+        ratio = result["ratio"].get(side)
+        cells.append("" if ratio is None else f"{ratio['median']:.2f} × ({ratio['of_best']:.2f})")
+    ours = result["ratio"].get(OURS)
+    return [*cells, f"{result['bar']:g} ×", "" if ours is None else "yes" if ours["reached"] else "no"]
+
+
+def _cell(result: dict[str, Any], side: str, name: str) -> str:
+    value = result["sides"].get(side, {}).get(name)
+    if value is None:
+        return ""
+    return f"{_number(value['median'])} ({_number(best(name, value))})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def show(console: Console, report: dict[str, Any]) -> None:
+    """The report as tables."""
+    for title, heads, rows in tables(report):
+        table = Table(title=title)
+        table.add_column(heads[0])
+        for head in heads[1:]:
+            table.add_column(head, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for name, why in report["left_out"].items():
+        console.print(f"left out: {name}: {why}")
+    console.print(WHY)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for reading on a page."""
+    lines = [
+        "# What calls cost",
+        "",
+        f"{report['date']}, {report['machine']}, Python {report['python']}, {report['event_loop']}, "
+        f"{', '.join(report['stores'])}, `{report['command']}`: {report['rounds']} interleaved rounds. {WHY}",
+    ]
+    for title, heads, rows in tables(report):
+        lines += ["", f"## {title}", "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    if report["left_out"]:
+        lines += ["", *(f"* left out: {name}: {why}" for name, why in report["left_out"].items())]
+    return "\n".join(lines) + "\n"
