@@ -101,9 +101,8 @@ def _one_batch(report: Mapping[str, Any]) -> Any:
     if not results:
         return None
     title = "GB/s of concurrent single calls, and of one batch of the same chunks"
-    note = _note(report)
     figure, axes = figures.figure(
-        report, title, note, rows=len(operations), columns=len(stores), row_height=2.55, share="row"
+        report, title, _note(report), rows=len(operations), columns=len(stores), row_height=2.55
     )
     bars = []
     for side in in_order({side for result in results for side in result["sides"]}):

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..case import MIB
 from ..clients import Connect
-from .work import SMALL, Work, WrongDataError, names, payload, settle, verify, verify_found
+from .work import SMALL, Work, WrongDataError, freeze_heap, names, payload, verify, verify_found
 
 CHUNK: Final = 32 * MIB
 SECONDS: Final = 2.0
@@ -35,7 +35,7 @@ class Busy(Work):
             self.stack.callback(client.release, obj)
         await client.batched_put(self._keys, self._objs)
         await client.put(self._small, small)
-        settle()
+        freeze_heap()
 
     async def round(self, number: int) -> dict[str, float]:
         client, moved = self._client, 0

@@ -6,7 +6,7 @@ import statistics
 from typing import Final
 
 from ..clients import ASYNC
-from .work import SMALL, Clock, Work, WrongDataError, names, payload, settle, verify, verify_found
+from .work import SMALL, Clock, Work, WrongDataError, freeze_heap, names, payload, verify, verify_found
 
 CALLS: Final = 200
 """Calls in a round. Short, so that all sides meet the same moments of a shared machine."""
@@ -22,7 +22,7 @@ class One(Work):
         [self._key] = names("one", 1)
         self._payload = payload(self._key, self._nbytes)
         await self._put(Clock())
-        settle()
+        freeze_heap()
 
     async def round(self, number: int) -> dict[str, float]:
         step = {"exists": self._exists, "get": self._get, "put": self._put}[self.case.operation]

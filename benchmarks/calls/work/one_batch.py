@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from ..clients import Connect
-from .work import Clock, Work, names, payload, settle, verify
+from .work import Clock, Work, freeze_heap, names, payload, verify
 
 STAMP = 8
 """Bytes at the head of a chunk that change with every put."""
@@ -26,7 +26,7 @@ class OneBatch(Work):
         self._stamps = 0
         self._stamp()
         await client.batched_put(self._keys, self._objs)
-        settle()
+        freeze_heap()
 
     async def round(self, number: int) -> dict[str, float]:
         ways = {"alone": self._alone, "batch": self._batch}

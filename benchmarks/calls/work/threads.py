@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from ..clients import BLOCKING
-from .work import SMALL, Clock, Work, names, payload, settle, verify, verify_found
+from .work import SMALL, Clock, Work, freeze_heap, names, payload, verify, verify_found
 
 CALLS: Final = 320
 """Calls in a round, of all threads together."""
@@ -42,7 +42,7 @@ class Threads(Work):
             client.put(key, staged)
             client.release(staged)
         self._pool = stack.enter_context(ThreadPoolExecutor(threads))
-        settle()
+        freeze_heap()
 
     async def round(self, number: int) -> dict[str, float]:
         return await asyncio.to_thread(self._round)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from ..clients import ASYNC
-from .work import SMALL, Clock, Work, names, payload, settle, verify, verify_found
+from .work import SMALL, Clock, Work, freeze_heap, names, payload, verify, verify_found
 
 CALLS: Final = 1000
 """Calls in a round, at least."""
@@ -27,7 +27,7 @@ class Together(Work):
             staged = client.stage(data)
             await client.put(key, staged)
             client.release(staged)
-        settle()
+        freeze_heap()
 
     async def round(self, number: int) -> dict[str, float]:
         client, keys = self._client, self._keys

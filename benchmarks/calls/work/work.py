@@ -60,7 +60,7 @@ class Work(ABC):
         """One round: its figures by name."""
 
 
-def settle() -> None:
+def freeze_heap() -> None:
     """Leaves what exists out of further garbage collections, as a server does after its start: a full collection of the
     imported modules takes 20 to 30 ms."""
     gc.collect()
