@@ -47,6 +47,7 @@ class Crew(ABC, Generic[C]):
         self._failure: Exception | None = None
         self._group: TaskGroup | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._hiring: asyncio.Task[None] | None = None
 
     @abstractmethod
     def unbegun(self) -> int:
@@ -85,7 +86,15 @@ class Crew(ABC, Generic[C]):
         if self._couriers is None:
             self._start_members()
         else:
-            self._loop.call_soon_threadsafe(self._start_members)
+            self._loop.call_soon_threadsafe(self._hire_in_task)
+
+    def _hire_in_task(self) -> None:
+        # Where sniffio is installed, anyio starts tasks from a task alone, and raises in a bare callback of the loop.
+        async def hire() -> None:
+            self._start_members()
+
+        if self._group is not None and self._loop is not None:
+            self._hiring = self._loop.create_task(hire())
 
     def _start_members(self) -> None:
         if self._group is None:
