@@ -40,6 +40,7 @@ from ..lease import WAIT_SECONDS, Lease, context_under
 from ..memory import release_all
 from ..process import this_process
 from ..transport import wait_uncancelled
+from .bell import Bell, bell, keep
 from .mailbox import call_soon, mailbox_of
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class Call(Generic[T]):
     """One operation that runs on the owning loop for a caller elsewhere. The module describes its states."""
 
     __slots__ = (
+        "_bell",
         "_has_ended",
         "_is_abandoned",
         "_is_cancelled",
@@ -75,7 +77,6 @@ class Call(Generic[T]):
         "_process",
         "_start",
         "_task",
-        "_undone",
         "is_done",
     )
 
@@ -101,9 +102,7 @@ class Call(Generic[T]):
         self._is_released = False
         self.is_done = False
         """Whether the operation has ended, or never will begin."""
-        # A bare lock, which is held until then: a `threading.Event` costs four times as much.
-        self._undone = threading.Lock()
-        self._undone.acquire()
+        self._bell: Bell | None = None
 
     def submit(self) -> None:
         """Has the owning loop begin the operation, in a copy of the caller's context, under a lease of its own.
@@ -152,7 +151,10 @@ class Call(Generic[T]):
             self._release()
         elif not self.is_done:
             self.is_done = True
-            self._undone.release()
+            if self._process.is_forked():
+                return  # its parent's loop was collected here
+            if (bell := self._bell) is not None:
+                bell.ring()
             if self._on_done is not None:
                 self._on_done()
 
@@ -213,7 +215,14 @@ class Call(Generic[T]):
 
     def wait(self, seconds: float) -> bool:
         """Blocks this thread until the call is done, for `seconds` at most. Returns whether it is done."""
-        return self.is_done or self._undone.acquire(True, seconds)
+        if self._bell is None:
+            self._bell = bell()
+        if self.is_done:  # looked at when the bell was there to be rung
+            return True
+        if self._bell.wait(seconds) and self.is_done:
+            keep(self._bell)
+            self._bell = None
+        return self.is_done
 
     def give_up(self, why: BaseException) -> None:
         """Cancels and abandons the call. Blocks this thread until `has_let_go()`, for `_CANCEL_GRACE` seconds at most.
