@@ -34,6 +34,9 @@ from .multipart_upload import MultipartUpload
 from .object_names import ObjectNames
 from .object_removal import ObjectRemoval
 from .options import MAX_PARTS, S3Options
+from .request_call import RequestServer
+from .request_crew import RequestCrew
+from .request_lane import RequestLane
 from .retries import Retries
 from .signing import CallSigner, Signing
 from .stored_record import StoredRecord
@@ -74,6 +77,8 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._headers = _object_headers(options)
         self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
+        threads = min(self._threads, options.pool_size)
+        self._lane = RequestLane(self._chunk_pool, self._couriers, threads, yields=threads == options.pool_size)
 
     async def dial(self) -> HTTPConnection:
         location = self._signing.location
@@ -174,13 +179,19 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[HTTPConnection]
     ) -> None:
         signer = CallSigner(self._signing, await self._signing.current())
-        fetching = Fetching(equipment, self._retries, signer, self._options, keys, names, arrivals)
+        fetching = Fetching(self._server(equipment), self._retries, signer, self._options, keys, names, arrivals)
         await fetching.run()
         for name, denial in fetching.denied.items():
             if not await self._denials.is_of_missing(name):
                 raise denial
         for slot in arrivals.corrupt:
             self._damaged.seen(names[slot], fetching.damaged.get(names[slot]))
+
+    def _server(self, equipment: Equipment[HTTPConnection]) -> RequestServer:
+        """Returns what makes the requests of a call."""
+        if equipment.couriers is not None:
+            return self._lane
+        return RequestCrew(equipment.pool, equipment.members)
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
         records: dict[str, StoredRecord] = {}
@@ -202,7 +213,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
 
     async def _storing(self, nbytes: int) -> Storing:
         return Storing(
-            self._equipment(nbytes),
+            self._server(self._equipment(nbytes)),
             self._retries,
             CallSigner(self._signing, await self._signing.current()),
             self._headers,
@@ -228,6 +239,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         await self._tidying.finish(_TIDY_SECONDS)
         self._signing.close()
         await super().close()
+        await self._lane.close()
 
 
 def _object_headers(options: S3Options) -> dict[str, str]:

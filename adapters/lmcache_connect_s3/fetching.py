@@ -17,28 +17,29 @@ from collections.abc import Sequence
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError, StoreError
 from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
-from lmcache_connect.streaming import Arrivals, Equipment
+from lmcache_connect.streaming import Arrivals
 from lmcache_connect.transport import ThreadStream
 
 from .failures import AccessDeniedError
 from .http_connection import HTTPConnection
 from .incoming_object import IncomingObject, Span, cut
+from .job import Job
 from .object_answer import NoObject, ObjectAnswer, ObjectRequest, ObjectVersion, read_answer
 from .object_checksum import ObjectChecksum
 from .object_fetch import Corrupt, Denied, ObjectFetch, Replaced, Verified
 from .options import S3Options
 from .record_header import UnrecognisedBodyError, read_record_header
-from .request_crew import Job, RequestCrew
+from .request_call import RequestCall, RequestServer
 from .retries import Retries
 from .signing import CallSigner
 
 
-class Fetching(RequestCrew):
+class Fetching(RequestCall):
     """Gets objects into `arrivals`. After `run()` each has been verified, or is missing, corrupt or `denied`."""
 
     def __init__(
         self,
-        equipment: Equipment[HTTPConnection],
+        server: RequestServer,
         retries: Retries,
         signer: CallSigner,
         options: S3Options,
@@ -47,7 +48,7 @@ class Fetching(RequestCrew):
         arrivals: Arrivals,
     ) -> None:
         """`names` are those of the keys' objects."""
-        super().__init__(equipment, retries, signer)
+        super().__init__(server, retries, signer)
         self.options = options
         self.arrivals = arrivals
         self.denied: dict[str, AccessDeniedError] = {}
@@ -56,7 +57,7 @@ class Fetching(RequestCrew):
         """The ETag of each object that did not verify, by its name."""
         self._fetches = [ObjectFetch(key, name) for key, name in zip(keys, names, strict=True)]
         self._slots = {fetch: slot for slot, fetch in enumerate(self._fetches)}
-        self._pending.extend(GetJob(self, fetch) for fetch in self._fetches)
+        self.pending.extend(GetJob(self, fetch) for fetch in self._fetches)
 
     def is_wanted(self, fetch: ObjectFetch) -> bool:
         """Whether there was room for everything before the object. Otherwise nothing asks for it."""
@@ -89,6 +90,10 @@ class GetJob(Job):
         self._fetch = fetch
         self._span = span
         self._asks_whole = not call.options.range_size
+
+    @property
+    def goes_on(self) -> bool:
+        return self._span is not None
 
     async def run(self, connection: HTTPConnection) -> None:
         if self._span is not None and not self._span.incoming.can_go_on:
@@ -170,7 +175,7 @@ class GetJob(Job):
         connection.stream.take(header.length)
         incoming = IncomingObject(header, chunk, version, 1 + len(rest), checksum)
         self._fetch.begin(incoming)
-        for start, end in rest:
+        for start, end in reversed(rest):  # each is put before the others
             call.add(GetJob(call, self._fetch, Span(incoming, start, end)))
         return Span(incoming, header.length, answer.end)
 

@@ -1,96 +1,108 @@
-"""`RequestCrew`: makes the requests of one call, over several connections at a time, each again where that may help."""
+"""`RequestCrew`: makes the requests of one call on the event loop, over several connections at a time."""
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
-from abc import ABC, abstractmethod
-from collections import deque
-
-import anyio
+from typing import Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.contract import seconds_left
-from lmcache_connect.streaming import Crew, Equipment
-from lmcache_connect.transport import StreamClosedError
+from lmcache_connect.transport import StreamClosedError, wait_uncancelled
 
-from .http_connection import HTTPConnection
-from .retries import Retries, Tries
-from .signing import CallSigner
+from .http_connection import HTTPConnection, Pool
+from .job import Job
+from .request_call import RequestCall, RequestServer
 
-
-class Job(ABC):
-    """One request, which may be made several times."""
-
-    def __init__(self) -> None:
-        self.tries = Tries()
-
-    @abstractmethod
-    async def run(self, connection: HTTPConnection) -> None:
-        """Makes the request. Waits for nothing but the stream: a thread may have taken it over."""
-
-    def gave_up(self, error: StoreError) -> bool:
-        """Told that the request is not made again. Returns whether `error` concerns this job alone, which then ends.
-
-        Otherwise the whole call fails.
-        """
-        return False
+_TURN_SECONDS: Final = 0.005
+"""How long a member keeps a connection that others wait for. A request that it has begun is finished in any case."""
 
 
-class RequestCrew(Crew[HTTPConnection]):
-    """Runs jobs, which may add further ones. The first failure that is not tried again ends them all."""
+class RequestCrew(RequestServer):
+    """Serves one call with as many members as there are jobs for, up to a limit. A member has one connection at a time.
 
-    def __init__(self, equipment: Equipment[HTTPConnection], retries: Retries, signer: CallSigner) -> None:
-        """`signer` signs the requests of all jobs."""
-        super().__init__(equipment)
-        self.signer = signer
-        self._retries = retries
-        self._pending: deque[Job] = deque()
-        self._later: list[tuple[float, Job]] = []
-        self._expired: list[tuple[Job, StoreError]] = []
-        self._ends = math.inf
+    A call with one job makes it in its own task: a task for it would cost more than the rest of the work. The members
+    of other calls are tasks. Jobs may come up meanwhile: there are members for them as well. The first failure ends the
+    others. A member that still waits for a connection when everything is done is dismissed.
+    """
 
-    def add(self, job: Job) -> None:
-        """Adds a job. May be called by a job, in its thread as well."""
-        self._pending.append(job)
-        self.hire()
+    def __init__(self, pool: Pool, limit: int) -> None:
+        """`limit`: how many members there are, at most."""
+        self.pool = pool
+        self._limit = limit
+        self._call: RequestCall | None = None
+        self._members: set[asyncio.Task[None]] = set()
+        self._serving: set[HTTPConnection] = set()
+        self._failure: Exception | None = None
 
-    def unbegun(self) -> int:
-        return len(self._pending)
+    async def serve(self, call: RequestCall) -> None:
+        self._call = call
+        try:
+            while call.pending and not self._members and (self._limit == 1 or len(call.pending) == 1):
+                await self._serve_one(call)
+            self._start_members()
+            while self._members:
+                await asyncio.wait(self._members)
+        except BaseException as ended:
+            self._dismiss(all_of_them=True)
+            if not isinstance(ended, GeneratorExit):  # after that one nothing can be awaited
+                for member in tuple(self._members):
+                    await wait_uncancelled(member)
+            raise
+        finally:
+            self._call = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame
 
-    async def run(self) -> None:
-        """Runs all jobs. When it has ended, however it ended, nothing touches a buffer any more.
+    def add(self, call: RequestCall, job: Job) -> None:
+        call.queue(job)
+        if self._call is not None and self._limit > 1:
+            self._start_members()
 
-        Raises:
-            The first failure that is not tried again.
-        """
-        while self._pending:
-            self._ends = time.monotonic() + seconds_left()  # asked for here: threads cannot
-            await super().run()
-            await self._try_again()
+    def _start_members(self) -> None:
+        call = self._call
+        if call is None or not call.pending:
+            return
+        arriving = len(self._members) - len(self._serving)  # without a connection: there is a job for each of them
+        for _ in range(min(self._limit - len(self._members), len(call.pending) - arriving)):
+            member = asyncio.get_running_loop().create_task(self._work(call))
+            self._members.add(member)
+            member.add_done_callback(self._members.discard)
 
-    async def _try_again(self) -> None:
-        if self._expired:
-            jobs, self._expired = self._expired, []
-            if not await self.signer.renew():
-                raise jobs[0][1]
-            self._pending.extend(job for job, _ in jobs)
-        elif self._later:
-            self._later.sort(key=lambda item: item[0])
-            await anyio.sleep(max(0.0, self._later[0][0] - time.monotonic()))
-            now = time.monotonic()
-            due = [job for at, job in self._later if at <= now + 0.01]
-            self._later = [item for item in self._later if item[0] > now + 0.01]
-            self._pending.extend(due)
+    async def _work(self, call: RequestCall) -> None:
+        try:
+            while call.pending and self._failure is None:
+                await self._serve_one(call)
+            if not self._serving:
+                self._dismiss()  # they wait for connections that nothing is left to do with
+        except Exception as failure:
+            self._failure = self._failure or failure.with_traceback(None)
+            self._dismiss(all_of_them=True)
 
-    async def _serve_one(self) -> None:
+    def _dismiss(self, *, all_of_them: bool = False) -> None:
+        if all_of_them and self._call is not None:
+            self._call.pending.clear()
+            for connection in self._serving:
+                connection.close()  # one of them may be used by the caller's own task
+        for member in self._members:
+            if member is not asyncio.current_task():
+                member.cancel()
+
+    async def _serve_one(self, call: RequestCall) -> None:
         # Where no connection could be opened, that counts as a failed attempt of the next request, so that there is one
         # budget for everything that is tried again.
         opened = False
         try:
-            async with self._pool.acquired() as connection:
+            async with self.pool.acquired() as connection:
                 opened = True
-                await self._serve_over(connection)
+                self._serving.add(connection)
+                try:
+                    await self._serve_over(connection, call)
+                finally:
+                    self._serving.discard(connection)
         except StoreError as error:
             if opened:
                 raise
@@ -98,42 +110,30 @@ class RequestCrew(Crew[HTTPConnection]):
         else:
             return
         try:
-            job = self._pending.popleft()
+            job = call.pending.popleft()
         except IndexError:
             return  # another member has a connection, and took it
-        self._failed(job, None, failure)
+        call.job_failed(job, None, failure)
 
-    async def serve(self, connection: HTTPConnection) -> None:
-        while True:
-            try:
-                job = self._pending.popleft()
-            except IndexError:
-                return  # another member took the last one, maybe in its thread
+    async def _serve_over(self, connection: HTTPConnection, call: RequestCall) -> None:
+        ends = 0.0
+        while call.pending:
+            job = call.pending.popleft()
             failure: StoreError | StreamClosedError | None = None
             try:
                 await job.run(connection)
-                self._retries.succeeded()
+                call.retries.succeeded()
             except (StoreError, StreamClosedError) as error:
                 failure = error.with_traceback(None)
             if failure is not None:
-                self._failed(job, connection, failure)
+                if self._failure is not None:
+                    return  # it was ended by the failure of another one
+                call.job_failed(job, connection, failure)
             if not connection.is_reusable:
                 connection.close()
                 return
-
-    def _failed(self, job: Job, connection: HTTPConnection | None, error: StoreError | StreamClosedError) -> None:
-        is_stale = connection is not None and connection.was_stale(error)
-        if isinstance(error, StreamClosedError):
-            error = self._pool.lost(self._pool.store, error)
-        left = self._ends - time.monotonic()
-        retry = self._retries.again(job.tries, error, is_stale=is_stale, seconds_left=left)
-        if retry is None:
-            if job.gave_up(error):
-                return
-            raise error
-        if retry.renews:
-            self._expired.append((job, error))
-        elif retry.pause:
-            self._later.append((time.monotonic() + retry.pause, job))
-        else:
-            self._pending.append(job)
+            if self.pool.waiting:
+                now = time.monotonic()
+                ends = ends or now + _TURN_SECONDS
+                if now >= ends:
+                    return

@@ -1,7 +1,7 @@
 """`Retries`: whether a request that failed is made again, when, and with which credentials.
 
-The one place that decides this, for look-ups (`bucket.py`) and for requests that move chunks (`request_crew.py`). Each
-of them waits in its own way: a look-up sleeps, a crew goes on with other requests and keeps no connection meanwhile.
+The one place that decides this, for look-ups (`bucket.py`) and for requests that move chunks (`request_call.py`). Each
+of them waits in its own way: a look-up sleeps, a call goes on with other requests and keeps no connection meanwhile.
 The manager repeats no operation on top of that (`RemoteConnector.repeats_itself`).
 """
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .http_connection import HTTPConnection
+from .job import Job
 from .object_answer import ObjectAnswer, ObjectRequest, ObjectVersion, read_answer
-from .request_crew import Job
 from .signing import CallSigner
 
 

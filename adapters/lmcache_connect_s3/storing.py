@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from lmcache_connect.record import PayloadHasher
-from lmcache_connect.streaming import Equipment
 from lmcache_connect.transport import StreamClosedError, in_thread
 
 from .documents import without_lead
 from .http_connection import HTTPConnection, ResponseHead
+from .job import Job
 from .object_checksum import ObjectChecksum
 from .refusals import MAX_ERROR_BYTES, refused, refused_early, refused_late
-from .request_crew import Job, RequestCrew
+from .request_call import RequestCall, RequestServer
 from .retries import Retries
 from .signer import UNSIGNED
 from .signing import CallSigner
@@ -29,12 +29,12 @@ _STORED_PER_SECOND: Final = 8 << 20
 """Bytes that a store which says nothing stores in a second, at its worst. `stall_timeout` holds where it is longer."""
 
 
-class Storing(RequestCrew):
+class Storing(RequestCall):
     """Stores objects, or the parts of one. After `run()` every one is stored."""
 
     def __init__(
         self,
-        equipment: Equipment[HTTPConnection],
+        server: RequestServer,
         retries: Retries,
         signer: CallSigner,
         headers: Mapping[str, str],
@@ -42,14 +42,14 @@ class Storing(RequestCrew):
         signs_payload: bool,
         object_checksum: str,
     ) -> None:
-        super().__init__(equipment, retries, signer)
+        super().__init__(server, retries, signer)
         self.headers = headers
         self.signs_payload = signs_payload
         self.object_checksum = object_checksum
 
     def store_all(self, names: Sequence[str], records: Sequence[StoredRecord]) -> None:
         """Adds a job for every object."""
-        self._pending.extend(_Put(self, name, record) for name, record in zip(names, records, strict=True))
+        self.pending.extend(_Put(self, name, record) for name, record in zip(names, records, strict=True))
 
     async def run(self) -> None:
         if self.signs_payload or self.object_checksum != "none":
@@ -57,7 +57,7 @@ class Storing(RequestCrew):
         await super().run()
 
     def _hash_all(self) -> None:
-        for job in self._pending:
+        for job in self.pending:
             if isinstance(job, _Put):
                 job.hash()
 
@@ -65,7 +65,7 @@ class Storing(RequestCrew):
         """Adds a job that asks whether a record is stored, and returns it. The payload must have been hashed."""
         assert record.trailer is not None  # noqa: S101  # the caller has hashed
         check = StoredCheck(self.signer, name, record.length, record.trailer)
-        self._pending.append(check)
+        self.pending.append(check)
         return check
 
     def store_parts(self, name: str, record: StoredRecord, upload: str, size: int) -> list[Part]:
@@ -74,7 +74,7 @@ class Storing(RequestCrew):
             Part(self, name, record, upload, number, start, min(start + size, record.length))
             for number, start in enumerate(range(0, record.length, size), 1)
         ]
-        self._pending.extend(parts)
+        self.pending.extend(parts)
         return parts
 
 
