@@ -17,18 +17,22 @@ TIME_LIMIT: Final = 50.0
 """Seconds after which a test of a crowd has hung."""
 
 PUT_SIZES: Final = (*[4 * KIB] * 6, *[64 * KIB] * 4, MIB, 5 * MIB)
+CANCELLED_SIZES: Final = (4 * KIB, 64 * KIB, *[MIB] * 2, *[5 * MIB] * 2)
 
 
 class Crowd:
     """The calls of one test on one connector."""
 
-    def __init__(self, connector: ManagedConnector, stock: Stock, rng: random.Random) -> None:
+    def __init__(self, connector: ManagedConnector, stock: Stock, rng: random.Random, prefix: str = "") -> None:
+        """`prefix` begins the keys that it puts: several crowds on one store need different ones."""
         backend = connector.context.local_cpu_backend
         assert isinstance(backend, LocalCPUBackend)
         self._connector = connector
         self._backend = backend
         self._stock = stock
         self._rng = rng
+        self._prefix = prefix
+        self._replaced: dict[str, bool] = {}  # keys whose put was cancelled, and whether it had ended by then
         self.done: Final[Counter[str]] = Counter()
         """How many calls have ended as they should, by operation."""
 
@@ -44,7 +48,8 @@ class Crowd:
         self._rng.shuffle(calls)
         async with asyncio.timeout(TIME_LIMIT):
             ended = await asyncio.gather(*calls, return_exceptions=True)
-        failed = [error for error in ended if error is not None]
+            failed = [error for error in ended if error is not None]
+            await self._check_replaced()
         assert not failed, f"{len(failed)} of {len(calls)}: {failed[0]!r}"
 
     async def one(self, number: int) -> None:
@@ -57,7 +62,7 @@ class Crowd:
                 item.check_exists(await self._connector.exists(item.key))
                 self.done["exists"] += 1
             case _:
-                await self.put(f"put-{number}", self._rng.choice(PUT_SIZES))
+                await self.put(f"{self._prefix}put-{number}", self._rng.choice(PUT_SIZES))
 
     async def get(self, item: Item) -> None:
         """Gets an item, and checks that it is that one."""
@@ -66,11 +71,9 @@ class Crowd:
 
     async def put(self, key: str, nbytes: int) -> None:
         """Puts a chunk, uses its memory for other bytes at once, and looks whether the store has it. Removes it."""
-        obj = await new_chunk(self._backend, key, 1, nbytes)
-        await self._connector.put(key, obj)
-        await asyncio.sleep(0)
-        _fill_with_other_bytes(obj)
-        obj.ref_count_down()
+        with await new_chunk(self._backend, key, 1, nbytes) as obj:
+            await self._connector.put(key, obj)
+            _fill_with_other_bytes(obj)
         found = await self._connector.get(key)
         assert found is not None, f"{key} was not found"
         with found:
@@ -91,7 +94,7 @@ class Crowd:
                 if await self._cancel(call):
                     item.check_exists(call.result())
             case _:
-                await self._cancel_put(f"cancelled-{number}", self._rng.choice(PUT_SIZES))
+                await self._cancel_put(f"{self._prefix}cancelled-{number}", self._rng.choice(CANCELLED_SIZES))
         self.done["cancelled"] += 1
 
     async def _cancel_get(self, item: Item) -> None:
@@ -100,21 +103,24 @@ class Crowd:
             await item.check_get(call.result())
 
     async def _cancel_put(self, key: str, nbytes: int) -> None:
-        """Replaces a chunk by a put that is cancelled. The store then holds one of both, whole."""
-        old = await new_chunk(self._backend, key, 1, nbytes)
-        await self._connector.put(key, old)
-        old.ref_count_down()
-        new = await new_chunk(self._backend, key, 2, nbytes)
-        call = asyncio.ensure_future(self._connector.put(key, new))
-        was_stored = await self._cancel(call)
-        _fill_with_other_bytes(new)
-        new.ref_count_down()
-        found = await self._connector.get(key)
-        assert found is not None, f"{key} has gone"
-        with found:
-            value = await Value.read(key, found.byte_array)  # raises for a mixture of both
-        assert value.version == 2 or not was_stored, key
-        await self._connector.remove(key)
+        """Replaces a chunk by a put that is cancelled. The store then holds one of both, whole, for ever."""
+        with await new_chunk(self._backend, key, 1, nbytes) as old:
+            await self._connector.put(key, old)
+        with await new_chunk(self._backend, key, 2, nbytes) as new:
+            was_stored = await self._cancel(asyncio.ensure_future(self._connector.put(key, new)))
+            _fill_with_other_bytes(new)
+        self._replaced[key] = was_stored
+
+    async def _check_replaced(self) -> None:
+        """Whether each key whose put was cancelled holds the old or the new chunk, whole. Removes them."""
+        for key, was_stored in self._replaced.items():
+            found = await self._connector.get(key)
+            assert found is not None, f"{key} has gone"
+            with found:
+                value = await Value.read(key, found.byte_array)  # raises for a mixture of both
+            del found
+            assert value.version == 2 or not was_stored, key
+            await self._connector.remove(key)
 
     async def _cancel(self, call: asyncio.Future[Any]) -> bool:
         """Cancels a call after a random time. Returns whether it had ended by then; otherwise, it has now."""
