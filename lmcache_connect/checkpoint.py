@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-class _Iterations:
+class Iterations:
     """Counts those iterations of one event loop in which somebody asked."""
 
     __slots__ = ("__weakref__", "_is_scheduled", "count")
@@ -39,7 +39,13 @@ class _Iterations:
         self.count += 1
 
 
-_iterations: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Iterations]] = WeakKeyDictionary()
+_iterations: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Iterations]] = WeakKeyDictionary()
+
+
+def iterations_of(loop: asyncio.AbstractEventLoop) -> Iterations:
+    """Returns the counter of a loop's iterations."""
+    iterations = _iterations.get(loop)
+    return iterations if iterations is not None else _iterations.setdefault(loop, Iterations())
 
 
 def checkpointed(discard: Callable[[Any], object]) -> Callable[[M], M]:
@@ -55,9 +61,7 @@ def checkpointed(discard: Callable[[Any], object]) -> Callable[[M], M]:
                 loop = asyncio.get_running_loop()
             except RuntimeError:  # a fork, which is refused at once and must not run its parent's loop
                 return await method(*args, **kwargs)
-            iterations = _iterations.get(loop)
-            if iterations is None:
-                iterations = _iterations.setdefault(loop, _Iterations())
+            iterations = iterations_of(loop)
             began = iterations.now(loop)
             try:
                 result = await method(*args, **kwargs)

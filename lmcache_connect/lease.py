@@ -145,6 +145,12 @@ def context_without_leases() -> contextvars.Context:
     return context
 
 
+def work_under(held: tuple[Lease, ...]) -> None:
+    """Has the rest of this context work under these leases and no others: for a task that works for many callers."""
+    if _leases.get() is not held:
+        _leases.set(held)
+
+
 class under:  # noqa: N801 - used as `with under(lease):`
     """Has the code of a `with` block work under `lease` as well, or under nothing new where that is None."""
 

@@ -4,7 +4,7 @@ It ties these together:
 
 * `SingleServer` (`topology/`) opens connections, and `Connection` (`protocol/`) sends commands and reads replies.
 * A `Layout` (`layouts/`) knows which keys and values a chunk has. `framed` is ours, `two_key` is LMCache's.
-* `FetchPipeline` and `StorePipeline` are the crews that move chunks. They send requests before earlier replies came.
+* `FetchLane`, `StoreLane` and `LookupLane` do the work of calls that are made at the same time, over shared connections.
 * `Announcements` keeps the documents of the processes that use the server.
 
 The base, `StreamingConnector`, has the pools, the threads and the line for room.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
@@ -22,19 +23,21 @@ from lmcache_connect.contract import Documents, Flags, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
-from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, Equipment, StreamingConnector
+from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, StreamingConnector
 
 from .announcements import Announcements
+from .fetch_pipeline import FetchLane
 from .layouts.framed.layout import FramedLayout
 from .layouts.framed.outdated import OUTDATED_HEADER_BYTES, is_outdated, outdated_chunk
 from .layouts.layout import Layout
 from .layouts.two_key.layout import TwoKeyLayout
 from .leftovers import Leftovers
+from .lookup_pipeline import LookupCall, LookupLane
 from .options import RedisOptions
 from .protocol.connection import Connection, lost_connection
 from .protocol.replies import encode_command, is_refusal
 from .protocol.transaction import TransactionRefusedError
-from .store_pipeline import StorePipeline, StoreRequest
+from .store_pipeline import StoreCall, StoreLane, StoreRequest
 from .topology.single import SingleServer
 
 Names = list[str]
@@ -62,13 +65,29 @@ class RedisConnector(StreamingConnector[Connection]):
             lost=lost_connection,
         )
         self._server = server
-        self._pool_size = options.pool_size
         self._prefix = f"{options.prefix}:" if options.prefix else ""
         self._announcements = Announcements(self._prefix)
         layout = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
         self._layout: Layout = layout(self._store, options)
         self._leftovers = Leftovers(self._lookup_pool)
         self._has_dialled = False
+        self._lookups = LookupLane(self._lookup_pool, self._layout.keys_each)
+        # Small calls have connections of their own, so that they do not wait behind large ones.
+        small = self._new_pool(options.pool_size)
+        couriers = None if math.isinf(self._threads_from) else self._couriers
+        # One thread serves one connection. On the event loop, several connections move more than one.
+        count = options.pool_size
+        drivers = count if couriers is None else 1
+        self._small_gets = FetchLane(small, spare_drivers=count - 1)
+        self._large_gets = FetchLane(
+            self._chunk_pool, drivers=drivers, spare_drivers=count - drivers, couriers=couriers, runs_alone=False
+        )
+        self._waiting_gets = FetchLane(self._waiting_pool)
+        self._small_puts = StoreLane(small, spare_drivers=count - 1)
+        self._large_puts = StoreLane(
+            self._chunk_pool, drivers=drivers, spare_drivers=count - drivers, couriers=couriers, runs_alone=False
+        )
+        self._large_from = min(self._threads_from, LARGE_BYTES)
 
     async def dial(self) -> Connection:
         connection = await self._server.open_connection()
@@ -79,13 +98,11 @@ class RedisConnector(StreamingConnector[Connection]):
     def names_of(self, keys: Sequence[str]) -> Names:
         return self._layout.names_of(keys)
 
-    def members(self, nbytes: int, in_threads: bool) -> int:
-        # One thread serves one connection. A small call is over before a second connection would help.
-        return 1 if in_threads or nbytes < LARGE_BYTES else self._pool_size
-
     async def close(self) -> None:
         await self._leftovers.close()
         await super().close()
+        for lane in (self._lookups, self._small_gets, self._large_gets, self._small_puts, self._large_puts):
+            await lane.close()
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
@@ -96,39 +113,30 @@ class RedisConnector(StreamingConnector[Connection]):
             await connection.read_taken()
         return 0
 
+    async def exists(self, key: Key) -> bool:
+        """Returns whether the server holds the chunk."""
+        return (await self._look_up((key,), self._layout.encode_exists))[0]
+
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for each key whether the server holds its chunk. One round trip for all keys."""
-        if not keys:
-            return []
-        async with self._lookup_pool.acquired() as connection:
-            await self._send_for(connection, keys, self._layout.encode_exists)
-            return await connection.read_flags(self._layout.keys_each)
+        return await self._look_up(keys, self._layout.encode_exists)
 
     async def remove(self, key: Key) -> bool:
         """Removes the chunk. Returns whether it was there. The server frees its memory in the background."""
-        names = self.names_of([key_string(key)])
-        async with self._lookup_pool.acquired() as connection:
-            await connection.send(self._layout.encode_remove(names))
-            return await connection.read_integer() == self._layout.keys_each
+        return (await self._look_up((key,), self._layout.encode_remove))[0]
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes the chunks. Returns for each whether it is gone now. One round trip for all keys."""
-        if not keys:
-            return []
-        async with self._lookup_pool.acquired() as connection:
-            await self._send_for(connection, keys, self._layout.encode_remove)
-            await connection.discard_integers()
+        await self._look_up(keys, self._layout.encode_remove)
         return [True] * len(keys)
 
-    async def _send_for(
-        self, connection: Connection, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]
-    ) -> None:
-        """Sends one command for each key. The event loop does other work in between."""
-        for start in range(0, len(keys), NAMES_AT_A_TIME):
-            if start:
-                await asyncio.sleep(0)  # the server begins with the keys that it has
-            names = self.names_of(key_strings(keys[start : start + NAMES_AT_A_TIME]))
-            await connection.send(encode(names), replies=len(names))
+    async def _look_up(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]) -> Flags:
+        """Sends one command for each key. Returns for each whether it found all names of the chunk."""
+        if not keys:
+            return []
+        call = LookupCall(keys, lambda texts: encode(self.names_of(texts)))
+        await self._lookups.run(call)
+        return call.flags
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """Looks at a damaged record again, over another connection. Removes it if the server holds what was seen.
@@ -249,27 +257,32 @@ class RedisConnector(StreamingConnector[Connection]):
     # -------------------------------------------------------------------------------------------------- chunks
 
     async def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[Connection]
+        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
     ) -> None:
-        await self._layout.fetching(equipment, names, arrivals).run()
+        nbytes = self._nbytes_of(len(names))
+        call = self._layout.fetching(names, arrivals, nbytes)
+        if may_wait:
+            await self._waiting_gets.run_apart(call)
+        else:
+            await (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+        nbytes = sum(obj.get_size() for obj in objs)
+        lane = self._small_puts if nbytes < self._large_from else self._large_puts
         if not self._has_dialled:
-            async with self._chunk_pool.acquired():
-                pass  # the first connection tells what the server can do
+            await lane.connect()  # the first connection tells what the server can do
         try:
-            await self._send(names, objs)
+            await self._send(lane, names, objs)
         except TransactionRefusedError as refused:
             if not self._layout.keep_whole():
                 raise refused.refusal from None
             event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
-            await self._send(names, objs)
+            await self._send(lane, names, objs)
 
-    async def _send(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+    async def _send(self, lane: StoreLane, names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
         requests = self._layout.put_requests(names, objs)
-        equipment = self._equipment(sum(obj.get_size() for obj in objs))
         try:
-            await StorePipeline(equipment, requests).run()
+            await lane.run(StoreCall(requests))
         except StoreError:
             await self._leftovers.free(_staged(requests))
             raise

@@ -1,17 +1,15 @@
-"""`FetchPipeline`: gets whose requests go ahead of their replies."""
+"""`FetchPipeline`: gets whose requests go ahead of their replies, for many calls over one connection."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Iterable
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-from lmcache_connect.streaming import Arrivals, Crew, Equipment
+from lmcache_connect import StoreError
+from lmcache_connect.streaming import Arrivals, CallQueue, CombinedCall, Lane, NoRoomError, Pipeline, Sent
 
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
-
-Ask = TypeVar("Ask")
 
 WINDOW_BYTES: Final = 2 << 20
 """Payload that is asked for ahead on one connection. The server holds it in its output buffer."""
@@ -19,51 +17,94 @@ WINDOW_BYTES: Final = 2 << 20
 WINDOW_REPLIES: Final = 128
 """Replies that are outstanding on one connection, at most."""
 
+_MANY_AT_ONCE: Final = 16 << 10
+"""Replies up to this size are received several at a time, through the scratch. A copy costs less than a system call."""
 
-class FetchPipeline(Crew[Connection], Generic[Ask]):
-    """Asks for the chunks of one get and takes the replies. An `Ask` says what one request asks for."""
 
-    def __init__(self, equipment: Equipment[Connection], arrivals: Arrivals) -> None:
-        super().__init__(equipment)
-        self.arrivals = arrivals
+class FetchCall(CombinedCall):
+    """The chunks of one get. A request is a pair: what the layout asks for, and the command for it."""
+
+    __slots__ = ("arrivals",)
+
+    def __init__(self, arrivals: Arrivals, nbytes: int) -> None:
+        super().__init__(nbytes)
+        self.arrivals: Final = arrivals
+
+    @abstractmethod
+    def take(self, connection: Connection, ask: Any) -> Awaitable[int]:
+        """Takes the reply to `ask`. Returns how many bytes it brought.
+
+        It may close the connection where the reply is long and not wanted. What was asked for behind it is then asked
+        for again, over another one.
+
+        Raises:
+            StoreError: the server refused. The stream is usable, or was closed because it is not.
+            NoRoomError: there is no room for the chunk now. The stream is usable, or was closed.
+        """
+
+    @abstractmethod
+    async def drop(self, connection: Connection, ask: Any) -> None:
+        """Takes the reply to `ask` and drops it, or closes the connection where it is long."""
+
+    @abstractmethod
+    def ask_again(self, ask: Any) -> None:
+        """Has what was asked for asked for again."""
+
+    def take_back(self, request: Any) -> None:
+        self.ask_again(request[0])
+
+
+class FetchPipeline(Pipeline[Connection, FetchCall]):
+    """Asks for chunks, and takes them in the order in which they were asked for."""
 
     async def serve(self, connection: Connection) -> None:
-        asked: deque[Ask] = deque()
-        expected: deque[int] = deque()  # bytes, for each
+        sent, queue = self.sent, self.queue
         ahead = moved = 0
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
-            is_low = ahead <= WINDOW_BYTES // 2 and len(asked) <= WINDOW_REPLIES // 2
-            if is_low and (moved < FAIR_SHARE_BYTES or not self._pool.waiting):
-                commands = []
-                while ahead < WINDOW_BYTES and len(asked) < WINDOW_REPLIES and self.unbegun():
-                    ask, command, nbytes = self.next_ask()
-                    asked.append(ask)
-                    expected.append(nbytes)
+            is_low = ahead <= WINDOW_BYTES // 2 and len(sent) <= WINDOW_REPLIES // 2
+            if is_low and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
+                commands: list[bytes] = []
+                while ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES:
+                    item = queue.next_request()
+                    if item is None:
+                        break
+                    call, request, nbytes = item
+                    call.outstanding += 1
+                    sent.append(Sent(call, request, nbytes))
                     ahead += nbytes
-                    commands.append(command)
+                    commands.append(request[1])
                 if commands:
                     await connection.send(b"".join(commands), replies=len(commands))
-            if not asked:
+            if not sent:
                 return
-            ask = asked.popleft()
-            ahead -= expected.popleft()
-            moved += await self.take(connection, ask, 1 + len(asked))
-            if not connection.stream.is_open:  # closed by `take`, because the reply was long and not wanted
-                self.ask_again(asked)
+            call, request, nbytes = sent[0]
+            stream = connection.stream
+            if not stream.buffered:  # until it comes, the call may end without disturbing the others
+                await (stream.peek_available(1) if nbytes <= _MANY_AT_ONCE else stream.peek(1))
+            if call.begin(connection, in_thread=self.in_thread):
+                try:
+                    moved += await call.take(connection, request[0])
+                except (StoreError, NoRoomError) as error:
+                    if isinstance(error, StoreError) and not connection.stream.is_open:
+                        raise
+                    call.fail(error)
+                finally:
+                    call.let_go(connection)
+            else:
+                await call.drop(connection, request[0])
+            ahead -= nbytes
+            self.taken()
+            if not connection.stream.is_open:  # closed, because a reply was long and not wanted
+                self.take_back_all()
+            if not sent:  # further requests wait until it is known that the connection has nothing more to say
                 return
 
-    @abstractmethod
-    def next_ask(self) -> tuple[Ask, bytes, int]:
-        """Returns what to ask for next, the command for it, and how many bytes its one reply probably brings."""
 
-    @abstractmethod
-    def ask_again(self, asks: Iterable[Ask]) -> None:
-        """Has what was asked for and not answered asked for again."""
+class FetchLane(Lane[Connection, FetchCall]):
+    """Gets that share connections to one server."""
 
-    @abstractmethod
-    def take(self, connection: Connection, ask: Ask, outstanding: int) -> Awaitable[int]:
-        """Takes the reply to `ask`, the first of `outstanding`. Returns how many bytes it brought.
-
-        It may close the connection. What was asked for behind `ask` is then asked for again, over another one.
-        """
+    def pipeline(
+        self, queue: CallQueue[FetchCall], settle: Callable[[FetchCall], None], *, in_thread: bool
+    ) -> FetchPipeline:
+        return FetchPipeline(queue, settle, self.gives_way, in_thread=in_thread)

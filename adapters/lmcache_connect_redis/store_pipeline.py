@@ -1,13 +1,14 @@
-"""`StorePipeline`: puts whose requests go ahead of their replies."""
+"""`StorePipeline`: puts whose requests go ahead of their replies, for many calls over one connection."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from lmcache_connect.streaming import Crew, Equipment
+from lmcache_connect import StoreError
+from lmcache_connect.streaming import CallQueue, CombinedCall, Lane, Pipeline, Sent
 
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
@@ -21,11 +22,19 @@ AHEAD_REQUESTS: Final = 32
 
 
 class StoreRequest(ABC):
-    """Commands that are sent together, as a part of a put, and whose replies are awaited."""
+    """Commands that are sent together, as a part of a put, and whose replies are awaited.
+
+    Attributes:
+        nbytes: the payload that they carry.
+        is_last: whether the chunk has no further request that can be sent now.
+    """
+
+    nbytes = 0
+    is_last = True
 
     @abstractmethod
-    async def send(self, connection: Connection) -> int:
-        """Sends the commands. Returns how many bytes of payload they carried."""
+    async def send(self, connection: Connection) -> None:
+        """Sends the commands."""
 
     @abstractmethod
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
@@ -35,43 +44,95 @@ class StoreRequest(ABC):
             StoreError: the server refused a command.
         """
 
+    def again(self) -> Sequence[StoreRequest]:
+        """Returns what to send where this was sent, and it is not known whether the server has done it."""
+        return (self,)
+
     def staged(self) -> Names:
         """Returns the keys that may stand in the store without belonging to a chunk, after a failure."""
         return []
 
 
-class StorePipeline(Crew[Connection]):
-    """Sends the requests of one put. After `run()` every chunk is stored."""
+class StoreCall(CombinedCall):
+    """The chunks of one put. When it has ended without a failure, all of them are stored."""
 
-    def __init__(self, equipment: Equipment[Connection], requests: Iterable[StoreRequest]) -> None:
-        super().__init__(equipment)
-        self._requests = deque(requests)
+    def __init__(self, requests: Sequence[StoreRequest]) -> None:
+        super().__init__(sum(request.nbytes for request in requests))
+        self.requests: Final[deque[StoreRequest]] = deque(requests)
+        self._is_amid = False
 
     def unbegun(self) -> int:
-        return len(self._requests)
+        return len(self.requests)
+
+    def next_request(self) -> tuple[StoreRequest, int]:
+        request = self.requests.popleft()
+        self._is_amid = not request.is_last and bool(self.requests)
+        return request, request.nbytes
+
+    def is_amid(self) -> bool:
+        return self._is_amid
+
+    def take_back(self, request: StoreRequest) -> None:
+        self.requests.extendleft(reversed(request.again()))
+
+
+class StorePipeline(Pipeline[Connection, StoreCall]):
+    """Sends the requests of puts, and takes their replies."""
 
     async def serve(self, connection: Connection) -> None:
-        awaited: deque[StoreRequest] = deque()
-        ahead: deque[int] = deque()  # bytes, for each
+        sent, queue = self.sent, self.queue
         under_way = moved = 0
         is_sending = True
         while True:
-            if is_sending and self._requests and (moved < FAIR_SHARE_BYTES or not self._pool.waiting):
-                request = self._requests.popleft()
-                awaited.append(request)
-                nbytes = await request.send(connection)
-                ahead.append(nbytes)
-                moved += nbytes
-                under_way += nbytes
-                # Several requests travel while the server answers. Their replies then come in one system call.
-                is_sending = len(awaited) < AHEAD_REQUESTS and under_way < AHEAD_BYTES
-                continue
-            if not awaited:
+            if is_sending and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
+                item = queue.next_request()
+                if item is not None:
+                    call, request, nbytes = item
+                    if not await self._send(connection, call, request, nbytes):
+                        continue
+                    moved += nbytes
+                    under_way += nbytes
+                    # Several requests travel while the server answers. Their replies then come in one system call.
+                    is_sending = len(sent) < AHEAD_REQUESTS and under_way < AHEAD_BYTES
+                    continue
+            if not sent:
                 return
-            following = await awaited.popleft().read_replies(connection)
-            under_way -= ahead.popleft()
-            if following is not None:
-                awaited.append(following)
-                ahead.append(await following.send(connection))
-            if len(awaited) <= AHEAD_REQUESTS // 2 and under_way <= AHEAD_BYTES // 2:
+            call, request, nbytes = sent[0]
+            following = None
+            try:
+                following = await request.read_replies(connection)
+            except StoreError as error:
+                if not connection.stream.is_open:
+                    raise
+                call.fail(error)
+            under_way -= nbytes
+            if following is not None and not call.is_ended:
+                await self._send(connection, call, following, 0)
+            self.taken()
+            if not sent:  # further requests wait until it is known that the connection has nothing more to say
+                return
+            if len(sent) <= AHEAD_REQUESTS // 2 and under_way <= AHEAD_BYTES // 2:
                 is_sending = True
+
+    async def _send(self, connection: Connection, call: Any, request: StoreRequest, nbytes: int) -> bool:
+        """Sends a request, unless its call has ended. Returns whether it was sent."""
+        if not call.begin(connection, in_thread=self.in_thread):
+            if call.is_over:
+                self.settle(call)
+            return False
+        call.outstanding += 1
+        self.sent.append(Sent(call, request, nbytes))
+        try:
+            await request.send(connection)
+        finally:
+            call.let_go(connection)
+        return True
+
+
+class StoreLane(Lane[Connection, StoreCall]):
+    """Puts that share connections to one server."""
+
+    def pipeline(
+        self, queue: CallQueue[StoreCall], settle: Callable[[StoreCall], None], *, in_thread: bool
+    ) -> StorePipeline:
+        return StorePipeline(queue, settle, self.gives_way, in_thread=in_thread)

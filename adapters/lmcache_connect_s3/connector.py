@@ -100,9 +100,15 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     def names_of(self, keys: Sequence[str]) -> Names:
         return [self._names.name(key) for key in keys]
 
-    def members(self, nbytes: int, in_threads: bool) -> int:
+    def _equipment(self, nbytes: int, *, may_wait: bool = False) -> Equipment[HTTPConnection]:
+        """Returns what a call that moves `nbytes` bytes works with."""
         # One request is outstanding on each connection, so small calls profit from many as well.
-        return min(self._threads, self._options.pool_size) if in_threads else self._options.pool_size
+        size = self._options.pool_size
+        if may_wait:
+            return Equipment(self._waiting_pool, size)
+        if not self._moves_in_thread(nbytes):
+            return Equipment(self._chunk_pool, size)
+        return Equipment(self._chunk_pool, min(self._threads, size), self._couriers)
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
@@ -176,8 +182,9 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     # -------------------------------------------------------------------------------------------------- chunks
 
     async def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[HTTPConnection]
+        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
     ) -> None:
+        equipment = self._equipment(self._nbytes_of(len(names)), may_wait=may_wait)
         signer = CallSigner(self._signing, await self._signing.current())
         fetching = Fetching(self._server(equipment), self._retries, signer, self._options, keys, names, arrivals)
         await fetching.run()

@@ -166,7 +166,11 @@ class GetJob(Job):
         rest = cut(answer.end, version.nbytes, call.options.range_size)
         if rest and version.etag is None and not header.has_checksum:
             raise connection.broken("a part of an object without an ETag, which nothing would tell from another's")
-        chunk = await call.arrivals.room.make(connection, header.metadata)
+        try:
+            chunk = await call.arrivals.room.make(header.metadata)
+        except Exception:
+            connection.close()  # nobody takes the rest of the answer
+            raise
         checksum = None
         if not rest and call.options.object_checksum != "none":
             checksum = ObjectChecksum.stored(call.options.object_checksum, answer.head.headers)

@@ -29,6 +29,8 @@ class BatchSlots:
         dropped: how many chunks have come and were not wanted.
     """
 
+    __slots__ = ("_lock", "corrupt", "dropped", "found", "shortage", "too_large", "wanted")
+
     def __init__(self, keys: int) -> None:
         self.found: list[MemoryObj | None] = [None] * keys
         self.corrupt: dict[int, CorruptRecordError] = {}
@@ -51,6 +53,8 @@ class BatchSlots:
 
     def drop_unwanted(self) -> None:
         """Releases the chunks that have come and are not wanted."""
+        if self.wanted == len(self.found):
+            return
         unwanted = [obj for obj in self.found[self.wanted :] if obj is not None]
         for slot in range(self.wanted, len(self.found)):
             self.found[slot] = None

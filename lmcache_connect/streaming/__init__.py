@@ -6,16 +6,26 @@ Imported by `lmcache_connect_redis` and `lmcache_connect_s3`. A new network stor
 from __future__ import annotations
 
 from .arrivals import Arrivals
+from .call_queue import CallQueue
+from .combined_call import CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
 from .crew import Crew, Equipment
-from .room import Room
+from .lane import Lane
+from .pipeline import Pipeline, Sent
+from .room import NoRoomError, Room
 
 __all__ = [
     "LARGE_BYTES",
     "NAMES_AT_A_TIME",
     "Arrivals",
+    "CallQueue",
+    "CombinedCall",
     "Crew",
     "Equipment",
+    "Lane",
+    "NoRoomError",
+    "Pipeline",
     "Room",
+    "Sent",
     "StreamingConnector",
 ]

@@ -17,6 +17,8 @@ class Arrivals(BatchSlots):
         room: makes memory for the chunks. It owns them until the get has succeeded.
     """
 
+    __slots__ = ("room",)
+
     def __init__(self, keys: int, room: Room) -> None:
         super().__init__(keys)
         self.room = room

@@ -13,11 +13,11 @@ import anyio
 
 from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather, note_progress
 from ..errors import CorruptRecordError, InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
-from ..keys import Key, check_batch, key_strings
+from ..keys import Key, check_batch, key_string, key_strings
 from ..memory import MemoryObj
 from ..transport import ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
 from .arrivals import Arrivals
-from .crew import C, Equipment
+from .crew import C
 from .room import PlaceInLine, RoomLine
 
 LARGE_BYTES: Final = 1 << 20
@@ -39,8 +39,8 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     """Moves chunks between the arena and connections to a store. No copy is made in between.
 
     This class has the pools of connections, the threads, the line of gets that wait for room, and the calls that every
-    network store answers alike. A store's connector adds its protocol: `dial`, `names_of`, `members`, `receive`, `send`
-    and its look-ups. Lives on one event loop. Connects on first use.
+    network store answers alike. A store's connector adds its protocol: `dial`, `names_of`, `receive`, `send` and its
+    look-ups. Lives on one event loop. Connects on first use.
     """
 
     def __init__(
@@ -64,11 +64,12 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         self._stall_timeout: Final = context.settings.stall_timeout
         self._connect_timeout: Final = connect_timeout
         self._threads_from: Final = math.inf if is_tls else {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
-        self._chunk_pool = ConnectionPool(pool_size, self._connect, self._store, self._lost_one)
+        self._pools: Final[list[ConnectionPool[C]]] = []
+        self._chunk_pool = self._new_pool(pool_size)
         # Look-ups have connections of their own: they must not wait behind megabytes.
-        self._lookup_pool = ConnectionPool(lookup_pool_size, self._connect, self._store, self._lost_one)
-        # Used by the get that is first in line for room. See `room`: nobody else may need its connections.
-        self._first_in_line_pool = ConnectionPool(pool_size, self._connect, self._store, self._lost_one)
+        self._lookup_pool = self._new_pool(lookup_pool_size)
+        # Used by the get that is first in line for room. See `room`: nobody else may need its connections for long.
+        self._waiting_pool = self._new_pool(pool_size)
         self._line = RoomLine(context.local_cpu_backend, context.settings.allocate_timeout)
         self._couriers = Couriers()
         self._chunk_size = ChunkSize(context.metadata)
@@ -88,16 +89,15 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """Returns the name of each key in the store."""
 
     @abstractmethod
-    def members(self, nbytes: int, in_threads: bool) -> int:
-        """Returns how many members, and so connections, a call that moves `nbytes` bytes has at most."""
-
-    @abstractmethod
     async def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[C]
+        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
     ) -> None:
         """Receives the chunks of `keys`, whose names in the store are `names`, into `arrivals`.
 
         A key that the store does not hold leaves its slot None. If this raises, the caller releases `arrivals`.
+
+        `may_wait`: the get may wait for room with a payload on the wire. So it stays on the event loop, and uses
+        connections of `_waiting_pool`, each of them alone.
         """
 
     @abstractmethod
@@ -134,7 +134,8 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             CorruptRecordError: the record does not verify.
             ArenaExhaustedError: the chunk is larger than the arena, or there was no room for it in time.
         """
-        arrivals = await self._get([key])
+        texts = [key_string(key)]
+        arrivals = await self._get(texts, self.names_of(texts))
         if 0 in arrivals.too_large:
             raise arrivals.too_large.pop(0)
         if arrivals.shortage is not None:
@@ -153,7 +154,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         Raises:
             ArenaExhaustedError: there was no room in time, and no chunk has come.
         """
-        arrivals = await self._get(keys)
+        arrivals = await self._get(*await self._named(keys))
         try:
             arrivals.count_unwanted()
             for slot, large in arrivals.too_large.items():
@@ -170,7 +171,8 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         """Sends the chunk straight from its memory."""
-        await self.batched_put([key], [memory_obj])
+        texts = [key_string(key)]
+        await self.send(texts, self.names_of(texts), (memory_obj,))
 
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """Sends every chunk straight from its memory. When it fails, some are stored, each of them whole."""
@@ -187,9 +189,11 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
     # --------------------------------------------------------------------------------------------------- inside
 
-    @property
-    def _pools(self) -> tuple[ConnectionPool[C], ...]:
-        return self._chunk_pool, self._lookup_pool, self._first_in_line_pool
+    def _new_pool(self, size: int) -> ConnectionPool[C]:
+        """Returns a pool whose connections are closed with the connector."""
+        pool = ConnectionPool(size, self._connect, self._store, self._lost_one)
+        self._pools.append(pool)
+        return pool
 
     def _lost_one(self, store: str, error: StreamClosedError) -> StoreError:
         """Translates the loss of a connection, as the store's protocol does it.
@@ -203,26 +207,22 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             pool.suspect_idle()  # also from a thread
         return StoreStalledError(store, str(error))
 
-    def _equipment(self, nbytes: int) -> Equipment[C]:
-        """Returns what a call that moves `nbytes` bytes works with."""
-        in_threads = nbytes >= self._threads_from
-        return Equipment(self._chunk_pool, self.members(nbytes, in_threads), self._couriers if in_threads else None)
+    def _moves_in_thread(self, nbytes: int) -> bool:
+        """Whether a thread moves the bytes of a call that has `nbytes` of them."""
+        return nbytes >= self._threads_from
 
-    async def _get(self, keys: Sequence[Key]) -> Arrivals:
-        texts, names = await self._named(keys)
-        nbytes = len(keys) * self._chunk_size.expected
+    def _nbytes_of(self, keys: int) -> int:
+        """Returns how many bytes a get of so many keys probably brings."""
+        return keys * self._chunk_size.expected
 
+    async def _get(self, texts: Names, names: Names) -> Arrivals:
         async def attempt(place: PlaceInLine) -> Arrivals:
-            if place.is_first:  # it may wait for room, and it does that on the event loop
-                equipment = Equipment(self._first_in_line_pool, self.members(nbytes, in_threads=False))
-            else:
-                equipment = self._equipment(nbytes)
             arrivals = Arrivals(len(names), place.new_room())
             try:
-                await self.receive(texts, names, arrivals, equipment)
+                await self.receive(texts, names, arrivals, may_wait=place.is_first)
                 arrivals.drop_unwanted()
                 if arrivals.dropped:
-                    await self._fill_up(texts, names, arrivals, equipment.pool)
+                    await self._fill_up(texts, names, arrivals)
             except BaseException:
                 arrivals.release()
                 raise
@@ -234,22 +234,20 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             self._chunk_size.observe(size)
         return arrivals
 
-    async def _fill_up(
-        self, texts: Sequence[str], names: Sequence[str], arrivals: Arrivals, pool: ConnectionPool[C]
-    ) -> None:
+    async def _fill_up(self, texts: Sequence[str], names: Sequence[str], arrivals: Arrivals) -> None:
         """Receives slots that found no room, now that the room of later ones is free.
 
-        A crew's members make room in no order, so that a chunk may have found none because later ones had it. One
-        member alone keeps the order.
+        Room was made in the order in which chunks came, so that one may have found none because later ones had it. Here
+        one slot comes after the other.
         """
-        slots = arrivals.reopened()
-        rest = Arrivals(len(slots), arrivals.room)
         arrivals.room.is_filled_up = True
-        await self.receive(
-            texts[slots.start : slots.stop], names[slots.start : slots.stop], rest, Equipment(pool, members=1)
-        )
-        rest.drop_unwanted()
-        arrivals.add(rest, slots.start)
+        for slot in arrivals.reopened():
+            rest = Arrivals(1, arrivals.room)
+            await self.receive([texts[slot]], [names[slot]], rest, may_wait=True)
+            rest.drop_unwanted()
+            arrivals.add(rest, slot)
+            if arrivals.wanted <= slot:
+                return
 
     async def _named(self, keys: Sequence[Key]) -> tuple[Names, Names]:
         """Returns the keys as text, and their names in the store."""

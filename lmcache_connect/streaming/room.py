@@ -24,16 +24,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
-
-import anyio
 
 from ..contract import release_budget_share
 from ..errors import AllocationTimeoutError, ArenaExhaustedError
 from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
-from ..transport import Connection
 
 T = TypeVar("T")
 
@@ -58,10 +56,12 @@ class RoomLine:
     """The gets of one connector that found the arena full. The first of them waits for room, the others wait for it."""
 
     def __init__(self, backend: ChunkMemory, allocate_timeout: float) -> None:
-        """`allocate_timeout`: seconds that a get waits to be first in line, and for room for each chunk after that."""
+        """`allocate_timeout`: seconds that a get waits in a line that does not move, and for room for each chunk."""
         self._backend: Final = backend
         self._allocate_timeout: Final = allocate_timeout
-        self._first: Final = anyio.Semaphore(1)
+        self._first: PlaceInLine | None = None
+        self._waiting: Final[deque[tuple[PlaceInLine, asyncio.Future[None]]]] = deque()
+        self._moved_at = 0.0
 
     async def serve(self, attempt: Callable[[PlaceInLine], Awaitable[T]]) -> T:
         """Returns what `attempt(place)` returns. Calls it a second time if it found no room, when it is first in line.
@@ -70,10 +70,10 @@ class RoomLine:
         raises. When `place.is_first`, it must use connections that no other get uses.
 
         Raises:
-            AllocationTimeoutError: others were first in line for `allocate_timeout` seconds.
+            AllocationTimeoutError: another was first in line for `allocate_timeout` seconds.
             What `attempt` raises, except `NoRoomError`.
         """
-        place = PlaceInLine(self._backend, self._allocate_timeout, self._first)
+        place = PlaceInLine(self, self._backend, self._allocate_timeout)
         try:
             while True:
                 try:
@@ -85,14 +85,49 @@ class RoomLine:
         finally:
             place.leave()
 
+    async def wait_until_first(self, place: PlaceInLine, requested: int) -> None:
+        """See `PlaceInLine.wait_until_first`."""
+        if self._first is None and not self._waiting:
+            self._first = place
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((place, granted))
+        began = time.monotonic()
+        try:
+            while not granted.done():
+                left = max(self._moved_at, began) + self._allocate_timeout - time.monotonic()
+                if left <= 0:
+                    now = self._backend.statistics()
+                    waited = time.monotonic() - began
+                    raise AllocationTimeoutError(requested, now.capacity - now.reserved, now.capacity, waited)
+                await asyncio.wait((granted,), timeout=left)
+        except BaseException:
+            if granted.done():
+                self.leave(place)
+            else:
+                self._waiting.remove((place, granted))
+            raise
+
+    def leave(self, place: PlaceInLine) -> None:
+        """The next get is first, if this one was."""
+        if self._first is not place:
+            return
+        self._first = None
+        self._moved_at = time.monotonic()
+        if self._waiting:
+            self._first, granted = self._waiting.popleft()
+            granted.set_result(None)
+
 
 class PlaceInLine:
     """Where one get stands: not in the line, waiting in it, or first in it."""
 
-    def __init__(self, backend: ChunkMemory, allocate_timeout: float, first: anyio.Semaphore) -> None:
+    __slots__ = ("_allocate_timeout", "_backend", "_line", "is_first")
+
+    def __init__(self, line: RoomLine, backend: ChunkMemory, allocate_timeout: float) -> None:
+        self._line: Final = line
         self._backend: Final = backend
         self._allocate_timeout: Final = allocate_timeout
-        self._first: Final = first
         self.is_first = False
         """Whether this get may wait for room."""
 
@@ -100,27 +135,20 @@ class PlaceInLine:
         """Waits until this get is first in line. `requested`: the bytes that it found no room for.
 
         Raises:
-            AllocationTimeoutError: others were first for `allocate_timeout` seconds.
+            AllocationTimeoutError: another one was first for `allocate_timeout` seconds.
         """
         if self.is_first:
             return
         # An operation that would release room may wait for this share. The first in line moves its bytes beside it.
         release_budget_share()
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(self._allocate_timeout):
-                await self._first.acquire()
-        except TimeoutError:
-            now = self._backend.statistics()
-            waited = time.monotonic() - started
-            raise AllocationTimeoutError(requested, now.capacity - now.reserved, now.capacity, waited) from None
+        await self._line.wait_until_first(self, requested)
         self.is_first = True
 
     def leave(self) -> None:
         """Leaves the line, so that the next get is first. Idempotent."""
         if self.is_first:
             self.is_first = False
-            self._first.release()
+            self._line.leave(self)
 
     def new_room(self) -> Room:
         """Returns an empty `Room` for one attempt."""
@@ -129,6 +157,19 @@ class PlaceInLine:
 
 class Room:
     """Memory for the chunks of one attempt at a get."""
+
+    __slots__ = (
+        "_allocate_timeout",
+        "_at_a_time",
+        "_awaited",
+        "_backend",
+        "_made",
+        "_place",
+        "_spare",
+        "_spare_metadata",
+        "is_filled_up",
+        "is_short",
+    )
 
     def __init__(self, place: PlaceInLine, backend: ChunkMemory, allocate_timeout: float) -> None:
         self._place = place
@@ -146,12 +187,11 @@ class Room:
         """Whether room that was released a moment ago is made again. A thread's frame may still hold it for a moment.
         """
 
-    async def make(self, connection: Connection, metadata: ChunkMetadata) -> MemoryObj:
+    async def make(self, metadata: ChunkMetadata) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
 
-        The reference is the caller's if the attempt succeeds. If it fails, `release` drops it.
-        `connection` is the one that the payload is on. If this raises, nobody will take the payload off the wire, so
-        `connection` has been closed.
+        The reference is the caller's if the attempt succeeds. If it fails, `release` drops it. If this raises, the
+        caller takes the payload off the wire, or closes the connection.
 
         Raises:
             NoRoomError: there is no room now, and the get is not first in line.
@@ -164,15 +204,11 @@ class Room:
             self.release_spare()
             obj = self._backend.allocate_chunk(metadata) if may_take else None
         if obj is None:
-            try:
-                if not may_take:
-                    raise NoRoomError(metadata.nbytes)  # what is free is for those who wait
-                if not self.is_filled_up:
-                    self._check_that_waiting_helps(metadata.nbytes)
-                obj = await self._wait(metadata)
-            except Exception:
-                connection.close()
-                raise
+            if not may_take:
+                raise NoRoomError(metadata.nbytes)  # what is free is for those who wait
+            if not self.is_filled_up:
+                self._check_that_waiting_helps(metadata.nbytes)
+            obj = await self._wait(metadata)
         self._made.append(obj)
         return obj
 

@@ -47,6 +47,7 @@ class ConnectionPool(Generic[C]):
         self._size = size
         self._connect = connect
         self.store = store
+        self._what = f"the connection pool of {store}"
         self.lost = lost
         self._idle: list[tuple[C, LoopStream]] = []
         self._acquired: set[C] = set()
@@ -79,7 +80,7 @@ class ConnectionPool(Generic[C]):
 
     async def acquire(self) -> C:
         """Returns a connection, which the caller passes to `release` later. Raises what `acquired` raises on entry."""
-        self._process.check(f"the connection pool of {self.store}")
+        self._process.check(self._what)
         if not self._closed and (self._waiting or self._granted >= self._free):
             grant: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(grant)
@@ -125,7 +126,7 @@ class ConnectionPool(Generic[C]):
                 self._granted += 1
 
     def _closed_error(self) -> ConnectorClosedError:
-        return ConnectorClosedError(f"the connection pool of {self.store}")
+        return ConnectorClosedError(self._what)
 
     def _take_idle(self) -> C | None:
         if self._is_idle_suspect:

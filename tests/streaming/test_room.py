@@ -15,7 +15,6 @@ from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
 from lmcache_connect.streaming.room import PlaceInLine, RoomLine
 
-from .connections import FakeConnection
 
 pytestmark = pytest.mark.asyncio
 
@@ -48,7 +47,6 @@ class Get:
     """A get of `count` chunks, which keeps them, as the adapters do it."""
 
     def __init__(self, line: RoomLine, metadata: ChunkMetadata, count: int) -> None:
-        self.connection = FakeConnection()
         self.attempts = 0
         self.was_first = False
         self._line = line
@@ -61,12 +59,11 @@ class Get:
     async def _attempt(self, place: PlaceInLine) -> list[MemoryObj]:
         self.attempts += 1
         self.was_first = place.is_first
-        self.connection = FakeConnection()
         room = place.new_room()
         found: list[MemoryObj] = []
         try:
             for _ in range(self._count):
-                found.append(await room.make(self.connection, self._metadata))
+                found.append(await room.make(self._metadata))
                 await asyncio.sleep(0)
         except BaseException:
             release_all(list(found))
@@ -85,21 +82,18 @@ async def test_a_get_that_finds_room_is_attempted_once_and_stands_in_no_line(
 ) -> None:
     get = Get(RoomLine(backend, LONG), mebibyte, 4)
     found = await get.run()
-    assert (get.attempts, get.was_first, get.connection.is_closed) == (1, False, False)
+    assert (get.attempts, get.was_first) == (1, False)
     release_all(list(found))
 
 
-async def test_a_get_that_finds_no_room_closes_its_connection_and_is_attempted_again_as_first_in_line(
+async def test_a_get_that_finds_no_room_is_attempted_again_as_first_in_line(
     backend: LocalCPUBackend, mebibyte: ChunkMetadata
 ) -> None:
     get = Get(RoomLine(backend, LONG), mebibyte, 3)
     kept = taken(backend, 2)
     getting = asyncio.create_task(get.run())
-    await asyncio.sleep(0)
-    before = get.connection
     await wait_for_a_waiter(backend)
-    assert before.is_closed
-    assert (get.attempts, get.was_first, get.connection.is_closed) == (2, True, False)
+    assert (get.attempts, get.was_first) == (2, True)
     release_all(list(kept))
     found = await getting
     assert get.attempts == 2
@@ -131,7 +125,6 @@ async def test_a_batch_that_can_never_fit_is_refused_at_once_and_leaves_the_line
     async with asyncio.timeout(LONG / 2):
         with pytest.raises(ArenaExhaustedError, match="ask for fewer keys at a time"):
             await get.run()
-        assert get.connection.is_closed
         release_all(list(await Get(line, mebibyte, 4).run()))
 
 
@@ -144,12 +137,12 @@ async def test_the_last_of_several_workers_that_wait_for_more_than_there_can_be_
     async def attempt(place: PlaceInLine) -> None:
         await place.wait_until_first(MIB)
         room = place.new_room()
-        held = [await room.make(FakeConnection(), mebibyte) for _ in range(2)]
-        waiting = [asyncio.create_task(room.make(FakeConnection(), mebibyte)) for _ in range(2)]
+        held = [await room.make(mebibyte) for _ in range(2)]
+        waiting = [asyncio.create_task(room.make(mebibyte)) for _ in range(2)]
         await wait_for_a_waiter(backend)
         try:
             with pytest.raises(ArenaExhaustedError):
-                await room.make(FakeConnection(), mebibyte)
+                await room.make(mebibyte)
         finally:
             release_all([*kept])
             release_all([*held, *[await task for task in waiting]])
@@ -201,7 +194,7 @@ async def test_room_for_expected_chunks_serves_a_chunk_of_another_kind_when_the_
         room = place.new_room()
         found = [room.make_now(mebibyte, expected=9), room.make_now(mebibyte, expected=8)]
         assert backend.statistics().live_objects == 3, "room for one more that is expected"
-        found += [await room.make(FakeConnection(), mebibyte), await room.make(FakeConnection(), mebibyte)]
+        found += [await room.make(mebibyte), await room.make(mebibyte)]
         assert backend.statistics().live_objects == 4
         assert None not in found
         assert room.make_now(mebibyte, expected=1) is None
@@ -271,7 +264,7 @@ async def test_a_failed_attempt_releases_all_of_its_room_but_what_its_receiver_h
 ) -> None:
     async def attempt(place: PlaceInLine) -> None:
         room = place.new_room()
-        corrupt = await room.make(FakeConnection(), mebibyte)
+        corrupt = await room.make(mebibyte)
         assert room.make_now(mebibyte, expected=2) is not None
         corrupt.ref_count_down()
         room.release()

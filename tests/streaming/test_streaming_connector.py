@@ -25,9 +25,9 @@ from lmcache_connect import (
 from lmcache_connect.contract import Flags
 from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
-from lmcache_connect.streaming import LARGE_BYTES, Arrivals, Equipment, StreamingConnector
+from lmcache_connect.streaming import LARGE_BYTES, Arrivals, StreamingConnector
 from lmcache_connect.streaming.connector import IO
-from lmcache_connect.transport import Couriers
+from lmcache_connect.transport import ConnectionPool
 
 from .connections import FakeConnection
 
@@ -48,7 +48,8 @@ class DictConnector(StreamingConnector[FakeConnection]):
         self.backend = context.local_cpu_backend
         self.values: dict[str, bytes] = {}
         self.damaged: set[str] = set()
-        self.equipments: list[Equipment[FakeConnection]] = []
+        self.got_over: list[ConnectionPool[FakeConnection]] = []
+        self.in_threads: list[bool] = []
         self.can_dial = True
 
     async def dial(self) -> FakeConnection:
@@ -59,20 +60,18 @@ class DictConnector(StreamingConnector[FakeConnection]):
     def names_of(self, keys: Sequence[str]) -> list[str]:
         return [f"name of {key}" for key in keys]
 
-    def members(self, nbytes: int, in_threads: bool) -> int:
-        return 1
-
     async def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, equipment: Equipment[FakeConnection]
+        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
     ) -> None:
-        self.equipments.append(equipment)
-        async with equipment.pool.acquired() as connection:
+        self.in_threads.append(self._moves_in_thread(self._nbytes_of(len(keys))))
+        self.got_over.append(self._waiting_pool if may_wait else self._chunk_pool)
+        async with self.got_over[-1].acquired():
             for slot, (key, name) in enumerate(zip(keys, names, strict=True)):
                 assert name == f"name of {key}"
                 await asyncio.sleep(0)
                 if (value := self.values.get(name)) is None:
                     continue
-                chunk = await arrivals.room.make(connection, ChunkMetadata.of((len(value),), "uint8"))
+                chunk = await arrivals.room.make(ChunkMetadata.of((len(value),), "uint8"))
                 chunk.byte_array[:] = value
                 if name in self.damaged:
                     chunk.ref_count_down()
@@ -81,7 +80,7 @@ class DictConnector(StreamingConnector[FakeConnection]):
                     arrivals.found[slot] = chunk
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
-        self.equipments.append(self._equipment(sum(obj.get_size() for obj in objs)))
+        self.in_threads.append(self._moves_in_thread(sum(obj.get_size() for obj in objs)))
         self.values |= {name: bytes(obj.byte_array) for name, obj in zip(names, objs, strict=True)}
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
@@ -200,7 +199,7 @@ async def test_the_get_that_is_first_in_line_for_room_uses_connections_that_no_o
 ) -> None:
     for key in "abc":
         await put(store, key, 2 * MIB)
-    store.equipments.clear()
+    store.got_over.clear()
     kept = store.backend.batched_allocate((MIB,), "uint8", 4)
     assert kept is not None
     getting = asyncio.create_task(store.batched_get(["a", "b", "c"]))
@@ -210,9 +209,8 @@ async def test_the_get_that_is_first_in_line_for_room_uses_connections_that_no_o
         release_all(list(await store.batched_get(["nothing"])))  # its connection is free
         release_all(list(kept))
         release_all(await getting)
-    first, again, other = store.equipments
-    assert first.pool is other.pool is not again.pool
-    assert again.couriers is None
+    first, again, other = store.got_over
+    assert first is other is not again
 
 
 async def test_connecting_that_takes_too_long_is_an_unavailable_store(store: DictConnector) -> None:
@@ -240,7 +238,7 @@ async def test_threads_move_large_calls_unless_the_url_or_tls_says_otherwise(
         store = cast(DictConnector, manager.create_connector().wrapped)
         await put(store, "small", LARGE_BYTES - 1)
         await put(store, "large", LARGE_BYTES)
-        assert [isinstance(equipment.couriers, Couriers) for equipment in store.equipments] == in_thread
+        assert store.in_threads == in_thread
 
 
 async def test_the_size_of_the_last_chunk_decides_whether_a_get_is_large(
@@ -248,7 +246,7 @@ async def test_the_size_of_the_last_chunk_decides_whether_a_get_is_large(
 ) -> None:
     monkeypatch.setattr(store, "_threads_from", LARGE_BYTES)
     await put(store, "small", 100)
-    store.equipments.clear()
+    store.in_threads.clear()
     for _ in range(2):
         release_all([await store.get("small")])
-    assert [equipment.couriers is not None for equipment in store.equipments] == [True, False]
+    assert store.in_threads == [True, False]

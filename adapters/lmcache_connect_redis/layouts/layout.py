@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lmcache_connect import MemoryObj
-from lmcache_connect.streaming import Arrivals, Crew, Equipment
+from lmcache_connect.streaming import Arrivals
 
 from ..protocol.connection import Connection
+from ..fetch_pipeline import FetchCall
 from ..store_pipeline import StoreRequest
 
 
@@ -53,8 +54,8 @@ class Layout(ABC):
         return None
 
     @abstractmethod
-    def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Crew[Connection]:
-        """Returns the crew that gets the chunks of one call."""
+    def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> FetchCall:
+        """Returns the requests that get the chunks of one call, which have about `nbytes` bytes in all."""
 
     @abstractmethod
     def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:

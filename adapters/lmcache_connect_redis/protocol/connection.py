@@ -98,7 +98,7 @@ class Connection:
         refused: StoreError | None = None
         while self.pending:
             try:
-                flags += await self._read_arrived_flags(expected)
+                flags += await self.read_arrived_flags(expected)
             except StoreError as error:
                 if not self.stream.is_open:
                     raise
@@ -111,7 +111,7 @@ class Connection:
         """Takes every outstanding reply, each of them an integer, and drops it. Raises what `read_flags` raises."""
         await self.read_flags(1)
 
-    async def _read_arrived_flags(self, expected: int) -> list[bool]:
+    async def read_arrived_flags(self, expected: int) -> list[bool]:
         """Takes integer replies, as many as have arrived, at least one. Raises the typed error of an error reply."""
         view = await self.stream.peek_available(4)
         count = min(len(view) // 4, self.pending)

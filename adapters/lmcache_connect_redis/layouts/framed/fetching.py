@@ -6,8 +6,8 @@ A chunk is one string (whole), or a hash of pieces (striped). Only the store tel
    position of a key in the call.
 2. Where the guess was wrong, the reply is that the value has another type, and the slot is asked for in the other way.
 3. A whole chunk is received into the arena. Then the slot is done.
-4. The first piece says how large a striped chunk is. Room is made for the chunk, and any member of the crew asks for
-   the other pieces.
+4. The first piece says how large a striped chunk is. Room is made for the chunk, and the
+   other pieces are asked for, over any connection of the lane.
 5. The last piece completes the chunk. If a piece is missing, or belongs to another put, another writer has replaced the
    chunk meanwhile, so it is asked for again, `_TRIES` times in all. After that, or if the same put's piece is missing
    again, the slot is corrupt.
@@ -16,15 +16,15 @@ A chunk is one string (whole), or a hash of pieces (striped). Only the store tel
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
 from lmcache_connect.errors import FrameError, WrongTypeError
-from lmcache_connect.streaming import Arrivals, Equipment
+from lmcache_connect.streaming import Arrivals
 
-from ...fetch_pipeline import FetchPipeline
+from ...fetch_pipeline import FetchCall
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
 from .record_reader import RecordReader, StripedChunk
@@ -57,58 +57,77 @@ class _Piece:
         return end - start
 
 
+@dataclass(slots=True)
+class _Detours:
+    """What is known of slots that were asked for more than once.
+
+    Attributes:
+        turned: whether the slot's chunk is striped, where it turned out to be different from what was expected.
+        tries: how often the slot was asked for.
+        incomplete: the generation that a piece was missing of.
+    """
+
+    turned: dict[_Slot, bool] = field(default_factory=dict)
+    tries: dict[_Slot, int] = field(default_factory=dict)
+    incomplete: dict[_Slot, int] = field(default_factory=dict)
+
+
 _Slot: TypeAlias = int
 _Ask: TypeAlias = _Slot | _FirstPiece | _Piece  # what one request asks for; a slot stands for its whole value
 
 
-class Fetching(FetchPipeline[_Ask]):
+class Fetching(FetchCall):
     """Asks for the values of slots, and for the pieces of those that are striped."""
 
-    def __init__(
-        self, equipment: Equipment[Connection], reader: RecordReader, names: Sequence[str], arrivals: Arrivals
-    ) -> None:
-        super().__init__(equipment, arrivals)
+    __slots__ = ("_detours", "_is_striped", "_names", "_pieces", "_reader", "_slots", "_typical")
+
+    def __init__(self, reader: RecordReader, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> None:
+        super().__init__(arrivals, nbytes)
         self._reader = reader
         self._names = names
         self._slots: deque[_Slot] = deque(range(len(names)))
         self._pieces: deque[_Piece] = deque()
         self._is_striped = reader.last_was_striped  # what is expected of a slot that was not asked for yet
-        self._turned: dict[_Slot, bool] = {}  # the same, of those that turned out to be different
-        self._tries: dict[_Slot, int] = {}
-        self._incomplete: dict[_Slot, int] = {}  # the generation that a piece was missing of
-        self._typical = 1 << 20
+        self._detours: _Detours | None = None  # there are none, as a rule, and each object costs a small get
+        self._typical = nbytes // max(len(names), 1)
 
     def unbegun(self) -> int:
         return len(self._pieces) + len(self._slots)
 
-    def next_ask(self) -> tuple[_Ask, bytes, int]:
+    def is_amid(self) -> bool:
+        return bool(self._pieces)
+
+    def next_request(self) -> tuple[tuple[_Ask, bytes], int]:
         if self._pieces:
             piece = self._pieces.popleft()
-            return piece, _hget(piece.chunk.name, piece.index), piece.nbytes
+            return (piece, _hget(piece.chunk.name, piece.index)), piece.nbytes
         slot = self._slots.popleft()
         name = self._names[slot]
-        if self._turned.get(slot, self._is_striped):
-            return _FirstPiece(slot), _hget(name, 0), _FIRST_PIECE_BYTES
-        return slot, encode_command(b"GET", name.encode()), self._typical
+        is_striped = self._is_striped if self._detours is None else self._detours.turned.get(slot, self._is_striped)
+        if is_striped:
+            return (_FirstPiece(slot), _hget(name, 0)), _FIRST_PIECE_BYTES
+        return (slot, encode_command(b"GET", name.encode())), self._typical
 
-    def ask_again(self, asks: Iterable[_Ask]) -> None:
-        for ask in asks:
-            if isinstance(ask, _Piece):
-                self._pieces.append(ask)
-            elif (slot := ask.slot if isinstance(ask, _FirstPiece) else ask) < self.arrivals.wanted:
-                self._slots.append(slot)
+    def ask_again(self, ask: _Ask) -> None:
+        if isinstance(ask, _Piece):
+            self._pieces.appendleft(ask)
+        elif (slot := ask.slot if isinstance(ask, _FirstPiece) else ask) < self.arrivals.wanted:
+            self._slots.appendleft(slot)
 
-    def take(self, connection: Connection, ask: _Ask, outstanding: int) -> Awaitable[int]:
+    async def drop(self, connection: Connection, ask: _Ask) -> None:
+        await self._reader.drop(connection)
+
+    def take(self, connection: Connection, ask: _Ask) -> Awaitable[int]:
         if isinstance(ask, _Piece):
             return self._take_piece(connection, ask)
         if isinstance(ask, _FirstPiece):
             return self._take_first_piece(connection, ask.slot)
-        return self._take_value(connection, ask, outstanding)
+        return self._take_value(connection, ask)
 
-    async def _take_value(self, connection: Connection, slot: _Slot, outstanding: int) -> int:
+    async def _take_value(self, connection: Connection, slot: _Slot) -> int:
         arrivals = self.arrivals
         try:
-            got = await self._reader.receive(connection, self._names[slot], arrivals.room, outstanding)
+            got = await self._reader.receive(connection, self._names[slot], arrivals.room, self.outstanding)
         except CorruptRecordError as error:
             arrivals.corrupt[slot] = error
             return 0
@@ -142,7 +161,7 @@ class Fetching(FetchPipeline[_Ask]):
             return 0
         # The other pieces are asked for at once, while the first one is on its way.
         self._pieces.extend(_Piece(chunk, index, slot) for index in range(1, chunk.plan.pieces))
-        self.hire()
+        self._tell_of_more()
         start, end = chunk.plan.bounds(0)
         try:
             await self._reader.receive_first_piece(connection, chunk)
@@ -175,25 +194,36 @@ class Fetching(FetchPipeline[_Ask]):
             self.arrivals.corrupt[slot] = chunk.failure
             return
         generation = chunk.plan.generation
-        if self._incomplete.get(slot) == generation:
+        incomplete = self._made_detours().incomplete
+        if incomplete.get(slot) == generation:
             self.arrivals.corrupt[slot] = FrameError("piece", "a piece of the chunk is missing")
             return
-        self._incomplete[slot] = generation
+        incomplete[slot] = generation
         self._turn(slot, True)
 
     def _turn(self, slot: _Slot, is_striped: bool) -> None:
         """Has a slot asked for again, in the way that its value seems to need."""
         if slot >= self.arrivals.wanted:
             return
-        tries = self._tries[slot] = self._tries.get(slot, 1) + 1
+        detours = self._made_detours()
+        tries = detours.tries[slot] = detours.tries.get(slot, 1) + 1
         if tries > _TRIES:
             self.arrivals.corrupt[slot] = CorruptRecordError(
                 "replaced", "its value is of another program, or writers replace it all the time"
             )
             return
-        self._turned[slot] = is_striped
+        detours.turned[slot] = is_striped
         self._slots.appendleft(slot)
-        self.hire()
+        self._tell_of_more()
+
+    def _made_detours(self) -> _Detours:
+        if self._detours is None:
+            self._detours = _Detours()
+        return self._detours
+
+    def _tell_of_more(self) -> None:
+        if self.more is not None:
+            self.more()
 
     def _end_for_want_of_room(self, slot: _Slot, error: ArenaExhaustedError) -> None:
         if self.arrivals.no_room(slot, error):

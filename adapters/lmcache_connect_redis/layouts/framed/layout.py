@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lmcache_connect import MemoryObj
 from lmcache_connect.record import END_OF_NAMES, chunk_names, key_of_name, start_of_names
-from lmcache_connect.streaming import Arrivals, Equipment
+from lmcache_connect.streaming import Arrivals
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
@@ -50,8 +50,8 @@ class FramedLayout(Layout):
     def outdated_pattern(self, key_prefix: str) -> str | None:
         return f"{escaped(self._prefix + key_prefix)}*"
 
-    def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> Fetching:
-        return Fetching(equipment, self._reader, names, arrivals)
+    def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> Fetching:
+        return Fetching(self._reader, names, arrivals, nbytes)
 
     def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect import CorruptRecordError, MemoryObj, StoreError
 from lmcache_connect.errors import FrameError
 from lmcache_connect.record import (
     MIN_HEADER_BYTES,
@@ -62,12 +62,12 @@ class RecordReader:
     async def receive(self, connection: Connection, name: str, room: Room, outstanding: int) -> MemoryObj | None:
         """Receives the next reply, which is a whole chunk. Returns None if the store does not hold it.
 
-        `outstanding`: replies that are expected, this one included.
+        `outstanding`: replies that the call expects, this one included.
 
         Raises:
             CorruptRecordError: it does not verify. The stream stands behind it, or was closed because it is long.
             WrongTypeError: the chunk is striped, or the value is another program's. The stream is usable.
-            ArenaExhaustedError: see `Room.make`. The connection was closed.
+            NoRoomError, ArenaExhaustedError: see `Room.make`. As for a record that does not verify.
         """
         begun = self._likely.take_header(connection, name, room, outstanding)
         if begun is None:
@@ -88,7 +88,7 @@ class RecordReader:
         The piece's payload is for `receive_first_piece`. Returns None if the store does not hold the chunk.
 
         Raises:
-            CorruptRecordError, WrongTypeError (the chunk is whole), ArenaExhaustedError: see `receive`.
+            CorruptRecordError, WrongTypeError (the chunk is whole), NoRoomError, ArenaExhaustedError: see `receive`.
         """
         size = await self._receive_size(connection)
         if size is None:
@@ -99,7 +99,7 @@ class RecordReader:
             raise FrameError("piece", "it is not the first piece of a striped chunk")
         self.last_was_striped = True
         connection.stream.take(header.length)
-        return StripedChunk(name, header.plan, header, await room.make(connection, header.metadata))
+        return StripedChunk(name, header.plan, header, await self._make_room(connection, room, header, size))
 
     async def receive_first_piece(self, connection: Connection, chunk: StripedChunk) -> None:
         """Receives the payload of a chunk's first piece.
@@ -134,6 +134,21 @@ class RecordReader:
         await receive_payload(connection, chunk.obj, start, end, header.has_checksum)
         return True
 
+    async def drop(self, connection: Connection) -> None:
+        """Receives the next reply and drops it, or closes the connection where it is long. Takes an error reply, too."""
+        try:
+            size = connection.number(await connection.expect(b"$", "a value"))
+        except StoreError:
+            if not connection.stream.is_open:
+                raise
+            return
+        if size == -1:
+            connection.pending -= 1
+        elif 0 <= size <= MAX_VALUE_BYTES:
+            await self._skip(connection, size)
+        else:
+            raise connection.broken(f"a value of {size} bytes; expected at most {MAX_VALUE_BYTES}")
+
     async def _begin(self, connection: Connection, name: str, room: Room) -> tuple[FrameHeader, MemoryObj] | None:
         size = await self._receive_size(connection)
         if size is None:
@@ -145,7 +160,14 @@ class RecordReader:
         self.last_was_striped = False
         self._likely.remember(size, header, connection.stream.buffered_view())
         connection.stream.take(header.length)
-        return header, await room.make(connection, header.metadata)
+        return header, await self._make_room(connection, room, header, size)
+
+    async def _make_room(self, connection: Connection, room: Room, header: FrameHeader, size: int) -> MemoryObj:
+        try:
+            return await room.make(header.metadata)
+        except Exception:
+            await self._skip(connection, size - header.length)
+            raise
 
     async def _receive_size(self, connection: Connection) -> int | None:
         size = connection.number(await connection.expect(b"$", "a value"))

@@ -53,10 +53,10 @@ class _WholePut(StoreRequest):
         self._writer = writer
         self._name = name
         self._obj = obj
+        self.nbytes = obj.get_size()
 
-    async def send(self, connection: Connection) -> int:
+    async def send(self, connection: Connection) -> None:
         await self._writer.send_whole(connection, self._name, self._obj)
-        return self._obj.get_size()
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         await connection.read_ok()
@@ -71,8 +71,12 @@ class _StripedPut:
         self.name = name
         self.obj = obj
         self.plan = plan
-        self.staging = staging_name(name)
-        self.unanswered = plan.pieces
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Makes it a put of which nothing was sent."""
+        self.staging = staging_name(self.name)
+        self.unanswered = self.plan.pieces
         self.held = 0
         """The most pieces that the server was seen to hold."""
         self.is_begun = False
@@ -84,13 +88,14 @@ class _PiecePut(StoreRequest):
     def __init__(self, put: _StripedPut, index: int) -> None:
         self._put = put
         self._index = index
+        start, end = put.plan.bounds(index)
+        self.nbytes = end - start
+        self.is_last = index == put.plan.pieces - 1
 
-    async def send(self, connection: Connection) -> int:
+    async def send(self, connection: Connection) -> None:
         put = self._put
         put.is_begun = True
         await put.writer.send_piece(connection, put.name, put.staging, put.obj, put.plan, self._index)
-        start, end = put.plan.bounds(self._index)
-        return end - start
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         put = self._put
@@ -114,11 +119,16 @@ class _Commit(StoreRequest):
     def __init__(self, put: _StripedPut) -> None:
         self._put = put
 
-    async def send(self, connection: Connection) -> int:
+    async def send(self, connection: Connection) -> None:
         put = self._put
         await put.writer.send_commit(connection, put.name, put.staging)
-        return 0
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         await self._put.writer.read_committed(connection)
         return None
+
+    def again(self) -> Sequence[StoreRequest]:
+        # Where the server has done it, the pieces are gone from their temporary name: the whole put begins again.
+        put = self._put
+        put.begin_again()
+        return [_PiecePut(put, index) for index in range(put.plan.pieces)]

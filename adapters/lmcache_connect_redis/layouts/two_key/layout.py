@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError, MemoryObj
-from lmcache_connect.streaming import Arrivals, Equipment
+from lmcache_connect.streaming import Arrivals
 
-from ...fetch_pipeline import FetchPipeline
+from ...fetch_pipeline import FetchCall
 from ...options import RedisOptions
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
@@ -43,8 +43,8 @@ class TwoKeyLayout(Layout):
     def listed_key(self, name: str) -> str | None:
         return name.removesuffix(METADATA_SUFFIX) if name.endswith(METADATA_SUFFIX) else None
 
-    def fetching(self, equipment: Equipment[Connection], names: Sequence[str], arrivals: Arrivals) -> TwoKeyFetching:
-        return TwoKeyFetching(equipment, self._records, names, arrivals)
+    def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> TwoKeyFetching:
+        return TwoKeyFetching(self._records, names, arrivals, nbytes)
 
     def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
         for obj in objs:
@@ -52,29 +52,31 @@ class TwoKeyLayout(Layout):
         return [TwoKeyPut(self._records, name, obj) for name, obj in zip(names, objs, strict=True)]
 
 
-class TwoKeyFetching(FetchPipeline[int]):
-    """Chunks by their slots."""
+class TwoKeyFetching(FetchCall):
+    """Chunks by their slots, the positions of their keys in the call."""
 
-    def __init__(
-        self, equipment: Equipment[Connection], records: TwoKeyRecords, names: Sequence[str], arrivals: Arrivals
-    ) -> None:
-        super().__init__(equipment, arrivals)
+    def __init__(self, records: TwoKeyRecords, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> None:
+        super().__init__(arrivals, nbytes)
         self._records = records
         self._names = names
         self._slots = deque(range(len(names)))
-        self._typical = 1 << 20
+        self._typical = nbytes // max(len(names), 1)
 
     def unbegun(self) -> int:
         return len(self._slots)
 
-    def next_ask(self) -> tuple[int, bytes, int]:
+    def next_request(self) -> tuple[tuple[int, bytes], int]:
         slot = self._slots.popleft()
-        return slot, encode_command(b"MGET", *both_keys(self._names[slot])), self._typical
+        return (slot, encode_command(b"MGET", *both_keys(self._names[slot]))), self._typical
 
-    def ask_again(self, asks: Iterable[int]) -> None:
-        self._slots.extend(slot for slot in asks if slot < self.arrivals.wanted)
+    def ask_again(self, ask: int) -> None:
+        if ask < self.arrivals.wanted:
+            self._slots.appendleft(ask)
 
-    async def take(self, connection: Connection, ask: int, outstanding: int) -> int:
+    async def drop(self, connection: Connection, ask: int) -> None:
+        await self._records.drop(connection)
+
+    async def take(self, connection: Connection, ask: int) -> int:
         try:
             obj = await self._records.receive(connection, self.arrivals.room)
         except CorruptRecordError as error:
@@ -98,10 +100,10 @@ class TwoKeyPut(StoreRequest):
         self._records = records
         self._name = name
         self._obj = obj
+        self.nbytes = obj.get_size()
 
-    async def send(self, connection: Connection) -> int:
+    async def send(self, connection: Connection) -> None:
         await self._records.send(connection, self._name, self._obj)
-        return self._obj.get_size()
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         await self._records.read_stored(connection)

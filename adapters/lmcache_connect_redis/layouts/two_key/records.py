@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect import CorruptRecordError, MemoryObj, StoreError
 from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
 from lmcache_connect.streaming import Room
@@ -78,11 +78,9 @@ class TwoKeyRecords:
         Raises:
             CorruptRecordError: the halves do not fit, or are too large. The stream stands behind them, or was closed
                 because they are long.
-            ArenaExhaustedError: see `Room.make`. The connection was closed.
+            NoRoomError, ArenaExhaustedError: see `Room.make`. As for halves that do not fit.
         """
-        count = connection.number(await connection.expect(b"*", "an array"))
-        if count != 2:
-            raise connection.broken(f"an array of {count} items; expected 2")
+        await self._expect_both(connection)
         encoded = await self._receive_metadata(connection)
         size = await self._receive_size(connection)
         if encoded is None or size is None:
@@ -97,7 +95,11 @@ class TwoKeyRecords:
         except CorruptRecordError:
             await self._finish(connection, size)
             raise
-        obj = await room.make(connection, metadata)
+        try:
+            obj = await room.make(metadata)
+        except Exception:
+            await self._finish(connection, size)
+            raise
         try:
             stream = connection.stream
             await stream.receive_into(obj.byte_array)
@@ -109,6 +111,24 @@ class TwoKeyRecords:
             raise
         connection.pending -= 1
         return obj
+
+    async def drop(self, connection: Connection) -> None:
+        """Receives the next reply and drops it, or closes the connection where it is long. Takes an error reply, too."""
+        try:
+            await self._expect_both(connection)
+            await self._receive_metadata(connection)
+        except StoreError:
+            if not connection.stream.is_open:
+                raise
+        except CorruptRecordError:
+            pass  # it was long, and the connection is closed
+        else:
+            await self._finish(connection, await self._receive_size(connection))
+
+    async def _expect_both(self, connection: Connection) -> None:
+        count = connection.number(await connection.expect(b"*", "an array"))
+        if count != 2:
+            raise connection.broken(f"an array of {count} items; expected 2")
 
     async def _receive_metadata(self, connection: Connection) -> bytes | None:
         size = await self._receive_size(connection)

@@ -1,0 +1,112 @@
+"""`LookupPipeline`: look-ups and removals of many calls, in one write and one read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from lmcache_connect import StoreError
+from lmcache_connect.keys import Key, key_strings
+from lmcache_connect.streaming import NAMES_AT_A_TIME, CallQueue, CombinedCall, Lane, Pipeline, Sent
+from lmcache_connect.transport import ConnectionPool
+
+from .protocol.connection import Connection
+
+_AHEAD: Final = 4 * NAMES_AT_A_TIME
+"""Commands that are sent before replies are read, at most. The event loop does other work in between."""
+
+
+class LookupCall(CombinedCall):
+    """One command for each key, whose reply is an integer. A request is the commands for some keys, and their number.
+
+    Attributes:
+        flags: for each key, in order, whether the reply was the expected one.
+    """
+
+    __slots__ = ("_begun", "_encode", "_keys", "flags")
+
+    def __init__(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]) -> None:
+        """`encode` returns the commands for some keys."""
+        super().__init__()
+        self._keys: Final = keys
+        self._encode: Final = encode
+        self._begun = 0
+        self.flags: list[bool] = []
+
+    def unbegun(self) -> int:
+        return len(self._keys) - self._begun
+
+    def next_request(self) -> tuple[tuple[bytes, int], int]:
+        start = self._begun
+        keys = key_strings(self._keys[start : start + NAMES_AT_A_TIME])
+        self._begun = start + len(keys)
+        return (self._encode(keys), len(keys)), 0
+
+    def take_back(self, request: tuple[bytes, int]) -> None:
+        # Requests are taken back from the last one on. So the keys that are left begin with those of this one.
+        self._begun -= request[1]
+        del self.flags[self._begun :]
+
+
+class LookupPipeline(Pipeline[Connection, LookupCall]):
+    """Sends the commands of many calls together. Reads the replies as they come, many at a time."""
+
+    def __init__(
+        self, queue: CallQueue[LookupCall], settle: Callable[[LookupCall], None], gives_way: Callable[[], bool], yes: int
+    ) -> None:
+        """`yes` is the reply that stands for yes, one digit."""
+        super().__init__(queue, settle, gives_way, in_thread=False)
+        self._yes: Final = yes
+
+    async def serve(self, connection: Connection) -> None:
+        sent = self.sent
+        ahead = 0  # replies that are outstanding
+        got = 0  # those to the first request of `sent` that were taken
+        while True:
+            if ahead < _AHEAD and not (sent and self.gives_way()):
+                commands: list[bytes] = []
+                before = ahead
+                while ahead < _AHEAD and (item := self.queue.next_request()) is not None:
+                    call, request, _ = item
+                    call.outstanding += 1
+                    sent.append(Sent(call, request, 0))
+                    commands.append(request[0])
+                    ahead += request[1]
+                if commands:
+                    await connection.send(b"".join(commands), replies=ahead - before)
+            if not sent:
+                return
+            try:
+                flags = await connection.read_arrived_flags(self._yes)
+            except StoreError as error:
+                if not connection.stream.is_open:
+                    raise
+                sent[0].call.fail(error)
+                flags = [False]
+            ahead -= len(flags)
+            at = 0
+            while at < len(flags):
+                call, request, _ = sent[0]
+                taken = min(request[1] - got, len(flags) - at)
+                call.flags += flags[at : at + taken]
+                at += taken
+                got += taken
+                if got == request[1]:
+                    got = 0
+                    self.taken()
+            if not sent:  # further requests wait until it is known that the connection has nothing more to say
+                return
+
+
+class LookupLane(Lane[Connection, LookupCall]):
+    """Look-ups and removals that share a connection to one server."""
+
+    def __init__(self, pool: ConnectionPool[Connection], yes: int) -> None:
+        """`yes` is the reply that stands for yes, one digit."""
+        super().__init__(pool)
+        self._yes: Final = yes
+
+    def pipeline(
+        self, queue: CallQueue[LookupCall], settle: Callable[[LookupCall], None], *, in_thread: bool
+    ) -> LookupPipeline:
+        return LookupPipeline(queue, settle, self.gives_way, self._yes)

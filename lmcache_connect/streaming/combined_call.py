@@ -1,0 +1,148 @@
+"""`CombinedCall`: what one call wants of a lane, which does the work of many calls together."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import LMCacheConnectError, ReleasedObjectError
+from ..lease import Use, leases, work_under
+from ..transport import Connection
+
+
+class CombinedCall(ABC):
+    """The requests of one call, and what became of them.
+
+    The call's task waits for `done`, on the event loop. A pipeline makes the requests and takes the replies, on the
+    loop or in a thread. While it moves bytes of the call's buffers, the call is *touched*. `begin` and `let_go` are the
+    two ends of that. A call that has ended is not touched any more: its requests are not made, its replies are dropped.
+
+    Attributes:
+        nbytes: bytes that it probably moves.
+        outstanding: requests that were sent, and whose replies were not taken.
+        is_ended: whether nobody wants its results any more, because it was cancelled, or has failed.
+        failure: why it has failed.
+        done: is set on the event loop when nothing more happens for it. None for a call that runs in its own task.
+        more: is called when requests have come up after it was queued.
+        taken_back: how often a request of its was sent and then taken back, because its connection had to be closed.
+        rank: where it stands in its queue. Belongs to the queue.
+    """
+
+    __slots__ = (
+        "_leases",
+        "_touching",
+        "_uses",
+        "done",
+        "failure",
+        "is_ended",
+        "more",
+        "nbytes",
+        "outstanding",
+        "rank",
+        "taken_back",
+    )
+
+    def __init__(self, nbytes: int = 0) -> None:
+        self.nbytes = nbytes
+        self.outstanding = 0
+        self.is_ended = False
+        self.failure: Exception | None = None
+        self.done: asyncio.Future[None] | None = None
+        self.more: Callable[[], None] | None = None
+        self.taken_back = 0
+        self.rank = 0
+        self._leases = leases()
+        self._touching: list[Connection] = []
+        self._uses: list[Use] = []
+
+    @abstractmethod
+    def unbegun(self) -> int:
+        """Returns the number of requests that can be made now and were not."""
+
+    @abstractmethod
+    def next_request(self) -> tuple[Any, int]:
+        """Takes the next request. Returns it, and how many bytes of payload it or its reply probably has."""
+
+    @abstractmethod
+    def take_back(self, request: Any) -> None:
+        """Has a request made again that was sent over a connection which was closed before the reply came."""
+
+    def is_amid(self) -> bool:
+        """Whether a chunk was begun, and has further requests: it is better finished than another one begun."""
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens for it."""
+        return not self.outstanding and not self._touching and (self.is_ended or not self.unbegun())
+
+    def fail(self, error: Exception) -> None:
+        """Ends the call with `error`, unless it has ended."""
+        if not self.is_ended:
+            self.failure = error.with_traceback(None)  # whose frames may hold views of buffers
+            self.end()
+
+    def end(self) -> None:
+        """Nobody wants its results any more."""
+        self.is_ended = True
+
+    # ------------------------------------------------------------------------------------------------- touching
+
+    def begin(self, connection: Connection, *, in_thread: bool) -> bool:
+        """Begins to touch its buffers over `connection`. Returns False where it has ended: they must not be touched.
+
+        What runs in this context then works under the leases of the call.
+        """
+        # The call's task first sets `is_ended`, and then looks whether the call is touched. This is the other way round.
+        self._touching.append(connection)
+        if not self.is_ended:
+            try:
+                work_under(self._leases)
+                if in_thread and self._leases:
+                    self._uses.append(Use(connection.close))
+            except ReleasedObjectError as error:  # the owner of the memory has recalled it
+                self.fail(error)
+            else:
+                return True
+        self._touching.remove(connection)
+        return False
+
+    def let_go(self, connection: Connection) -> None:
+        """Ends what `begin` has begun."""
+        self._touching.remove(connection)
+        if self._uses:
+            self._uses.pop().end()
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether its buffers are touched now."""
+        return bool(self._touching)
+
+    def interrupt(self) -> list[Connection]:
+        """Closes the connections over which it is touched, and returns them. It is let go of soon. From any thread."""
+        connections = [*self._touching]
+        for connection in connections:
+            connection.close()
+        return connections
+
+    def raise_failure(self) -> None:
+        """Raises the error that has ended it, if there is one, and forgets it."""
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # a frame that holds the error whose traceback holds the frame is freed late
+
+
+def twin(error: Exception) -> Exception:
+    """Returns an error of its own, that says the same, for one of several calls that failed for one reason."""
+    if not isinstance(error, LMCacheConnectError):
+        return error
+    made = type(error).__new__(type(error), *error.args)
+    made.args = error.args  # an `OSError` takes them in its `__init__`
+    made.__dict__.update(error.__dict__)
+    made.__cause__ = error.__cause__
+    return made

@@ -1,0 +1,366 @@
+"""`Lane`: calls of one kind to one server. Those that are made at the same time share a connection.
+
+A call that is alone runs in its own task, over a connection of its own, and at once. Others that are made meanwhile
+queue. A driver, which is a task of the lane, acquires a connection and serves all of them by one pipeline: it sends
+requests while the replies to earlier ones are on their way. It goes on as long as there are requests. Nothing waits for
+company.
+
+Each call's task waits for its own call. So it keeps its deadline and its retries, goes on when its own bytes are there,
+and may be cancelled. What becomes of the others then:
+
+* A request that was not sent is dropped.
+* The reply to one that was sent is received and dropped when it comes; a long one closes the connection.
+* A payload that is just being moved has `GRACE` seconds to end. Then the connection is closed.
+
+What was sent over a connection that was closed here, and not answered, is sent again over another one. The calls do not
+learn of it. A connection that was lost ends the calls whose requests it carried, and no others: each of them gets an
+error of its own, and all of those have the same `incident`, by which the circuit breaker counts them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
+from typing import Any, Final, Generic, TypeVar
+
+from ..checkpoint import Iterations, iterations_of
+from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
+from ..lease import WAIT_SECONDS, work_under
+from ..process import this_process
+from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, wait_uncancelled
+from .call_queue import CallQueue
+from .combined_call import CombinedCall, twin
+from .pipeline import Pipeline
+
+C = TypeVar("C", bound=Connection)
+W = TypeVar("W", bound=CombinedCall)
+
+GRACE: Final = 0.02
+"""Seconds that a payload has to end which is being moved for a call that was cancelled."""
+
+LATE: Final = 0.1
+"""Seconds without a reply after which a lane serves one connection more, if it has requests to make."""
+
+_TIMES_TAKEN_BACK: Final = 8
+"""How often a call's requests are sent again because of others, before the call fails."""
+
+_POLL: Final = 0.001
+
+
+class Lane(ABC, Generic[C, W]):
+    """Calls of one kind to one server. Belongs to one event loop. The module describes it."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool[C],
+        *,
+        drivers: int = 1,
+        spare_drivers: int = 0,
+        couriers: Couriers | None = None,
+        runs_alone: bool = True,
+    ) -> None:
+        """`drivers`: how many connections are served at the same time, at most.
+
+        `spare_drivers`: how many more are served where those get nothing done, although there are requests to make: the
+        replies that they wait for are late. `couriers`: the threads that serve them; None: the event loop. `runs_alone`: whether a call that is alone runs in
+        its own task; otherwise a driver runs it as well.
+        """
+        self._process: Final = this_process()
+        self._what: Final = f"the connector of {pool.store}"
+        self._pool: Final = pool
+        self._limit: Final = drivers
+        self._last_limit: Final = drivers + spare_drivers
+        self._couriers: Final = couriers
+        self._queue: Final[CallQueue[W]] = CallQueue()
+        self._drivers: Final[set[asyncio.Task[None]]] = set()
+        self._arriving = 0
+        """Drivers that have no connection yet."""
+        self._runs_alone: Final = runs_alone
+        self._queue_of_one: Final[CallQueue[W]] = CallQueue()
+        self._is_occupied = False
+        """Whether a call runs in its own task."""
+        self._closed_here: Final[set[C]] = set()
+        self._settled: Final[deque[W]] = deque()
+        self._is_settling = False
+        """Whether the loop will soon settle what a thread has settled."""
+        self._was_alone_in = -1
+        """The iteration of the loop in which a call has begun and ended in its own task."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._iterations: Iterations
+        self._watch: asyncio.TimerHandle | None = None
+        self._serving: Final[set[Pipeline[C, W]]] = set()
+        self._replies = 0
+        """Requests whose replies were taken by pipelines that serve no more."""
+
+    @abstractmethod
+    def pipeline(self, queue: CallQueue[W], settle: Callable[[W], None], *, in_thread: bool) -> Pipeline[C, W]:
+        """Returns a pipeline that serves the calls of `queue`. See `Pipeline` for the arguments."""
+
+    async def connect(self) -> None:
+        """Opens a connection, where none is open. Raises what connecting raises."""
+        async with self._pool.acquired():
+            pass
+
+    def gives_way(self) -> bool:
+        """Whether others wait for a connection of the pool."""
+        return self._pool.waiting > 0
+
+    async def run(self, call: W) -> None:
+        """Makes the requests of `call`. When it has ended, however it ended, nothing touches its buffers any more.
+
+        Raises:
+            ForkedProcessError, what connecting raises, the store's error where the connection was lost, and what the call failed with.
+        """
+        self._process.check(self._what)
+        if not call.unbegun():
+            return
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._iterations = iterations_of(self._loop)
+        if self._may_run_alone():
+            await self._run_alone(call)
+        else:
+            await self._run_together(call)
+        if call.failure is not None:
+            call.raise_failure()
+
+    # ---------------------------------------------------------------------------------------------- in its own task
+
+    def _may_run_alone(self) -> bool:
+        if not self._runs_alone or self._is_occupied or self._drivers:
+            return False
+        # One after the other, several calls of one iteration would each cost the system calls that serve all of them.
+        return self._iterations.now(self._loop) != self._was_alone_in  # type: ignore[arg-type]  # `run` has set it
+
+    async def _run_alone(self, call: W) -> None:
+        self._is_occupied = True
+        began = self._iterations.count
+        try:
+            await self._run_in_own_task(call, self._queue_of_one)
+        finally:
+            self._is_occupied = False
+            if self._iterations.count == began:  # the answer was there at once
+                self._was_alone_in = began
+
+    async def run_apart(self, call: W) -> None:
+        """`run` for a call that may wait for something else, with a reply on the wire. So it shares nothing."""
+        await self._run_in_own_task(call, CallQueue())
+        if call.failure is not None:
+            call.raise_failure()
+
+    async def _run_in_own_task(self, call: W, queue: CallQueue[W]) -> None:
+        call.more = lambda: queue.add_begun(call)
+        pipeline = self.pipeline(queue, _nobody_waits, in_thread=False)
+        queue.add(call)
+        try:
+            while not call.is_ended and call.unbegun():
+                async with self._pool.acquired() as connection:
+                    await pipeline.serve(connection)
+        finally:
+            call.more = None
+            call.end()
+            queue.take_all()
+
+    # ---------------------------------------------------------------------------------------------------- together
+
+    async def _run_together(self, call: W) -> None:
+        assert self._loop is not None  # noqa: S101  # `run` has set it
+        call.done = self._loop.create_future()
+        call.more = lambda: self._more(call)
+        self._queue.add(call)
+        self._hire()
+        if self._watch is None and self._last_limit > self._limit:
+            self._watch_drivers()
+        try:
+            await call.done
+        except BaseException as ended:
+            call.end()
+            if isinstance(ended, GeneratorExit):  # the loop was closed: nothing can be awaited any more
+                self._interrupt(call)
+                _wait_in_thread(call)
+            else:
+                await self._withdraw(call)
+            raise
+        finally:
+            call.more = None
+
+    async def _withdraw(self, call: W) -> None:
+        """Waits until nothing touches the buffers of a call that has ended."""
+        if not call.is_touched:
+            return
+        assert self._loop is not None  # noqa: S101  # it was queued
+        call.done = self._loop.create_future()
+        if call.is_touched:  # it may have been let go of before there was something to tell it to
+            await wait_uncancelled(call.done, GRACE)
+        while call.is_touched:
+            self._interrupt(call)
+            await wait_uncancelled(call.done, GRACE)
+
+    def _interrupt(self, call: W) -> None:
+        self._closed_here.update(call.interrupt())  # type: ignore[arg-type]  # its connections are of this pool
+
+    def _more(self, call: W) -> None:
+        self._queue.add_begun(call)
+        if self._couriers is None:
+            self._hire()  # not from a thread, which goes on with it itself
+
+    def _watch_drivers(self) -> None:
+        """Hires a spare driver in a while, if nothing gets done until then."""
+        assert self._loop is not None  # noqa: S101  # a call was queued
+        self._watch = self._loop.call_later(LATE, self._look_for_lateness, self._count_replies())
+
+    def _count_replies(self) -> int:
+        return self._replies + sum(pipeline.replies for pipeline in self._serving)
+
+    def _look_for_lateness(self, before: int) -> None:
+        self._watch = None
+        if self._drivers and self._queue.has_requests():
+            if self._count_replies() == before:
+                self._hire(self._last_limit)
+            self._watch_drivers()
+
+    def _hire(self, limit: int = 0) -> None:
+        if not self._arriving and len(self._drivers) < (limit or self._limit):
+            self._arriving += 1
+            # In a context of its own: it outlives the call that it is hired for, and works for others.
+            driver = asyncio.get_running_loop().create_task(self._drive(), context=Context())
+            self._drivers.add(driver)
+            driver.add_done_callback(self._drivers.discard)
+
+    def _hire_for_the_rest(self) -> None:
+        if self._queue.has_requests():
+            self._hire()
+
+    async def _drive(self) -> None:
+        """What a driver does. It is counted as arriving."""
+        ended_well = False
+        try:
+            while True:
+                await self._serve_one()
+                if not self._queue.has_requests():
+                    break
+                self._arriving += 1
+            ended_well = True
+        finally:
+            if not ended_well:  # it was cancelled, because the connector or the event loop ends
+                self._fail(self._queue.take_all(), self._closed_error())
+            # From here on, a call that is made hires another driver.
+            self._drivers.discard(asyncio.current_task())  # type: ignore[arg-type]  # it is a task
+
+    async def _serve_one(self) -> None:
+        """Serves one connection. What fails ends the calls that it concerns."""
+        couriers = self._couriers
+        settle = self._settle if couriers is None else self._settle_from_thread
+        pipeline = self.pipeline(self._queue, settle, in_thread=couriers is not None)
+        connection: C | None = None
+        try:
+            try:
+                async with self._pool.acquired() as connection:
+                    self._arriving -= 1
+                    self._serving.add(pipeline)
+                    if couriers is not None:
+                        await couriers.run(connection, _ending_leases(pipeline.serve(connection)))
+                    else:
+                        if self._limit > 1:
+                            asyncio.get_running_loop().call_soon(self._hire_for_the_rest)
+                        await pipeline.serve(connection)
+            except Exception as error:
+                self._failed(pipeline, connection, error)
+            except BaseException:
+                self._lost(pipeline, self._closed_error())
+                raise
+        finally:
+            if connection is None:
+                self._arriving -= 1
+            else:
+                self._serving.discard(pipeline)
+                self._replies += pipeline.replies
+                self._closed_here.discard(connection)
+                for call in pipeline.last:
+                    self._settle(call)
+
+    def _failed(self, pipeline: Pipeline[C, W], connection: C | None, error: Exception) -> None:
+        if connection is None:  # there is no connection to be had
+            self._fail(self._queue.take_all(), error)
+            return
+        if connection not in self._closed_here:
+            if isinstance(error.__cause__, StreamClosedError):
+                self._lost(pipeline, error)
+            elif pipeline.sent:  # the one whose reply was being taken
+                self._fail([pipeline.sent[0].call], error)
+            else:
+                self._fail(self._queue.take_all(), error)
+        tired = {sent.call for sent in pipeline.sent if sent.call.taken_back >= _TIMES_TAKEN_BACK}
+        if tired:
+            reason = f"the connection was closed {_TIMES_TAKEN_BACK} times because of other calls"
+            self._fail(list(tired), StoreUnavailableError(self._pool.store, reason))
+        pipeline.take_back_all()
+
+    def _lost(self, pipeline: Pipeline[C, W], error: Exception) -> None:
+        self._fail(list({sent.call for sent in pipeline.sent}), error)
+        pipeline.take_back_all()
+
+    def _fail(self, calls: Sequence[W], error: Exception) -> None:
+        if isinstance(error, StoreError):
+            error.incident = object()
+        for call in calls:
+            call.fail(twin(error))
+            if call.is_over:
+                self._settle(call)
+
+    # ------------------------------------------------------------------------------------------------------- ends
+
+    def _settle(self, call: W) -> None:
+        """Nothing more happens for a call: its task goes on."""
+        done = call.done
+        if done is not None and not done.done():
+            done.set_result(None)
+
+    def _settle_from_thread(self, call: W) -> None:
+        self._settled.append(call)
+        if not self._is_settling:  # looked at after the call was added: `_settle_all` does it the other way round
+            self._is_settling = True
+            assert self._loop is not None  # noqa: S101  # it was queued there
+            try:
+                self._loop.call_soon_threadsafe(self._settle_all)
+            except RuntimeError:
+                pass  # the loop was closed: nobody waits
+
+    def _settle_all(self) -> None:
+        self._is_settling = False
+        while self._settled:
+            self._settle(self._settled.popleft())
+
+    async def close(self) -> None:
+        """Ends the drivers, and waits for them. The pool is closed already."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for driver in self._drivers:
+            driver.cancel()
+        if self._drivers:
+            await asyncio.wait([*self._drivers])
+
+    def _closed_error(self) -> ConnectorClosedError:
+        return ConnectorClosedError(self._what)
+
+
+async def _ending_leases(job: Coroutine[Any, Any, None]) -> None:
+    """Runs a job, in the context of a thread, and leaves no leases of its calls behind."""
+    try:
+        await job
+    finally:
+        work_under(())
+
+
+def _nobody_waits(call: CombinedCall) -> None:
+    """For a call that runs in its own task."""
+
+
+def _wait_in_thread(call: CombinedCall) -> None:
+    ends = time.monotonic() + WAIT_SECONDS
+    while call.is_touched and time.monotonic() < ends:
+        time.sleep(_POLL)

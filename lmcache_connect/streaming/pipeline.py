@@ -1,0 +1,79 @@
+"""`Pipeline`: makes the requests of many calls over one connection, before the replies to earlier ones have come."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from ..transport import Connection
+from .call_queue import CallQueue
+from .combined_call import CombinedCall
+
+C = TypeVar("C", bound=Connection)
+W = TypeVar("W", bound=CombinedCall)
+
+
+class Sent(NamedTuple):
+    """A request that was sent, and whose replies were not taken: its call, itself, and the bytes that it moves."""
+
+    call: Any
+    request: Any
+    nbytes: int
+
+
+class Pipeline(ABC, Generic[C, W]):
+    """Serves the calls of a queue over one connection, on the event loop or in a thread.
+
+    What is wrong with one call ends that call. What is wrong with the connection is raised, and the rest of `sent` says
+    whom it concerns. The first of them is the one whose reply was being taken.
+    """
+
+    def __init__(
+        self, queue: CallQueue[W], settle: Callable[[W], None], gives_way: Callable[[], bool], *, in_thread: bool
+    ) -> None:
+        """`settle` is told of each call for which nothing more happens, except for `last`. `gives_way`: whether others want a connection."""
+        self.queue: Final = queue
+        self.settle: Final = settle
+        self.gives_way: Final = gives_way
+        self.in_thread: Final = in_thread
+        self.sent: Final[deque[Sent]] = deque()
+        self.replies = 0
+        """Requests whose replies were taken."""
+        self.last: Final[list[W]] = []
+        """Calls for which nothing more happens, nor for any other. They are settled when the connection was released, so
+        that what their tasks do next finds it free."""
+
+    @abstractmethod
+    async def serve(self, connection: C) -> None:
+        """Makes requests and takes their replies until there are none, or others should have the connection.
+
+        In a thread it may await nothing but the connection's stream. When it returns, no reply is outstanding, or the
+        connection was closed, and what it owed was taken back.
+        """
+
+    def taken(self) -> None:
+        """The replies to the first request of `sent` were taken."""
+        self.replies += 1
+        call = self.sent.popleft().call
+        call.outstanding -= 1
+        if not call.is_over:
+            return
+        if self.sent or self.queue.has_requests():
+            self.settle(call)
+        else:
+            self.last.append(call)
+
+    def take_back_all(self) -> None:
+        """Has everything made again, over another connection, that was sent and not answered."""
+        while self.sent:
+            call, request, _ = self.sent.pop()
+            call.outstanding -= 1
+            if not call.is_ended:
+                call.taken_back += 1
+                call.take_back(request)
+            if call.is_over:
+                self.settle(call)
+            elif not call.is_ended:
+                self.queue.add_begun(call)
