@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown part: {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     console = Console()
     report = _measure(options, console)
-    report["command"] = _command(list(sys.argv[1:] if arguments is None else arguments))
+    report["command"] = command(list(sys.argv[1:] if arguments is None else arguments))
     options.output.mkdir(parents=True, exist_ok=True)
     written = [options.output / "calls.json", options.output / "calls.md"]
     written[0].write_text(json.dumps(report, indent=1) + "\n")
@@ -138,18 +138,19 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def _command(given: Sequence[str]) -> str:
+def command(given: Sequence[str]) -> str:
     """The command that gives these figures, without the folders of this machine."""
     kept, words = [], iter(given)
     for word in words:
-        if word == "--output" or word.startswith("--output="):
-            if "=" not in word:
+        name, has_value, value = word.partition("=")
+        if name == "--output":
+            if not has_value:
                 next(words, None)
-            continue
-        kept.append(word)
-        if word == "--base":
-            kept.append(Path(next(words, "")).resolve().name)
-    return shlex.join(["make", "bench-calls", *([f"ARGS={shlex.join(kept)}"] if kept else [])])
+        elif name == "--base":
+            kept += [name, Path(value or next(words, "")).resolve().name]
+        else:
+            kept.append(word)
+    return "make bench-calls" + (f' ARGS="{shlex.join(kept)}"' if kept else "")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Comparison:
             else:
                 self.left_out[name] = missing
                 self._log(f"left out: {name}: {missing}")
+        result.figures = {side.name: {} for side in opened}
         for number in range(rounds + 1):
             first = number % len(opened)
             for side in opened[first:] + opened[:first]:

@@ -12,8 +12,6 @@ from ..clients import Connect
 from .work import SMALL, Work, WrongDataError, freeze_heap, names, payload, verify, verify_found
 
 CHUNK: Final = 32 * MIB
-SECONDS: Final = 2.0
-"""Of a round."""
 PAUSE: Final = 0.002
 """Seconds between two look-ups."""
 STAMP: Final = 64
@@ -22,6 +20,9 @@ STAMP: Final = 64
 
 class Busy(Work):
     """Two puts and two gets of 32 MiB are under way at any time; beside them, one look-up after the other."""
+
+    seconds = 2.0
+    """Of a round."""
 
     async def open(self) -> None:
         self._client = client = Connect()
@@ -35,11 +36,11 @@ class Busy(Work):
             self.stack.callback(client.release, obj)
         await client.batched_put(self._keys, self._objs)
         await client.put(self._small, small)
-        freeze_heap()
+        freeze_heap(self.stack)
 
     async def round(self, number: int) -> dict[str, float]:
         client, moved = self._client, 0
-        ends = time.perf_counter() + SECONDS
+        ends = time.perf_counter() + self.seconds
 
         async def put(index: int) -> None:
             nonlocal moved

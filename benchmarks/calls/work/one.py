@@ -22,7 +22,7 @@ class One(Work):
         [self._key] = names("one", 1)
         self._payload = payload(self._key, self._nbytes)
         await self._put(Clock())
-        freeze_heap()
+        freeze_heap(self.stack)
 
     async def round(self, number: int) -> dict[str, float]:
         step = {"exists": self._exists, "get": self._get, "put": self._put}[self.case.operation]

@@ -26,7 +26,7 @@ class OneBatch(Work):
         self._stamps = 0
         self._stamp()
         await client.batched_put(self._keys, self._objs)
-        freeze_heap()
+        freeze_heap(self.stack)
 
     async def round(self, number: int) -> dict[str, float]:
         ways = {"alone": self._alone, "batch": self._batch}

@@ -42,7 +42,7 @@ class Threads(Work):
             client.put(key, staged)
             client.release(staged)
         self._pool = stack.enter_context(ThreadPoolExecutor(threads))
-        freeze_heap()
+        freeze_heap(self.stack)
 
     async def round(self, number: int) -> dict[str, float]:
         return await asyncio.to_thread(self._round)

@@ -27,7 +27,7 @@ class Together(Work):
             staged = client.stage(data)
             await client.put(key, staged)
             client.release(staged)
-        freeze_heap()
+        freeze_heap(self.stack)
 
     async def round(self, number: int) -> dict[str, float]:
         client, keys = self._client, self._keys

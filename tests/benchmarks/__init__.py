@@ -1,0 +1,1 @@
+"""The logic of the benchmarks: what they compare, check and report. They measure nothing here."""
