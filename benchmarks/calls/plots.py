@@ -72,7 +72,7 @@ def _bars_of(results: Sequence[Any], figure: str) -> list[_Bar]:
 
 
 def _note(report: Mapping[str, Any]) -> str:
-    return f"Median of {report['rounds']} interleaved rounds, whiskers from the lowest to the highest."
+    return f"Median of {report['rounds']} interleaved rounds, whiskers from the lowest to the highest, cut at the axis."
 
 
 def _together(report: Mapping[str, Any]) -> Any:

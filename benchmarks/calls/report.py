@@ -45,7 +45,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
             made.append(_busy(title, results, sides))
         else:
             made.append(_times(part, title, results, sides))
-            made.append(_cpu(title, results, sides))
+            made.append(_cpu(part, title, results, sides))
     return made
 
 
@@ -59,9 +59,17 @@ def _times(
     return title, ["work", *sides, *_heads(part, sides)], rows
 
 
-def _cpu(title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]) -> tuple[str, list[str], list[list[str]]]:
-    rows = [[result["title"], *(_cell(result, side, "cpu us") for side in sides)] for result in results]
-    return f"{title.split(',', maxsplit=1)[0]}, µs of CPU for each call", ["work", *sides], rows
+def _cpu(
+    part: str, title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    compared = [side for side in (OURS, BASE) if any(side in result["cpu_ratio"] for result in results)]
+    heads = [f"{side} {BARS[part].replace('fastest', 'most frugal')}" for side in compared]
+    rows = []
+    for result in results:
+        ratios = [result["cpu_ratio"].get(side) for side in compared]
+        cells = ["" if ratio is None else f"{ratio['median']:.2f} ×" for ratio in ratios]
+        rows.append([result["title"], *(_cell(result, side, "cpu us") for side in sides), *cells])
+    return f"{title.split(',', maxsplit=1)[0]}, µs of CPU for each call", ["work", *sides, *heads], rows
 
 
 def _batches(

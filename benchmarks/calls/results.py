@@ -37,18 +37,18 @@ class Result:
         rivals = [side for side in NAMED if side in self.figures]
         return min(rivals, key=lambda side: statistics.median(self.figures[side][name]), default=None)
 
-    def ratios(self, side: str = OURS) -> list[float]:
+    def ratios(self, side: str = OURS, name: str = "us") -> list[float]:
         """What the bar is about, in every round: the rate of single calls against a batch, or the time against the
-        rival's. Empty without a rival."""
+        rival's. Empty without a rival. With `name`, another figure against that of its own rival."""
         mine = self.figures.get(side)
         if mine is None:
             return []
         if self.case.part == "one-batch":
             return mine["ratio"]
-        rival = self.rival()
-        if rival is None:
+        rival = self.rival(name)
+        if rival is None or name not in mine:
             return []
-        return [mine / theirs for mine, theirs in zip(mine["us"], self.figures[rival]["us"], strict=True)]
+        return [mine / theirs for mine, theirs in zip(mine[name], self.figures[rival][name], strict=True)]
 
     def ratio_of_best(self, side: str = OURS) -> float | None:
         """The same of each one's best round, which a busy machine disturbs least."""
@@ -70,6 +70,11 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """For JSON: medians, and the lowest and highest value of a round."""
+        cpu = (
+            {}
+            if self.case.part in {"one-batch", "busy"}
+            else {side: self.ratios(side, "cpu us") for side in (OURS, BASE)}
+        )
         return {
             **asdict(self.case),
             "title": self.case.title,
@@ -83,6 +88,7 @@ class Result:
                 for side in (OURS, BASE)
                 if self.ratios(side)
             },
+            "cpu_ratio": {side: summary(values) for side, values in cpu.items() if values},
         }
 
 

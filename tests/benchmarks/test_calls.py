@@ -273,6 +273,15 @@ def test_a_client_that_the_bar_does_not_name_is_told_and_not_a_rival() -> None:
     assert "2 × valkey-glide" in tables(report_of(result))[0][1]
 
 
+def test_cpu_time_is_compared_with_the_client_that_takes_least_of_it() -> None:
+    result = Result(GET)
+    for name, us, cpu in ((OURS, 10.0, 10.0), ("valkey-glide", 5.0, 20.0), ("coredis", 50.0, 5.0)):
+        result.note(name, {"us": us, "cpu us": cpu})
+    assert (result.rival(), result.ratios()) == ("valkey-glide", [2.0])
+    assert (result.rival("cpu us"), result.ratios(name="cpu us")) == ("coredis", [2.0])
+    assert result.document()["cpu_ratio"][OURS]["median"] == 2.0
+
+
 def test_without_another_client_there_is_no_ratio() -> None:
     result = together(ours=[10])
     assert (result.rival(), result.ratios(), result.ratio_of_best(), result.reached()) == (None, [], None, None)
@@ -302,7 +311,7 @@ def test_the_page_has_a_row_for_each_case_with_medians_best_rounds_and_the_verdi
     result = together(ours=[10, 30, 20], valkey_glide=[20, 20, 40])
     page = markdown(report_of(result, left_out={"coredis": "coredis is not installed"}))
     assert "| 8 × get 4 KiB | 20 (10) | 20 (20) | 0.50 × (0.50) | 1 × | yes |" in page
-    assert "| 8 × get 4 KiB | 10 (5) | 10 (10) |" in page  # of CPU
+    assert "| 8 × get 4 KiB | 10 (5) | 10 (10) | 0.50 × |" in page  # of CPU
     assert "* left out: coredis: coredis is not installed" in page
 
 
