@@ -27,13 +27,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, TypeVar
 
-from ..checkpoint import Iterations, iterations_of
 from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
 from ..lease import WAIT_SECONDS, work_under
 from ..process import this_process
 from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, wait_uncancelled
 from .call_queue import CallQueue
 from .combined_call import CombinedCall, twin
+from .iterations import Iterations, iterations_of
 from .pipeline import Pipeline
 
 C = TypeVar("C", bound=Connection)
