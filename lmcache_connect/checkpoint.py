@@ -42,6 +42,7 @@ def _waits(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Generator[Any, Any, Any]:
+    result = None
     try:
         call = method(*args, **kwargs)
         waits_for = call.send(None)

@@ -405,15 +405,22 @@ class ForkedProcessError(LMCacheConnectError, RuntimeError):
 # ---------------------------------------------------------------------------------------------------- the store
 
 
+class Incident:
+    """One event that fails several calls, such as the loss of a connection that they share. See `StoreError`."""
+
+
 class StoreError(LMCacheConnectError):
     """An operation on a store failed. With the setting `errors="miss"` it becomes a miss or a dropped put.
 
     `retryable` says that the same call may succeed a moment later. `permanent` says that an operator must act: such an
-    error is raised with `errors="miss"`, too.
+    error is raised with `errors="miss"`, too. `incident` is the event that failed this call and perhaps others, such as
+    the loss of a connection that they shared; None: no other call. Failures of one incident count once for the circuit
+    breaker. It is not pickled.
     """
 
     retryable: ClassVar[bool] = False
     permanent: ClassVar[bool] = False
+    incident: Incident | None = None
 
     incident: object | None = None
     """What the errors of several calls have in common that failed together, because of one lost connection. None for an
@@ -423,6 +430,10 @@ class StoreError(LMCacheConnectError):
         super().__init__(f"{store}: {message}")
         self.store = store
         self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {name: value for name, value in self.__dict__.items() if name != "incident"}
+        return _restored, (type(self), self.args, fields)
 
 
 class StoreUnavailableError(StoreError, ConnectionError):

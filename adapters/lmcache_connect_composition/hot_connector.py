@@ -41,6 +41,7 @@ class HotConnector(WrappingConnector):
         a chunk; None: never, or that is not known.
         """
         super().__init__(wrapped)
+        self.ends_when_cancelled = wrapped.ends_when_cancelled
         self._memory: Final = memory
         self._cache: Final = memory.hot_cache
         self._expiries = KnownExpiries(chunk_ttl, self._cache.clock)

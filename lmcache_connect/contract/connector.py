@@ -64,6 +64,14 @@ class RemoteConnector(ABC):
     tells such a connector how long it has.
     """
 
+    ends_when_cancelled: bool = False
+    """Whether one `asyncio.Task.cancel` ends every call of this connector soon, with its `CancelledError`.
+
+    The manager then ends a call that is late by that. Otherwise it cancels the call in each iteration of the loop until
+    it ends, which costs each call more: some connectors swallow a cancellation. An author who says True promises that
+    no call catches a `CancelledError` and goes on.
+    """
+
     def __init__(self, config: Any = None, metadata: Any = None) -> None:
         self.config = config
         self.metadata = metadata

@@ -24,7 +24,7 @@ class Admission:
     __slots__ = ()
 
 
-_ORDINARY: Final = Admission()
+ORDINARY: Final = Admission()
 """The permission of every operation that starts while the breaker is closed."""
 
 
@@ -74,7 +74,7 @@ class CircuitBreaker:
         An operation that starts without permission gives its verdict with None.
         """
         if self._opened_at is None or (self._are_lookups_answered and not is_transfer):
-            return _ORDINARY
+            return ORDINARY
         if self.state is BreakerState.OPEN:
             return None
         self._probe = Admission()

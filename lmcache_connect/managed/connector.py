@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from typing import Final, TypeVar
-
-import anyio
-import anyio.lowlevel
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from ..checkpoint import checkpointed
 from ..contract import (
@@ -22,27 +18,21 @@ from ..contract import (
     RemoteConnector,
     RemovalPolicy,
     Slots,
-    counting_left_out,
     end_scan,
     hit_prefix,
-    leave_out,
     prefix_length,
 )
-from ..errors import (
-    ConnectorContractError,
-    CorruptRecordError,
-    ForeignObjectError,
-    InvalidArgumentError,
-    InvalidKeyError,
-)
+from ..errors import InvalidArgumentError
 from ..foreign import ForeignConnector, OutsideConnector
-from ..keys import Key, check_batch, check_key_string, key_string, key_strings
-from ..loop import LoopOwner
-from ..memory import HotCache, MemoryObj, SharedMemoryObj, release_all
+from ..keys import Key, check_batch, key_string
+from ..memory import HotCache, MemoryObj, release_all
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
+from .arguments import checked_keys, listed_objects, size_of_borrowed
 from .breaker import BreakerState
+from .checked_calls import CheckedCalls
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
+from .listing import Listing
 from .load import Load
 from .operation_runner import OperationRunner, note_corrupt
 from .operations import (
@@ -66,19 +56,9 @@ from .operations import (
 from .recall import Recall
 from .sync_connector import SyncConnector
 
-T = TypeVar("T")
-
 Names = list[str]  # inside the class, `list` is a method
 
 _waits_once: Final = checkpointed(release_all)
-
-_SCAN_PAGE: Final = 1000
-"""Keys of a scan that are fetched under one deadline."""
-
-_CHECKED_AT_ONCE: Final = 1000
-"""Keys of a batch that are checked before the event loop may do other work."""
-
-_LEFT_OUT: Final = "a listing has names that no key has: other programs write under this prefix; use one of its own"
 
 
 class ManagedConnector(RemoteConnector):
@@ -109,16 +89,15 @@ class ManagedConnector(RemoteConnector):
             lease=context.local_cpu_backend.lease,
         )
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)
-        self._batches_are_positional = True
-        self._has_told_left_out = False
         self._chunk_size = ChunkSize(context.metadata)
+        self._listing = Listing(self._store)
         timeout = min(
             REMOVAL_TIMEOUT, self._settings.operation_timeout / 4
         )  # so that a get does not miss its deadline by it
         self._removal_policy = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
         wrapped._attach(context.owner, note_corrupt, self._removal_policy)  # no reference back to this object
         self._recall: Recall | None
-        self._use_hot_cache()
+        self._use_inside()
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
 
@@ -211,44 +190,31 @@ class ManagedConnector(RemoteConnector):
 
     # --------------------------------------------------------------------------------------------- operations
 
+    # Methods without `async` return the runner's coroutine: one of their own would only pass its result on.
+
     @_waits_once
-    async def exists(self, key: Key) -> bool:
+    def exists(self, key: Key) -> Coroutine[Any, Any, bool]:
         """Returns whether the store holds the key.
 
         Raises:
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
         """
         key_string(key)
-
-        async def call() -> bool:
-            return bool(await self._wrapped.exists(key))
-
         if self._recall is not None:
-            return await self._owner.run(self._recall.exists, key, lambda: self._runner.run(EXISTS, call))
-        return await self._owner.run(self._runner.run, EXISTS, call)
+            return self._owner.run(self._recall.exists, key, self._exists)
+        return self._owner.run(self._exists, key)
 
     @_waits_once
-    async def get(self, key: Key) -> MemoryObj | None:
+    def get(self, key: Key) -> Coroutine[Any, Any, MemoryObj | None]:
         """Returns the chunk, with one reference for the caller. None is a miss, or a record that does not verify.
 
         Raises:
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
         """
         key_string(key)
-
-        async def call() -> MemoryObj | None:
-            try:
-                found = await self._wrapped.get(key)
-            except CorruptRecordError as error:
-                await self._wrapped.discard_corrupt(key, error)
-                return None
-            return self._checked("get", found)
-
-        probe = partial(self._probe, key)
-        load = Load(1, self._chunk_size.for_deadline, self._chunk_size.for_budget)
         if self._recall is not None:
-            return await self._owner.run(self._recall.get, key, lambda: self._runner.run(GET, call, load, probe))
-        return await self._owner.run(self._runner.run, GET, call, load, probe)
+            return self._owner.run(self._recall.get, key, self._get)
+        return self._owner.run(self._get, key)
 
     @_waits_once
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -259,67 +225,43 @@ class ManagedConnector(RemoteConnector):
             subclasses.
         """
         key_string(key)
-        self._check_borrowed(memory_obj)
-
-        async def call() -> None:
-            await self._wrapped.put(key, memory_obj)
-
+        nbytes = size_of_borrowed(memory_obj, self._context.local_cpu_backend)
         self._forget((key,))
         with Holds((memory_obj,)):
-            load = Load.of_put(1, memory_obj.get_size())
-            await self._owner.run(self._runner.run, PUT, call, load, partial(self._probe, key))
+            await self._owner.run(self._put, key, memory_obj, nbytes)
 
     @_waits_once
     async def remove(self, key: Key) -> bool:
         """Removes the key. Returns whether it was there."""
         key_string(key)
-
-        async def call() -> bool:
-            return bool(await self._wrapped.remove(key))
-
         try:
-            return await self._owner.run(self._runner.run, REMOVE, call)
+            return await self._owner.run(lambda: self._runner.run(REMOVE, self._wrapped.remove, (key,)))
         finally:
             self._forget((key,))
 
     @_waits_once
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
-        wanted = await _checked_keys(self._owner, keys)
-
-        async def call() -> Flags:
-            found = [bool(item) for item in await self._wrapped.batched_remove(wanted)]
-            if len(found) != len(wanted):
-                raise self._contract("batched_remove", f"returned {len(found)} answers", f"{len(wanted)}, one per key")
-            return found
-
+        wanted = await checked_keys(self._owner, keys)
         try:
-            return await self._owner.run(self._runner.run, BATCHED_REMOVE, call, Load.of_keys(len(wanted)))
+            return await self._owner.run(self._remove_all, wanted)
         finally:
             self._forget(wanted)
 
     @_waits_once
-    async def list(self) -> list[str]:
+    def list(self) -> Coroutine[Any, Any, Names]:
         """Returns every key in the store, in no particular order. `scan` does not hold them all in memory.
 
         A failure raises in both error modes, because half a listing must not look like a whole one.
         """
-
-        async def call() -> list[str]:
-            with counting_left_out() as left_out:
-                # Third-party connectors are known to answer None for "no keys".
-                names = await _listed(list(await self._wrapped.list() or ()))
-            self._tell_left_out(left_out.count)
-            return names
-
-        return await self._owner.run(self._runner.run, LIST, call)
+        return self._owner.run(lambda: self._runner.run(LIST, self._listing.whole, (self._wrapped,)))
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the keys that start with `prefix`, none twice. Keys written or removed meanwhile may be missing.
 
         A failure raises in both error modes.
         """
-        names = self._paged(self._wrapped.scan(prefix), _listed)
+        names = self._paged(self._wrapped.scan(prefix), are_keys=True)
         seen: set[str] = set()
         try:
             async for name in names:
@@ -331,7 +273,7 @@ class ManagedConnector(RemoteConnector):
 
     async def scan_outdated(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the store's names of what an earlier release stored. A failure raises in both error modes."""
-        names = self._paged(self._wrapped.scan_outdated(prefix), _as_they_are)
+        names = self._paged(self._wrapped.scan_outdated(prefix), are_keys=False)
         try:
             async for name in names:
                 yield name
@@ -341,117 +283,80 @@ class ManagedConnector(RemoteConnector):
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
         check_batch(names)
+        load = Load.of_keys(len(names))
+        return await self._owner.run(
+            lambda: self._runner.run(REMOVE_OUTDATED, self._wrapped.remove_outdated, (names,), load)
+        )
 
-        async def call() -> int:
-            return int(await self._wrapped.remove_outdated(names))
-
-        return await self._owner.run(self._runner.run, REMOVE_OUTDATED, call, Load.of_keys(len(names)))
-
-    async def _paged(
-        self, names: AsyncIterator[str], checked: Callable[[Names], Awaitable[Names]]
-    ) -> AsyncIterator[str]:
+    async def _paged(self, names: AsyncIterator[str], are_keys: bool) -> AsyncIterator[str]:
         """Yields what a scan of the connector yields. Each page has a deadline of its own."""
-
-        async def page() -> tuple[Names, bool]:
-            found: Names = []
-            done = True
-            with counting_left_out() as left_out:
-                async for name in names:
-                    found.append(name)
-                    if len(found) == _SCAN_PAGE:
-                        done = False
-                        break
-                found = await checked(found)
-            self._tell_left_out(left_out.count)
-            return found, done
-
         try:
-            done = False
-            while not done:
-                found, done = await self._page(page)
+            is_last = False
+            while not is_last:
+                found, is_last = await self._page(names, are_keys)
                 for name in found:
                     yield name
         finally:
             if not self.is_closed:
                 await self._owner.run(end_scan, names)
 
+    @_waits_once
+    def _page(self, names: AsyncIterator[str], are_keys: bool) -> Coroutine[Any, Any, tuple[Names, bool]]:
+        return self._owner.run(lambda: self._runner.run(SCAN, self._listing.page, (names, are_keys)))
+
     def find_hot_cache(self) -> HotCache | None:
         """The hot cache on the way to the store; None where the URL has none (`hot+<scheme>://`)."""
         return self._wrapped.find_hot_cache()
-
-    @_waits_once
-    async def _page(self, page: Callable[[], Awaitable[tuple[Names, bool]]]) -> tuple[Names, bool]:
-        return await self._owner.run(self._runner.run, SCAN, page)
 
     def support_ping(self) -> bool:
         """Whether `ping` asks the store."""
         return self._wrapped.support_ping()
 
     @_waits_once
-    async def ping(self) -> int:
+    def ping(self) -> Coroutine[Any, Any, int]:
         """Returns 0 when the store answers. A failure raises. Asks the store also while the circuit breaker is open."""
-
-        async def call() -> int:
-            return int(await self._wrapped.ping())
-
-        return await self._owner.run(self._runner.run, PING, call)
+        return self._owner.run(lambda: self._runner.run(PING, self._wrapped.ping))
 
     @_waits_once
-    async def check(self) -> int:
+    def check(self) -> Coroutine[Any, Any, int]:
         """`ping` for those who watch over the connector. It is not in the statistics."""
-
-        async def call() -> int:
-            return int(await self._wrapped.ping())
-
-        return await self._owner.run(self._runner.run, CHECK, call)
+        return self._owner.run(lambda: self._runner.run(CHECK, self._wrapped.ping))
 
     def support_announcements(self) -> bool:
         """Whether the store can say which workers use it."""
         return self._wrapped.support_announcements()
 
     @_waits_once
-    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
+    def announce(self, worker: str, document: bytes, ttl: float) -> Coroutine[Any, Any, None]:
         """Keeps a worker's document in the store for `ttl` seconds, away from the chunks.
 
         Raises:
             ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
         """
-
-        async def call() -> None:
-            await self._wrapped.announce(worker, document, ttl)
-
-        await self._owner.run(self._runner.run, ANNOUNCE, call)
+        return self._owner.run(lambda: self._runner.run(ANNOUNCE, self._wrapped.announce, (worker, document, ttl)))
 
     @_waits_once
-    async def withdraw(self, worker: str) -> None:
+    def withdraw(self, worker: str) -> Coroutine[Any, Any, None]:
         """Removes a worker's document, where there is one.
 
         Raises:
             ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
         """
-
-        async def call() -> None:
-            await self._wrapped.withdraw(worker)
-
-        await self._owner.run(self._runner.run, WITHDRAW, call)
+        return self._owner.run(lambda: self._runner.run(WITHDRAW, self._wrapped.withdraw, (worker,)))
 
     @_waits_once
-    async def announced(self) -> Documents:
+    def announced(self) -> Coroutine[Any, Any, Documents]:
         """Returns the documents of the workers that use the store, for `WorkerAnnouncement.decode`.
 
         Raises:
             ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
         """
-
-        async def call() -> Documents:
-            return await self._wrapped.announced()
-
-        return await self._owner.run(self._runner.run, ANNOUNCED, call)
+        return self._owner.run(lambda: self._runner.run(ANNOUNCED, self._wrapped.announced))
 
     @_waits_once
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for every key, in order, whether the store holds it."""
-        wanted = await _checked_keys(self._owner, keys)
+        wanted = await checked_keys(self._owner, keys)
         if self._recall is not None:
             return await self._owner.run(self._recall.batched_exists, wanted, self._look_up)
         return await self._owner.run(self._look_up, wanted)
@@ -467,7 +372,7 @@ class ManagedConnector(RemoteConnector):
 
         When it raises, the caller holds nothing.
         """
-        wanted = await _checked_keys(self._owner, keys)
+        wanted = await checked_keys(self._owner, keys)
         if self._recall is not None:
             return await self._owner.run(self._recall.batched_get, wanted, self._fetch)
         return await self._owner.run(self._fetch, wanted)
@@ -480,22 +385,15 @@ class ManagedConnector(RemoteConnector):
     @_waits_once
     async def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj]) -> None:
         """`put` for every pair. When it raises, some of the pairs may have been stored; none is torn."""
-        wanted = await _checked_keys(self._owner, keys)
-        objs = _listed_objects(memory_objs)
+        wanted = await checked_keys(self._owner, keys)
+        objs = listed_objects(memory_objs)
         if len(wanted) != len(objs):
             raise InvalidArgumentError("memory_objs", f"{len(objs)} objects for {len(wanted)} keys")
-        for obj in objs:
-            self._check_borrowed(obj)
-
-        async def call() -> None:
-            await self._wrapped.batched_put(wanted, objs)
-
+        memory = self._context.local_cpu_backend
+        nbytes = sum(size_of_borrowed(obj, memory) for obj in objs)
         self._forget(wanted)
         with Holds(objs):
-            nbytes = sum(obj.get_size() for obj in objs)
-            load = Load.of_put(len(wanted), nbytes)
-            probe = partial(self._probe, wanted[0]) if wanted else None
-            await self._owner.run(self._runner.run, BATCHED_PUT, call, load, probe)
+            await self._owner.run(self._put_all, wanted, objs, nbytes)
 
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
@@ -557,8 +455,7 @@ class ManagedConnector(RemoteConnector):
         open_cache = _closed_until_called(made.find_hot_cache(), before.find_hot_cache())
         self._wrapped, self._context = made, context
         made._attach(context.owner, note_corrupt, self._removal_policy)
-        self._use_hot_cache()
-        self._batches_are_positional = True
+        self._use_inside()
         event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
         await self._lifetime.replace(before, grace, open_cache)
 
@@ -581,8 +478,10 @@ class ManagedConnector(RemoteConnector):
 
     # ------------------------------------------------------------------------------------------------ internal
 
-    def _use_hot_cache(self) -> None:
-        """Has the hot cache of the connector inside, if there is one, asked first, and counted."""
+    def _use_inside(self) -> None:
+        """Makes what depends on the connector inside. Its hot cache, if it has one, is asked first, and counted."""
+        self._calls = CheckedCalls(self._wrapped, self._store, self._class_name, self._chunk_size)
+        self._runner.in_flight.ends_when_cancelled = self._wrapped.ends_when_cancelled
         # One behind another wrapper is asked by that wrapper alone, which must see every call.
         cache = self._wrapped.own_hot_cache()
         self._recall = Recall(cache, self._runner) if cache is not None else None
@@ -596,86 +495,37 @@ class ManagedConnector(RemoteConnector):
             for key in keys:
                 cache.remove(key)
 
-    async def _look_up(self, keys: Sequence[Key]) -> Flags:
-        async def call() -> Flags:
-            found = [bool(item) for item in await self._wrapped.batched_exists(keys)]
-            if len(found) != len(keys):
-                raise self._contract("batched_exists", f"returned {len(found)} answers", f"{len(keys)}, one per key")
-            return found
+    # These are called on the owning loop: the connector inside is another one after `recreate`.
 
-        return await self._runner.run(BATCHED_EXISTS, call, Load.of_keys(len(keys)))
+    def _exists(self, key: Key) -> Coroutine[Any, Any, bool]:
+        return self._runner.run(EXISTS, self._wrapped.exists, (key,))
 
-    async def _fetch(self, keys: Sequence[Key]) -> Slots:
-        async def call() -> Slots:
-            return await self._fetch_positional(keys)
+    def _get(self, key: Key) -> Coroutine[Any, Any, MemoryObj | None]:
+        return self._runner.run(GET, self._calls.get, (key,), self._load_of_chunks(1), self._wrapped.exists)
 
-        count = len(keys)
-        load = Load(count, count * self._chunk_size.for_deadline, count * self._chunk_size.for_budget)
-        return await self._runner.run(BATCHED_GET, call, load, partial(self._probe, keys[0]) if keys else None)
+    def _put(self, key: Key, memory_obj: MemoryObj, nbytes: int) -> Coroutine[Any, Any, None]:
+        load = Load.of_put(1, nbytes)
+        return self._runner.run(PUT, self._wrapped.put, (key, memory_obj), load, self._wrapped.exists)
 
-    async def _probe(self, key: Key) -> None:
-        """Asks the store something small, with the rights that the data path has."""
-        await self._wrapped.exists(key)
+    def _look_up(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
+        return self._runner.run(BATCHED_EXISTS, self._calls.batched_exists, (keys,), Load.of_keys(len(keys)))
 
-    async def _fetch_positional(self, keys: Sequence[Key]) -> Slots:
-        if self._batches_are_positional:
-            found = await self._wrapped.batched_get(keys)
-            if isinstance(found, list) and len(found) == len(keys):
-                try:
-                    return [self._checked("batched_get", item) for item in found]
-                except BaseException:
-                    release_all(found)
-                    raise
-            # Some connectors leave out misses, and nobody can tell which keys are left. Each is asked for by itself.
-            release_all(found)
-            self._batches_are_positional = False
-            event(
-                logging.WARNING,
-                "batched_get_not_positional",
-                store=self._store,
-                connector=self._class_name,
-                keys=len(keys),
-                answers=len(found) if isinstance(found, list) else type(found).__name__,
-            )
-        return await RemoteConnector.batched_get(self._wrapped, keys)
+    def _remove_all(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
+        return self._runner.run(BATCHED_REMOVE, self._calls.batched_remove, (keys,), Load.of_keys(len(keys)))
 
-    def _checked(self, operation: str, found: object) -> MemoryObj | None:
-        if found is None:
-            return None
-        if not isinstance(found, MemoryObj):
-            raise self._contract(operation, f"returned a {type(found).__qualname__}", "a MemoryObj, or None for a miss")
-        if not found.is_valid():
-            raise self._contract(operation, "returned a released MemoryObj", "one with a reference for the caller")
-        self._chunk_size.observe(found.get_size())
-        return found
+    def _put_all(self, keys: Sequence[Key], objs: Sequence[MemoryObj], nbytes: int) -> Coroutine[Any, Any, None]:
+        load = Load.of_put(len(keys), nbytes)
+        probe = self._calls.probe if keys else None
+        return self._runner.run(BATCHED_PUT, self._wrapped.batched_put, (keys, objs), load, probe)
 
-    def _tell_left_out(self, count: int) -> None:
-        if count and not self._has_told_left_out:
-            self._has_told_left_out = True
-            event(logging.WARNING, "names_left_out", store=self._store, names=count, advice=_LEFT_OUT)
+    def _fetch(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Slots]:
+        load = self._load_of_chunks(len(keys))
+        probe = self._calls.probe if keys else None
+        return self._runner.run(BATCHED_GET, self._calls.batched_get, (keys,), load, probe)
 
-    def _contract(self, operation: str, got: str, expected: str) -> ConnectorContractError:
-        return ConnectorContractError(self._class_name, operation, got, expected)
-
-    def _check_borrowed(self, obj: MemoryObj) -> None:
-        if not isinstance(obj, MemoryObj):
-            raise ForeignObjectError(f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate()")
-        obj.get_size()  # raises for a released one
-        if isinstance(obj, SharedMemoryObj):
-            return  # from a hot cache, whose chunks lie in memory of its own: a put only reads them
-        if not self._context.local_cpu_backend.owns(obj):
-            raise ForeignObjectError(
-                "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
-            )
-
-
-def _listed_objects(memory_objs: Sequence[MemoryObj]) -> list[MemoryObj]:
-    if isinstance(memory_objs, MemoryObj) or not isinstance(memory_objs, Iterable):
-        raise InvalidArgumentError(
-            "memory_objs",
-            f"a {type(memory_objs).__qualname__}; expected a sequence of memory objects. For one pass [memory_obj]",
-        )
-    return list(memory_objs)
+    def _load_of_chunks(self, items: int) -> Load:
+        size = self._chunk_size
+        return Load(items, items * size.for_deadline, items * size.for_budget)
 
 
 def _closed_until_called(cache: HotCache | None, before: HotCache | None) -> Callable[[], None]:
@@ -701,42 +551,3 @@ def _author_of(connector: RemoteConnector) -> object:
     if isinstance(connector, OutsideConnector):
         connector = connector.wrapped
     return connector.foreign if isinstance(connector, ForeignConnector) else connector
-
-
-async def _checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
-    owner.check_process()  # before the pause below, in which a fork would run its parent's event loop
-    check_batch(keys)
-    wanted = list(keys)
-    for start in range(0, len(wanted), _CHECKED_AT_ONCE):
-        if start:
-            await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
-        key_strings(wanted[start : start + _CHECKED_AT_ONCE])
-    return wanted
-
-
-async def _as_they_are(names: list[str]) -> list[str]:
-    return names
-
-
-async def _listed(names: list[str]) -> list[str]:
-    """Returns the names that a call takes as keys. The others are left out, and counted."""
-    found: list[str] = []
-    for start in range(0, len(names), _CHECKED_AT_ONCE):
-        if start:
-            await anyio.lowlevel.checkpoint()
-        piece = names[start : start + _CHECKED_AT_ONCE]
-        try:
-            found += key_strings(piece)
-        except InvalidKeyError:
-            taken = [name for name in piece if _is_key(name)]
-            leave_out(len(piece) - len(taken))
-            found += taken
-    return found
-
-
-def _is_key(name: object) -> bool:
-    try:
-        check_key_string(name)
-    except InvalidKeyError:
-        return False
-    return True

@@ -7,11 +7,9 @@ import logging
 import math
 from typing import Final
 
-import anyio
-
 from ..observability import event
 from .drain import Drain
-from .running import Running
+from .running import Running, ScopedRunning
 
 CANCEL_GRACE: Final = 1.0
 """Seconds that operations have to end once they were cancelled."""
@@ -30,7 +28,8 @@ class InFlight:
         self._store = store
         self._running: set[Running] = set()
         self._drains: list[Drain] = []
-        self._scope_class: type[anyio.CancelScope] | None = None
+        self.ends_when_cancelled = False
+        """Whether what begins from now on is ended by one cancellation: see `RemoteConnector.ends_when_cancelled`."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -38,11 +37,8 @@ class InFlight:
         return len(self._running)
 
     def begin(self, seconds: float) -> Running:
-        """Adds an operation that has to end within `seconds`. The caller runs it inside its scope, and calls `end`."""
-        if self._scope_class is None:
-            # anyio.CancelScope() looks up its backend each time, which costs as much as all else that a scope does.
-            self._scope_class = type(anyio.CancelScope())
-        running = Running(self._scope_class(), self._loop.time, seconds)
+        """Adds an operation that has to end within `seconds`. The caller runs it inside `with`, and calls `end`."""
+        running = (Running if self.ends_when_cancelled else ScopedRunning)(self._loop, seconds)
         self._running.add(running)
         if running.deadline < self._timer_at:
             self._set_timer(running.deadline)
@@ -65,7 +61,8 @@ class InFlight:
         try:
             await drain.wait(grace)
             for running in list(drain.left):
-                running.scope.cancel()
+                if not running.is_cancelled:  # by its deadline
+                    running.cancel()
             await drain.wait(CANCEL_GRACE)
         finally:
             self._drains.remove(drain)
@@ -81,10 +78,10 @@ class InFlight:
     def _end_late(self) -> None:
         self._timer, self._timer_at = None, math.inf
         now = self._loop.time()
-        waiting = [running for running in self._running if not running.scope.cancel_called]
+        waiting = [running for running in self._running if not running.is_cancelled]
         for running in waiting:
             if running.deadline <= now:
                 running.is_late = True
-                running.scope.cancel()
+                running.cancel()
         if left := [running.deadline for running in waiting if not running.is_late]:
             self._set_timer(min(left))

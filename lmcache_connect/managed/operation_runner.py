@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from time import perf_counter
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import anyio
+import anyio.lowlevel
 
 from ..config import ConnectorConfig
 from ..contract import operation_under_way
@@ -32,6 +34,7 @@ from ..errors import (
     ConnectorClosedError,
     ConnectorFailureError,
     CorruptRecordError,
+    Incident,
     LMCacheConnectError,
     OperationTimeoutError,
     StoreError,
@@ -41,7 +44,7 @@ from ..lease import Lease, under
 from ..loop import LoopOwner
 from ..observability import Conditions, OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
 from ..outside import described, hide_causes
-from .breaker import Admission, CircuitBreaker
+from .breaker import ORDINARY, Admission, CircuitBreaker
 from .byte_budget import ByteBudget
 from .in_flight import InFlight
 from .load import KEY_SECONDS, ONE_KEY, Load
@@ -93,6 +96,7 @@ class OperationRunner:
         """What fails again and again. It is told at a bounded rate."""
         self.is_closed = False
         """Whether further operations are refused."""
+        self._counted: WeakSet[Incident] = WeakSet()  # of those that have failed a call, for the breaker
         self.has_succeeded = False
         """Whether any operation has succeeded so far."""
         self.is_bypassed = False
@@ -126,43 +130,44 @@ class OperationRunner:
     def run(
         self,
         operation: Operation[T],
-        call: Callable[[], Awaitable[T]],
+        method: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...] = (),
         load: Load = ONE_KEY,
-        probe: Callable[[], Awaitable[object]] | None = None,
+        probe: Callable[..., Awaitable[object]] | None = None,
     ) -> Coroutine[Any, Any, T]:
-        """Returns a coroutine that awaits `call()` as one operation, and again after a retryable failure.
+        """Returns a coroutine that awaits `method(*args)` as one operation, and again after a retryable failure.
 
-        It is to be awaited on the owning loop. It returns the result of `call`, or `operation.miss` where a failure is
-        to be a miss. `probe` is a look-up of one key: it goes first where the breaker lets a transfer through as its
-        probe.
+        To be called and awaited on the owning loop. It returns what `operation.take` makes of the method's result, or
+        `operation.miss` where a failure is to be a miss. `probe` is a look-up with the first of `args`. It goes first
+        where the breaker lets a transfer through as its probe.
 
         Raises, at once:
-            ConnectorClosedError: operations are refused. Also what `LoopOwner.check` raises.
+            ConnectorClosedError: operations are refused.
         Raises, when it is awaited:
-            ConnectorClosedError, CircuitOpenError, OperationTimeoutError, and what `call` raises of this package.
+            ConnectorClosedError, CircuitOpenError, OperationTimeoutError, and what `method` raises of this package.
         """
-        self._owner.check(self._what)
-        if self.is_closed:
+        if self.is_closed or self._owner.is_closed:  # no fork: no loop of its parent's runs in it
             raise ConnectorClosedError(self._what)
         tracer = current_tracer()
         if tracer is None:
-            running = self._run(operation, call, load, probe)
+            running = self._run(operation, method, args, load, probe)
         else:
-            running = self._traced(tracer, operation, call, load, probe)
+            running = self._traced(tracer, operation, method, args, load, probe)
         return running if self._lease is None else _leased(self._lease, running)
 
     async def _traced(
         self,
         tracer: Any,
         operation: Operation[T],
-        call: Callable[[], Awaitable[T]],
+        method: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
         load: Load,
-        probe: Callable[[], Awaitable[object]] | None,
+        probe: Callable[..., Awaitable[object]] | None,
     ) -> T:
         facts = {"lmcache_connect.connector": self._name, "lmcache_connect.keys": load.items}
         with tracer.start_as_current_span(f"lmcache_connect.{operation.name}", attributes=facts, **_SPANS) as span:
             try:
-                return await self._run(operation, call, load, probe, span)
+                return await self._run(operation, method, args, load, probe, span)
             except BaseException as error:
                 mark_failed(span, type(error).__name__)
                 raise
@@ -170,9 +175,10 @@ class OperationRunner:
     async def _run(
         self,
         operation: Operation[T],
-        call: Callable[[], Awaitable[T]],
+        method: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
         load: Load,
-        probe: Callable[[], Awaitable[object]] | None = None,
+        probe: Callable[..., Awaitable[object]] | None,
         span: Span | None = None,
     ) -> T:
         # The path of every call, and most of what a small one costs: nothing here that can be done once, or later.
@@ -182,39 +188,43 @@ class OperationRunner:
         if self.is_bypassed and operation.is_bypassable and operation.miss is not None:
             stats.misses["bypassed"] += load.items
             return operation.miss(load.items)
-        admission = self.breaker.admit(is_transfer=operation.is_transfer)
-        if admission is None and not operation.is_probe:
-            return self._refused(operation, load, stats, span)
-        seconds = self._settings.operation_timeout + load.deadline_bytes / self._settings.min_throughput
-        seconds += load.deadline_keys * KEY_SECONDS
-        if self.breaker.is_probe(admission):
-            if not operation.is_transfer:
-                seconds = min(seconds, self._settings.stall_timeout)
-        else:
+        seconds = self._settings.operation_timeout
+        if load is not ONE_KEY:
+            seconds += load.deadline_bytes / self._settings.min_throughput + load.deadline_keys * KEY_SECONDS
+        breaker = self.breaker
+        admission = breaker.admit(is_transfer=operation.is_transfer)
+        if admission is ORDINARY:
             probe = None
-        task = asyncio.current_task(self._owner.loop)
-        cancellations = task.cancelling() if task is not None else 0
+        elif admission is None:
+            if not operation.is_probe:
+                return self._refused(operation, load, stats, span)
+            probe = None
+        elif not operation.is_transfer:
+            seconds = min(seconds, self._settings.stall_timeout)
         running = self.in_flight.begin(seconds)
         token = operation_under_way.set(running)
         stats.in_flight += 1
         verdict: bool | None = None  # for the breaker: whether the store answered; None: that is not known
         moved = 0
-        queued = time.perf_counter()
-        started: float | None = None
+        queued = perf_counter()
+        started = 0.0
         try:
-            with running.scope:
+            with running:
                 retries = self._retries if operation.is_repeatable else 0
                 pause = self._settings.retry_backoff
                 while True:
                     try:
-                        if probe is not None and self.breaker.is_probe(admission):
-                            await self._probe(probe)
-                            self.breaker.on_trial(admission)
+                        if probe is not None and breaker.is_probe(admission):
+                            await self._probe(probe, args[0])
+                            breaker.on_trial(admission)
                         if load.budget_bytes:
                             await running.take(self._budget, load.budget_bytes)
-                        if started is None:
-                            started = time.perf_counter()
-                        result = await call()
+                            started = started or perf_counter()
+                        else:
+                            started = started or queued
+                        result = await method(*args)
+                        if operation.take is not None:
+                            result = operation.take(result)
                     except LMCacheConnectError as error:
                         if not retries or not isinstance(error, StoreError) or not error.retryable:
                             raise
@@ -242,39 +252,46 @@ class OperationRunner:
                         if span is not None:
                             span.set_attribute("lmcache_connect.bytes", moved)
                             span.set_attribute("lmcache_connect.misses", max(absent, others))
-                        return result
+                        return result  # type: ignore[no-any-return]  # what `take` returns, or the method
                     # A stalled attempt must not keep others from the budget while this operation tries again.
                     running.release_share()
-                    _raise_lost(task, cancellations)  # a caller that has cancelled wants no further attempt
+                    if running.is_lost():  # a caller that has cancelled wants no further attempt
+                        raise asyncio.CancelledError
                     retries -= 1
                     stats.retries += 1
                     running.missed = ()  # what is found again is counted once
                     await anyio.sleep(pause * random.uniform(0.5, 1.5))
                     pause *= 2
-            # Reached where the scope has ended the call: its deadline passed, or the connector was closed under it.
-            if running.is_late and started is not None:
+            # Reached where the operation was ended: its deadline passed, or the connector was closed under it.
+            if running.is_late and started:
                 verdict = False
             raise self._interruption(operation.name, running, seconds, started)
         except LMCacheConnectError as error:
-            _raise_lost(task, cancellations)
-            if not running.scope.cancelled_caught:
-                verdict = _verdict_of(error)
+            if running.is_lost():
+                raise asyncio.CancelledError from None
+            if not running.has_ended:
+                verdict = self._verdict_of(error, admission)
             miss = self._failed(operation, error, load, stats, span)
             if miss is None:
                 raise
             return miss(load.items)
+        except asyncio.CancelledError:
+            if running.is_cancelled:
+                # A scope of the caller's has cancelled as well, and takes a cancellation of its own only.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
         finally:
-            ended = time.perf_counter()
+            ended = perf_counter()
             stats.in_flight -= 1
-            if started is None:
-                stats.queue.observe(ended - queued)
-            else:
+            if started:
                 stats.queue.observe(started - queued)
                 stats.wire.observe(ended - started)
+            else:
+                stats.queue.observe(ended - queued)
             running.release_share()
-            if verdict is False or self.breaker.failures:  # otherwise it is closed, and stays so
+            if verdict is False or breaker.failures:  # otherwise it is closed, and stays so
                 # A transfer that never began has failed in the look-up before it.
-                self._tell_breaker(verdict, admission, moved, operation.is_transfer and started is not None)
+                self._tell_breaker(verdict, admission, moved, operation.is_transfer and started > 0)
             self.in_flight.end(running)
             operation_under_way.reset(token)
             for reason in running.missed:
@@ -316,29 +333,40 @@ class OperationRunner:
             mark_failed(span, reason)
         return operation.miss
 
-    def _interruption(
-        self, operation: str, running: Running, seconds: float, started: float | None
-    ) -> LMCacheConnectError:
+    def _interruption(self, operation: str, running: Running, seconds: float, started: float) -> LMCacheConnectError:
         if running.is_late:
-            what = () if started is not None else ("waiting for the byte budget",)
+            what = () if started else ("waiting for the byte budget",)
             return OperationTimeoutError(self._store, operation, seconds + running.renewed, *what)
         if self.is_closed:
             return ConnectorClosedError(self._what)
         return StoreUnavailableError(self._store, f"the connector was recreated during {operation}")
 
-    async def _probe(self, probe: Callable[[], Awaitable[object]]) -> None:
+    async def _probe(self, probe: Callable[..., Awaitable[object]], key: object) -> None:
         """Makes the look-up that goes before a transfer. It is small, and ends within `stall_timeout`.
 
         Raises:
             StoreUnavailableError: no answer in time. What `probe` raises.
         """
         with anyio.move_on_after(self._settings.stall_timeout) as scope:
-            await probe()
+            await probe(key)
         if scope.cancelled_caught:
             seconds = f"{self._settings.stall_timeout:g} s"
             raise StoreUnavailableError(
                 self._store, f"no answer to the breaker's probe within {seconds} (stall_timeout)"
             )
+
+    def _verdict_of(self, error: LMCacheConnectError, admission: Admission | None) -> bool | None:
+        """Whether the store answered, if only to refuse, where a call ended with `error`. None: that is not known."""
+        if not isinstance(error, StoreError) or isinstance(error, OperationTimeoutError):
+            return None
+        is_lost = isinstance(error, ConnectionError) and (error.retryable or isinstance(error, StoreUnavailableError))
+        if not is_lost:
+            return True
+        if error.incident is not None:
+            if error.incident in self._counted and not self.breaker.is_probe(admission):
+                return None  # it has failed another call, and counts once
+            self._counted.add(error.incident)
+        return False
 
     def _tell_breaker(self, verdict: bool | None, admission: Admission | None, moved: int, is_transfer: bool) -> None:
         before = self.breaker.state
@@ -364,21 +392,3 @@ def note_corrupt(error: CorruptRecordError) -> None:
     """Counts a record that does not verify for the operation that found it."""
     if (running := operation_under_way.get()) is not None:
         running.note_missed(f"corrupt:{error.reason}", 1)
-
-
-def _verdict_of(error: LMCacheConnectError) -> bool | None:
-    """Whether the store answered, if only to refuse, where a call ended with `error`. None: that is not known."""
-    if not isinstance(error, StoreError) or isinstance(error, OperationTimeoutError):
-        return None
-    is_lost = isinstance(error, ConnectionError) and (error.retryable or isinstance(error, StoreUnavailableError))
-    return not is_lost
-
-
-def _raise_lost(task: asyncio.Task[Any] | None, before: int) -> None:
-    """Raises CancelledError if the task was cancelled and the connector turned that into another error.
-
-    `before` is the task's number of cancellations when the operation began.
-    """
-    # An anyio scope of the caller's that is cancelled counts as well, and sees to its own.
-    if task is not None and task.cancelling() > before and anyio.current_effective_deadline() > -math.inf:
-        raise asyncio.CancelledError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ..contract import Documents, Flags, Slots
 from ..memory import MemoryObj
@@ -32,6 +32,8 @@ class Operation(Generic[T]):
     """Whether it may be tried again after a retryable failure."""
     is_counted: bool = True
     """Whether it is in the statistics: those are of the application's operations, not of the toolkit's own."""
+    take: Callable[[Any], T] | None = None
+    """Makes the result of what the connector's method has returned. None: that is the result."""
 
 
 def _count_flag(stats: OperationStatistics, found: bool) -> int:
@@ -59,7 +61,7 @@ def _count_chunks(stats: OperationStatistics, found: Slots) -> int:
     return sum(_count_chunk(stats, item) for item in found)
 
 
-def _nothing(_: int) -> None:
+def _nothing(_: object) -> None:
     return None
 
 
@@ -75,24 +77,26 @@ def _all_missing(items: int) -> Slots:
     return [None] * items
 
 
-EXISTS: Final[Operation[bool]] = Operation("exists", _false, _count_flag, is_bypassable=True)
+EXISTS: Final[Operation[bool]] = Operation("exists", _false, _count_flag, is_bypassable=True, take=bool)
 GET: Final[Operation[MemoryObj | None]] = Operation("get", _nothing, _count_chunk, is_bypassable=True, is_transfer=True)
-PUT: Final[Operation[None]] = Operation("put", _nothing, is_bypassable=True, is_transfer=True)
+PUT: Final[Operation[None]] = Operation("put", _nothing, is_bypassable=True, is_transfer=True, take=_nothing)
 BATCHED_EXISTS: Final[Operation[Flags]] = Operation("batched_exists", _all_false, _count_flags, is_bypassable=True)
 BATCHED_GET: Final[Operation[Slots]] = Operation(
     "batched_get", _all_missing, _count_chunks, is_bypassable=True, is_transfer=True
 )
-BATCHED_PUT: Final[Operation[None]] = Operation("batched_put", _nothing, is_bypassable=True, is_transfer=True)
+BATCHED_PUT: Final[Operation[None]] = Operation(
+    "batched_put", _nothing, is_bypassable=True, is_transfer=True, take=_nothing
+)
 # A bypass drops no removal: what was to go away would still be there afterwards.
-REMOVE: Final[Operation[bool]] = Operation("remove", _false)
+REMOVE: Final[Operation[bool]] = Operation("remove", _false, take=bool)
 BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false)
 # Half a listing must not look like a whole one, so a failure here never becomes a miss.
 LIST: Final[Operation[list[str]]] = Operation("list")
 # A page of a scan cannot be repeated: a generator that raised is finished.
 SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable=False)
-REMOVE_OUTDATED: Final[Operation[int]] = Operation("remove_outdated")
-PING: Final[Operation[int]] = Operation("ping", is_probe=True)
-CHECK: Final[Operation[int]] = Operation("ping", is_probe=True, is_counted=False)
-ANNOUNCE: Final[Operation[None]] = Operation("announce")
-WITHDRAW: Final[Operation[None]] = Operation("withdraw")
+REMOVE_OUTDATED: Final[Operation[int]] = Operation("remove_outdated", take=int)
+PING: Final[Operation[int]] = Operation("ping", is_probe=True, take=int)
+CHECK: Final[Operation[int]] = Operation("ping", is_probe=True, is_counted=False, take=int)
+ANNOUNCE: Final[Operation[None]] = Operation("announce", take=_nothing)
+WITHDRAW: Final[Operation[None]] = Operation("withdraw", take=_nothing)
 ANNOUNCED: Final[Operation[Documents]] = Operation("announced", is_counted=False)

@@ -31,22 +31,22 @@ class Recall:
         self._cache: Final = cache
         self._runner: Final = runner
 
-    async def get(self, key: Key, ask: Callable[[], Awaitable[MemoryObj | None]]) -> MemoryObj | None:
-        """The chunk from the cache, or what `ask()` returns."""
+    async def get(self, key: Key, ask: Callable[[Key], Awaitable[MemoryObj | None]]) -> MemoryObj | None:
+        """The chunk from the cache, or what `ask(key)` returns."""
         if self._runner.is_serving:
             # The connector inside counts the miss, when it looks for itself.
             found = self._cache.get(key, count_miss=False)
             if found is not None:
                 self._runner.recalled(GET, 1, found)
                 return found
-        return await ask()
+        return await ask(key)
 
-    async def exists(self, key: Key, ask: Callable[[], Awaitable[bool]]) -> bool:
-        """True where the key is in the cache, else what `ask()` returns."""
+    async def exists(self, key: Key, ask: Callable[[Key], Awaitable[bool]]) -> bool:
+        """True where the key is in the cache, else what `ask(key)` returns."""
         if self._runner.is_serving and self._cache.contains(key):
             self._runner.recalled(EXISTS, 1, True)
             return True
-        return await ask()
+        return await ask(key)
 
     async def batched_get(self, keys: Sequence[Key], ask: Callable[[Sequence[Key]], Awaitable[Slots]]) -> Slots:
         """One slot per key, in order. `ask` is given the keys that are not in the cache.

@@ -1,8 +1,12 @@
-"""`Running`: one operation that is under way."""
+"""`Running`: one operation that is under way, and what ends it early."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import functools
+import math
+from types import TracebackType
+from typing import Any, Final, cast
 
 import anyio
 
@@ -10,25 +14,71 @@ from .byte_budget import ByteBudget
 
 
 class Running:
-    """One operation that is under way, from its admission to its end."""
+    """One operation that is under way, from its admission to its end. Made in the task that runs it.
 
-    __slots__ = ("_budget", "_now", "_seconds", "_share", "deadline", "is_late", "missed", "renewed", "scope")
+    `cancel` ends what runs inside `with running:`, by one cancellation of the task. The end of the block then swallows
+    the `CancelledError`, and `has_ended` tells it. Where somebody else has cancelled the task as well, the error goes
+    on. So it is for connectors that let one cancellation out: see `RemoteConnector.ends_when_cancelled`.
+    """
 
-    def __init__(self, scope: anyio.CancelScope, now: Callable[[], float], seconds: float) -> None:
-        self.scope = scope
-        """What the operation runs in."""
-        self._now = now
+    __slots__ = (
+        "_budget",
+        "_cancelling",
+        "_loop",
+        "_seconds",
+        "_share",
+        "_task",
+        "deadline",
+        "has_ended",
+        "is_cancelled",
+        "is_late",
+        "missed",
+        "renewed",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
         self._seconds = seconds
-        self.deadline = now() + seconds
+        self._task = task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
+        self._cancelling = task.cancelling()
+        self.deadline = loop.time() + seconds
         """When it has to end, by its loop's clock."""
+        self.is_cancelled = False
+        """Whether `cancel` was called."""
         self.is_late = False
-        """Whether it was cancelled because its deadline had passed."""
+        """Whether that was because its deadline had passed."""
+        self.has_ended = False
+        """Whether it was ended by that, and by nothing else."""
         self.renewed = 0.0
         """Seconds by which the deadline was moved."""
         self._budget: ByteBudget | None = None
         self._share = 0
         self.missed: tuple[str, ...] = ()
         """For each key that its last attempt has missed, and that the store may hold, the reason."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not self.is_cancelled:
+            return False
+        # As asyncio.timeout does it: what is left over is somebody else's cancellation. A cancelled scope of anyio that
+        # the caller is in may not have cancelled the task yet.
+        is_ours_alone = self._task.uncancel() <= self._cancelling and not _is_in_cancelled_scope()
+        self.has_ended = is_ours_alone and kind is not None and issubclass(kind, asyncio.CancelledError)
+        return self.has_ended
+
+    def cancel(self) -> None:
+        """Ends it soon. To be called once, on its loop, by another task or a callback."""
+        self.is_cancelled = True
+        self._task.cancel()
+
+    def is_lost(self) -> bool:
+        """Whether the task was cancelled and the connector has turned that into another error."""
+        # An anyio scope of the caller's that is cancelled counts as well, and sees to its own.
+        return self._task.cancelling() > self._cancelling and not _is_in_cancelled_scope()
 
     async def take(self, budget: ByteBudget, nbytes: int) -> None:
         """Waits for `nbytes` of the budget, until `release_share`."""
@@ -48,5 +98,40 @@ class Running:
     def renew(self) -> None:
         """Lets the deadline begin again, since the operation has got on."""
         if not self.is_late:
-            before, self.deadline = self.deadline, self._now() + self._seconds
+            before, self.deadline = self.deadline, self._loop.time() + self._seconds
             self.renewed += self.deadline - before
+
+
+class ScopedRunning(Running):
+    """An operation of a connector that may swallow a cancellation: a scope of anyio cancels it until it ends."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        super().__init__(loop, seconds)
+        self._scope: Final = _scope_class()()
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        swallows = bool(self._scope.__exit__(kind, error, traceback))
+        self.has_ended = self._scope.cancelled_caught
+        return swallows
+
+    def cancel(self) -> None:
+        """Ends it soon."""
+        self.is_cancelled = True
+        self._scope.cancel()
+
+
+def _is_in_cancelled_scope() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
+
+
+@functools.cache
+def _scope_class() -> type[anyio.CancelScope]:
+    # anyio.CancelScope() looks up its backend each time, which costs as much as all else that a scope does.
+    return type(anyio.CancelScope())

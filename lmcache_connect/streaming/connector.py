@@ -43,6 +43,8 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     look-ups. Lives on one event loop. Connects on first use.
     """
 
+    ends_when_cancelled = True
+
     def __init__(
         self,
         context: ConnectorContext,

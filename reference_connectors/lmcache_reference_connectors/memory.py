@@ -23,6 +23,8 @@ _stores: dict[str, dict[str, bytes]] = {}
 class MemoryConnector(RemoteConnector):
     """Keeps each record, as it would stand in a real store, in a dictionary."""
 
+    ends_when_cancelled = True
+
     def __init__(
         self, url: str, local_cpu_backend: ChunkMemory, config: Any = None, allocate_timeout: float = 5.0
     ) -> None:

@@ -1,6 +1,7 @@
-"""A task that is cancelled in the iteration of the loop in which an anyio scope ends it is cancelled nevertheless.
+"""A task that is cancelled in the iteration of the loop in which something else ends it is cancelled nevertheless.
 
-anyio before 4.16 swallows such a cancellation. Some connectors catch one and raise something else.
+The operation is ended by one cancellation of its task, or by an anyio scope: anyio before 4.16 swallows a cancellation
+that comes at the same time. Some connectors catch one and raise something else.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ pytestmark = pytest.mark.asyncio
 
 DEADLINE = 0.02
 CONFIG = ConnectorConfig.load(
-    operation_timeout=DEADLINE, min_throughput=1 << 40, retries=1, retry_backoff=30, max_local_cpu_bytes=1 << 20
+    trusted_modules=[__name__],
+    operation_timeout=DEADLINE,
+    min_throughput=1 << 40,
+    retries=1,
+    retry_backoff=30,
+    max_local_cpu_bytes=1 << 20,
 )
 
 
@@ -73,11 +79,15 @@ class WaitingAdapter(ConnectorAdapter):
         return Waiting()
 
 
-@pytest_asyncio.fixture
-async def connector() -> AsyncIterator[ManagedConnector]:
+@pytest_asyncio.fixture(params=[True, False], ids=["by one cancellation", "by a scope"])
+async def connector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ManagedConnector]:
+    """Its calls are ended in one way, or in the other."""
+    monkeypatch.setattr(Waiting, "ends_when_cancelled", request.param)
     async with ConnectorManager("waiting://", config=CONFIG) as manager:
         manager.register(WaitingAdapter)
-        yield manager.create_connector()
+        connector = manager.create_connector()
+        assert connector.inside is connector.wrapped  # it is trusted, and so has no task of its own
+        yield connector
 
 
 def waiting(connector: ManagedConnector) -> Waiting:
@@ -266,3 +276,90 @@ async def test_a_cancellation_that_a_connector_makes_an_error_of_is_no_error_and
         await call
     statistics = connector.statistics()["exists"]
     assert (statistics.retries, statistics.errors) == (0, {})
+
+
+# ------------------------------------------------------------------------------ what is around a call that is late
+
+
+def hold_up() -> None:
+    """Holds up the loop until every deadline has passed, so that all of them are due in one iteration."""
+    time.sleep(2 * DEADLINE)
+
+
+@pytest.mark.parametrize("seconds", [DEADLINE / 2, DEADLINE * 1.5], ids=["before", "after"])
+async def test_a_scope_of_the_callers_that_ends_in_the_iteration_of_the_deadline_catches_its_own(
+    connector: ManagedConnector, seconds: float
+) -> None:
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    with anyio.move_on_after(seconds) as scope:
+        asyncio.get_running_loop().call_soon(hold_up)
+        await connector.exists("k")
+        pytest.fail("the scope did not end")
+    assert scope.cancelled_caught
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)  # nothing is left over
+
+
+@pytest.mark.parametrize("seconds", [DEADLINE / 2, DEADLINE * 1.5], ids=["before", "after"])
+async def test_a_timeout_of_the_callers_in_the_iteration_of_the_deadline_is_told_as_that(
+    connector: ManagedConnector, seconds: float
+) -> None:
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    with pytest.raises(TimeoutError) as raised:
+        async with asyncio.timeout(seconds):
+            asyncio.get_running_loop().call_soon(hold_up)
+            await connector.exists("k")
+    assert not isinstance(raised.value, StoreError)
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_task_whose_call_was_late_is_not_cancelled_and_makes_the_next_call(connector: ManagedConnector) -> None:
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    for _ in range(2):
+        with pytest.raises(OperationTimeoutError):
+            await connector.exists("k")
+        assert task.cancelling() == 0
+
+    async def answer(key: str) -> bool:
+        await asyncio.sleep(0)
+        return True
+
+    waiting(connector).answer = answer
+    assert await connector.exists("k")
+
+
+async def test_a_task_group_of_the_callers_that_is_cancelled_in_the_iteration_of_the_deadline_ends(
+    connector: ManagedConnector,
+) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(connector.exists, "k")
+        asyncio.get_running_loop().call_later(DEADLINE, group.cancel_scope.cancel)
+        await in_flight(connector, 3)
+        hold_up()
+    assert connector.in_flight == 0
+
+
+async def test_a_late_call_fails_its_task_group_and_ends_its_siblings(connector: ManagedConnector) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(connector.exists("k"))
+            sibling = group.create_task(asyncio.sleep(30))
+    assert raised.group_contains(OperationTimeoutError)
+    assert sibling.cancelled()
+
+
+async def test_an_answer_that_comes_in_the_iteration_of_the_deadline_leaves_no_cancellation_behind(
+    connector: ManagedConnector,
+) -> None:
+    async def answer(key: str) -> bool:
+        try:
+            return await waiting(connector).never(key)
+        except asyncio.CancelledError:
+            return True  # the answer was there
+
+    waiting(connector).answer = answer
+    assert await connector.exists("k")
+    assert cast("asyncio.Task[None]", asyncio.current_task()).cancelling() == 0
+    await asyncio.sleep(0)

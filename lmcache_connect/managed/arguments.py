@@ -1,0 +1,64 @@
+"""What callers pass to a connector, checked before anything is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import anyio.lowlevel
+
+from ..errors import ForeignObjectError, InvalidArgumentError
+from ..keys import Key, check_batch, key_strings
+from ..loop import LoopOwner
+from ..memory import ChunkMemory, MemoryObj, SharedMemoryObj
+
+AT_ONCE: Final = 1000
+"""Keys that are checked before the event loop may do other work."""
+
+
+async def checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
+    """Returns the keys of a batch, each of which is one.
+
+    Raises:
+        ForkedProcessError, InvalidArgumentError, InvalidKeyError.
+    """
+    owner.check_process()  # before the pause below, in which a fork would run its parent's event loop
+    check_batch(keys)
+    wanted = list(keys)
+    for start in range(0, len(wanted), AT_ONCE):
+        if start:
+            await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
+        key_strings(wanted[start : start + AT_ONCE])
+    return wanted
+
+
+def listed_objects(memory_objs: Sequence[MemoryObj]) -> list[MemoryObj]:
+    """Returns the objects of a batch.
+
+    Raises:
+        InvalidArgumentError: it is one object, or no sequence.
+    """
+    if isinstance(memory_objs, MemoryObj) or not isinstance(memory_objs, Iterable):
+        raise InvalidArgumentError(
+            "memory_objs",
+            f"a {type(memory_objs).__qualname__}; expected a sequence of memory objects. For one pass [memory_obj]",
+        )
+    return list(memory_objs)
+
+
+def size_of_borrowed(obj: MemoryObj, memory: ChunkMemory) -> int:
+    """Returns the bytes of an object that a put of a connector with that memory may borrow.
+
+    Raises:
+        ForeignObjectError: it is not one of that memory.
+        ReleasedObjectError: it was released.
+    """
+    if not isinstance(obj, MemoryObj):
+        raise ForeignObjectError(f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate()")
+    nbytes = obj.get_size()  # raises for a released one
+    # A shared one is from a hot cache, whose chunks lie in memory of its own: a put only reads them.
+    if not isinstance(obj, SharedMemoryObj) and not memory.owns(obj):
+        raise ForeignObjectError(
+            "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
+        )
+    return nbytes
