@@ -422,10 +422,6 @@ class StoreError(LMCacheConnectError):
     permanent: ClassVar[bool] = False
     incident: Incident | None = None
 
-    incident: object | None = None
-    """What the errors of several calls have in common that failed together, because of one lost connection. None for an
-    error of one call alone. The circuit breaker counts an incident once."""
-
     def __init__(self, store: str, message: str) -> None:
         super().__init__(f"{store}: {message}")
         self.store = store

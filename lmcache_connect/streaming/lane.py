@@ -27,7 +27,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, TypeVar
 
-from ..errors import ConnectorClosedError, StoreError, StoreUnavailableError
+from ..errors import ConnectorClosedError, Incident, StoreError, StoreUnavailableError
 from ..lease import WAIT_SECONDS, work_under
 from ..process import this_process
 from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, wait_uncancelled
@@ -306,7 +306,7 @@ class Lane(ABC, Generic[C, W]):
 
     def _fail(self, calls: Sequence[W], error: Exception) -> None:
         if isinstance(error, StoreError):
-            error.incident = object()
+            error.incident = Incident()
         for call in calls:
             call.fail(twin(error))
             if call.is_over:

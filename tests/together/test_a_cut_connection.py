@@ -98,7 +98,6 @@ async def test_one_cut_connection_opens_no_breaker_however_many_calls_were_on_it
                 assert await connector.exists("k") is False  # also what follows is answered
 
 
-@pytest.mark.xfail(strict=True, reason="each look-up waits for a connection of its own until single calls are combined")
 async def test_the_breaker_counts_a_failed_connection_once_and_not_each_call_that_was_on_it(
     server: ValkeyServer | RedisServer, backend: LocalCPUBackend
 ) -> None:
