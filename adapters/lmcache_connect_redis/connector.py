@@ -4,7 +4,7 @@ It ties these together:
 
 * `SingleServer` (`topology/`) opens connections, and `Connection` (`protocol/`) sends commands and reads replies.
 * A `Layout` (`layouts/`) knows which keys and values a chunk has. `framed` is ours, `two_key` is LMCache's.
-* `FetchLane`, `StoreLane` and `LookupLane` do the work of calls that are made at the same time, over shared connections.
+* `FetchLane`, `StoreLane` and `LookupLane` have calls that are made at the same time share connections.
 * `Announcements` keeps the documents of the processes that use the server.
 
 The base, `StreamingConnector`, has the pools, the threads and the line for room.
@@ -21,7 +21,7 @@ from typing import Final
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import Documents, Flags, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
-from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
+from lmcache_connect.keys import MAX_KEY_BYTES
 from lmcache_connect.observability import event
 from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, StreamingConnector
 

@@ -108,3 +108,15 @@ class FetchLane(Lane[Connection, FetchCall]):
         self, queue: CallQueue[FetchCall], settle: Callable[[FetchCall], None], *, in_thread: bool
     ) -> FetchPipeline:
         return FetchPipeline(queue, settle, self.gives_way, in_thread=in_thread)
+
+    async def serve_one_request(self, connection: Connection, call: FetchCall) -> None:
+        request, _ = call.next_request()
+        call.outstanding = 1
+        await connection.send(request[1])
+        try:
+            await call.take(connection, request[0])
+        except (StoreError, NoRoomError) as error:
+            if isinstance(error, StoreError) and not connection.stream.is_open:
+                raise
+            call.fail(error)
+        call.outstanding = 0

@@ -34,7 +34,7 @@ class LookupCall(CombinedCall):
         self.flags: list[bool] = []
 
     def unbegun(self) -> int:
-        return len(self._keys) - self._begun
+        return -((self._begun - len(self._keys)) // NAMES_AT_A_TIME)
 
     def next_request(self) -> tuple[tuple[bytes, int], int]:
         start = self._begun
@@ -52,7 +52,11 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
     """Sends the commands of many calls together. Reads the replies as they come, many at a time."""
 
     def __init__(
-        self, queue: CallQueue[LookupCall], settle: Callable[[LookupCall], None], gives_way: Callable[[], bool], yes: int
+        self,
+        queue: CallQueue[LookupCall],
+        settle: Callable[[LookupCall], None],
+        gives_way: Callable[[], bool],
+        yes: int,
     ) -> None:
         """`yes` is the reply that stands for yes, one digit."""
         super().__init__(queue, settle, gives_way, in_thread=False)
@@ -110,3 +114,13 @@ class LookupLane(Lane[Connection, LookupCall]):
         self, queue: CallQueue[LookupCall], settle: Callable[[LookupCall], None], *, in_thread: bool
     ) -> LookupPipeline:
         return LookupPipeline(queue, settle, self.gives_way, self._yes)
+
+    async def serve_one_request(self, connection: Connection, call: LookupCall) -> None:
+        (command, replies), _ = call.next_request()
+        await connection.send(command, replies)
+        try:
+            call.flags = await connection.read_flags(self._yes)
+        except StoreError as error:
+            if not connection.stream.is_open:
+                raise
+            call.fail(error)

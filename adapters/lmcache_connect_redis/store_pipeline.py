@@ -136,3 +136,16 @@ class StoreLane(Lane[Connection, StoreCall]):
         self, queue: CallQueue[StoreCall], settle: Callable[[StoreCall], None], *, in_thread: bool
     ) -> StorePipeline:
         return StorePipeline(queue, settle, self.gives_way, in_thread=in_thread)
+
+    async def serve_one_request(self, connection: Connection, call: StoreCall) -> None:
+        request, _ = call.next_request()
+        await request.send(connection)
+        try:
+            following = await request.read_replies(connection)
+        except StoreError as error:
+            if not connection.stream.is_open:
+                raise
+            call.fail(error)
+        else:
+            if following is not None:
+                call.requests.append(following)

@@ -95,7 +95,7 @@ class CombinedCall(ABC):
 
         What runs in this context then works under the leases of the call.
         """
-        # The call's task first sets `is_ended`, and then looks whether the call is touched. This is the other way round.
+        # The call's task sets `is_ended`, and then looks whether the call is touched. Here it is the other way round.
         self._touching.append(connection)
         if not self.is_ended:
             try:

@@ -66,8 +66,8 @@ class Lane(ABC, Generic[C, W]):
         """`drivers`: how many connections are served at the same time, at most.
 
         `spare_drivers`: how many more are served where those get nothing done, although there are requests to make: the
-        replies that they wait for are late. `couriers`: the threads that serve them; None: the event loop. `runs_alone`: whether a call that is alone runs in
-        its own task; otherwise a driver runs it as well.
+        replies that they wait for are late. `couriers`: the threads that serve them; None: the event loop.
+        `runs_alone`: whether a call that is alone runs in its own task; otherwise a driver runs it as well.
         """
         self._process: Final = this_process()
         self._what: Final = f"the connector of {pool.store}"
@@ -87,10 +87,7 @@ class Lane(ABC, Generic[C, W]):
         self._settled: Final[deque[W]] = deque()
         self._is_settling = False
         """Whether the loop will soon settle what a thread has settled."""
-        self._was_alone_in = -1
-        """The iteration of the loop in which a call has begun and ended in its own task."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._iterations: Iterations
         self._watch: asyncio.TimerHandle | None = None
         self._serving: Final[set[Pipeline[C, W]]] = set()
         self._replies = 0
@@ -99,6 +96,13 @@ class Lane(ABC, Generic[C, W]):
     @abstractmethod
     def pipeline(self, queue: CallQueue[W], settle: Callable[[W], None], *, in_thread: bool) -> Pipeline[C, W]:
         """Returns a pipeline that serves the calls of `queue`. See `Pipeline` for the arguments."""
+
+    @abstractmethod
+    async def serve_one_request(self, connection: C, call: W) -> None:
+        """Makes the next request of `call`, and takes its reply: the short way of a pipeline for a call that is alone.
+
+        It is over whatever happens here, or has further requests.
+        """
 
     async def connect(self) -> None:
         """Opens a connection, where none is open. Raises what connecting raises."""
@@ -113,14 +117,14 @@ class Lane(ABC, Generic[C, W]):
         """Makes the requests of `call`. When it has ended, however it ended, nothing touches its buffers any more.
 
         Raises:
-            ForkedProcessError, what connecting raises, the store's error where the connection was lost, and what the call failed with.
+            ForkedProcessError, what connecting raises, the store's error where the connection was lost, and what the
+            call failed with.
         """
         self._process.check(self._what)
         if not call.unbegun():
             return
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._iterations = iterations_of(self._loop)
         if self._may_run_alone():
             await self._run_alone(call)
         else:
@@ -131,20 +135,21 @@ class Lane(ABC, Generic[C, W]):
     # ---------------------------------------------------------------------------------------------- in its own task
 
     def _may_run_alone(self) -> bool:
-        if not self._runs_alone or self._is_occupied or self._drivers:
-            return False
-        # One after the other, several calls of one iteration would each cost the system calls that serve all of them.
-        return self._iterations.now(self._loop) != self._was_alone_in  # type: ignore[arg-type]  # `run` has set it
+        return self._runs_alone and not (self._is_occupied or self._drivers)
 
     async def _run_alone(self, call: W) -> None:
         self._is_occupied = True
-        began = self._iterations.count
+        has_waited = True
         try:
-            await self._run_in_own_task(call, self._queue_of_one)
+            has_waited = await self._run_in_own_task(call, self._queue_of_one)
         finally:
-            self._is_occupied = False
-            if self._iterations.count == began:  # the answer was there at once
-                self._was_alone_in = began
+            if has_waited:
+                self._is_occupied = False
+            else:  # the answer was there at once. Calls of the same turn would each cost what serves all of them.
+                asyncio.get_running_loop().call_soon(self._leave)
+
+    def _leave(self) -> None:
+        self._is_occupied = False
 
     async def run_apart(self, call: W) -> None:
         """`run` for a call that may wait for something else, with a reply on the wire. So it shares nothing."""
@@ -152,7 +157,15 @@ class Lane(ABC, Generic[C, W]):
         if call.failure is not None:
             call.raise_failure()
 
-    async def _run_in_own_task(self, call: W, queue: CallQueue[W]) -> None:
+    async def _run_in_own_task(self, call: W, queue: CallQueue[W]) -> bool:
+        """Returns whether it has waited for a connection or a reply, as far as that is known."""
+        if call.unbegun() == 1:
+            async with self._pool.acquired() as connection:
+                before = connection.stream.waits
+                await self.serve_one_request(connection, call)
+                has_waited = not before or before != connection.stream.waits
+            if call.is_ended or not call.unbegun():
+                return has_waited
         call.more = lambda: queue.add_begun(call)
         pipeline = self.pipeline(queue, _nobody_waits, in_thread=False)
         queue.add(call)
@@ -164,6 +177,7 @@ class Lane(ABC, Generic[C, W]):
             call.more = None
             call.end()
             queue.take_all()
+        return True
 
     # ---------------------------------------------------------------------------------------------------- together
 
@@ -249,7 +263,7 @@ class Lane(ABC, Generic[C, W]):
             if not ended_well:  # it was cancelled, because the connector or the event loop ends
                 self._fail(self._queue.take_all(), self._closed_error())
             # From here on, a call that is made hires another driver.
-            self._drivers.discard(asyncio.current_task())  # type: ignore[arg-type]  # it is a task
+            self._drivers.discard(asyncio.current_task())
 
     async def _serve_one(self) -> None:
         """Serves one connection. What fails ends the calls that it concerns."""

@@ -33,7 +33,10 @@ class Pipeline(ABC, Generic[C, W]):
     def __init__(
         self, queue: CallQueue[W], settle: Callable[[W], None], gives_way: Callable[[], bool], *, in_thread: bool
     ) -> None:
-        """`settle` is told of each call for which nothing more happens, except for `last`. `gives_way`: whether others want a connection."""
+        """`settle` is told of each call for which nothing more happens, except for `last`.
+
+        `gives_way`: whether others want a connection.
+        """
         self.queue: Final = queue
         self.settle: Final = settle
         self.gives_way: Final = gives_way
@@ -42,8 +45,8 @@ class Pipeline(ABC, Generic[C, W]):
         self.replies = 0
         """Requests whose replies were taken."""
         self.last: Final[list[W]] = []
-        """Calls for which nothing more happens, nor for any other. They are settled when the connection was released, so
-        that what their tasks do next finds it free."""
+        """Calls for which nothing more happens, nor for any other. They are settled when the connection was released:
+        what their tasks do next then finds it free."""
 
     @abstractmethod
     async def serve(self, connection: C) -> None:

@@ -57,8 +57,8 @@ class RoomLine:
 
     def __init__(self, backend: ChunkMemory, allocate_timeout: float) -> None:
         """`allocate_timeout`: seconds that a get waits in a line that does not move, and for room for each chunk."""
-        self._backend: Final = backend
-        self._allocate_timeout: Final = allocate_timeout
+        self.backend: Final = backend
+        self.allocate_timeout: Final = allocate_timeout
         self._first: PlaceInLine | None = None
         self._waiting: Final[deque[tuple[PlaceInLine, asyncio.Future[None]]]] = deque()
         self._moved_at = 0.0
@@ -73,7 +73,7 @@ class RoomLine:
             AllocationTimeoutError: another was first in line for `allocate_timeout` seconds.
             What `attempt` raises, except `NoRoomError`.
         """
-        place = PlaceInLine(self, self._backend, self._allocate_timeout)
+        place = PlaceInLine(self)
         try:
             while True:
                 try:
@@ -95,9 +95,9 @@ class RoomLine:
         began = time.monotonic()
         try:
             while not granted.done():
-                left = max(self._moved_at, began) + self._allocate_timeout - time.monotonic()
+                left = max(self._moved_at, began) + self.allocate_timeout - time.monotonic()
                 if left <= 0:
-                    now = self._backend.statistics()
+                    now = self.backend.statistics()
                     waited = time.monotonic() - began
                     raise AllocationTimeoutError(requested, now.capacity - now.reserved, now.capacity, waited)
                 await asyncio.wait((granted,), timeout=left)
@@ -122,12 +122,10 @@ class RoomLine:
 class PlaceInLine:
     """Where one get stands: not in the line, waiting in it, or first in it."""
 
-    __slots__ = ("_allocate_timeout", "_backend", "_line", "is_first")
+    __slots__ = ("_line", "is_first")
 
-    def __init__(self, line: RoomLine, backend: ChunkMemory, allocate_timeout: float) -> None:
+    def __init__(self, line: RoomLine) -> None:
         self._line: Final = line
-        self._backend: Final = backend
-        self._allocate_timeout: Final = allocate_timeout
         self.is_first = False
         """Whether this get may wait for room."""
 
@@ -152,7 +150,7 @@ class PlaceInLine:
 
     def new_room(self) -> Room:
         """Returns an empty `Room` for one attempt."""
-        return Room(self, self._backend, self._allocate_timeout)
+        return Room(self, self._line.backend, self._line.allocate_timeout)
 
 
 class Room:

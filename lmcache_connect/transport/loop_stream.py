@@ -103,6 +103,7 @@ class LoopStream(Stream):
 
     async def _finish_in_callbacks(self, transfer: Transfer, reading: bool, write: bool | None) -> None:
         """Waits until the loop's callbacks have finished a transfer. `write` is None where only its turn is over."""
+        self.waits += 1
         self._budget = self._turns.turn_bytes()
         waiting = _Waiting(transfer, reading, self._loop.create_future())
         if write is None:

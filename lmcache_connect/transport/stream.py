@@ -26,13 +26,15 @@ class Stream(ABC):
     connection is closed or ends.
     """
 
-    __slots__ = ("_limited", "_scratch", "peer")
+    __slots__ = ("_limited", "_scratch", "peer", "waits")
 
     def __init__(self, scratch: Scratch, peer: str, limited: Wire | None = None) -> None:
         """`limited`: the wire whose peer may be silent for so long and no longer, where there is one."""
         self._scratch = scratch
         self._limited = limited
         self.peer = peer
+        self.waits = 0
+        """How often a task had to wait for it: for the socket, or for the loop's other work."""
 
     # ------------------------------------------------------------------------------------------------- receiving
 

@@ -15,7 +15,6 @@ from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
 from lmcache_connect.streaming.room import PlaceInLine, RoomLine
 
-
 pytestmark = pytest.mark.asyncio
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ from typing import ClassVar
 from lmcache_connect import MemoryObj
 from lmcache_connect.streaming import Arrivals
 
-from ..protocol.connection import Connection
 from ..fetch_pipeline import FetchCall
+from ..protocol.connection import Connection
 from ..store_pipeline import StoreRequest
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
-import anyio
 import pytest
 
 from lmcache_connect import LocalCPUBackend
 from lmcache_connect.record import StripePlan, decode_header, encode_header, encode_record, encode_remote_metadata
-from lmcache_connect.streaming.room import PlaceInLine
+from lmcache_connect.streaming.room import PlaceInLine, RoomLine
 from lmcache_connect.testing import ScriptedWire
 from lmcache_connect.transport import StreamClosedError
 from lmcache_connect_redis.layouts.framed.record_reader import RecordReader, StripedChunk
@@ -48,7 +47,7 @@ async def test_a_whole_chunk_that_is_cut_short_leaves_the_arena_empty(backend: L
     assert obj is not None
     with obj:
         record = encode_record("k", obj)
-    room = PlaceInLine(backend, 1, anyio.Semaphore(1)).new_room()
+    room = PlaceInLine(RoomLine(backend, 1)).new_room()
     connection = cut_short(b"$%d\r\n%b\r\n" % (len(record), record), io)
     with pytest.raises(StreamClosedError) as kept:
         await RecordReader(RedisOptions()).receive(connection, "k", room, 1)
@@ -88,7 +87,7 @@ async def test_a_chunk_of_lmcaches_layout_that_is_cut_short_leaves_the_arena_emp
     with obj:
         metadata = encode_remote_metadata(obj.metadata)
     reply = b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(metadata), metadata, CHUNK, bytes(CHUNK))
-    room = PlaceInLine(backend, 1, anyio.Semaphore(1)).new_room()
+    room = PlaceInLine(RoomLine(backend, 1)).new_room()
     with pytest.raises(StreamClosedError) as kept:
         await TwoKeyRecords("store", RedisOptions()).receive(cut_short(reply, io), room)
     room.release()

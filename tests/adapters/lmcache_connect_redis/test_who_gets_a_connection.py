@@ -171,8 +171,8 @@ async def test_tls_connections_that_the_server_has_closed_are_not_used_again() -
 
 async def test_a_call_that_cannot_begin_tells_its_caller() -> None:
     owner = LoopOwner.start()
-    with pytest.raises(TypeError, match="coroutine was expected|used in .await. expression"):
+    with pytest.raises(TypeError, match=r"coroutine was expected|used in .await. expression"):
         await owner.run(lambda: 1)  # type: ignore[arg-type,return-value]
-    with pytest.raises(TypeError, match="coroutine was expected|used in .await. expression"):
+    with pytest.raises(TypeError, match=r"coroutine was expected|used in .await. expression"):
         await asyncio.to_thread(owner.run_sync, "x", 5, lambda: 1)  # type: ignore[arg-type]
     await owner.close()

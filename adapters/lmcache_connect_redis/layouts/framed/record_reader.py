@@ -135,7 +135,7 @@ class RecordReader:
         return True
 
     async def drop(self, connection: Connection) -> None:
-        """Receives the next reply and drops it, or closes the connection where it is long. Takes an error reply, too."""
+        """Receives the next reply, also an error reply, and drops it. Closes the connection where it is long."""
         try:
             size = connection.number(await connection.expect(b"$", "a value"))
         except StoreError:

@@ -113,7 +113,7 @@ class TwoKeyRecords:
         return obj
 
     async def drop(self, connection: Connection) -> None:
-        """Receives the next reply and drops it, or closes the connection where it is long. Takes an error reply, too."""
+        """Receives the next reply, also an error reply, and drops it. Closes the connection where it is long."""
         try:
             await self._expect_both(connection)
             await self._receive_metadata(connection)
