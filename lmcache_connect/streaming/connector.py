@@ -231,7 +231,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             arrivals.room.release_spare()
             return arrivals
 
-        arrivals = await self._line.serve(attempt)
+        arrivals = await self._line.serve(attempt, self._nbytes_of(len(names)))
         if (size := next((obj.get_size() for obj in arrivals.found if obj is not None), None)) is not None:
             self._chunk_size.observe(size)
         return arrivals

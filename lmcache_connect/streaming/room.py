@@ -12,8 +12,9 @@ Only the get that is first in line may wait for room and hold room meanwhile, an
 uses. Any other get that finds no room releases all its chunks and connections, takes a place in the line, and is
 attempted again from the start when it is first.
 
-The order. While a get waits for room in a memory, later gets that find room there may take as many bytes as it waits
-for, in all (`may_pass`). Then they stand in line as well, behind it. So large gets are not starved by small ones.
+The order. While a get is first in line, later gets that find room and need far less may take as many bytes as it waits
+for, in all (`may_pass`). The others stand in line as well, behind it. So large gets are not starved by small ones. The
+memory has a line of its own, with the same rule, for all that allocate there.
 
 The consequence. Batches that do not fit into the arena together are served one after the other, as room appears. What
 a get had received before it stood in line is received a second time. A batch that can never fit is answered at once,
@@ -40,6 +41,12 @@ _AT_A_TIME: Final = 16
 that is received displaces them."""
 
 
+_MOVES: Final = 0.1
+"""Seconds after a get has left the line in which the line counts as moving."""
+
+_SMALL: Final = 8
+"""How many times as much the first in line must wait for as a get that passes it takes."""
+
 _MOMENT: Final = 0.2
 """How long a get that is not first in line waits for room that it has released itself, in seconds."""
 
@@ -60,11 +67,20 @@ class RoomLine:
         self.backend: Final = backend
         self.allocate_timeout: Final = allocate_timeout
         self._first: PlaceInLine | None = None
-        self._waiting: Final[deque[tuple[PlaceInLine, asyncio.Future[None]]]] = deque()
+        self._waiting: Final[deque[tuple[PlaceInLine, asyncio.Future[None], int]]] = deque()
         self._moved_at = 0.0
+        self._coming: Final[dict[PlaceInLine, int]] = {}
+        """Gets that have found no room, and do not stand in line yet, and what they have found no room for."""
+        self._requested = 0
+        """Bytes that the first in line has found no room for."""
+        self._passed = 0
+        """Bytes that others have taken since it is first."""
 
-    async def serve(self, attempt: Callable[[PlaceInLine], Awaitable[T]]) -> T:
+    async def serve(self, attempt: Callable[[PlaceInLine], Awaitable[T]], expected: int = 0) -> T:
         """Returns what `attempt(place)` returns. Calls it a second time if it found no room, when it is first in line.
+
+        Where the line moves, a get that probably brings `expected` bytes stands in it before its first attempt. Where
+        it does not, that would keep back an answer that needs no room.
 
         `attempt` is one try at a get. It takes its memory from `place.new_room()`, and releases all of it before it
         raises. When `place.is_first`, it must use connections that no other get uses.
@@ -74,6 +90,8 @@ class RoomLine:
             What `attempt` raises, except `NoRoomError`.
         """
         place = PlaceInLine(self)
+        if self._first is not None and time.monotonic() - self._moved_at < _MOVES and not self.may_pass(expected):
+            await place.wait_until_first(expected)
         try:
             while True:
                 try:
@@ -83,15 +101,21 @@ class RoomLine:
                 # Outside the handler, so that the failed attempt's frames hold nothing while this get waits.
                 await place.wait_until_first(requested)
         finally:
+            self._coming.pop(place, None)
             place.leave()
+
+    def found_none(self, place: PlaceInLine, requested: int) -> None:
+        """Told that a get has found no room. From now on others behind it find none either. From any thread."""
+        self._coming[place] = requested
 
     async def wait_until_first(self, place: PlaceInLine, requested: int) -> None:
         """See `PlaceInLine.wait_until_first`."""
-        if self._first is None and not self._waiting:
-            self._first = place
+        self._coming.pop(place, None)
+        if self._first is None:
+            self._begin(place, requested)
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((place, granted))
+        self._waiting.append((place, granted, requested))
         began = time.monotonic()
         try:
             while not granted.done():
@@ -105,7 +129,7 @@ class RoomLine:
             if granted.done():
                 self.leave(place)
             else:
-                self._waiting.remove((place, granted))
+                self._waiting.remove((place, granted, requested))
             raise
 
     def leave(self, place: PlaceInLine) -> None:
@@ -115,17 +139,35 @@ class RoomLine:
         self._first = None
         self._moved_at = time.monotonic()
         if self._waiting:
-            self._first, granted = self._waiting.popleft()
+            following, granted, requested = self._waiting.popleft()
+            self._begin(following, requested)
             granted.set_result(None)
+
+    def may_pass(self, nbytes: int) -> bool:
+        """Whether a get that stands in no line may take room of `nbytes`. It counts as taken. Thread-safe enough.
+
+        Small ones may take as much as the first in line waits for, in all.
+        """
+        if self._first is None:
+            return not any(nbytes * _SMALL > requested for requested in [*self._coming.values()])
+        if nbytes * _SMALL > self._requested or self._passed + nbytes > self._requested:
+            return False
+        self._passed += nbytes
+        return True
+
+    def _begin(self, place: PlaceInLine, requested: int) -> None:
+        self._first = place
+        self._requested = requested
+        self._passed = 0
 
 
 class PlaceInLine:
     """Where one get stands: not in the line, waiting in it, or first in it."""
 
-    __slots__ = ("_line", "is_first")
+    __slots__ = ("is_first", "line")
 
     def __init__(self, line: RoomLine) -> None:
-        self._line: Final = line
+        self.line: Final = line
         self.is_first = False
         """Whether this get may wait for room."""
 
@@ -139,18 +181,18 @@ class PlaceInLine:
             return
         # An operation that would release room may wait for this share. The first in line moves its bytes beside it.
         release_budget_share()
-        await self._line.wait_until_first(self, requested)
+        await self.line.wait_until_first(self, requested)
         self.is_first = True
 
     def leave(self) -> None:
         """Leaves the line, so that the next get is first. Idempotent."""
         if self.is_first:
             self.is_first = False
-            self._line.leave(self)
+            self.line.leave(self)
 
     def new_room(self) -> Room:
         """Returns an empty `Room` for one attempt."""
-        return Room(self, self._line.backend, self._line.allocate_timeout)
+        return Room(self, self.line.backend, self.line.allocate_timeout)
 
 
 class Room:
@@ -203,7 +245,7 @@ class Room:
             obj = self._backend.allocate_chunk(metadata) if may_take else None
         if obj is None:
             if not may_take:
-                raise NoRoomError(metadata.nbytes)  # what is free is for those who wait
+                raise self._no_room(metadata.nbytes)  # what is free is for those who wait
             if not self.is_filled_up:
                 self._check_that_waiting_helps(metadata.nbytes)
             obj = await self._wait(metadata)
@@ -254,7 +296,8 @@ class Room:
 
     def _may_take(self, nbytes: int) -> bool:
         """Whether this get may take room now. One that is first in line holds room already, and is to finish."""
-        return self._place.is_first or self._backend.may_pass(nbytes)
+        place = self._place
+        return place.is_first or (place.line.may_pass(nbytes) and self._backend.may_pass(nbytes))
 
     def _check_that_waiting_helps(self, nbytes: int) -> None:
         now = self._backend.statistics()
@@ -272,7 +315,11 @@ class Room:
                 "the batch itself holds all the rest, so ask for fewer keys at a time" if held or self._awaited else "",
             )
         if not self._place.is_first:
-            raise NoRoomError(nbytes)
+            raise self._no_room(nbytes)
+
+    def _no_room(self, nbytes: int) -> NoRoomError:
+        self._place.line.found_none(self._place, nbytes)
+        return NoRoomError(nbytes)
 
     async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
         self._awaited += metadata.nbytes
