@@ -30,6 +30,9 @@ BATCH: Final = {OURS: "#54708f", BASE: "#9fb6cd"}
 ROOM: Final = 1.2
 """The height of an axis, of its highest bar. A whisker that is longer leaves it."""
 
+CROWD: Final = 12
+"""Bars of one axis. Where there are more, their labels are smaller."""
+
 
 @dataclass(frozen=True)
 class _Bar:
@@ -172,9 +175,9 @@ def _groups(ax: Any, groups: Sequence[Mapping[str, Any]], bars: Sequence[_Bar], 
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=8 if len(groups) * len(bars) <= CROWD else 7,
                 fontweight="bold" if bar.side == OURS else "normal",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.1},
             )
     ax.set_xticks(range(len(groups)), ticks)
     ax.tick_params(axis="x", length=0, labelsize=9)

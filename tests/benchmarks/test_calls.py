@@ -228,20 +228,27 @@ def test_a_client_that_is_not_installed_is_named_and_left_out(
     assert [len(values) for values in result.figures[OURS].values()] == [2, 2]  # the first round does not count
 
 
-def test_a_base_checkout_is_measured_with_its_own_toolkit(server: ValkeyServer, tmp_path: Path) -> None:
+def test_a_base_checkout_is_measured_with_its_own_toolkit_and_without_what_other_clients_bring(
+    server: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sniffio.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     base = tmp_path / "base"
     base.mkdir()
     for name in ("adapters", "reference_connectors"):
         (base / name).symlink_to(ROOT / name)
     toolkit = base / "lmcache_connect"
     toolkit.mkdir()
-    (toolkit / "__init__.py").write_text("raise SystemExit('this is the base')\n")
+    (toolkit / "__init__.py").write_text(
+        "import sys\ntry:\n    import sniffio\nexcept ImportError:\n    sys.exit('the base, without sniffio')\n"
+    )
     side = Side(BASE, OURS, base)
     try:
         with pytest.raises(SideEndedError, match="base"):
             side.open(GET, server.url())
     finally:
         side.end()
+    assert "the base, without sniffio" in capfd.readouterr().err
 
 
 def test_a_process_that_ends_names_its_side() -> None:
