@@ -113,7 +113,11 @@ class LoopOwner:
         marshalled across. Cancelling that caller cancels the operation, and waits until it touches no buffer any more.
         A result that then comes too late is released, with every chunk in it.
         """
-        if self.is_current():
+        try:
+            current = asyncio.get_running_loop()
+        except RuntimeError:  # a fork, which is refused where it is awaited
+            current = None
+        if current is self._loop:
             return func(*args, **kwargs)
         return self._run_from_another_loop(partial(func, *args, **kwargs))
 

@@ -22,14 +22,19 @@ class ByteBudget:
         """The number of requests that wait."""
         return len(self._waiting)
 
+    def take_free(self, nbytes: int) -> bool:
+        """Takes `nbytes` of the budget where they are free and nobody waits. Returns whether it did."""
+        share = min(nbytes, self.limit)
+        if share and (self._waiting or self.used + share > self.limit):  # a look-up must not wait behind transfers
+            return False
+        self.used += share
+        return True
+
     async def acquire(self, nbytes: int) -> None:
         """Takes `nbytes` of the budget, and waits for them where they are not free. Nothing is taken when it raises."""
+        if self.take_free(nbytes):
+            return
         share = min(nbytes, self.limit)
-        if not share:  # a look-up must not wait behind transfers
-            return
-        if not self._waiting and self.used + share <= self.limit:
-            self.used += share
-            return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((share, granted))
         try:
@@ -45,7 +50,8 @@ class ByteBudget:
     def release(self, nbytes: int) -> None:
         """Releases what `acquire(nbytes)` took."""
         self.used -= min(nbytes, self.limit)
-        self._grant()
+        if self._waiting:
+            self._grant()
 
     def _grant(self) -> None:
         while self._waiting:

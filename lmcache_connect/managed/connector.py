@@ -33,7 +33,7 @@ from .checked_calls import CheckedCalls
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
 from .listing import Listing
-from .load import Load
+from .load import Load, load_of_get, load_of_keys, load_of_put
 from .operation_runner import OperationRunner, note_corrupt
 from .operations import (
     ANNOUNCE,
@@ -227,8 +227,11 @@ class ManagedConnector(RemoteConnector):
         key_string(key)
         nbytes = size_of_borrowed(memory_obj, self._context.local_cpu_backend)
         self._forget((key,))
-        with Holds((memory_obj,)):
+        memory_obj.ref_count_up()  # as Holds does it for a batch
+        try:
             await self._owner.run(self._put, key, memory_obj, nbytes)
+        finally:
+            memory_obj.ref_count_down()
 
     @_waits_once
     async def remove(self, key: Key) -> bool:
@@ -283,7 +286,7 @@ class ManagedConnector(RemoteConnector):
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
         check_batch(names)
-        load = Load.of_keys(len(names))
+        load = load_of_keys(len(names))
         return await self._owner.run(
             lambda: self._runner.run(REMOVE_OUTDATED, self._wrapped.remove_outdated, (names,), load)
         )
@@ -504,17 +507,17 @@ class ManagedConnector(RemoteConnector):
         return self._runner.run(GET, self._calls.get, (key,), self._load_of_chunks(1), self._wrapped.exists)
 
     def _put(self, key: Key, memory_obj: MemoryObj, nbytes: int) -> Coroutine[Any, Any, None]:
-        load = Load.of_put(1, nbytes)
+        load = load_of_put(1, nbytes)
         return self._runner.run(PUT, self._wrapped.put, (key, memory_obj), load, self._wrapped.exists)
 
     def _look_up(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
-        return self._runner.run(BATCHED_EXISTS, self._calls.batched_exists, (keys,), Load.of_keys(len(keys)))
+        return self._runner.run(BATCHED_EXISTS, self._calls.batched_exists, (keys,), load_of_keys(len(keys)))
 
     def _remove_all(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
-        return self._runner.run(BATCHED_REMOVE, self._calls.batched_remove, (keys,), Load.of_keys(len(keys)))
+        return self._runner.run(BATCHED_REMOVE, self._calls.batched_remove, (keys,), load_of_keys(len(keys)))
 
     def _put_all(self, keys: Sequence[Key], objs: Sequence[MemoryObj], nbytes: int) -> Coroutine[Any, Any, None]:
-        load = Load.of_put(len(keys), nbytes)
+        load = load_of_put(len(keys), nbytes)
         probe = self._calls.probe if keys else None
         return self._runner.run(BATCHED_PUT, self._wrapped.batched_put, (keys, objs), load, probe)
 
@@ -525,7 +528,7 @@ class ManagedConnector(RemoteConnector):
 
     def _load_of_chunks(self, items: int) -> Load:
         size = self._chunk_size
-        return Load(items, items * size.for_deadline, items * size.for_budget)
+        return load_of_get(items, size.for_deadline, size.for_budget)
 
 
 def _closed_until_called(cache: HotCache | None, before: HotCache | None) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 KEY_SECONDS: Final = 0.01
@@ -21,15 +22,26 @@ class Load(NamedTuple):
     deadline_keys: int = 0
     """Keys that the deadline allows time for, `KEY_SECONDS` each."""
 
-    @classmethod
-    def of_put(cls, items: int, nbytes: int) -> Load:
-        """The load of a call that sends `nbytes`."""
-        return cls(items, nbytes, nbytes, nbytes)
 
-    @classmethod
-    def of_keys(cls, items: int) -> Load:
-        """The load of a call that looks keys up, or removes them."""
-        return cls(items, deadline_keys=max(items - 1, 0))
+# Kept, because most calls ask for as much as others did: a new one costs a small call more than a look-up of it.
+
+
+@lru_cache
+def load_of_get(items: int, deadline_bytes: int, budget_bytes: int) -> Load:
+    """The load of a call that receives chunks, of which each may have as many bytes."""
+    return Load(items, items * deadline_bytes, items * budget_bytes)
+
+
+@lru_cache
+def load_of_put(items: int, nbytes: int) -> Load:
+    """The load of a call that sends `nbytes`."""
+    return Load(items, nbytes, nbytes, nbytes)
+
+
+@lru_cache
+def load_of_keys(items: int) -> Load:
+    """The load of a call that looks keys up, or removes them."""
+    return Load(items, deadline_keys=max(items - 1, 0))
 
 
 ONE_KEY: Final = Load()

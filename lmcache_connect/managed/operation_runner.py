@@ -217,11 +217,11 @@ class OperationRunner:
                         if probe is not None and breaker.is_probe(admission):
                             await self._probe(probe, args[0])
                             breaker.on_trial(admission)
-                        if load.budget_bytes:
+                        if not load.budget_bytes or running.take_free(self._budget, load.budget_bytes):
+                            started = started or queued
+                        else:
                             await running.take(self._budget, load.budget_bytes)
                             started = started or perf_counter()
-                        else:
-                            started = started or queued
                         result = await method(*args)
                         if operation.take is not None:
                             result = operation.take(result)
@@ -288,7 +288,8 @@ class OperationRunner:
                 stats.wire.observe(ended - started)
             else:
                 stats.queue.observe(ended - queued)
-            running.release_share()
+            if load.budget_bytes:
+                running.release_share()
             if verdict is False or breaker.failures:  # otherwise it is closed, and stays so
                 # A transfer that never began has failed in the look-up before it.
                 self._tell_breaker(verdict, admission, moved, operation.is_transfer and started > 0)

@@ -80,8 +80,15 @@ class Running:
         # An anyio scope of the caller's that is cancelled counts as well, and sees to its own.
         return self._task.cancelling() > self._cancelling and not _is_in_cancelled_scope()
 
+    def take_free(self, budget: ByteBudget, nbytes: int) -> bool:
+        """Takes `nbytes` of the budget, until `release_share`, where they are free. Returns whether it did."""
+        if not budget.take_free(nbytes):
+            return False
+        self._budget, self._share = budget, nbytes
+        return True
+
     async def take(self, budget: ByteBudget, nbytes: int) -> None:
-        """Waits for `nbytes` of the budget, until `release_share`."""
+        """Waits for `nbytes` of the budget, and takes them, until `release_share`."""
         await budget.acquire(nbytes)
         self._budget, self._share = budget, nbytes
 
