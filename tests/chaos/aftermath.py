@@ -48,6 +48,14 @@ class Aftermath:
         await self._be_empty("tight", tight, begun, 0)
         await self._be_empty("flipped", flipped, begun, harm)
 
+    async def empty(self, store: str, server: StoreServer) -> None:
+        """Removes everything from one server, whose records may be damaged, and looks whether something stays."""
+        begun = time.monotonic()
+        with LocalCPUBackend(1 << 20) as backend:
+            async with ConnectorManager(local_cpu_backend=backend, config=SETTINGS) as manager:
+                await self._remove(store, await manager.open_connector(self._urls[store]))
+        await self._be_empty(store, server, begun, 0)
+
     async def _agree(self, store: str, connector: ManagedConnector) -> None:
         """Whether listing, `exists` and `get` say the same of every key."""
         names = await connector.list()

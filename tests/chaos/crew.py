@@ -20,10 +20,18 @@ from .caller import SETTINGS, Caller, LoopCaller, ThreadCaller
 from .journal import Journal
 from .keeper import Keeper, own_keys
 from .lag import Lag, watch_loop, watch_threads
+from .losses import STRUCK, Losses
 from .roamer import Roamer
+from .throng import Steps, Vandal, throng
 
 UNHARMED: Final = "cut, directly"
 """The same store as `cut`, without the proxy. Only for what must succeed."""
+
+_HARMED: Final = ("flipped", STRUCK)
+"""The stores in which records are damaged."""
+
+_BLOCKING: Final = 2
+"""Threads without an event loop that call a connector."""
 
 _ON_TIME: Final = 1.0
 _LATE: Final = 10.0
@@ -39,7 +47,8 @@ class Orders:
 
     `name` is that of the process, and `life` counts how often it was started: after a kill, it begins again. `writes`
     is the share of calls that change the store, on keys of all. `keeps`: whether it has keys of its own as well.
-    `elsewhere`: whether it also calls from threads and from a second loop. `ends` is in monotonic time.
+    `elsewhere`: whether it also calls from threads and from a second loop. `ends` is in monotonic time. `tasks`: how
+    many tasks make single calls at the same time on the store `struck`; with any, nobody else acts.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Orders:
     keeps: bool
     elsewhere: bool
     pause: float
+    tasks: int = 0
 
     def document(self) -> dict[str, Any]:
         """As plain data."""
@@ -66,6 +76,10 @@ class Orders:
     def journal_path(self) -> Path:
         """Where this life's journal is kept."""
         return Path(self.directory) / f"journal-{self.name}-{self.life}.json"
+
+    def losses_path(self) -> Path:
+        """Where the times are kept at which the server of `struck` was killed."""
+        return Path(self.directory) / "kills"
 
 
 class Crew:
@@ -124,7 +138,10 @@ class Crew:
 
     async def _act(self, connectors: dict[str, ManagedConnector], backend: LocalCPUBackend) -> None:
         lags = [self._loop_lag, self._machine_lag]
-        here: list[tuple[str, Callable[[], Any]]] = []
+        if self._orders.tasks:
+            await self._act_as_a_throng(connectors[STRUCK], backend, lags)
+            return
+        here: Steps = []
         for store, connector in connectors.items():
             if store != UNHARMED:
                 caller = LoopCaller(store, connector, self._journal, lags)
@@ -137,16 +154,44 @@ class Crew:
         if self._orders.elsewhere:
             far_lag = Lag()
             far = LoopCaller("calm", connectors["calm"], self._journal, [*lags, far_lag])
-            there: list[tuple[str, Callable[[], Any]]] = [
+            there: Steps = [
                 ("far keeper", self._keeper(far, backend, "far").step),
                 ("far roamer", self._roamer(far, backend).step),
             ]
-            threads.append(threading.Thread(target=self._run_elsewhere, args=(there, far_lag), name="storm-far"))
-            for number in range(2):
+            threads.append(self._elsewhere(there, far_lag, "storm-far"))
+            for number in range(_BLOCKING):
                 store = ("calm", "cut")[number]
                 sync: Caller = ThreadCaller(store, connectors[store], self._journal, lags)
-                act = [("sync keeper", self._keeper(sync, backend, f"sync-{number}").step)]
-                threads.append(threading.Thread(target=self._run_elsewhere, args=(act, Lag()), name=f"storm-{number}"))
+                act: Steps = [("sync keeper", self._keeper(sync, backend, f"sync-{number}").step)]
+                threads.append(self._elsewhere(act, Lag(), f"storm-{number}"))
+        await self._run_all(here, threads)
+
+    async def _act_as_a_throng(self, connector: ManagedConnector, backend: LocalCPUBackend, lags: list[Lag]) -> None:
+        """Most tasks are here, a tenth in another loop, and two in threads without one."""
+        orders = self._orders
+        losses = Losses(orders.losses_path())
+        names = [f"{orders.name}-{number}" for number in range(orders.tasks)]
+        far_lag = Lag()
+        seed = f"{orders.seed}/{orders.life}"
+
+        def steps(caller: Caller, some: list[str]) -> Steps:
+            return throng(caller, backend, losses, some, orders.largest, seed)
+
+        far = names[_BLOCKING::10]
+        near = [name for name in names[_BLOCKING:] if name not in set(far)]
+        here = steps(LoopCaller(STRUCK, connector, self._journal, lags), near)
+        there = steps(LoopCaller(STRUCK, connector, self._journal, [*lags, far_lag]), far)
+        threads = [self._elsewhere(there, far_lag, "storm-far")]
+        for name in names[:_BLOCKING]:
+            blocking = steps(ThreadCaller(STRUCK, connector, self._journal, lags), [name])
+            threads.append(self._elsewhere(blocking, Lag(), f"storm-{name}"))
+        vandal = Vandal(orders.urls[STRUCK], losses, names, self._rng("vandal"), self._journal)
+        await self._run_all([*here, ("vandal", vandal.step)], threads)
+
+    def _elsewhere(self, actors: Steps, lag: Lag, name: str) -> threading.Thread:
+        return threading.Thread(target=self._run_elsewhere, args=(actors, lag), name=name)
+
+    async def _run_all(self, here: Steps, threads: list[threading.Thread]) -> None:
         for thread in threads:
             thread.start()
         await self._run(here)
@@ -164,7 +209,7 @@ class Crew:
         rng = self._rng(f"roamer {caller.store}")
         return Roamer(caller, backend, rng, self._orders.writes, self._orders.largest)
 
-    async def _run(self, actors: list[tuple[str, Callable[[], Any]]]) -> None:
+    async def _run(self, actors: Steps) -> None:
         await asyncio.gather(*(self._live(name, step) for name, step in actors))
 
     async def _live(self, name: str, step: Callable[[], Any]) -> None:
@@ -179,7 +224,7 @@ class Crew:
                 return
             await asyncio.sleep(rng.expovariate(1 / self._orders.pause))
 
-    def _run_elsewhere(self, actors: list[tuple[str, Callable[[], Any]]], lag: Lag) -> None:
+    def _run_elsewhere(self, actors: Steps, lag: Lag) -> None:
         async def run() -> None:
             ticking = asyncio.ensure_future(watch_loop(lag))
             await self._run(actors)
@@ -203,7 +248,7 @@ class Crew:
             for operation in connector.statistics().values():
                 for reason, number in operation.misses.items():
                     self._journal.count(f"{store} misses: {reason}", number)
-                    if reason.startswith("corrupt:") and reason != "corrupt:replaced" and store != "flipped":
+                    if reason.startswith("corrupt:") and reason != "corrupt:replaced" and store not in _HARMED:
                         self._journal.violate(f"{store}: {number} times {reason}, though nothing harms its bytes")
             for (reason, fate), number in connector.metrics.snapshot_of_removals().items():
                 self._journal.count(f"{store} damaged records: {reason}, {fate}", number)
@@ -221,9 +266,12 @@ class Crew:
         if held.reserved or held.live_objects or held.leaked_objects or held.waiters:
             journal.violate(f"{name}: the arena is not empty at the end: {held}")
         backend.close()
+        spare = dict(_SPARE)
+        if self._orders.elsewhere or self._orders.tasks:
+            spare["descriptors"] += _BLOCKING  # by which their calls were woken, kept for further calls
         for what, number in _in_use().items():
             journal.measure(f"{what} left at the end, beyond the beginning", number - before[what])
-            if number > before[what] + _SPARE[what]:
+            if number > before[what] + spare[what]:
                 journal.violate(f"{name}: {number} {what} at the end, {before[what]} at the beginning")
         for what in before:
             grown = _growth([(when, use[what]) for when, use in self._samples])
@@ -234,6 +282,9 @@ class Crew:
         if beyond > _RSS_BEYOND + self._orders.arena:
             journal.violate(f"{name}: {beyond >> 20} MiB more in use than at the beginning, arena included")
 
+
+_STEADY: Final = 15
+"""Samples, one a second, that a growth is told from. In fewer, connectors still open connections for the first time."""
 
 _SPARE: Final = {"descriptors": 0, "threads": 8, "tasks": 0}
 """What may be left: threads that the event loop and anyio keep for the next call."""
@@ -257,7 +308,7 @@ def _rss() -> int:
 def _growth(samples: list[tuple[float, int]]) -> float:
     """How much a measure grew from a fifth of the storm to its end, along the straight line that fits best."""
     samples = samples[len(samples) // 5 :]
-    if len(samples) < 5:
+    if len(samples) < _STEADY:
         return 0.0
     times, values = zip(*samples, strict=True)
     middle, mean = sum(times) / len(times), sum(values) / len(values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from typing import Final
 
 from lmcache_connect import LocalCPUBackend, MemoryObj
@@ -17,10 +19,18 @@ class Keeper:
     """Puts, gets and removes keys of its own. After each acknowledged change the store must agree.
 
     `stray` is how long after a failed call its bytes may still arrive, in seconds. `largest` bounds a chunk's size.
+    `may_be_gone(key, since)` tells whether the store has lost a key that it had at the monotonic time `since`.
     """
 
     def __init__(
-        self, caller: Caller, backend: LocalCPUBackend, rng: random.Random, name: str, stray: float, largest: int
+        self,
+        caller: Caller,
+        backend: LocalCPUBackend,
+        rng: random.Random,
+        name: str,
+        stray: float,
+        largest: int,
+        may_be_gone: Callable[[str, float], bool] = lambda key, since: False,
     ) -> None:
         self._caller = caller
         self._backend = backend
@@ -30,6 +40,8 @@ class Keeper:
         self._version = 0
         self.keys: Final = own_keys(name)
         """The keys that nobody else writes."""
+        self._may_be_gone = may_be_gone
+        self._changing = dict.fromkeys(self.keys, 0.0)  # when the last acknowledged change began
         self._books = {key: Book(stray, echoes=caller.store == "cut") for key in self.keys}
 
     async def step(self) -> None:
@@ -65,6 +77,7 @@ class Keeper:
                 objs.append(obj := await self._backend.allocate_async((nbytes,), "uint8", timeout=5))
                 await value.fill(obj.byte_array)
             early = end_after(rng)
+            begun = time.monotonic()
             if len(keys) == 1:
                 put = await self._caller.call("put", keys[0], objs[0], end_after=early)
             else:
@@ -80,6 +93,7 @@ class Keeper:
             book = self._books[value.key]
             if put.ok:
                 book.acknowledged(value.version)
+                self._changing[value.key] = begun
             else:
                 book.failed(value.version)
         if put.ok and rng.random() < 0.5:
@@ -92,7 +106,11 @@ class Keeper:
         is_there = got.value is not None
         await self._check(key, got.value)
         exists = await self._caller.call("exists", key)
-        if exists.ok and exists.value is not is_there and len(self._books[key].answers()) == 1:
+        if not exists.ok or exists.value is is_there:
+            return
+        if not exists.value:
+            self._excuse(key)
+        if len(self._books[key].answers()) == 1:
             self._caller.journal.violate(
                 f"{self._caller.store} {key}: exists says {exists.value}, but get found {is_there}: nobody writes"
             )
@@ -111,7 +129,7 @@ class Keeper:
         for key, found in zip(wanted, got.value, strict=False):
             obj = found
             if key in self._books:
-                if obj is None and None not in self._books[key].answers():
+                if obj is None and not self._excuse(key) and None not in self._books[key].answers():
                     # A batch that finds no room gives the prefix that fits. Alone, a chunk waits for room or raises.
                     again = await self._caller.call("get", key)
                     if not again.ok:
@@ -153,10 +171,19 @@ class Keeper:
                 journal.violate(f"{store} {key}: WRONG VALUE: of writer {value.writer:x}, not of {self._writer:x}")
                 return
             version = value.version
+        if version is None:
+            self._excuse(key)
         expected = self._books[key].answers()
         if version not in expected:
             kind = "LOST" if version is None else "STALE"
             journal.violate(f"{store} {key}: {kind}: found version {version}; expected one of {expected}")
+
+    def _excuse(self, key: str) -> bool:
+        """Whether the store has lost the key since it was put. Then it may be missing from now on."""
+        if not self._may_be_gone(key, self._changing[key]):
+            return False
+        self._books[key].failed(None)
+        return True
 
 
 def own_keys(name: str) -> list[str]:

@@ -8,6 +8,11 @@
 
 Seven processes use them. The first has actors in its event loop, in another loop and in threads. Three mostly write,
 and are killed and started again. Three only read.
+
+With `tasks`, a storm is of another kind. One process has that many tasks, most of them in one event loop, each with
+keys of its own. They make single calls at the same time, on one connector of one server:
+
+    struck    a server that is killed and restarted, and then holds nothing. Bytes of its records are changed.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from typing import Any, Final
 from .aftermath import Aftermath
 from .crew import UNHARMED, Orders
 from .journal import Journal
+from .losses import STRUCK, Losses
 from .roamer import TTL
 from .servers import POLICIES, TIGHT_BYTES, StoreServer, make_server
 
@@ -44,6 +50,7 @@ class Storm:
     """What a storm is to be like. `pause` is the mean pause of an actor between two calls, in seconds.
 
     `grace`: whether to wait until the store is empty. Otherwise, what is left must be about to expire.
+    `kill_every`: the mean time in seconds between two kills of writers or, with `tasks`, of the server.
     """
 
     server: str
@@ -54,6 +61,7 @@ class Storm:
     pause: float = 0.02
     kill_every: float = 4.0
     grace: bool = True
+    tasks: int = 0
     say: Callable[[str], None] = lambda text: None
 
     def run(self) -> Journal:
@@ -69,6 +77,12 @@ class Storm:
         journal = Journal()
         directory = Path(tempfile.mkdtemp(prefix="storm-"))
         try:
+            if self.tasks:
+                with make_server(self.server, self.binary) as struck:
+                    self.say(f"{struck.name}, {self.seconds:.0f} s, {self.tasks} tasks, seed {self.seed}")
+                    await self._strike(journal, directory, struck)
+                    self._collect(journal, directory)
+                return journal
             with (
                 make_server(self.server, self.binary) as calm,
                 make_server(self.server, self.binary, TIGHT_BYTES) as tight,
@@ -129,6 +143,41 @@ class Storm:
         self.say("the storm is over; looking at what is left")
         harm = sum(number for what, number in fired.items() if "to_server" in what)
         await Aftermath(journal, orders.urls, self.grace, self.say).run(calm, tight, flipped, harm)
+
+    async def _strike(self, journal: Journal, directory: Path, struck: StoreServer) -> None:
+        orders = Orders(
+            name="throng",
+            life=0,
+            seed=self.seed,
+            urls={STRUCK: struck.url()},
+            ends=0.0,
+            arena=256 * _MIB,
+            largest=min(self.largest, 6 * _MIB),
+            directory=str(directory),
+            writes=0.0,
+            keeps=False,
+            elsewhere=False,
+            pause=self.pause,
+            tasks=self.tasks,
+        )
+        start = _Start(1, self.seconds)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._kill(journal, Losses(orders.losses_path()), struck, start))
+            group.create_task(self._live(journal, directory, orders, start, None))
+        self.say("the storm is over; looking at what is left")
+        await Aftermath(journal, orders.urls, self.grace, self.say).empty(STRUCK, struck)
+
+    async def _kill(self, journal: Journal, losses: Losses, struck: StoreServer, start: _Start) -> None:
+        """Kills the server and starts it again, until the storm ends."""
+        rng = random.Random(f"{self.seed}/kills")
+        ends = await start.begun()
+        while (pause := rng.uniform(0.5, 1.5) * self.kill_every) < ends - time.monotonic() - 1:
+            await asyncio.sleep(pause)
+            losses.note_kill()
+            await asyncio.to_thread(struck.kill)
+            await asyncio.sleep(rng.choice((0.0, rng.uniform(0, 1))))
+            await asyncio.to_thread(struck.restart)
+            journal.count("kills of the server")
 
     async def _live(
         self, journal: Journal, directory: Path, orders: Orders, start: _Start, kills: random.Random | None

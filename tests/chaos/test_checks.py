@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector, StoreUnavailableError
+from lmcache_connect.testing import ValkeyServer
 
 from .book import Book
 from .caller import SETTINGS, LoopCaller, ThreadCaller, deadline
@@ -19,6 +20,7 @@ from .crew import Crew, Orders
 from .journal import Journal
 from .keeper import Keeper
 from .lag import Lag
+from .losses import STRUCK, Losses
 from .value import BLOCK, Value, WrongValueError, random_size
 
 SIZE = 5 * BLOCK + 1000
@@ -229,3 +231,56 @@ def test_journals_add_up(tmp_path: Path) -> None:
     assert both.worst == {"late": 0.25}
     assert both.percentile("put", 0.5) == pytest.approx(0.5, rel=0.1)
     assert both.percentile("put", 1.0) == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_key_may_be_gone_after_a_kill_or_a_damage_and_not_before(tmp_path: Path) -> None:
+    losses, begun = Losses(tmp_path / "kills"), time.monotonic()
+    assert not losses.may_be_gone("k", begun)
+    losses.note_kill()
+    assert losses.may_be_gone("k", begun)
+    assert not losses.may_be_gone("k", time.monotonic())
+
+    class During:
+        def eval(self, *args: object) -> int:
+            assert losses.may_be_gone("k", time.monotonic() + 100), "whatever is put meanwhile may be damaged"
+            return 1
+
+    assert losses.damage(During(), "k", 7)
+    assert not losses.may_be_gone("k", time.monotonic())
+    assert losses.may_be_gone("k", begun)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("nbytes", [2048, 6 << 20])
+async def test_a_damage_changes_one_byte_of_what_is_there_and_makes_nothing(
+    valkey_server: ValkeyServer, valkey_url: str, tmp_path: Path, nbytes: int
+) -> None:
+    losses = Losses(tmp_path / "kills")
+    with valkey_server.client() as client, LocalCPUBackend(8 << 20) as backend:
+        async with ConnectorManager(valkey_url, local_cpu_backend=backend, config=SETTINGS) as manager:
+            connector = manager.create_connector()
+            assert not losses.damage(client, "k", 500)
+            assert client.dbsize() == 0
+            with await backend.allocate_async((nbytes,), "uint8") as obj:
+                await connector.put("k", obj)
+            assert losses.damage(client, "k", 500)
+            assert await connector.get("k") is None
+            assert connector.statistics()["get"].misses["corrupt:checksum"] == 1
+
+
+@pytest.mark.asyncio
+async def test_a_keeper_takes_a_chunk_for_lost_unless_the_store_has_lost_it(tmp_path: Path) -> None:
+    losses = Losses(tmp_path / "kills")
+    for excused in (True, False):
+        with LocalCPUBackend(16 << 20) as backend:
+            async with ConnectorManager("memory://", local_cpu_backend=backend, config=SETTINGS) as manager:
+                connector = manager.create_connector()
+                journal = Journal()
+                caller = LoopCaller(STRUCK, connector, journal, [Lag()])
+                keeper = Keeper(caller, backend, random.Random(3), "me", 0.0, 1 << 20, may_be_gone=losses.may_be_gone)
+                for _ in range(100):
+                    await keeper.step()
+                    if excused:
+                        losses.note_kill()
+                    await connector.batched_remove(keeper.keys)
+                assert bool(journal.violations) is not excused, journal.violations

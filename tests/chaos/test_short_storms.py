@@ -20,3 +20,18 @@ def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> Non
     assert not journal.violations, table(storm, journal)
     assert journal.counts["values verified"] > 10, table(storm, journal)
     assert journal.counts["kills"], table(storm, journal)
+
+
+@pytest.mark.parametrize("server", ["valkey", "redis"])
+@pytest.mark.timeout(180)
+def test_a_short_storm_of_two_thousand_tasks_with_single_calls_finds_nothing_wrong_lost_late_or_left(
+    server: str,
+) -> None:
+    if not (ValkeyServer if server == "valkey" else RedisServer).available():
+        pytest.skip(f"no {server} server on this machine")
+    storm = Storm(server, seconds=9, seed=15, pause=2, kill_every=3, grace=False, tasks=2000)
+    journal = storm.run()
+    assert not journal.violations, table(storm, journal)
+    assert journal.counts["values verified"] > 10, table(storm, journal)
+    assert journal.counts["kills of the server"], table(storm, journal)
+    assert journal.counts["struck records damaged"], table(storm, journal)
