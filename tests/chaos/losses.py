@@ -33,7 +33,7 @@ return 0
 
 
 class Losses:
-    """What happened to one store. `path` is a file to which whoever kills the server adds the times.
+    """What happened to one store. `path` is a file with the times at which the server was killed.
 
     Times are monotonic. The file has a line for each kill, which is written before it.
     """
