@@ -78,6 +78,9 @@ class _LockBell:
 
 _kept: Final[deque[Bell]] = deque(maxlen=_KEPT)
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_kept.clear)  # the fork shares their descriptors with its parent
+
 
 def bell() -> Bell:
     """A bell that has not rung."""

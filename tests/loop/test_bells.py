@@ -105,3 +105,25 @@ def test_a_bell_that_was_kept_has_not_rung(owner: LoopOwner) -> None:
     for _ in range(20):
         owner.run_sync("noop", 10, asyncio.sleep, 0)
     assert not bell().wait(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_rings_no_bell_of_its_parent() -> None:
+    done = run_script(
+        """
+        import asyncio, os
+        from lmcache_connect.loop import LoopOwner
+        from lmcache_connect.loop.bell import bell
+        owner = LoopOwner.start()
+        owner.run_sync("call", 20, asyncio.sleep, 0.001)  # its bell is kept
+        owner.close_sync()
+        child = os.fork()
+        if child == 0:
+            bell().ring()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(bell().wait(0))
+        """
+    )
+    assert done.stderr == ""
+    assert done.stdout == "0\nFalse\n"

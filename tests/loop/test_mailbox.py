@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
 import threading
 import weakref
@@ -18,6 +19,8 @@ import pytest
 from lmcache_connect.errors import LoopNotRunningError
 from lmcache_connect.loop import LoopOwner
 from lmcache_connect.loop.mailbox import mailbox_of
+
+from .test_loop_owner import run_script
 
 
 @pytest.fixture
@@ -249,6 +252,35 @@ def test_an_interrupt_amid_the_submission_is_raised_and_holds_up_nobody(owner: L
     for at in sorted(lines):
         call_with_interrupt()
         assert owner.run_sync("the next", 10, asyncio.sleep, 0, at) == at
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals reach no chosen thread here")
+def test_an_interrupt_while_a_thread_waits_is_raised_when_the_operation_has_ended() -> None:
+    done = run_script(
+        """
+        import asyncio, signal, threading
+        from lmcache_connect.loop import LoopOwner
+        owner = LoopOwner.start()
+        main = threading.main_thread().ident
+
+        async def interrupted():
+            try:
+                await asyncio.sleep(0.01)
+                signal.pthread_kill(main, signal.SIGINT)
+                await asyncio.sleep(3600)
+            finally:
+                print("ended", flush=True)
+
+        try:
+            owner.run_sync("interrupted", 60, interrupted)
+        except KeyboardInterrupt:
+            print("raised", flush=True)
+        print(owner.run_sync("next", 60, asyncio.sleep, 0, "answered"))
+        owner.close_sync()
+        """
+    )
+    assert done.stderr == ""
+    assert done.stdout == "ended\nraised\nanswered\n"
 
 
 def test_a_failure_is_freed_with_its_last_holder_and_not_by_the_garbage_collector(owner: LoopOwner) -> None:
