@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
@@ -256,15 +256,14 @@ class RedisConnector(StreamingConnector[Connection]):
 
     # -------------------------------------------------------------------------------------------------- chunks
 
-    async def receive(
+    def receive(
         self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
-    ) -> None:
+    ) -> Awaitable[None]:
         nbytes = self._nbytes_of(len(names))
         call = self._layout.fetching(names, arrivals, nbytes)
         if may_wait:
-            await self._waiting_gets.run_apart(call)
-        else:
-            await (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
+            return self._waiting_gets.run_apart(call)
+        return (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
         nbytes = sum(obj.get_size() for obj in objs)

@@ -113,6 +113,8 @@ class FetchLane(Lane[Connection, FetchCall]):
         request, _ = call.next_request()
         call.outstanding = 1
         await connection.send(request[1])
+        if not connection.stream.buffered:
+            await connection.stream.peek(1)  # with the beginning of the reply, which may be like the last one's
         try:
             await call.take(connection, request[0])
         except (StoreError, NoRoomError) as error:

@@ -13,6 +13,10 @@ _NO_ROOM: Final = "no_room"
 """The reason by which keys are counted that a batch had no room for."""
 
 
+_ENDING: Final = threading.Lock()
+"""Held while the end of a batch moves, which is rare, and which members in threads may do at the same time."""
+
+
 class BatchSlots:
     """One slot per key of a get. A batch that there is no room for brings the prefix that fits.
 
@@ -29,16 +33,32 @@ class BatchSlots:
         dropped: how many chunks have come and were not wanted.
     """
 
-    __slots__ = ("_lock", "corrupt", "dropped", "found", "shortage", "too_large", "wanted")
+    __slots__ = ("_corrupt", "_too_large", "dropped", "found", "shortage", "wanted")
 
     def __init__(self, keys: int) -> None:
         self.found: list[MemoryObj | None] = [None] * keys
-        self.corrupt: dict[int, CorruptRecordError] = {}
-        self.too_large: dict[int, ArenaExhaustedError] = {}
+        self._corrupt: dict[int, CorruptRecordError] | None = None  # made when needed: each object costs a small get
+        self._too_large: dict[int, ArenaExhaustedError] | None = None
         self.wanted = keys
         self.shortage: ArenaExhaustedError | None = None
         self.dropped = 0
-        self._lock = threading.Lock()
+
+    @property
+    def corrupt(self) -> dict[int, CorruptRecordError]:
+        if self._corrupt is None:
+            self._corrupt = {}
+        return self._corrupt
+
+    @property
+    def too_large(self) -> dict[int, ArenaExhaustedError]:
+        if self._too_large is None:
+            self._too_large = {}
+        return self._too_large
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each slot has its chunk, or is one that the store does not hold."""
+        return self.shortage is None and not self._corrupt and not self._too_large
 
     def no_room(self, slot: int, error: ArenaExhaustedError) -> bool:
         """Told that there is no room for the chunk of a slot. Returns whether its batch ends there. Thread-safe."""
@@ -46,7 +66,7 @@ class BatchSlots:
         if error.requested > error.capacity:
             self.too_large[slot] = error
             return False
-        with self._lock:
+        with _ENDING:
             if slot < self.wanted:
                 self.wanted, self.shortage = slot, error
         return True
@@ -78,8 +98,8 @@ class BatchSlots:
         """Takes over the slots of `rest`, of which the first is `start` here. It owns their chunks from now on."""
         for slot, obj in enumerate(rest.found, start):
             self.found[slot] = obj
-        self.corrupt |= {start + slot: error for slot, error in rest.corrupt.items()}
-        self.too_large |= {start + slot: error for slot, error in rest.too_large.items()}
+        self.corrupt.update({start + slot: error for slot, error in rest.corrupt.items()})
+        self.too_large.update({start + slot: error for slot, error in rest.too_large.items()})
         if rest.shortage is not None:
             self.no_room(start + rest.wanted, rest.shortage)
 

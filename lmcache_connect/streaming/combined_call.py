@@ -25,7 +25,7 @@ class CombinedCall(ABC):
         is_ended: whether nobody wants its results any more, because it was cancelled, or has failed.
         failure: why it has failed.
         done: is set on the event loop when nothing more happens for it. None for a call that runs in its own task.
-        more: is called when requests have come up after it was queued.
+        more: is called with the call when requests have come up after it was queued.
         taken_back: how often a request of its was sent and then taken back, because its connection had to be closed.
         rank: where it stands in its queue. Belongs to the queue.
     """
@@ -50,12 +50,12 @@ class CombinedCall(ABC):
         self.is_ended = False
         self.failure: Exception | None = None
         self.done: asyncio.Future[None] | None = None
-        self.more: Callable[[], None] | None = None
+        self.more: Callable[[Any], None] | None = None
         self.taken_back = 0
         self.rank = 0
         self._leases = leases()
         self._touching: list[Connection] = []
-        self._uses: list[Use] = []
+        self._uses: list[Use] | None = [] if self._leases else None
 
     @abstractmethod
     def unbegun(self) -> int:
@@ -100,7 +100,7 @@ class CombinedCall(ABC):
         if not self.is_ended:
             try:
                 work_under(self._leases)
-                if in_thread and self._leases:
+                if in_thread and self._uses is not None:
                     self._uses.append(Use(connection.close))
             except ReleasedObjectError as error:  # the owner of the memory has recalled it
                 self.fail(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Generic, Literal
 
@@ -91,9 +91,9 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """Returns the name of each key in the store."""
 
     @abstractmethod
-    async def receive(
+    def receive(
         self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
-    ) -> None:
+    ) -> Awaitable[None]:
         """Receives the chunks of `keys`, whose names in the store are `names`, into `arrivals`.
 
         A key that the store does not hold leaves its slot None. If this raises, the caller releases `arrivals`.
@@ -137,14 +137,21 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             ArenaExhaustedError: the chunk is larger than the arena, or there was no room for it in time.
         """
         texts = [key_string(key)]
-        arrivals = await self._get(texts, self.names_of(texts))
+        arrivals = await self._line.serve(
+            self._attempt, texts, self.names_of(texts), expected=self._chunk_size.expected
+        )
+        found = arrivals.found[0]
+        if arrivals.is_plain:
+            if found is not None:
+                self._chunk_size.observe(found.get_size())
+            return found
         if 0 in arrivals.too_large:
             raise arrivals.too_large.pop(0)
         if arrivals.shortage is not None:
             arrivals.raise_shortage()
         if 0 in arrivals.corrupt:
             raise arrivals.corrupt[0]
-        return arrivals.found[0]
+        return found
 
     async def batched_get(self, keys: Sequence[Key]) -> Slots:
         """Returns one slot per key.
@@ -156,7 +163,12 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         Raises:
             ArenaExhaustedError: there was no room in time, and no chunk has come.
         """
-        arrivals = await self._get(*await self._named(keys))
+        texts, names = await self._named(keys)
+        arrivals = await self._line.serve(self._attempt, texts, names, expected=self._nbytes_of(len(names)))
+        if (size := next((obj.get_size() for obj in arrivals.found if obj is not None), None)) is not None:
+            self._chunk_size.observe(size)
+        if arrivals.is_plain:
+            return arrivals.found
         try:
             arrivals.count_unwanted()
             for slot, large in arrivals.too_large.items():
@@ -217,23 +229,17 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         """Returns how many bytes a get of so many keys probably brings."""
         return keys * self._chunk_size.expected
 
-    async def _get(self, texts: Names, names: Names) -> Arrivals:
-        async def attempt(place: PlaceInLine) -> Arrivals:
-            arrivals = Arrivals(len(names), place.new_room())
-            try:
-                await self.receive(texts, names, arrivals, may_wait=place.is_first)
-                arrivals.drop_unwanted()
-                if arrivals.dropped:
-                    await self._fill_up(texts, names, arrivals)
-            except BaseException:
-                arrivals.release()
-                raise
-            arrivals.room.release_spare()
-            return arrivals
-
-        arrivals = await self._line.serve(attempt, self._nbytes_of(len(names)))
-        if (size := next((obj.get_size() for obj in arrivals.found if obj is not None), None)) is not None:
-            self._chunk_size.observe(size)
+    async def _attempt(self, place: PlaceInLine, texts: Names, names: Names) -> Arrivals:
+        arrivals = Arrivals(len(names), place.new_room())
+        try:
+            await self.receive(texts, names, arrivals, may_wait=place.is_first)
+            arrivals.drop_unwanted()
+            if arrivals.dropped:
+                await self._fill_up(texts, names, arrivals)
+        except BaseException:
+            arrivals.release()
+            raise
+        arrivals.room.release_spare()
         return arrivals
 
     async def _fill_up(self, texts: Sequence[str], names: Sequence[str], arrivals: Arrivals) -> None:

@@ -23,7 +23,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, TypeVar
 
@@ -81,6 +81,7 @@ class Lane(ABC, Generic[C, W]):
         """Drivers that have no connection yet."""
         self._runs_alone: Final = runs_alone
         self._queue_of_one: Final[CallQueue[W]] = CallQueue()
+        self._on_more: Final = self._more
         self._is_occupied = False
         """Whether a call runs in its own task."""
         self._closed_here: Final[set[C]] = set()
@@ -113,7 +114,7 @@ class Lane(ABC, Generic[C, W]):
         """Whether others wait for a connection of the pool."""
         return self._pool.waiting > 0
 
-    async def run(self, call: W) -> None:
+    def run(self, call: W) -> Awaitable[None]:
         """Makes the requests of `call`. When it has ended, however it ended, nothing touches its buffers any more.
 
         Raises:
@@ -121,16 +122,11 @@ class Lane(ABC, Generic[C, W]):
             call failed with.
         """
         self._process.check(self._what)
-        if not call.unbegun():
-            return
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         if self._may_run_alone():
-            await self._run_alone(call)
-        else:
-            await self._run_together(call)
-        if call.failure is not None:
-            call.raise_failure()
+            return self._run_alone(call)
+        return self._run_together(call)
 
     # ---------------------------------------------------------------------------------------------- in its own task
 
@@ -147,6 +143,8 @@ class Lane(ABC, Generic[C, W]):
                 self._is_occupied = False
             else:  # the answer was there at once. Calls of the same turn would each cost what serves all of them.
                 asyncio.get_running_loop().call_soon(self._leave)
+        if call.failure is not None:
+            call.raise_failure()
 
     def _leave(self) -> None:
         self._is_occupied = False
@@ -166,7 +164,7 @@ class Lane(ABC, Generic[C, W]):
                 has_waited = not before or before != connection.stream.waits
             if call.is_ended or not call.unbegun():
                 return has_waited
-        call.more = lambda: queue.add_begun(call)
+        call.more = queue.add_begun
         pipeline = self.pipeline(queue, _nobody_waits, in_thread=False)
         queue.add(call)
         try:
@@ -182,9 +180,11 @@ class Lane(ABC, Generic[C, W]):
     # ---------------------------------------------------------------------------------------------------- together
 
     async def _run_together(self, call: W) -> None:
+        if not call.unbegun():
+            return
         assert self._loop is not None  # noqa: S101  # `run` has set it
         call.done = self._loop.create_future()
-        call.more = lambda: self._more(call)
+        call.more = self._on_more
         self._queue.add(call)
         self._hire()
         if self._watch is None and self._last_limit > self._limit:
@@ -201,6 +201,8 @@ class Lane(ABC, Generic[C, W]):
             raise
         finally:
             call.more = None
+        if call.failure is not None:
+            call.raise_failure()
 
     async def _withdraw(self, call: W) -> None:
         """Waits until nothing touches the buffers of a call that has ended."""

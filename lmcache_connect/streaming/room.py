@@ -76,8 +76,10 @@ class RoomLine:
         self._passed = 0
         """Bytes that others have taken since it is first."""
 
-    async def serve(self, attempt: Callable[[PlaceInLine], Awaitable[T]], expected: int = 0) -> T:
-        """Returns what `attempt(place)` returns. Calls it a second time if it found no room, when it is first in line.
+    async def serve(self, attempt: Callable[..., Awaitable[T]], *args: object, expected: int = 0) -> T:
+        """Returns what `attempt(place, *args)` returns.
+
+        Calls it a second time if it found no room, when it is first in line.
 
         Where the line moves, a get that probably brings `expected` bytes stands in it before its first attempt. Where
         it does not, that would keep back an answer that needs no room.
@@ -95,7 +97,7 @@ class RoomLine:
         try:
             while True:
                 try:
-                    return await attempt(place)
+                    return await attempt(place, *args)
                 except NoRoomError as full:
                     requested = full.requested
                 # Outside the handler, so that the failed attempt's frames hold nothing while this get waits.
@@ -217,7 +219,7 @@ class Room:
         self._allocate_timeout = allocate_timeout
         self._made: list[MemoryObj] = []  # chunks that are being received or did not verify are among them
         self._awaited = 0
-        self._spare: list[MemoryObj] = []
+        self._spare: list[MemoryObj] | None = None
         self._spare_metadata: ChunkMetadata | None = None
         self._at_a_time = 1  # grows while chunks of the same metadata come
         self.is_short = False
@@ -260,6 +262,13 @@ class Room:
         room for this one alone, because another member of its crew may be waiting for what would lie there unused.
         """
         spare = self._spare
+        if not spare and expected == 1:
+            obj = self._backend.allocate_chunk(metadata) if self._may_take(metadata.nbytes) else None
+            if obj is not None:
+                self._made.append(obj)
+            return obj
+        if spare is None:
+            spare = self._spare = []
         if not spare or spare[-1].metadata is not metadata:
             self.release_spare()
             self._at_a_time = min(2 * self._at_a_time, _AT_A_TIME) if metadata is self._spare_metadata else 1

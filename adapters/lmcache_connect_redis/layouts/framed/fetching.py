@@ -79,20 +79,23 @@ _Ask: TypeAlias = _Slot | _FirstPiece | _Piece  # what one request asks for; a s
 class Fetching(FetchCall):
     """Asks for the values of slots, and for the pieces of those that are striped."""
 
-    __slots__ = ("_detours", "_is_striped", "_names", "_pieces", "_reader", "_slots", "_typical")
+    __slots__ = ("_again", "_detours", "_is_striped", "_names", "_next", "_pieces", "_reader", "_typical")
 
     def __init__(self, reader: RecordReader, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> None:
         super().__init__(arrivals, nbytes)
         self._reader = reader
         self._names = names
-        self._slots: deque[_Slot] = deque(range(len(names)))
-        self._pieces: deque[_Piece] = deque()
+        self._next = 0
+        """The first slot that was not asked for yet."""
+        self._again: list[_Slot] = []
+        self._pieces: deque[_Piece] | None = None  # made when needed, like `_detours`: each object costs a small get
         self._is_striped = reader.last_was_striped  # what is expected of a slot that was not asked for yet
-        self._detours: _Detours | None = None  # there are none, as a rule, and each object costs a small get
+        self._detours: _Detours | None = None
         self._typical = nbytes // max(len(names), 1)
 
     def unbegun(self) -> int:
-        return len(self._pieces) + len(self._slots)
+        left = max(self.arrivals.wanted - self._next, 0) + len(self._again)
+        return left + len(self._pieces) if self._pieces else left
 
     def is_amid(self) -> bool:
         return bool(self._pieces)
@@ -101,7 +104,11 @@ class Fetching(FetchCall):
         if self._pieces:
             piece = self._pieces.popleft()
             return (piece, _hget(piece.chunk.name, piece.index)), piece.nbytes
-        slot = self._slots.popleft()
+        if self._again:
+            slot = self._again.pop()
+        else:
+            slot = self._next
+            self._next = slot + 1
         name = self._names[slot]
         is_striped = self._is_striped if self._detours is None else self._detours.turned.get(slot, self._is_striped)
         if is_striped:
@@ -110,9 +117,9 @@ class Fetching(FetchCall):
 
     def ask_again(self, ask: _Ask) -> None:
         if isinstance(ask, _Piece):
-            self._pieces.appendleft(ask)
+            self._made_pieces().appendleft(ask)
         elif (slot := ask.slot if isinstance(ask, _FirstPiece) else ask) < self.arrivals.wanted:
-            self._slots.appendleft(slot)
+            self._again.append(slot)
 
     async def drop(self, connection: Connection, ask: _Ask) -> None:
         await self._reader.drop(connection)
@@ -160,7 +167,7 @@ class Fetching(FetchCall):
         if chunk is None:
             return 0
         # The other pieces are asked for at once, while the first one is on its way.
-        self._pieces.extend(_Piece(chunk, index, slot) for index in range(1, chunk.plan.pieces))
+        self._made_pieces().extend(_Piece(chunk, index, slot) for index in range(1, chunk.plan.pieces))
         self._tell_of_more()
         start, end = chunk.plan.bounds(0)
         try:
@@ -213,8 +220,13 @@ class Fetching(FetchCall):
             )
             return
         detours.turned[slot] = is_striped
-        self._slots.appendleft(slot)
+        self._again.append(slot)
         self._tell_of_more()
+
+    def _made_pieces(self) -> deque[_Piece]:
+        if self._pieces is None:
+            self._pieces = deque()
+        return self._pieces
 
     def _made_detours(self) -> _Detours:
         if self._detours is None:
@@ -223,11 +235,11 @@ class Fetching(FetchCall):
 
     def _tell_of_more(self) -> None:
         if self.more is not None:
-            self.more()
+            self.more(self)
 
     def _end_for_want_of_room(self, slot: _Slot, error: ArenaExhaustedError) -> None:
         if self.arrivals.no_room(slot, error):
-            self._slots = deque(slot for slot in self._slots if slot < self.arrivals.wanted)
+            self._again = [slot for slot in self._again if slot < self.arrivals.wanted]
 
 
 def _hget(name: str, index: int) -> bytes:
