@@ -19,10 +19,9 @@ M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 def checkpointed(discard: Callable[[Any], object]) -> Callable[[M], M]:
-    """A decorator of methods that return a coroutine. Each call then waits at least once, whether it returns or raises.
+    """A decorator of async methods. Each call then waits at least once, whether it returns or raises.
 
-    The method is called when its result is awaited, so that what it raises at once waits as well. `discard` is given a
-    result that the caller cannot take, because it was cancelled while it waited.
+    `discard` is given a result that the caller cannot take, because it was cancelled while it waited.
     """
 
     def decorate(method: M) -> M:

@@ -190,10 +190,8 @@ class ManagedConnector(RemoteConnector):
 
     # --------------------------------------------------------------------------------------------- operations
 
-    # Methods without `async` return the runner's coroutine: one of their own would only pass its result on.
-
     @_waits_once
-    def exists(self, key: Key) -> Coroutine[Any, Any, bool]:
+    async def exists(self, key: Key) -> bool:
         """Returns whether the store holds the key.
 
         Raises:
@@ -201,11 +199,11 @@ class ManagedConnector(RemoteConnector):
         """
         key_string(key)
         if self._recall is not None:
-            return self._owner.run(self._recall.exists, key, self._exists)
-        return self._owner.run(self._exists, key)
+            return await self._owner.run(self._recall.exists, key, self._exists)
+        return await self._owner.run(self._exists, key)
 
     @_waits_once
-    def get(self, key: Key) -> Coroutine[Any, Any, MemoryObj | None]:
+    async def get(self, key: Key) -> MemoryObj | None:
         """Returns the chunk, with one reference for the caller. None is a miss, or a record that does not verify.
 
         Raises:
@@ -213,8 +211,8 @@ class ManagedConnector(RemoteConnector):
         """
         key_string(key)
         if self._recall is not None:
-            return self._owner.run(self._recall.get, key, self._get)
-        return self._owner.run(self._get, key)
+            return await self._owner.run(self._recall.get, key, self._get)
+        return await self._owner.run(self._get, key)
 
     @_waits_once
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -252,12 +250,12 @@ class ManagedConnector(RemoteConnector):
             self._forget(wanted)
 
     @_waits_once
-    def list(self) -> Coroutine[Any, Any, Names]:
+    async def list(self) -> Names:
         """Returns every key in the store, in no particular order. `scan` does not hold them all in memory.
 
         A failure raises in both error modes, because half a listing must not look like a whole one.
         """
-        return self._owner.run(lambda: self._runner.run(LIST, self._listing.whole, (self._wrapped,)))
+        return await self._owner.run(lambda: self._runner.run(LIST, self._listing.whole, (self._wrapped,)))
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the keys that start with `prefix`, none twice. Keys written or removed meanwhile may be missing.
@@ -304,8 +302,8 @@ class ManagedConnector(RemoteConnector):
                 await self._owner.run(end_scan, names)
 
     @_waits_once
-    def _page(self, names: AsyncIterator[str], are_keys: bool) -> Coroutine[Any, Any, tuple[Names, bool]]:
-        return self._owner.run(lambda: self._runner.run(SCAN, self._listing.page, (names, are_keys)))
+    async def _page(self, names: AsyncIterator[str], are_keys: bool) -> tuple[Names, bool]:
+        return await self._owner.run(lambda: self._runner.run(SCAN, self._listing.page, (names, are_keys)))
 
     def find_hot_cache(self) -> HotCache | None:
         """The hot cache on the way to the store; None where the URL has none (`hot+<scheme>://`)."""
@@ -316,45 +314,47 @@ class ManagedConnector(RemoteConnector):
         return self._wrapped.support_ping()
 
     @_waits_once
-    def ping(self) -> Coroutine[Any, Any, int]:
+    async def ping(self) -> int:
         """Returns 0 when the store answers. A failure raises. Asks the store also while the circuit breaker is open."""
-        return self._owner.run(lambda: self._runner.run(PING, self._wrapped.ping))
+        return await self._owner.run(lambda: self._runner.run(PING, self._wrapped.ping))
 
     @_waits_once
-    def check(self) -> Coroutine[Any, Any, int]:
+    async def check(self) -> int:
         """`ping` for those who watch over the connector. It is not in the statistics."""
-        return self._owner.run(lambda: self._runner.run(CHECK, self._wrapped.ping))
+        return await self._owner.run(lambda: self._runner.run(CHECK, self._wrapped.ping))
 
     def support_announcements(self) -> bool:
         """Whether the store can say which workers use it."""
         return self._wrapped.support_announcements()
 
     @_waits_once
-    def announce(self, worker: str, document: bytes, ttl: float) -> Coroutine[Any, Any, None]:
+    async def announce(self, worker: str, document: bytes, ttl: float) -> None:
         """Keeps a worker's document in the store for `ttl` seconds, away from the chunks.
 
         Raises:
             ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
         """
-        return self._owner.run(lambda: self._runner.run(ANNOUNCE, self._wrapped.announce, (worker, document, ttl)))
+        return await self._owner.run(
+            lambda: self._runner.run(ANNOUNCE, self._wrapped.announce, (worker, document, ttl))
+        )
 
     @_waits_once
-    def withdraw(self, worker: str) -> Coroutine[Any, Any, None]:
+    async def withdraw(self, worker: str) -> None:
         """Removes a worker's document, where there is one.
 
         Raises:
             ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
         """
-        return self._owner.run(lambda: self._runner.run(WITHDRAW, self._wrapped.withdraw, (worker,)))
+        return await self._owner.run(lambda: self._runner.run(WITHDRAW, self._wrapped.withdraw, (worker,)))
 
     @_waits_once
-    def announced(self) -> Coroutine[Any, Any, Documents]:
+    async def announced(self) -> Documents:
         """Returns the documents of the workers that use the store, for `WorkerAnnouncement.decode`.
 
         Raises:
             ConnectorClosedError, UnsupportedOperationError, StoreError and its subclasses: in both error modes.
         """
-        return self._owner.run(lambda: self._runner.run(ANNOUNCED, self._wrapped.announced))
+        return await self._owner.run(lambda: self._runner.run(ANNOUNCED, self._wrapped.announced))
 
     @_waits_once
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:

@@ -342,12 +342,13 @@ async def test_a_task_group_of_the_callers_that_is_cancelled_in_the_iteration_of
 
 
 async def test_a_late_call_fails_its_task_group_and_ends_its_siblings(connector: ManagedConnector) -> None:
+    siblings: list[asyncio.Task[None]] = []
     with pytest.raises(ExceptionGroup) as raised:
         async with asyncio.TaskGroup() as group:
             group.create_task(connector.exists("k"))
-            sibling = group.create_task(asyncio.sleep(30))
+            siblings.append(group.create_task(asyncio.sleep(30)))
     assert raised.group_contains(OperationTimeoutError)
-    assert sibling.cancelled()
+    assert siblings[0].cancelled()
 
 
 async def test_an_answer_that_comes_in_the_iteration_of_the_deadline_leaves_no_cancellation_behind(
