@@ -9,6 +9,8 @@ from typing import Any, Final
 from lmcache_connect import StoreError
 from lmcache_connect.streaming import Arrivals, CallQueue, CombinedCall, Lane, NoRoomError, Pipeline, Sent
 
+from lmcache_connect.transport import COPIED_BYTES
+
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
 WINDOW_BYTES: Final = 2 << 20
@@ -16,9 +18,6 @@ WINDOW_BYTES: Final = 2 << 20
 
 WINDOW_REPLIES: Final = 128
 """Replies that are outstanding on one connection, at most."""
-
-_MANY_AT_ONCE: Final = 16 << 10
-"""Replies up to this size are received several at a time, through the scratch. A copy costs less than a system call."""
 
 
 class FetchCall(CombinedCall):
@@ -81,7 +80,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
             call, request, nbytes = sent[0]
             stream = connection.stream
             if not stream.buffered:  # until it comes, the call may end without disturbing the others
-                await (stream.peek_available(1) if nbytes <= _MANY_AT_ONCE else stream.peek(1))
+                await (stream.peek_available(1) if nbytes <= COPIED_BYTES else stream.peek(1))
             if call.begin(connection, in_thread=self.in_thread):
                 try:
                     moved += await call.take(connection, request[0])

@@ -18,10 +18,12 @@ from .pool import ConnectionPool, lost_connection
 from .stream import Stream
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
+from .transfer import COPIED_BYTES
 from .waiting import in_thread, wait_uncancelled
 from .wire import StreamClosedError, StreamStalledError, Wire
 
 __all__ = [
+    "COPIED_BYTES",
     "Connection",
     "ConnectionPool",
     "Couriers",

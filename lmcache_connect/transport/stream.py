@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
-from .transfer import NOTHING, Filling, Hasher, Receiving, Sending, Transfer
+from .transfer import COPIED_BYTES, NOTHING, Copying, Filling, Hasher, Receiving, Sending, Transfer
 from .wire import StreamClosedError, StreamStalledError, Wire
 
 
@@ -125,7 +125,8 @@ class Stream(ABC):
             hasher.update(dest[:filled])
         if filled == len(dest):
             return
-        transfer = Receiving(dest, filled, hasher)
+        is_small = len(dest) - filled <= COPIED_BYTES
+        transfer = Copying(dest, filled, hasher) if is_small else Receiving(dest, filled, hasher)
         del dest  # a kept traceback keeps this frame, and must not keep the buffer
         await self._move(transfer, reading=True)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from .scratch import HEAD_BYTES
+from .scratch import HEAD_BYTES, SCRATCH_BYTES
 from .wire import Wire
 
 PIECE_BYTES: Final = 256 << 10
@@ -19,6 +19,9 @@ PIECE_BYTES: Final = 256 << 10
 
 SENT_PIECE_BYTES: Final = 512 << 10
 """The same for sending, where the kernel only reads: measured apart, in `docs/speed.md`."""
+
+COPIED_BYTES: Final = 16 << 10
+"""What is received through the scratch, several replies by one system call: copying as much costs less than a call."""
 
 NOTHING: Final = memoryview(b"")
 """What takes the place of a buffer that was let go."""
@@ -55,6 +58,37 @@ class Receiving:
             if position - start >= turn and position < self.size:
                 return None
         return position - start
+
+    def release(self) -> None:
+        """Lets go of the buffer."""
+        self.dest = NOTHING
+
+
+class Copying:
+    """Fills a small buffer out of the scratch, into which it receives as much as there is: further replies, too."""
+
+    __slots__ = ("dest", "position", "update")
+
+    def __init__(self, dest: memoryview, position: int, hasher: Hasher | None) -> None:
+        """The first `position` bytes of `dest` are filled already. The scratch is empty."""
+        self.dest = dest
+        self.position = position
+        self.update = hasher.update if hasher is not None else None
+
+    def step(self, wire: Wire, turn: int) -> int | None:
+        """See `Transfer`."""
+        moved = 0
+        scratch = wire.scratch
+        size = len(self.dest)
+        while self.position < size:
+            moved += wire.receive_scratch(scratch.make_space(SCRATCH_BYTES))
+            start = self.position
+            rest = self.dest[start:]
+            count = scratch.take_into(rest)
+            if self.update is not None:
+                self.update(rest[:count])
+            self.position = start + count
+        return moved
 
     def release(self) -> None:
         """Lets go of the buffer."""
@@ -131,4 +165,4 @@ class Sending:
         self.unhashed = NOTHING
 
 
-Transfer: TypeAlias = Receiving | Filling | Sending
+Transfer: TypeAlias = Receiving | Copying | Filling | Sending

@@ -94,7 +94,7 @@ async def test_reading_some_bytes_tells_the_end_by_nothing(over: Over) -> None:
 async def test_a_peer_that_closes_in_the_middle_of_a_value_closes_the_stream(over: Over) -> None:
     stream = over(ScriptedWire(b"half", b""))
     dest = bytearray(8)
-    with pytest.raises(StreamClosedError, match="the script closed the connection in the middle of a value") as caught:
+    with pytest.raises(StreamClosedError, match="the script closed the connection") as caught:
         await stream.receive_into(memoryview(dest))
     assert not stream.is_open
     del caught
