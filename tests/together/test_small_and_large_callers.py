@@ -23,13 +23,14 @@ class Callers:
         self.calls: list[int] = []
         """How many calls each caller has made."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_over = False
 
     def add(self, count: int, call: object) -> None:
         """Adds callers of `call(number)`, an async function that is told the caller's number."""
         assert callable(call)
 
         async def repeat(number: int) -> None:
-            while True:
+            while not self._is_over:
                 await call(number)
                 self.calls[number] += 1
 
@@ -45,10 +46,12 @@ class Callers:
                 await task
 
     async def stop(self) -> None:
-        """Cancels all of them, and waits for their end."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        """Waits until each has ended its last call. Raises what a call has raised.
+
+        They are not cancelled: the frames of one that is cancelled while it checks a chunk would keep the chunk's view.
+        """
+        self._is_over = True
+        await asyncio.gather(*self._tasks)
 
 
 async def test_small_callers_get_on_while_large_chunks_stream_both_ways_and_so_do_the_large_ones(
