@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from lmcache_connect import StoreError
 from lmcache_connect.streaming import Arrivals, CallQueue, CombinedCall, Lane, NoRoomError, Pipeline, Sent
-
 from lmcache_connect.transport import COPIED_BYTES
 
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
@@ -49,7 +48,7 @@ class FetchCall(CombinedCall):
     def ask_again(self, ask: Any) -> None:
         """Has what was asked for asked for again."""
 
-    def take_back(self, request: Any) -> None:
+    def requeue(self, request: Any) -> None:
         self.ask_again(request[0])
 
 
@@ -95,7 +94,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
             ahead -= nbytes
             self.taken()
             if not connection.stream.is_open:  # closed, because a reply was long and not wanted
-                self.take_back_all()
+                self.requeue_all()
             if not sent:  # further requests wait until it is known that the connection has nothing more to say
                 return
 
@@ -104,9 +103,9 @@ class FetchLane(Lane[Connection, FetchCall]):
     """Gets that share connections to one server."""
 
     def pipeline(
-        self, queue: CallQueue[FetchCall], settle: Callable[[FetchCall], None], *, in_thread: bool
+        self, queue: CallQueue[FetchCall], finish: Callable[[FetchCall], None], *, in_thread: bool
     ) -> FetchPipeline:
-        return FetchPipeline(queue, settle, self.gives_way, in_thread=in_thread)
+        return FetchPipeline(queue, finish, self.gives_way, in_thread=in_thread)
 
     async def serve_one_request(self, connection: Connection, call: FetchCall) -> None:
         request, _ = call.next_request()

@@ -42,8 +42,8 @@ class LookupCall(CombinedCall):
         self._begun = start + len(keys)
         return (self._encode(keys), len(keys)), 0
 
-    def take_back(self, request: tuple[bytes, int]) -> None:
-        # Requests are taken back from the last one on. So the keys that are left begin with those of this one.
+    def requeue(self, request: tuple[bytes, int]) -> None:
+        # Requests are queued again from the last one on. So the keys that are left begin with those of this one.
         self._begun -= request[1]
         del self.flags[self._begun :]
 
@@ -54,12 +54,12 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
     def __init__(
         self,
         queue: CallQueue[LookupCall],
-        settle: Callable[[LookupCall], None],
+        finish: Callable[[LookupCall], None],
         gives_way: Callable[[], bool],
         yes: int,
     ) -> None:
         """`yes` is the reply that stands for yes, one digit."""
-        super().__init__(queue, settle, gives_way, in_thread=False)
+        super().__init__(queue, finish, gives_way, in_thread=False)
         self._yes: Final = yes
 
     async def serve(self, connection: Connection) -> None:
@@ -111,9 +111,9 @@ class LookupLane(Lane[Connection, LookupCall]):
         self._yes: Final = yes
 
     def pipeline(
-        self, queue: CallQueue[LookupCall], settle: Callable[[LookupCall], None], *, in_thread: bool
+        self, queue: CallQueue[LookupCall], finish: Callable[[LookupCall], None], *, in_thread: bool
     ) -> LookupPipeline:
-        return LookupPipeline(queue, settle, self.gives_way, self._yes)
+        return LookupPipeline(queue, finish, self.gives_way, self._yes)
 
     async def serve_one_request(self, connection: Connection, call: LookupCall) -> None:
         (command, replies), _ = call.next_request()

@@ -36,7 +36,8 @@ class RedisOptions(ConnectorOptions):
     """Bytes. A chunk of more than four times this size is stored in pieces of it, under one key. 0 keeps all whole."""
 
     pool_size: Count = 2
-    """Connections for chunks. Look-ups have one of their own, and a get that waits for room in the arena has others."""
+    """Connections for large calls, from 1 MiB on; as many for small ones, and for gets that wait for room in the arena.
+    Look-ups share one of their own. So there are `3 * pool_size + 1` at most. They are opened when they are needed."""
 
     io: Literal["auto", "thread", "loop"] = "auto"
     """What moves a call's bytes: `thread`, a thread over one connection; `loop`, the event loop over up to `pool_size`

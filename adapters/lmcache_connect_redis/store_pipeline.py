@@ -72,7 +72,7 @@ class StoreCall(CombinedCall):
     def is_amid(self) -> bool:
         return self._is_amid
 
-    def take_back(self, request: StoreRequest) -> None:
+    def requeue(self, request: StoreRequest) -> None:
         self.requests.extendleft(reversed(request.again()))
 
 
@@ -118,7 +118,7 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         """Sends a request, unless its call has ended. Returns whether it was sent."""
         if not call.begin(connection, in_thread=self.in_thread):
             if call.is_over:
-                self.settle(call)
+                self.finish(call)
             return False
         call.outstanding += 1
         self.sent.append(Sent(call, request, nbytes))
@@ -133,9 +133,9 @@ class StoreLane(Lane[Connection, StoreCall]):
     """Puts that share connections to one server."""
 
     def pipeline(
-        self, queue: CallQueue[StoreCall], settle: Callable[[StoreCall], None], *, in_thread: bool
+        self, queue: CallQueue[StoreCall], finish: Callable[[StoreCall], None], *, in_thread: bool
     ) -> StorePipeline:
-        return StorePipeline(queue, settle, self.gives_way, in_thread=in_thread)
+        return StorePipeline(queue, finish, self.gives_way, in_thread=in_thread)
 
     async def serve_one_request(self, connection: Connection, call: StoreCall) -> None:
         request, _ = call.next_request()

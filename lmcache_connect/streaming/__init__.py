@@ -1,4 +1,4 @@
-"""What every network store needs: room in the arena before bytes arrive, crews for calls, the connector's base.
+"""What every network store needs: room before bytes arrive, shared connections, the connector's base.
 
 Imported by `lmcache_connect_redis` and `lmcache_connect_s3`. A new network store adds its protocol and nothing else.
 """

@@ -26,7 +26,7 @@ class CombinedCall(ABC):
         failure: why it has failed.
         done: is set on the event loop when nothing more happens for it. None for a call that runs in its own task.
         more: is called with the call when requests have come up after it was queued.
-        taken_back: how often a request of its was sent and then taken back, because its connection had to be closed.
+        requeued: how often a request of its was sent and then queued again, because its connection had to be closed.
         rank: where it stands in its queue. Belongs to the queue.
     """
 
@@ -41,7 +41,7 @@ class CombinedCall(ABC):
         "nbytes",
         "outstanding",
         "rank",
-        "taken_back",
+        "requeued",
     )
 
     def __init__(self, nbytes: int = 0) -> None:
@@ -51,7 +51,7 @@ class CombinedCall(ABC):
         self.failure: Exception | None = None
         self.done: asyncio.Future[None] | None = None
         self.more: Callable[[Any], None] | None = None
-        self.taken_back = 0
+        self.requeued = 0
         self.rank = 0
         self._leases = leases()
         self._touching: list[Connection] = []
@@ -66,7 +66,7 @@ class CombinedCall(ABC):
         """Takes the next request. Returns it, and how many bytes of payload it or its reply probably has."""
 
     @abstractmethod
-    def take_back(self, request: Any) -> None:
+    def requeue(self, request: Any) -> None:
         """Has a request made again that was sent over a connection which was closed before the reply came."""
 
     def is_amid(self) -> bool:

@@ -33,7 +33,6 @@ from ..process import this_process
 from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, wait_uncancelled
 from .call_queue import CallQueue
 from .combined_call import CombinedCall, twin
-from .iterations import Iterations, iterations_of
 from .pipeline import Pipeline
 
 C = TypeVar("C", bound=Connection)
@@ -45,7 +44,7 @@ GRACE: Final = 0.02
 LATE: Final = 0.1
 """Seconds without a reply after which a lane serves one connection more, if it has requests to make."""
 
-_TIMES_TAKEN_BACK: Final = 8
+_TIMES_REQUEUED: Final = 8
 """How often a call's requests are sent again because of others, before the call fails."""
 
 _POLL: Final = 0.001
@@ -85,9 +84,9 @@ class Lane(ABC, Generic[C, W]):
         self._is_occupied = False
         """Whether a call runs in its own task."""
         self._closed_here: Final[set[C]] = set()
-        self._settled: Final[deque[W]] = deque()
-        self._is_settling = False
-        """Whether the loop will soon settle what a thread has settled."""
+        self._finished: Final[deque[W]] = deque()
+        self._is_finishing = False
+        """Whether the loop will soon finish what a thread has finished."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._serving: Final[set[Pipeline[C, W]]] = set()
@@ -95,7 +94,7 @@ class Lane(ABC, Generic[C, W]):
         """Requests whose replies were taken by pipelines that serve no more."""
 
     @abstractmethod
-    def pipeline(self, queue: CallQueue[W], settle: Callable[[W], None], *, in_thread: bool) -> Pipeline[C, W]:
+    def pipeline(self, queue: CallQueue[W], finish: Callable[[W], None], *, in_thread: bool) -> Pipeline[C, W]:
         """Returns a pipeline that serves the calls of `queue`. See `Pipeline` for the arguments."""
 
     @abstractmethod
@@ -270,8 +269,8 @@ class Lane(ABC, Generic[C, W]):
     async def _serve_one(self) -> None:
         """Serves one connection. What fails ends the calls that it concerns."""
         couriers = self._couriers
-        settle = self._settle if couriers is None else self._settle_from_thread
-        pipeline = self.pipeline(self._queue, settle, in_thread=couriers is not None)
+        finish = self._finish if couriers is None else self._finish_from_thread
+        pipeline = self.pipeline(self._queue, finish, in_thread=couriers is not None)
         connection: C | None = None
         try:
             try:
@@ -297,7 +296,7 @@ class Lane(ABC, Generic[C, W]):
                 self._replies += pipeline.replies
                 self._closed_here.discard(connection)
                 for call in pipeline.last:
-                    self._settle(call)
+                    self._finish(call)
 
     def _failed(self, pipeline: Pipeline[C, W], connection: C | None, error: Exception) -> None:
         if connection is None:  # there is no connection to be had
@@ -310,15 +309,15 @@ class Lane(ABC, Generic[C, W]):
                 self._fail([pipeline.sent[0].call], error)
             else:
                 self._fail(self._queue.take_all(), error)
-        tired = {sent.call for sent in pipeline.sent if sent.call.taken_back >= _TIMES_TAKEN_BACK}
+        tired = {sent.call for sent in pipeline.sent if sent.call.requeued >= _TIMES_REQUEUED}
         if tired:
-            reason = f"the connection was closed {_TIMES_TAKEN_BACK} times because of other calls"
+            reason = f"the connection was closed {_TIMES_REQUEUED} times because of other calls"
             self._fail(list(tired), StoreUnavailableError(self._pool.store, reason))
-        pipeline.take_back_all()
+        pipeline.requeue_all()
 
     def _lost(self, pipeline: Pipeline[C, W], error: Exception) -> None:
         self._fail(list({sent.call for sent in pipeline.sent}), error)
-        pipeline.take_back_all()
+        pipeline.requeue_all()
 
     def _fail(self, calls: Sequence[W], error: Exception) -> None:
         if isinstance(error, StoreError):
@@ -326,30 +325,30 @@ class Lane(ABC, Generic[C, W]):
         for call in calls:
             call.fail(twin(error))
             if call.is_over:
-                self._settle(call)
+                self._finish(call)
 
     # ------------------------------------------------------------------------------------------------------- ends
 
-    def _settle(self, call: W) -> None:
+    def _finish(self, call: W) -> None:
         """Nothing more happens for a call: its task goes on."""
         done = call.done
         if done is not None and not done.done():
             done.set_result(None)
 
-    def _settle_from_thread(self, call: W) -> None:
-        self._settled.append(call)
-        if not self._is_settling:  # looked at after the call was added: `_settle_all` does it the other way round
-            self._is_settling = True
+    def _finish_from_thread(self, call: W) -> None:
+        self._finished.append(call)
+        if not self._is_finishing:  # looked at after the call was added: `_finish_all` does it the other way round
+            self._is_finishing = True
             assert self._loop is not None  # noqa: S101  # it was queued there
             try:
-                self._loop.call_soon_threadsafe(self._settle_all)
+                self._loop.call_soon_threadsafe(self._finish_all)
             except RuntimeError:
                 pass  # the loop was closed: nobody waits
 
-    def _settle_all(self) -> None:
-        self._is_settling = False
-        while self._settled:
-            self._settle(self._settled.popleft())
+    def _finish_all(self) -> None:
+        self._is_finishing = False
+        while self._finished:
+            self._finish(self._finished.popleft())
 
     async def close(self) -> None:
         """Ends the drivers, and waits for them. The pool is closed already."""

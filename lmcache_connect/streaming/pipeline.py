@@ -31,21 +31,21 @@ class Pipeline(ABC, Generic[C, W]):
     """
 
     def __init__(
-        self, queue: CallQueue[W], settle: Callable[[W], None], gives_way: Callable[[], bool], *, in_thread: bool
+        self, queue: CallQueue[W], finish: Callable[[W], None], gives_way: Callable[[], bool], *, in_thread: bool
     ) -> None:
-        """`settle` is told of each call for which nothing more happens, except for `last`.
+        """`finish` is told of each call for which nothing more happens, except for `last`.
 
         `gives_way`: whether others want a connection.
         """
         self.queue: Final = queue
-        self.settle: Final = settle
+        self.finish: Final = finish
         self.gives_way: Final = gives_way
         self.in_thread: Final = in_thread
         self.sent: Final[deque[Sent]] = deque()
         self.replies = 0
         """Requests whose replies were taken."""
         self.last: Final[list[W]] = []
-        """Calls for which nothing more happens, nor for any other. They are settled when the connection was released:
+        """Calls for which nothing more happens, nor for any other. They are finished when the connection was released:
         what their tasks do next then finds it free."""
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Pipeline(ABC, Generic[C, W]):
         """Makes requests and takes their replies until there are none, or others should have the connection.
 
         In a thread it may await nothing but the connection's stream. When it returns, no reply is outstanding, or the
-        connection was closed, and what it owed was taken back.
+        connection was closed, and its requests were queued again.
         """
 
     def taken(self) -> None:
@@ -64,19 +64,19 @@ class Pipeline(ABC, Generic[C, W]):
         if not call.is_over:
             return
         if self.sent or self.queue.has_requests():
-            self.settle(call)
+            self.finish(call)
         else:
             self.last.append(call)
 
-    def take_back_all(self) -> None:
+    def requeue_all(self) -> None:
         """Has everything made again, over another connection, that was sent and not answered."""
         while self.sent:
             call, request, _ = self.sent.pop()
             call.outstanding -= 1
             if not call.is_ended:
-                call.taken_back += 1
-                call.take_back(request)
+                call.requeued += 1
+                call.requeue(request)
             if call.is_over:
-                self.settle(call)
+                self.finish(call)
             elif not call.is_ended:
                 self.queue.add_begun(call)
