@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -59,7 +60,7 @@ class Location:
             return _at_aws(self.bucket, self.prefix, region, is_in_path=self.base != "/")
         return replace(self, region=region)
 
-    @property
+    @cached_property
     def is_loopback(self) -> bool:
         """Whether the store is on this machine."""
         try:

@@ -24,6 +24,7 @@ class Signing:
         self._requester_pays = options.requester_pays
         self._account = CredentialSource(store, options, lane)
         self._sessions = ExpressSessions(store, self._account, location, lookups) if location.is_express else None
+        self._last: Signer | None = None
 
     async def current(self) -> Signer:
         """Returns a signer whose credentials are good now.
@@ -32,13 +33,15 @@ class Signing:
             AuthenticationError: there are no credentials, or they cannot be renewed.
         """
         credentials = await (self._sessions or self._account).current()
-        self.location = self.location.in_region(self._account.region)
-        return Signer(
-            self.location,
-            credentials,
-            requester_pays=self._requester_pays,
-            session=self._sessions is not None,
-        )
+        if self._last is None or self._last.credentials is not credentials:
+            self.location = self.location.in_region(self._account.region)
+            self._last = Signer(
+                self.location,
+                credentials,
+                requester_pays=self._requester_pays,
+                session=self._sessions is not None,
+            )
+        return self._last
 
     async def renew(self, refused: Signer) -> bool:
         """Gets other credentials, because the store calls those of `refused` expired. Returns whether there are any."""
