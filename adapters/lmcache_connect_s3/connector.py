@@ -78,7 +78,13 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
         threads = min(self._threads, options.pool_size)
-        self._lane = RequestLane(self._chunk_pool, self._couriers, threads, yields=threads == options.pool_size)
+        self._lane = RequestLane(
+            self._chunk_pool,
+            self._couriers,
+            threads,
+            most=threads if options.threads is not None else max(threads, options.pool_size - 1),
+            yields=threads == options.pool_size,
+        )
 
     async def dial(self) -> HTTPConnection:
         location = self._signing.location

@@ -77,7 +77,7 @@ class S3Options(ConnectorOptions):
     """What moves a call's bytes: threads or the event loop. `auto`: threads from 1 MiB on. TLS stays on the loop."""
 
     threads: Count | None = None
-    """How many threads move bytes at a time. By default one more than there are CPUs; more of them are slower."""
+    """How many threads move bytes at a time. By default one more than there are CPUs; more while they wait."""
 
     range_size: Annotated[int, SIZE, Field(ge=0, le=1 << 30)] = 16 << 20
     """Larger chunks are fetched in ranges of this many bytes, side by side. 0 fetches every chunk whole."""

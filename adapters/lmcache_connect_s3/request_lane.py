@@ -3,6 +3,9 @@
 Why they share them. More threads than CPUs only take the interpreter's lock from one another. And a call with a thread
 of its own costs two hand-overs between threads, which are as long as the transfer of a megabyte.
 
+Where they wait for the network instead, more of them are better: one is added after the other, while jobs are pending
+and the threads hardly use the CPU.
+
 A driver is a task. It acquires a connection, and has a courier serve it: the courier takes one job after the other, of
 one call after the other, while there are any. So a call with a thousand jobs does not hold up one with a single job. A
 chunk that has begun to come is finished first, so that few calls hold memory for chunks that are not whole.
@@ -17,7 +20,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections import deque
+from typing import Final
 
 from lmcache_connect import StoreError
 from lmcache_connect.errors import ConnectorClosedError
@@ -27,6 +32,12 @@ from lmcache_connect.transport import Couriers, StreamClosedError, wait_uncancel
 from .http_connection import HTTPConnection, Pool
 from .job import Job
 from .request_call import RequestCall, RequestServer
+
+_LOOK_SECONDS: Final = 0.05
+"""How often it is looked at what the threads do, while jobs are pending."""
+
+_IDLE_SHARE: Final = 0.5
+"""Threads that use less CPU time than this share of one CPU, all of them together, wait for the network."""
 
 
 class _Entry:
@@ -68,13 +79,17 @@ class _Entry:
 class RequestLane(RequestServer):
     """Serves many calls side by side, with a bounded number of threads. Lives on one event loop."""
 
-    def __init__(self, pool: Pool, couriers: Couriers, limit: int, *, yields: bool) -> None:
-        """`limit`: how many threads there are, at most. `yields`: whether they leave no connection to others, and so
-        release theirs after each job that others wait for.
+    def __init__(self, pool: Pool, couriers: Couriers, limit: int, *, most: int, yields: bool) -> None:
+        """`limit`: how many threads there are at most, and `most` where they wait for the network. `yields`: whether
+        they leave no connection to others, and so release theirs after each job that others wait for.
         """
         self.pool = pool
         self._couriers = couriers
+        self._least = limit
         self._limit = limit
+        self._most = most
+        self._seconds_used = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._yields = yields
         self._lock = threading.Lock()
         self._queue: deque[_Entry] = deque()
@@ -93,6 +108,9 @@ class RequestLane(RequestServer):
         with self._lock:
             self._enqueue(entry)
         self._start_drivers()
+        if self._timer is None and self._limit < self._most:
+            self._seconds_used = 0.0
+            self._timer = loop.call_later(_LOOK_SECONDS, self._look_for_idle_threads)
         try:
             await entry.over
         except BaseException as ended:
@@ -119,6 +137,8 @@ class RequestLane(RequestServer):
     async def close(self) -> None:
         """Ends the drivers. Calls that still wait fail. Idempotent."""
         self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for driver in self._drivers:
             driver.cancel()
         if self._drivers:
@@ -145,6 +165,20 @@ class RequestLane(RequestServer):
             self._drivers.add(driver)
             self._arriving.add(driver)
             driver.add_done_callback(self._driver_ended)
+
+    def _look_for_idle_threads(self) -> None:
+        """Has one more driver where jobs are pending and the threads wait for the network."""
+        self._timer = None
+        with self._lock:
+            used, self._seconds_used = self._seconds_used, 0.0
+        if not self._queue:
+            self._limit = self._least
+            return
+        if used < _IDLE_SHARE * _LOOK_SECONDS and len(self._drivers) == self._limit < self._most:
+            self._limit += 1
+            self._start_drivers()
+        if self._loop is not None:
+            self._timer = self._loop.call_later(_LOOK_SECONDS, self._look_for_idle_threads)
 
     async def _drive(self) -> None:
         this = asyncio.current_task()
@@ -223,6 +257,7 @@ class RequestLane(RequestServer):
             entry, job = taken
             failure: BaseException | None = None
             use: Use | None = None
+            began = time.thread_time()
             try:
                 use = entry.begin_use(connection)
                 await job.run(connection)
@@ -235,6 +270,8 @@ class RequestLane(RequestServer):
             finally:
                 if use is not None:
                     use.end()
+                with self._lock:
+                    self._seconds_used += time.thread_time() - began
                 self._job_ended(entry, job, connection, failure)
                 del taken, entry, job, failure, use  # not kept until the next job
             if not connection.is_reusable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -34,11 +35,13 @@ CONFIG: Final = ConnectorConfig.load(operation_timeout=20, retries=0, breaker_fa
 class Gate(Fault):
     """Answers requests, except that those for names with `held` in them wait until they are let go.
 
-    `at_once` is the largest number of requests that were being answered side by side.
+    Answers come `late` by so many seconds. `at_once` is the largest number of requests that were being answered side by
+    side.
     """
 
     def __init__(self) -> None:
         self.opened = threading.Event()
+        self.late = 0.0
         self.at_once = 0
         self.held = 0
         self.let_through: list[str] = []
@@ -54,6 +57,7 @@ class Gate(Fault):
 
     def send(self, sock: socket.socket, reply: Reply, stop: threading.Event) -> bool:
         name = self._names[threading.get_ident()]
+        stop.wait(self.late)
         try:
             if "held" in name:
                 sock.sendall(reply.head() + reply.body[:1000])
@@ -189,6 +193,19 @@ async def test_concurrent_large_gets_use_no_more_threads_and_connections_than_on
         server.plan("GET", gate, None)
         assert all(await asyncio.gather(*(gets(connector, key) for key in keys)))
         assert gate.at_once <= 2
+
+
+async def test_more_threads_serve_a_store_whose_answers_are_late(
+    server: FaultyS3Server, gate: Gate, backend: LocalCPUBackend
+) -> None:
+    keys = [f"k-{number}" for number in range(64)]
+    threads = 1 + (os.cpu_count() or 1)
+    async with connected(server, backend, io="thread", pool_size=threads + 4) as connector:
+        await store(connector, backend, keys, 4096)
+        gate.late = 0.05
+        server.plan("GET", gate, None)
+        assert all(await asyncio.gather(*(gets(connector, key, 4096) for key in keys)))
+        assert threads < gate.at_once <= threads + 3, "one connection is for small calls"
 
 
 async def test_a_small_put_does_not_wait_behind_large_ones(
