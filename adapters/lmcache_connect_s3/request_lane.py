@@ -125,7 +125,7 @@ class RequestLane(RequestServer):
         finally:
             del self._entries[call]
             entry.whole.wait()  # returns at once, unless the event loop has ended and the caller's frames are collected
-            if not self._entries:
+            if not self._entries and not loop.is_closed():
                 self._dismiss()
         if entry.failure is not None:
             failure, entry.failure = entry.failure, None
