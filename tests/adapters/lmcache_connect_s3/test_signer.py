@@ -11,7 +11,7 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcache_connect_s3.location import Location
@@ -52,6 +52,7 @@ def by_botocore(head: bytes, token: str | None) -> str:
     return str(request.headers["Authorization"])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     method=st.sampled_from(["GET", "PUT", "HEAD", "DELETE", "POST"]),
     name=NAMES,
