@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
@@ -22,6 +24,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",  # a loop that has stopped closes nothing
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """What a stopped loop leaves behind is collected here, where its warnings are expected."""
+    yield
+    gc.collect()
 
 
 def threads_that_move_bytes() -> list[str]:
