@@ -61,6 +61,7 @@ class Wire:
     """
 
     __slots__ = (
+        "_poller",
         "_process",
         "_sock",
         "bytes_received",
@@ -83,6 +84,7 @@ class Wire:
         there is no limit. The socket's calls must end by themselves after a part of it: see `stall_clock`.
         """
         self._sock = sock
+        self._poller: select.poll | None = None
         self._process = this_process()
         self.peer = peer
         self.stall_timeout: Final = stall_timeout
@@ -159,9 +161,10 @@ class Wire:
         return self.is_open and not self.scratch and not self._is_readable()
 
     def _is_readable(self) -> bool:
-        poller = select.poll()
-        poller.register(self._sock.fileno(), select.POLLIN)
-        return bool(poller.poll(0))
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self._sock.fileno(), select.POLLIN)
+        return bool(self._poller.poll(0))
 
     def unsent(self) -> int:
         """Returns how many bytes the kernel has taken and the peer has not acknowledged. 0 where that is not known."""
