@@ -151,7 +151,7 @@ class RoomLine:
         Small ones may take as much as the first in line waits for, in all.
         """
         if self._first is None:
-            return not any(nbytes * _SMALL > requested for requested in [*self._coming.values()])
+            return not self._coming or not any(nbytes * _SMALL > requested for requested in [*self._coming.values()])
         if nbytes * _SMALL > self._requested or self._passed + nbytes > self._requested:
             return False
         self._passed += nbytes

@@ -113,7 +113,8 @@ class Fetching(FetchCall):
         is_striped = self._is_striped if self._detours is None else self._detours.turned.get(slot, self._is_striped)
         if is_striped:
             return (_FirstPiece(slot), _hget(name, 0)), _FIRST_PIECE_BYTES
-        return (slot, encode_command(b"GET", name.encode())), self._typical
+        encoded = name.encode()
+        return (slot, b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(encoded), encoded)), self._typical
 
     def ask_again(self, ask: _Ask) -> None:
         if isinstance(ask, _Piece):
@@ -148,7 +149,8 @@ class Fetching(FetchCall):
         arrivals.found[slot] = got
         if got is None:
             return 0
-        self._typical = got.get_size()
+        if self._next < arrivals.wanted:
+            self._typical = got.get_size()
         return self._typical
 
     async def _take_first_piece(self, connection: Connection, slot: _Slot) -> int:

@@ -22,8 +22,7 @@ async def receive_payload(connection: Connection, obj: MemoryObj, start: int, en
     hasher = PayloadHasher() if has_checksum else None
     if end > start:
         # The view is in no variable: the frames of a failed get may be kept, and would keep the block from the arena.
-        is_whole = not start and end == obj.get_size()
-        await connection.stream.receive_into(obj.byte_array if is_whole else obj.byte_array[start:end], hasher)
+        await connection.stream.receive_into(obj.byte_array[start:end], hasher)
     stream = connection.stream
     if stream.buffered < _END_BYTES:  # as a rule it has come with the payload
         await stream.peek(_END_BYTES)
