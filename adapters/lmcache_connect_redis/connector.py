@@ -266,28 +266,29 @@ class RedisConnector(StreamingConnector[Connection]):
         return (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
-        nbytes = sum(obj.get_size() for obj in objs)
-        lane = self._small_puts if nbytes < self._large_from else self._large_puts
         if not self._has_dialled:
-            await lane.connect()  # the first connection tells what the server can do
-        try:
-            await self._send(lane, names, objs)
-        except TransactionRefusedError as refused:
-            if not self._layout.keep_whole():
-                raise refused.refusal from None
-            event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
-            await self._send(lane, names, objs)
+            await self._put_lane(sum(obj.get_size() for obj in objs)).connect()  # which tells what the server can do
+        while True:
+            requests = self._layout.put_requests(names, objs)
+            call = StoreCall(requests)
+            try:
+                await self._put_lane(call.nbytes).run(call)
+            except TransactionRefusedError as refused:
+                await self._leftovers.free(_staged(requests))
+                if not self._layout.keep_whole():
+                    raise refused.refusal from None
+                event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
+            except StoreError:
+                await self._leftovers.free(_staged(requests))
+                raise
+            except asyncio.CancelledError:
+                self._leftovers.free_soon(_staged(requests))
+                raise
+            else:
+                return
 
-    async def _send(self, lane: StoreLane, names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
-        requests = self._layout.put_requests(names, objs)
-        try:
-            await lane.run(StoreCall(requests))
-        except StoreError:
-            await self._leftovers.free(_staged(requests))
-            raise
-        except asyncio.CancelledError:
-            self._leftovers.free_soon(_staged(requests))
-            raise
+    def _put_lane(self, nbytes: int) -> StoreLane:
+        return self._small_puts if nbytes < self._large_from else self._large_puts
 
 
 def _staged(requests: Sequence[StoreRequest]) -> Names:

@@ -57,7 +57,7 @@ class StoreCall(CombinedCall):
     """The chunks of one put. When it has ended without a failure, all of them are stored."""
 
     def __init__(self, requests: Sequence[StoreRequest]) -> None:
-        super().__init__(sum(request.nbytes for request in requests))
+        super().__init__(sum([request.nbytes for request in requests]))
         self.requests: Final[deque[StoreRequest]] = deque(requests)
         self._is_amid = False
 

@@ -25,6 +25,7 @@ class Bell(Protocol):
 
     def wait(self, seconds: float) -> bool:
         """Blocks this thread until the bell rings, for `seconds` at most. Returns whether it rang."""
+        ...
 
 
 class _EventBell:
