@@ -56,7 +56,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
     """Asks for chunks, and takes them in the order in which they were asked for."""
 
     async def serve(self, connection: Connection) -> None:
-        sent, queue = self.sent, self.queue
+        sent = self.sent
         ahead = moved = 0
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
@@ -64,7 +64,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
             if is_low and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
                 commands: list[bytes] = []
                 while ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES:
-                    item = queue.next_request()
+                    item = self.next_request()
                     if item is None:
                         break
                     call, request, nbytes = item
@@ -77,6 +77,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
             if not sent:
                 return
             call, request, nbytes = sent[0]
+            self.current = call
             stream = connection.stream
             if not stream.buffered:  # until it comes, the call may end without disturbing the others
                 await (stream.peek_available(1) if nbytes <= COPIED_BYTES else stream.peek(1))

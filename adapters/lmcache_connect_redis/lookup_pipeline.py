@@ -70,7 +70,7 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
             if ahead < _AHEAD and not (sent and self.gives_way()):
                 commands: list[bytes] = []
                 before = ahead
-                while ahead < _AHEAD and (item := self.queue.next_request()) is not None:
+                while ahead < _AHEAD and (item := self.next_request()) is not None:
                     call, request, _ = item
                     call.outstanding += 1
                     sent.append(Sent(call, request, 0))
@@ -80,6 +80,7 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
                     await connection.send(b"".join(commands), replies=ahead - before)
             if not sent:
                 return
+            self.current = sent[0].call
             try:
                 flags = await connection.read_arrived_flags(self._yes)
             except StoreError as error:

@@ -80,12 +80,12 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
     """Sends the requests of puts, and takes their replies."""
 
     async def serve(self, connection: Connection) -> None:
-        sent, queue = self.sent, self.queue
+        sent = self.sent
         under_way = moved = 0
         is_sending = True
         while True:
             if is_sending and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
-                item = queue.next_request()
+                item = self.next_request()
                 if item is not None:
                     call, request, nbytes = item
                     if not await self._send(connection, call, request, nbytes):
@@ -98,6 +98,7 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
             if not sent:
                 return
             call, request, nbytes = sent[0]
+            self.current = call
             following = None
             try:
                 following = await request.read_replies(connection)
@@ -120,12 +121,14 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
             if call.is_over:
                 self.finish(call)
             return False
+        self.current = call
         call.outstanding += 1
         self.sent.append(Sent(call, request, nbytes))
         try:
             await request.send(connection)
         finally:
             call.let_go(connection)
+        self.current = None
         return True
 
 

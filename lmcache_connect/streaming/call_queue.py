@@ -60,12 +60,19 @@ class CallQueue(Generic[W]):
             return self._first() is not None
 
     def next_request(self) -> tuple[W, Any, int] | None:
-        """Takes the next request. Returns its call, itself, and how many bytes it or its reply probably has."""
+        """Takes the next request. Returns its call, itself, and how many bytes it or its reply probably has.
+
+        The request is None where the call has failed, because it could not make it.
+        """
         with self._lock:
             call = self._first()
             if call is None:
                 return None
-            request, nbytes = call.next_request()
+            try:
+                request, nbytes = call.next_request()
+            except Exception as error:
+                call.fail(error)
+                return call, None, 0
             if call.rank == _BEGUN:
                 self._since_fresh += nbytes
                 if not call.is_amid():

@@ -112,8 +112,10 @@ class CombinedCall(ABC):
     def let_go(self, connection: Connection) -> None:
         """Ends what `begin` has begun."""
         self._touching.remove(connection)
-        if self._uses:
-            self._uses.pop().end()
+        if self._uses is not None:
+            work_under(())
+            if self._uses:
+                self._uses.pop().end()
 
     @property
     def is_touched(self) -> bool:

@@ -303,12 +303,10 @@ class Lane(ABC, Generic[C, W]):
             self._fail(self._queue.take_all(), error)
             return
         if connection not in self._closed_here:
-            if isinstance(error.__cause__, StreamClosedError):
+            if isinstance(error.__cause__, StreamClosedError) or pipeline.current is None:
                 self._lost(pipeline, error)
-            elif pipeline.sent:  # the one whose reply was being taken
-                self._fail([pipeline.sent[0].call], error)
             else:
-                self._fail(self._queue.take_all(), error)
+                self._fail([pipeline.current], error)
         tired = {sent.call for sent in pipeline.sent if sent.call.requeued >= _TIMES_REQUEUED}
         if tired:
             reason = f"the connection was closed {_TIMES_REQUEUED} times because of other calls"

@@ -26,8 +26,8 @@ class Sent(NamedTuple):
 class Pipeline(ABC, Generic[C, W]):
     """Serves the calls of a queue over one connection, on the event loop or in a thread.
 
-    What is wrong with one call ends that call. What is wrong with the connection is raised, and the rest of `sent` says
-    whom it concerns. The first of them is the one whose reply was being taken.
+    What is wrong with one call ends that call. What is wrong with the connection is raised. Then `sent` says whom it
+    concerns, and `current` whose fault it is, where it is one call's.
     """
 
     def __init__(
@@ -42,6 +42,8 @@ class Pipeline(ABC, Generic[C, W]):
         self.gives_way: Final = gives_way
         self.in_thread: Final = in_thread
         self.sent: Final[deque[Sent]] = deque()
+        self.current: W | None = None
+        """The call whose request is being sent, or whose reply is being taken. None: what happens concerns all."""
         self.replies = 0
         """Requests whose replies were taken."""
         self.last: Final[list[W]] = []
@@ -56,8 +58,22 @@ class Pipeline(ABC, Generic[C, W]):
         connection was closed, and its requests were queued again.
         """
 
+    def next_request(self) -> tuple[W, Any, int] | None:
+        """Takes the next request of the queue: its call, itself, and how many bytes it or its reply probably has.
+
+        A call whose request cannot be made fails with the reason.
+        """
+        while (item := self.queue.next_request()) is not None:
+            call, request, _ = item
+            if request is not None:
+                return item
+            if call.is_over:
+                self.finish(call)
+        return None
+
     def taken(self) -> None:
         """The replies to the first request of `sent` were taken."""
+        self.current = None
         self.replies += 1
         call = self.sent.popleft().call
         call.outstanding -= 1

@@ -65,11 +65,13 @@ class _Detours:
         turned: whether the slot's chunk is striped, where it turned out to be different from what was expected.
         tries: how often the slot was asked for.
         incomplete: the generation that a piece was missing of.
+        cut: the striped chunk of a slot whose first piece was cut off, because another call had the connection closed.
     """
 
     turned: dict[_Slot, bool] = field(default_factory=dict)
     tries: dict[_Slot, int] = field(default_factory=dict)
     incomplete: dict[_Slot, int] = field(default_factory=dict)
+    cut: dict[_Slot, StripedChunk] = field(default_factory=dict)
 
 
 _Slot: TypeAlias = int
@@ -119,7 +121,11 @@ class Fetching(FetchCall):
     def ask_again(self, ask: _Ask) -> None:
         if isinstance(ask, _Piece):
             self._made_pieces().appendleft(ask)
-        elif (slot := ask.slot if isinstance(ask, _FirstPiece) else ask) < self.arrivals.wanted:
+            return
+        slot = ask.slot if isinstance(ask, _FirstPiece) else ask
+        if self._detours is not None and slot in self._detours.cut:
+            self._made_pieces().appendleft(_Piece(self._detours.cut.pop(slot), 0, slot))
+        elif slot < self.arrivals.wanted:
             self._again.append(slot)
 
     async def drop(self, connection: Connection, ask: _Ask) -> None:
@@ -176,6 +182,9 @@ class Fetching(FetchCall):
             await self._reader.receive_first_piece(connection, chunk)
         except CorruptRecordError as error:
             chunk.failure = chunk.failure or error
+        except BaseException:
+            self._made_detours().cut[slot] = chunk
+            raise
         self._piece_taken(chunk, slot)
         return end - start
 
