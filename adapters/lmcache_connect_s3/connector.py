@@ -19,12 +19,13 @@ from lmcache_connect import (
 )
 from lmcache_connect.contract import Flags, gather, leave_out, note_progress
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
-from lmcache_connect.streaming import Arrivals, Equipment, StreamingConnector
+from lmcache_connect.streaming import Arrivals, StreamingConnector
 from lmcache_connect.transport import StreamClosedError, TLSSettings, open_tcp_stream
 
 from .bucket import Bucket
 from .damaged_objects import DamagedObjects
 from .denials import Denials
+from .equipment import Equipment
 from .fetching import Fetching
 from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
@@ -106,7 +107,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     def names_of(self, keys: Sequence[str]) -> Names:
         return [self._names.name(key) for key in keys]
 
-    def _equipment(self, nbytes: int, *, may_wait: bool = False) -> Equipment[HTTPConnection]:
+    def _equipment(self, nbytes: int, *, may_wait: bool = False) -> Equipment:
         """Returns what a call that moves `nbytes` bytes works with."""
         # One request is outstanding on each connection, so small calls profit from many as well.
         size = self._options.pool_size
@@ -200,7 +201,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         for slot in arrivals.corrupt:
             self._damaged.seen(names[slot], fetching.damaged.get(names[slot]))
 
-    def _server(self, equipment: Equipment[HTTPConnection]) -> RequestServer:
+    def _server(self, equipment: Equipment) -> RequestServer:
         """Returns what makes the requests of a call."""
         if equipment.couriers is not None:
             return self._lane

@@ -35,7 +35,7 @@ class MultipartUpload:
         new_storing: Callable[[int], Awaitable[Storing]],
         store: str,
     ) -> None:
-        """`new_storing(nbytes)` returns a crew that stores so many bytes."""
+        """`new_storing(nbytes)` returns what stores so many bytes."""
         self._bucket = bucket
         self._retries = retries
         self._tidying = tidying

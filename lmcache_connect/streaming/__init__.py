@@ -9,7 +9,6 @@ from .arrivals import Arrivals
 from .call_queue import CallQueue
 from .combined_call import CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
-from .crew import Crew, Equipment
 from .lane import Lane
 from .pipeline import Pipeline, Sent
 from .room import NoRoomError, Room
@@ -20,8 +19,6 @@ __all__ = [
     "Arrivals",
     "CallQueue",
     "CombinedCall",
-    "Crew",
-    "Equipment",
     "Lane",
     "NoRoomError",
     "Pipeline",

@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Generic, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 import anyio
 
@@ -15,9 +15,8 @@ from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slot
 from ..errors import CorruptRecordError, InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
 from ..keys import Key, check_batch, key_string, key_strings
 from ..memory import MemoryObj
-from ..transport import ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
+from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
 from .arrivals import Arrivals
-from .crew import C
 from .room import PlaceInLine, RoomLine
 
 LARGE_BYTES: Final = 1 << 20
@@ -28,6 +27,8 @@ NAMES_AT_A_TIME: Final = 250
 
 _LISTED_AT_A_TIME: Final = 1000
 """Keys of a listing after which its deadline begins again."""
+
+C = TypeVar("C", bound=Connection)
 
 IO = Literal["auto", "thread", "loop"]
 """What moves a call's bytes. `auto`: a thread for `LARGE_BYTES` and more, the event loop for less."""

@@ -259,7 +259,7 @@ class Room:
 
         `expected`: how many chunks of the same metadata object will come, this one included. Room for some of them is
         made at the same time: for more each time, as long as the chunks are alike. A get that is first in line makes
-        room for this one alone, because another member of its crew may be waiting for what would lie there unused.
+        room for this one alone, because another connection of the call may be waiting for what would lie there unused.
         """
         spare = self._spare
         if not spare and expected == 1:
@@ -313,7 +313,7 @@ class Room:
         if nbytes > (limit := self._backend.chunk_limit()):
             raise ArenaExhaustedError(nbytes, now.capacity - now.reserved, limit)
         held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
-        # What other members of the crew wait for counts as held: it stays until the attempt has ended. So the last
+        # What other connections of the call wait for counts as held: it stays until the attempt has ended. So the last
         # member that asks for more than there can be is refused. Otherwise all of them would wait for one another.
         is_alone = held and now.reserved <= held
         if self.is_short or is_alone or nbytes > now.capacity - held - self._awaited:

@@ -29,9 +29,7 @@ from lmcache_connect import (
     StoreError,
     StoreUnavailableError,
 )
-from lmcache_connect.streaming import Crew, Equipment
 from lmcache_connect_redis.connector import RedisConnector
-from lmcache_connect_redis.protocol.connection import Connection
 
 pytestmark = pytest.mark.asyncio
 
@@ -197,32 +195,20 @@ async def test_a_batch_that_fails_in_the_iteration_in_which_it_is_cancelled_is_c
         await call
 
 
-async def test_a_crew_that_fails_in_the_iteration_in_which_it_is_cancelled_is_cancelled(valkey_url: str) -> None:
-    released = asyncio.Event()
-
-    class Breaking(Crew[Connection]):
-        """Three pieces of work. The last one that is begun fails."""
-
-        left = 3
-
-        def unbegun(self) -> int:
-            return self.left
-
-        async def serve(self, connection: Connection) -> None:
-            self.left -= 1
-            if self.left:
-                await asyncio.get_running_loop().create_future()
-            released.set()
-            await asyncio.sleep(0)
-            cancel_later(call)
-            raise StoreUnavailableError("s", "gone")
-
-    async with ConnectorManager(f"{valkey_url}?pool_size=3", config=CONFIG) as manager:
+async def test_a_call_in_a_lane_that_fails_in_the_iteration_of_its_cancellation_is_cancelled(
+    valkey_url: str,
+) -> None:
+    async with ConnectorManager(valkey_url, config=CONFIG) as manager:
         redis = cast(RedisConnector, manager.create_connector().wrapped)
-        call = asyncio.ensure_future(Breaking(Equipment(redis._chunk_pool, members=3)).run())
-        await released.wait()
-        with pytest.raises(asyncio.CancelledError):
-            await call
+        calls = [asyncio.ensure_future(redis.exists(key)) for key in "abcd"]
+        while redis._lookup_pool.open_connections == 0:
+            await asyncio.sleep(0)
+        await redis.close()  # fails all of them
+        assert not any(call.done() for call in calls)
+        calls[2].cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(answer, asyncio.CancelledError) for answer in answers] == [False, False, True, False]
+    assert not any(isinstance(answer, bool) for answer in answers)
 
 
 async def test_a_call_cancelled_in_the_iteration_in_which_its_deadline_passes_is_cancelled(
