@@ -244,7 +244,7 @@ class Lane(ABC, Generic[C, W]):
             # In a context of its own: it outlives the call that it is hired for, and works for others.
             driver = asyncio.get_running_loop().create_task(self._drive(), context=Context())
             self._drivers.add(driver)
-            driver.add_done_callback(self._drivers.discard)
+            driver.add_done_callback(self._ended)
 
     def _hire_for_the_rest(self) -> None:
         if self._queue.has_requests():
@@ -252,19 +252,22 @@ class Lane(ABC, Generic[C, W]):
 
     async def _drive(self) -> None:
         """What a driver does. It is counted as arriving."""
-        ended_well = False
-        try:
-            while True:
-                await self._serve_one()
-                if not self._queue.has_requests():
-                    break
-                self._arriving += 1
-            ended_well = True
-        finally:
-            if not ended_well:  # it was cancelled, because the connector or the event loop ends
-                self._fail(self._queue.take_all(), self._closed_error())
-            # From here on, a call that is made hires another driver.
-            self._drivers.discard(asyncio.current_task())
+        while True:
+            await self._serve_one()
+            if not self._queue.has_requests():
+                break
+            self._arriving += 1
+        self._drivers.discard(asyncio.current_task())  # from here on, a call that is made hires another one
+
+    def _ended(self, driver: asyncio.Task[None]) -> None:
+        self._drivers.discard(driver)
+        if driver.cancelled():  # perhaps before it began: the connector or the event loop ends
+            error: BaseException | None = self._closed_error()
+        else:
+            error = driver.exception()
+        if isinstance(error, Exception):
+            self._arriving = 0
+            self._fail(self._queue.take_all(), error)
 
     async def _serve_one(self) -> None:
         """Serves one connection. What fails ends the calls that it concerns."""
