@@ -85,7 +85,11 @@ class RedisConnector(StreamingConnector[Connection]):
         self._waiting_gets = FetchLane(self._waiting_pool)
         self._small_puts = StoreLane(small, spare_drivers=count - 1)
         self._large_puts = StoreLane(
-            self._chunk_pool, drivers=drivers, spare_drivers=count - drivers, couriers=couriers, runs_alone=False
+            self._chunk_pool,
+            drivers=drivers,
+            spare_drivers=count - drivers,
+            couriers=couriers,
+            runs_alone=False,
         )
         self._large_from = min(self._threads_from, LARGE_BYTES)
 

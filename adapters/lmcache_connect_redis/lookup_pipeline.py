@@ -108,7 +108,7 @@ class LookupLane(Lane[Connection, LookupCall]):
 
     def __init__(self, pool: ConnectionPool[Connection], yes: int) -> None:
         """`yes` is the reply that stands for yes, one digit."""
-        super().__init__(pool)
+        super().__init__(pool, repeats=False)  # a removal that comes late would remove what was put meanwhile
         self._yes: Final = yes
 
     def pipeline(

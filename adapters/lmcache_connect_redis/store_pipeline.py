@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.streaming import CallQueue, CombinedCall, Lane, Pipeline, Sent
+from lmcache_connect.streaming import CallQueue, CombinedCall, Lane, Loan, Pipeline, Sent
+from lmcache_connect.transport import ConnectionPool, Couriers
 
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
 
@@ -19,6 +20,11 @@ AHEAD_BYTES: Final = 8 << 20
 
 AHEAD_REQUESTS: Final = 32
 """Requests that were sent over one connection, and whose replies were not read, at most."""
+
+
+_GRACE: Final = 1.0
+"""Seconds that a thread has to copy the rest of a payload whose put was cancelled. Its calls end by themselves after a
+part of `stall_timeout`."""
 
 
 class StoreRequest(ABC):
@@ -124,16 +130,42 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         self.current = call
         call.outstanding += 1
         self.sent.append(Sent(call, request, nbytes))
+        stream = connection.stream
+        stream.lender = Loan(call, connection, self.finish)
         try:
             await request.send(connection)
         finally:
+            stream.lender = None
             call.let_go(connection)
         self.current = None
         return True
 
 
 class StoreLane(Lane[Connection, StoreCall]):
-    """Puts that share connections to one server."""
+    """Puts that share connections to one server.
+
+    None is sent twice because of another call: the first one might be done last, after a newer put.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool[Connection],
+        *,
+        drivers: int = 1,
+        spare_drivers: int = 0,
+        couriers: Couriers | None = None,
+        runs_alone: bool = True,
+    ) -> None:
+        """See `Lane`."""
+        super().__init__(
+            pool,
+            drivers=drivers,
+            spare_drivers=spare_drivers,
+            couriers=couriers,
+            runs_alone=runs_alone,
+            repeats=False,
+            grace=_GRACE,
+        )
 
     def pipeline(
         self, queue: CallQueue[StoreCall], finish: Callable[[StoreCall], None], *, in_thread: bool

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .arrivals import Arrivals
 from .call_queue import CallQueue
-from .combined_call import CombinedCall
+from .combined_call import CombinedCall, Loan
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
 from .lane import Lane
 from .pipeline import Pipeline, Sent
@@ -20,6 +20,7 @@ __all__ = [
     "CallQueue",
     "CombinedCall",
     "Lane",
+    "Loan",
     "NoRoomError",
     "Pipeline",
     "Room",

@@ -110,7 +110,9 @@ class CombinedCall(ABC):
         return False
 
     def let_go(self, connection: Connection) -> None:
-        """Ends what `begin` has begun."""
+        """Ends what `begin` has begun. Idempotent."""
+        if connection not in self._touching:
+            return
         self._touching.remove(connection)
         if self._uses is not None:
             work_under(())
@@ -121,6 +123,11 @@ class CombinedCall(ABC):
     def is_touched(self) -> bool:
         """Whether its buffers are touched now."""
         return bool(self._touching)
+
+    def recall(self) -> None:
+        """Has the payload that is being sent for it copied, so that it is let go of. A thread does that soon."""
+        for connection in [*self._touching]:
+            connection.stream.recall()
 
     def interrupt(self) -> list[Connection]:
         """Closes the connections over which it is touched, and returns them. It is let go of soon. From any thread."""
@@ -137,6 +144,27 @@ class CombinedCall(ABC):
                 raise failure
             finally:
                 del failure  # a frame that holds the error whose traceback holds the frame is freed late
+
+
+class Loan:
+    """The payload of a call, while a connection sends it."""
+
+    __slots__ = ("_call", "_connection", "_finish")
+
+    def __init__(self, call: CombinedCall, connection: Connection, finish: Callable[[Any], None]) -> None:
+        """`finish` is told when the call is let go of early."""
+        self._call = call
+        self._connection = connection
+        self._finish = finish
+
+    def wants_it_back(self) -> bool:
+        """See `Lender`."""
+        return self._call.is_ended
+
+    def has_it_back(self) -> None:
+        """See `Lender`."""
+        self._call.let_go(self._connection)
+        self._finish(self._call)
 
 
 def twin(error: Exception) -> Exception:

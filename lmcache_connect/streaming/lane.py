@@ -10,11 +10,13 @@ and may be cancelled. What becomes of the others then:
 
 * A request that was not sent is dropped.
 * The reply to one that was sent is received and dropped when it comes; a long one closes the connection.
-* A payload that is just being moved has `GRACE` seconds to end. Then the connection is closed.
+* A payload that is just being received has `GRACE` seconds to end. Then the connection is closed. What is left of one
+  that is being sent is copied, and goes out from the copy.
 
 What was sent over a connection that was closed here, and not answered, is sent again over another one. The calls do not
-learn of it. A connection that was lost ends the calls whose requests it carried, and no others: each of them gets an
-error of its own, and all of those have the same `incident`, by which the circuit breaker counts them once.
+learn of it. That is for gets alone: a put or a removal that is done a second time might undo a newer one. A connection
+that was lost ends the calls whose requests it carried, and no others: each of them gets an error of its own, and all of
+those have the same `incident`, by which the circuit breaker counts them once.
 """
 
 from __future__ import annotations
@@ -61,12 +63,17 @@ class Lane(ABC, Generic[C, W]):
         spare_drivers: int = 0,
         couriers: Couriers | None = None,
         runs_alone: bool = True,
+        repeats: bool = True,
+        grace: float = GRACE,
     ) -> None:
         """`drivers`: how many connections are served at the same time, at most.
 
         `spare_drivers`: how many more are served where those get nothing done, although there are requests to make: the
         replies that they wait for are late. `couriers`: the threads that serve them; None: the event loop.
         `runs_alone`: whether a call that is alone runs in its own task; otherwise a driver runs it as well.
+        `repeats`: whether requests may be made twice without harm; otherwise those that were sent over a connection
+        which was closed here end their calls, which are then tried again by the rules. `grace`: seconds that a payload
+        has to be let go of before the connection is closed.
         """
         self._process: Final = this_process()
         self._what: Final = f"the connector of {pool.store}"
@@ -79,6 +86,8 @@ class Lane(ABC, Generic[C, W]):
         self._arriving = 0
         """Drivers that have no connection yet."""
         self._runs_alone: Final = runs_alone
+        self._repeats: Final = repeats
+        self._grace: Final = grace
         self._queue_of_one: Final[CallQueue[W]] = CallQueue()
         self._on_more: Final = self._more
         self._is_occupied = False
@@ -209,8 +218,9 @@ class Lane(ABC, Generic[C, W]):
             return
         assert self._loop is not None  # noqa: S101  # it was queued
         call.done = self._loop.create_future()
-        if call.is_touched:  # it may have been let go of before there was something to tell it to
-            await wait_uncancelled(call.done, GRACE)
+        call.recall()
+        if call.is_touched:  # otherwise it was let go of before there was something to tell it to
+            await wait_uncancelled(call.done, self._grace)
         while call.is_touched:
             self._interrupt(call)
             await wait_uncancelled(call.done, GRACE)
@@ -310,6 +320,10 @@ class Lane(ABC, Generic[C, W]):
                 self._lost(pipeline, error)
             else:
                 self._fail([pipeline.current], error)
+        if not self._repeats:
+            reason = "the connection was closed because of another call"
+            self._lost(pipeline, StoreUnavailableError(self._pool.store, reason))
+            return
         tired = {sent.call for sent in pipeline.sent if sent.call.requeued >= _TIMES_REQUEUED}
         if tired:
             reason = f"the connection was closed {_TIMES_REQUEUED} times because of other calls"

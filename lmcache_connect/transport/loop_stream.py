@@ -16,7 +16,7 @@ from ..lease import leases
 from .stall_clock import StallClock
 from .stream import Stream
 from .thread_stream import ThreadStream
-from .transfer import Transfer
+from .transfer import Sending, Transfer
 from .turns import turns_of
 from .wire import BLOCKED, Wire, wants_write
 
@@ -114,6 +114,12 @@ class LoopStream(Stream):
             await waiting.future
         finally:
             self._forget(waiting)
+
+    def recall(self) -> bool:
+        """Gives the payload that is being sent back to its lender, who wants it."""
+        if self._writing is not None and isinstance(self._writing.transfer, Sending):
+            self._writing.transfer.recall()
+        return True
 
     def _step_waiting(self, waiting: _Waiting) -> None:
         """Moves one turn of a transfer that waited."""

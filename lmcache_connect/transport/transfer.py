@@ -111,12 +111,34 @@ class Filling:
         """Holds no buffer."""
 
 
+class Lender(Protocol):
+    """Who has lent the payload that is being sent."""
+
+    def wants_it_back(self) -> bool:
+        """Whether the payload's memory must not be read any more. Asked by whoever moves the bytes."""
+
+    def has_it_back(self) -> None:
+        """Told that nothing reads it any more: what was not sent goes out from a copy."""
+
+
 class Sending:
-    """Sends a head, a payload that is hashed piece by piece as it goes out, and a tail that may hold the hash."""
+    """Sends a head, a payload that is hashed piece by piece as it goes out, and a tail that may hold the hash.
 
-    __slots__ = ("hasher", "payload", "pending", "position", "size", "tail", "unhashed")
+    Where its lender wants the payload back, it copies what was not sent, and goes on with the copy: a message that was
+    begun must be finished, because others have sent theirs behind it.
+    """
 
-    def __init__(self, head: bytes, payload: memoryview, hasher: Hasher | None, tail: Callable[[], bytes]) -> None:
+    __slots__ = ("hasher", "lender", "payload", "pending", "position", "size", "tail", "unhashed")
+
+    def __init__(
+        self,
+        head: bytes,
+        payload: memoryview,
+        hasher: Hasher | None,
+        tail: Callable[[], bytes],
+        lender: Lender | None = None,
+    ) -> None:
+        self.lender = lender
         self.payload = payload
         self.size = len(payload)
         self.position = 0
@@ -143,8 +165,10 @@ class Sending:
     def step(self, wire: Wire, turn: int) -> int | None:
         """See `Transfer`."""
         moved = 0
-        pending = self.pending
-        while pending:
+        while pending := self.pending:
+            if self.lender is not None:
+                self.recall()
+                pending = self.pending
             count = wire.send(pending)
             moved += count
             while pending and count >= len(pending[0]):
@@ -158,8 +182,22 @@ class Sending:
                 return None
         return moved
 
+    def recall(self) -> None:
+        """Gives the payload back, if its lender wants it."""
+        lender = self.lender
+        if lender is None or not lender.wants_it_back():
+            return
+        self.lender = None
+        if self.position < self.size and self.hasher is not None and self.unhashed:
+            self.hasher.update(self.unhashed)
+        self.unhashed = NOTHING
+        self.payload = memoryview(bytes(self.payload))
+        self.pending = [memoryview(bytes(piece)) for piece in self.pending]
+        lender.has_it_back()
+
     def release(self) -> None:
         """Lets go of the payload."""
+        self.lender = None
         self.payload = NOTHING
         self.pending = []
         self.unhashed = NOTHING
