@@ -35,7 +35,7 @@ return 0
 class Losses:
     """What happened to one store. `path` is a file with the times at which the server was killed.
 
-    Times are monotonic. The file has a line for each kill, which is written before it.
+    Times are monotonic. The file has two lines for each kill, which are written before and after it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class Losses:
         self._damaged: dict[str, float] = {}  # when the last damage to a key was done; infinite while it is being done
 
     def note_kill(self) -> None:
-        """Says that the server is going to be killed, and will lose everything."""
+        """Says that the server is going to be killed, or was killed just now, and loses everything."""
         with self._path.open("a", encoding="ascii") as file:
             file.write(f"{time.monotonic()!r}\n")
 

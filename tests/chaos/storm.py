@@ -175,6 +175,7 @@ class Storm:
             await asyncio.sleep(pause)
             losses.note_kill()
             await asyncio.to_thread(struck.kill)
+            losses.note_kill()  # it may have answered puts until now
             await asyncio.sleep(rng.choice((0.0, rng.uniform(0, 1))))
             await asyncio.to_thread(struck.restart)
             journal.count("kills of the server")
