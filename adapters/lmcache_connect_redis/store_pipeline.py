@@ -22,9 +22,9 @@ AHEAD_REQUESTS: Final = 32
 """Requests that were sent over one connection, and whose replies were not read, at most."""
 
 
-_GRACE: Final = 1.0
-"""Seconds that a thread has to copy the rest of a payload whose put was cancelled. Its calls end by themselves after a
-part of `stall_timeout`."""
+_GRACE: Final = 0.3
+"""Seconds that a thread has to copy the rest of a payload whose put was cancelled. A call of it that sends ends by
+itself after 0.1 s: see `stall_clock.py`."""
 
 
 class StoreRequest(ABC):

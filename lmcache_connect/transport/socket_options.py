@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import Final
 
-from .stall_clock import TICKS
+from .stall_clock import SEND_TICK, TICKS
 
 _IDLE_SECONDS: Final = 15
 """After so long without traffic, the kernel asks whether the peer is there. It also keeps a NAT's entry alive."""
@@ -40,7 +40,7 @@ def end_by_themselves(sock: socket.socket, stall_timeout: float | None) -> None:
     """
     if stall_timeout is None:
         return
-    tick = max(1, round(stall_timeout / TICKS * 1e6))
-    interval = struct.pack("@ll", tick // 1_000_000, tick % 1_000_000)
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, interval)
+    tick = stall_timeout / TICKS
+    for option, seconds in ((socket.SO_RCVTIMEO, tick), (socket.SO_SNDTIMEO, min(tick, SEND_TICK))):
+        micros = max(1, round(seconds * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", micros // 1_000_000, micros % 1_000_000))

@@ -23,6 +23,9 @@ from .wire import StreamStalledError, Wire
 TICKS: Final = 4
 """Into how many ticks the limit is divided."""
 
+SEND_TICK: Final = 0.1
+"""Seconds after which a thread's call to send ends by itself, if a tick is longer: the payload may be wanted back."""
+
 
 class StallClock:
     """The clock of one wire. All times are seconds of one monotonic clock, which the caller reads."""
@@ -41,6 +44,11 @@ class StallClock:
         """The seconds after which a thread's call ends by itself. Infinite where there is no limit."""
         limit = self._wire.stall_timeout
         return math.inf if limit is None else limit / TICKS
+
+    @property
+    def send_tick(self) -> float:
+        """The same for a call that sends."""
+        return min(self.tick, SEND_TICK)
 
     def left(self, now: float) -> float:
         """Returns the seconds until the next look is due; 0 or less where the connection is dead."""

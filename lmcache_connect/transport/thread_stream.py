@@ -70,7 +70,7 @@ class ThreadStream(Stream):
                 except BLOCKED:
                     count = 0
                 if not count:
-                    self._look_for_stall()
+                    self._look_for_stall(self._clock.tick)
                     continue
                 position += count
                 if update is not None:
@@ -89,7 +89,7 @@ class ThreadStream(Stream):
                         return
                 except BLOCKED:
                     pass
-                self._look_for_stall()
+                self._look_for_stall(self._clock.tick if reading else self._clock.send_tick)
         except OSError as error:
             raise self._failed(error) from error.with_traceback(None)
         except BaseException:
@@ -98,8 +98,8 @@ class ThreadStream(Stream):
         finally:
             transfer.release()
 
-    def _look_for_stall(self) -> None:
-        """To be called when a call has ended by itself after a tick, because nothing moved.
+    def _look_for_stall(self, seconds: float) -> None:
+        """To be called when a call has ended by itself after some seconds, because nothing moved.
 
         Raises:
             StreamStalledError: that was once too often.
@@ -108,7 +108,7 @@ class ThreadStream(Stream):
         moved = wire.bytes_received + wire.bytes_sent
         if moved != self._moved:
             self._moved = moved
-            self._clock.moved_at = now - self._clock.tick
+            self._clock.moved_at = now - seconds
         if self._clock.left(now) <= 0:
             raise self._clock.error()
 
