@@ -61,14 +61,13 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = ahead <= WINDOW_BYTES // 2 and len(sent) <= WINDOW_REPLIES // 2
-            if is_low and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
+            if is_low and connection.is_trusted and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
                 commands: list[bytes] = []
                 while ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES:
                     item = self.next_request()
                     if item is None:
                         break
                     call, request, nbytes = item
-                    call.outstanding += 1
                     sent.append(Sent(call, request, nbytes))
                     ahead += nbytes
                     commands.append(request[1])

@@ -67,12 +67,11 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
         ahead = 0  # replies that are outstanding
         got = 0  # those to the first request of `sent` that were taken
         while True:
-            if ahead < _AHEAD and not (sent and self.gives_way()):
+            if ahead < _AHEAD and connection.is_trusted and not (sent and self.gives_way()):
                 commands: list[bytes] = []
                 before = ahead
                 while ahead < _AHEAD and (item := self.next_request()) is not None:
                     call, request, _ = item
-                    call.outstanding += 1
                     sent.append(Sent(call, request, 0))
                     commands.append(request[0])
                     ahead += request[1]

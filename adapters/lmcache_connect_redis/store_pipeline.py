@@ -90,7 +90,7 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         under_way = moved = 0
         is_sending = True
         while True:
-            if is_sending and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
+            if is_sending and connection.is_trusted and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
                 item = self.next_request()
                 if item is not None:
                     call, request, nbytes = item
@@ -114,8 +114,11 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
                 call.fail(error)
             under_way -= nbytes
             if following is not None and not call.is_ended:
+                self.queue.count(call)  # first, so that the call is not over meanwhile
+                self.taken()
                 await self._send(connection, call, following, 0)
-            self.taken()
+            else:
+                self.taken()
             if not sent:  # further requests wait until it is known that the connection has nothing more to say
                 return
             if len(sent) <= AHEAD_REQUESTS // 2 and under_way <= AHEAD_BYTES // 2:
@@ -124,11 +127,10 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
     async def _send(self, connection: Connection, call: Any, request: StoreRequest, nbytes: int) -> bool:
         """Sends a request, unless its call has ended. Returns whether it was sent."""
         if not call.begin(connection, in_thread=self.in_thread):
-            if call.is_over:
+            if self.queue.answered(call):
                 self.finish(call)
             return False
         self.current = call
-        call.outstanding += 1
         self.sent.append(Sent(call, request, nbytes))
         stream = connection.stream
         stream.lender = Loan(call, connection, self.finish)

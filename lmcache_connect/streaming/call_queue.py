@@ -48,11 +48,7 @@ class CallQueue(Generic[W]):
     def add_begun(self, call: W) -> None:
         """Adds a call that has further requests, for a chunk that was begun. It may stand in the queue already."""
         with self._lock:
-            if call.rank != _BEGUN:
-                if call.rank == _FRESH:
-                    self._leave_fresh(call)
-                call.rank = _BEGUN
-                self._begun.append(call)
+            self._add_begun(call)
 
     def has_requests(self) -> bool:
         """Whether there is a request to make."""
@@ -62,7 +58,9 @@ class CallQueue(Generic[W]):
     def next_request(self) -> tuple[W, Any, int] | None:
         """Takes the next request. Returns its call, itself, and how many bytes it or its reply probably has.
 
-        The request is None where the call has failed, because it could not make it.
+        It counts as outstanding from now on, until `answered` or `put_back`. Otherwise a thread that takes the reply to
+        another request of the call could find the call over. The request is None where the call has failed, because it
+        could not make it.
         """
         with self._lock:
             call = self._first()
@@ -73,6 +71,7 @@ class CallQueue(Generic[W]):
             except Exception as error:
                 call.fail(error)
                 return call, None, 0
+            call.outstanding += 1
             if call.rank == _BEGUN:
                 self._since_fresh += nbytes
                 if not call.is_amid():
@@ -96,15 +95,50 @@ class CallQueue(Generic[W]):
                 self._fresh.rotate(-1)
             return call, request, nbytes
 
+    def count(self, call: W) -> None:
+        """Counts one more request of `call` as outstanding, which did not stand in the queue."""
+        with self._lock:
+            call.outstanding += 1
+
+    def answered(self, call: W) -> bool:
+        """Told that a request of `call` is not outstanding any more. Returns whether the call is over."""
+        with self._lock:
+            call.outstanding -= 1
+            return call.is_over
+
+    def put_back(self, call: W, request: Any) -> bool:
+        """Has a request made again that was sent and not answered, unless its call has ended. It goes first.
+
+        Of several requests, the last that was sent is put back first. Returns whether the call is over.
+        """
+        with self._lock:
+            call.outstanding -= 1
+            if not call.is_ended:
+                call.requeue(request)
+                if call.unbegun():
+                    self._add_begun(call, is_first=True)
+            return call.is_over
+
     def take_all(self) -> list[W]:
         """Empties the queue. Returns the calls that stood in it."""
         with self._lock:
             calls = [*self._begun, *self._fresh]
             self._begun.clear()
             self._fresh.clear()
+            self._turn = 0
             for call in calls:
                 call.rank = _OUT
             return [call for call in calls if not call.is_ended]
+
+    def _add_begun(self, call: W, *, is_first: bool = False) -> None:
+        if call.rank != _BEGUN:
+            if call.rank == _FRESH:
+                self._leave_fresh(call)
+            call.rank = _BEGUN
+            if is_first:
+                self._begun.appendleft(call)
+            else:
+                self._begun.append(call)
 
     def _leave_fresh(self, call: W) -> None:
         if self._fresh[0] is call:
@@ -114,10 +148,12 @@ class CallQueue(Generic[W]):
             self._fresh.remove(call)
 
     def _first(self) -> W | None:
-        for queue in (self._begun, self._fresh):  # without those that have ended meanwhile
-            while queue and (queue[0].is_ended or not queue[0].unbegun()):
-                queue.popleft().rank = _OUT
         begun, fresh = self._begun, self._fresh
+        while begun and (begun[0].is_ended or not begun[0].unbegun()):  # it has ended meanwhile
+            begun.popleft().rank = _OUT
+        while fresh and (fresh[0].is_ended or not fresh[0].unbegun()):
+            fresh.popleft().rank = _OUT
+            self._turn = 0
         if begun and not (fresh and self._since_fresh >= BEGUN_BYTES and len(begun) < BEGUN_CALLS):
             return begun[0]
         return fresh[0] if fresh else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import LMCacheConnectError, ReleasedObjectError
-from ..lease import Use, leases, work_under
+from ..lease import Use, check_leases, leases, work_under
 from ..transport import Connection
 
 
@@ -26,11 +26,12 @@ class CombinedCall(ABC):
         failure: why it has failed.
         done: is set on the event loop when nothing more happens for it. None for a call that runs in its own task.
         more: is called with the call when requests have come up after it was queued.
-        requeued: how often a request of its was sent and then queued again, because its connection had to be closed.
+        requeued: how many connections had to be closed over which requests of its were sent, which were queued again.
         rank: where it stands in its queue. Belongs to the queue.
     """
 
     __slots__ = (
+        "_is_guest",
         "_leases",
         "_touching",
         "_uses",
@@ -54,8 +55,10 @@ class CombinedCall(ABC):
         self.requeued = 0
         self.rank = 0
         self._leases = leases()
+        self._is_guest = False
+        """Whether it is served in the context of another task than its own."""
         self._touching: list[Connection] = []
-        self._uses: list[Use] | None = [] if self._leases else None
+        self._uses: dict[Connection, Use] | None = {} if self._leases else None
 
     @abstractmethod
     def unbegun(self) -> int:
@@ -78,6 +81,11 @@ class CombinedCall(ABC):
         """Whether nothing more happens for it."""
         return not self.outstanding and not self._touching and (self.is_ended or not self.unbegun())
 
+    @property
+    def is_recalled(self) -> bool:
+        """Whether the owner of its memory has recalled that."""
+        return any(lease.is_recalled for lease in self._leases)
+
     def fail(self, error: Exception) -> None:
         """Ends the call with `error`, unless it has ended."""
         if not self.is_ended:
@@ -99,10 +107,14 @@ class CombinedCall(ABC):
         self._touching.append(connection)
         if not self.is_ended:
             try:
+                self._is_guest = leases() is not self._leases
                 work_under(self._leases)
-                if in_thread and self._uses is not None:
-                    self._uses.append(Use(connection.close))
+                if self._uses is not None:
+                    check_leases("a transfer")
+                    if in_thread:
+                        self._uses[connection] = Use(connection.close)
             except ReleasedObjectError as error:  # the owner of the memory has recalled it
+                self._leave_leases()
                 self.fail(error)
             else:
                 return True
@@ -115,9 +127,13 @@ class CombinedCall(ABC):
             return
         self._touching.remove(connection)
         if self._uses is not None:
+            if connection in self._uses:
+                self._uses.pop(connection).end()
+            self._leave_leases()
+
+    def _leave_leases(self) -> None:
+        if self._is_guest:  # what the driver then waits for concerns others
             work_under(())
-            if self._uses:
-                self._uses.pop().end()
 
     @property
     def is_touched(self) -> bool:

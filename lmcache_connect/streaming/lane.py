@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, TypeVar
 
-from ..errors import ConnectorClosedError, Incident, StoreError, StoreUnavailableError
+from ..errors import ConnectorClosedError, Incident, ReleasedObjectError, StoreError, StoreUnavailableError
 from ..lease import WAIT_SECONDS, work_under
 from ..process import this_process
 from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, wait_uncancelled
@@ -194,10 +194,10 @@ class Lane(ABC, Generic[C, W]):
         call.done = self._loop.create_future()
         call.more = self._on_more
         self._queue.add(call)
-        self._hire()
-        if self._watch is None and self._last_limit > self._limit:
-            self._watch_drivers()
         try:
+            self._hire()
+            if self._watch is None and self._last_limit > self._limit:
+                self._watch_drivers()
             await call.done
         except BaseException as ended:
             call.end()
@@ -251,8 +251,14 @@ class Lane(ABC, Generic[C, W]):
     def _hire(self, limit: int = 0) -> None:
         if not self._arriving and len(self._drivers) < (limit or self._limit):
             self._arriving += 1
-            # In a context of its own: it outlives the call that it is hired for, and works for others.
-            driver = asyncio.get_running_loop().create_task(self._drive(), context=Context())
+            job = self._drive()
+            try:
+                # In a context of its own: it outlives the call that it is hired for, and works for others.
+                driver = asyncio.get_running_loop().create_task(job, context=Context())
+            except BaseException:  # from a task factory of somebody else
+                self._arriving -= 1
+                job.close()
+                raise
             self._drivers.add(driver)
             driver.add_done_callback(self._ended)
 
@@ -262,10 +268,7 @@ class Lane(ABC, Generic[C, W]):
 
     async def _drive(self) -> None:
         """What a driver does. It is counted as arriving."""
-        while True:
-            await self._serve_one()
-            if not self._queue.has_requests():
-                break
+        while await self._serve_one() and self._queue.has_requests():
             self._arriving += 1
         self._drivers.discard(asyncio.current_task())  # from here on, a call that is made hires another one
 
@@ -279,8 +282,8 @@ class Lane(ABC, Generic[C, W]):
             self._arriving = 0
             self._fail(self._queue.take_all(), error)
 
-    async def _serve_one(self) -> None:
-        """Serves one connection. What fails ends the calls that it concerns."""
+    async def _serve_one(self) -> bool:
+        """Serves one connection. What fails ends the calls that it concerns. Returns whether there may be another."""
         couriers = self._couriers
         finish = self._finish if couriers is None else self._finish_from_thread
         pipeline = self.pipeline(self._queue, finish, in_thread=couriers is not None)
@@ -297,6 +300,8 @@ class Lane(ABC, Generic[C, W]):
                             asyncio.get_running_loop().call_soon(self._hire_for_the_rest)
                         await pipeline.serve(connection)
             except Exception as error:
+                if connection is None and self._serving:
+                    return False  # the other drivers go on, with all the calls
                 self._failed(pipeline, connection, error)
             except BaseException:
                 self._lost(pipeline, self._closed_error())
@@ -310,13 +315,16 @@ class Lane(ABC, Generic[C, W]):
                 self._closed_here.discard(connection)
                 for call in pipeline.last:
                     self._finish(call)
+        return True
 
     def _failed(self, pipeline: Pipeline[C, W], connection: C | None, error: Exception) -> None:
         if connection is None:  # there is no connection to be had
             self._fail(self._queue.take_all(), error)
             return
         if connection not in self._closed_here:
-            if isinstance(error.__cause__, StreamClosedError) or pipeline.current is None:
+            if recalled := list({sent.call for sent in pipeline.sent if sent.call.is_recalled}):
+                self._fail(recalled, ReleasedObjectError("a transfer"))  # their owner has closed the connection
+            elif isinstance(error.__cause__, StreamClosedError) or pipeline.current is None:
                 self._lost(pipeline, error)
             else:
                 self._fail([pipeline.current], error)

@@ -76,8 +76,7 @@ class Pipeline(ABC, Generic[C, W]):
         self.current = None
         self.replies += 1
         call = self.sent.popleft().call
-        call.outstanding -= 1
-        if not call.is_over:
+        if not self.queue.answered(call):
             return
         if self.sent or self.queue.has_requests():
             self.finish(call)
@@ -86,13 +85,9 @@ class Pipeline(ABC, Generic[C, W]):
 
     def requeue_all(self) -> None:
         """Has everything made again, over another connection, that was sent and not answered."""
+        for call in {sent.call for sent in self.sent}:
+            call.requeued += 1
         while self.sent:
             call, request, _ = self.sent.pop()
-            call.outstanding -= 1
-            if not call.is_ended:
-                call.requeued += 1
-                call.requeue(request)
-            if call.is_over:
+            if self.queue.put_back(call, request):
                 self.finish(call)
-            elif not call.is_ended:
-                self.queue.add_begun(call)

@@ -24,6 +24,7 @@ with the prefix that fits. So is one that is first in line and has waited for ro
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -205,6 +206,7 @@ class Room:
         "_at_a_time",
         "_awaited",
         "_backend",
+        "_lock",
         "_made",
         "_place",
         "_spare",
@@ -219,6 +221,7 @@ class Room:
         self._allocate_timeout = allocate_timeout
         self._made: list[MemoryObj] = []  # chunks that are being received or did not verify are among them
         self._awaited = 0
+        self._lock = threading.Lock()  # for `_spare`: several threads may serve one get
         self._spare: list[MemoryObj] | None = None
         self._spare_metadata: ChunkMetadata | None = None
         self._at_a_time = 1  # grows while chunks of the same metadata come
@@ -267,10 +270,18 @@ class Room:
             if obj is not None:
                 self._made.append(obj)
             return obj
+        with self._lock:
+            obj = self._take_spare(metadata, expected)
+        if obj is not None:
+            self._made.append(obj)
+        return obj
+
+    def _take_spare(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
+        spare = self._spare
         if spare is None:
             spare = self._spare = []
         if not spare or spare[-1].metadata is not metadata:
-            self.release_spare()
+            self._release_spare()
             self._at_a_time = min(2 * self._at_a_time, _AT_A_TIME) if metadata is self._spare_metadata else 1
             self._spare_metadata = metadata
             count = 1 if self._place.is_first else min(expected, self._at_a_time)
@@ -281,14 +292,15 @@ class Room:
                 if made is None:
                     break
                 spare.append(made)
-            if not spare:
-                return None
-        obj = spare.pop()
-        self._made.append(obj)
-        return obj
+        return spare.pop() if spare else None
 
     def release_spare(self) -> None:
         """Releases room that was made for expected chunks, and that none has come for."""
+        if self._spare:
+            with self._lock:
+                self._release_spare()
+
+    def _release_spare(self) -> None:
         while self._spare:
             self._spare.pop().ref_count_down()
 

@@ -62,10 +62,14 @@ class Connection:
         self.is_suspect = False
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether further requests may be sent over it."""
+        return not self.is_suspect and not self._tenure.is_over
+
+    @property
     def is_reusable(self) -> bool:
         """Whether the stream stands where the next caller may send a command."""
-        is_trusted = not self.is_suspect and not self._tenure.is_over
-        return self.pending == 0 and is_trusted and self.stream.is_open and not self.stream.buffered
+        return self.pending == 0 and self.is_trusted and self.stream.is_open and not self.stream.buffered
 
     async def send(self, command: bytes, replies: int = 1) -> None:
         """Sends one or several encoded commands, which have `replies` replies together."""

@@ -15,6 +15,7 @@ A chunk is one string (whole), or a hash of pieces (striped). Only the store tel
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ _TRIES: Final = 4
 
 _FIRST_PIECE_BYTES: Final = 1 << 20
 """What the first piece of a striped chunk probably brings."""
+
+_MAKING: Final = threading.Lock()
+"""Held for a moment where a call makes what few calls need, and which threads may do for it at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,22 +239,23 @@ class Fetching(FetchCall):
         self._tell_of_more()
 
     def _made_pieces(self) -> deque[_Piece]:
-        if self._pieces is None:
-            self._pieces = deque()
-        return self._pieces
+        with _MAKING:
+            if self._pieces is None:
+                self._pieces = deque()
+            return self._pieces
 
     def _made_detours(self) -> _Detours:
-        if self._detours is None:
-            self._detours = _Detours()
-        return self._detours
+        with _MAKING:
+            if self._detours is None:
+                self._detours = _Detours()
+            return self._detours
 
     def _tell_of_more(self) -> None:
         if self.more is not None:
             self.more(self)
 
     def _end_for_want_of_room(self, slot: _Slot, error: ArenaExhaustedError) -> None:
-        if self.arrivals.no_room(slot, error):
-            self._again = [slot for slot in self._again if slot < self.arrivals.wanted]
+        self.arrivals.no_room(slot, error)  # what is to be asked for again stays: another thread may be taking of it
 
 
 def _hget(name: str, index: int) -> bytes:

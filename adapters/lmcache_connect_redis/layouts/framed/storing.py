@@ -7,6 +7,7 @@ leaves goes away. When all pieces are there, one `RENAME` replaces whatever stoo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from secrets import randbits
 from typing import Final
@@ -71,6 +72,7 @@ class _StripedPut:
         self.name = name
         self.obj = obj
         self.plan = plan
+        self._lock = threading.Lock()  # several threads may take replies to its pieces
         self.begin_again()
 
     def begin_again(self) -> None:
@@ -80,6 +82,13 @@ class _StripedPut:
         self.held = 0
         """The most pieces that the server was seen to hold."""
         self.is_begun = False
+
+    def answered(self, held: int) -> bool:
+        """Told that a piece was stored, and how many the server held then. Returns whether it was the last answer."""
+        with self._lock:
+            self.held = max(self.held, held)  # another thread may have raised it meanwhile
+            self.unanswered -= 1
+            return not self.unanswered
 
 
 class _PiecePut(StoreRequest):
@@ -99,10 +108,7 @@ class _PiecePut(StoreRequest):
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         put = self._put
-        held = await put.writer.read_piece_stored(connection)
-        put.held = max(put.held, held)  # another member may have raised it meanwhile
-        put.unanswered -= 1
-        if put.unanswered:
+        if not put.answered(await put.writer.read_piece_stored(connection)):
             return None
         if put.held != put.plan.pieces:
             # The server evicted the first pieces and then took the others. Nothing but the count would show it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -59,19 +58,25 @@ class TwoKeyFetching(FetchCall):
         super().__init__(arrivals, nbytes)
         self._records = records
         self._names = names
-        self._slots = deque(range(len(names)))
+        self._next = 0
+        """The first slot that was not asked for yet."""
+        self._again: list[int] = []
         self._typical = nbytes // max(len(names), 1)
 
     def unbegun(self) -> int:
-        return len(self._slots)
+        return max(self.arrivals.wanted - self._next, 0) + len(self._again)
 
     def next_request(self) -> tuple[tuple[int, bytes], int]:
-        slot = self._slots.popleft()
+        if self._again:
+            slot = self._again.pop()
+        else:
+            slot = self._next
+            self._next = slot + 1
         return (slot, encode_command(b"MGET", *both_keys(self._names[slot]))), self._typical
 
     def ask_again(self, ask: int) -> None:
         if ask < self.arrivals.wanted:
-            self._slots.appendleft(ask)
+            self._again.append(ask)
 
     async def drop(self, connection: Connection, ask: int) -> None:
         await self._records.drop(connection)
@@ -83,8 +88,7 @@ class TwoKeyFetching(FetchCall):
             self.arrivals.corrupt[ask] = error
             return 0
         except ArenaExhaustedError as error:
-            if self.arrivals.no_room(ask, error):
-                self._slots = deque(slot for slot in self._slots if slot < self.arrivals.wanted)
+            self.arrivals.no_room(ask, error)
             return 0
         self.arrivals.found[ask] = obj
         if obj is None:
