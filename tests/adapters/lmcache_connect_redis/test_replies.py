@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from lmcache_connect import (
@@ -244,3 +246,28 @@ async def test_a_value_beyond_the_servers_own_limit_is_an_error_that_tells_why()
                 with pytest.raises((StoreUnavailableError, StoreCommandError), match="invalid bulk length"):
                     await connector.put("k", obj)
             assert await connector.exists("k") is False
+
+
+async def test_no_request_follows_on_a_connection_whose_server_turned_out_to_be_the_wrong_one() -> None:
+    refused = b"-READONLY You can't write against a read only replica.\r\n"
+    puts = demoted = 0
+
+    def answer(_: list[bytes]) -> bytes:
+        nonlocal puts, demoted
+        puts += 1
+        if puts == 50:
+            demoted = server.connections
+        return refused if server.connections == demoted else b"+OK\r\n"
+
+    async with (
+        ScriptedServer({b"SET": answer}) as server,
+        ConnectorManager(f"{server.url}?pool_size=1&io=loop", config=QUICK) as manager,
+    ):
+        connector = manager.create_connector()
+        with chunk(manager.local_cpu_backend, "k", 64) as obj:
+            await connector.put("k", obj)
+            await asyncio.sleep(1.1)  # a tenure lasts a second at least
+            found = await asyncio.gather(*[connector.put(f"k{n}", obj) for n in range(400)], return_exceptions=True)
+        failed = [error for error in found if error is not None]
+        assert all(isinstance(error, ReadOnlyStoreError) for error in failed)
+        assert 1 <= len(failed) <= 2 * 32  # those that were under way
