@@ -98,11 +98,11 @@ async def test_what_twemproxy_lacks_is_an_error_and_no_hang(two_servers: tuple[V
         async with ConnectorManager(proxy.url(), config=ONCE) as manager:
             connector = manager.create_connector()
             with anyio.fail_after(5):
-                with pytest.raises(StoreUnavailableError, match="closed the connection|reset by peer"):
+                with pytest.raises(StoreUnavailableError, match=r"closed the connection|reset by peer"):
                     await connector.list()
         async with ConnectorManager(f"{proxy.url()}/3", config=ONCE) as manager:
             with anyio.fail_after(5):
-                with pytest.raises(StoreUnavailableError, match="closed the connection|reset by peer"):
+                with pytest.raises(StoreUnavailableError, match=r"closed the connection|reset by peer"):
                     await manager.create_connector().ping()
 
 
