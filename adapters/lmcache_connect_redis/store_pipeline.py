@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.streaming import CallQueue, CombinedCall, Lane, Loan, Pipeline, Sent
+from lmcache_connect.streaming import CallPayload, CallQueue, CombinedCall, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool, Couriers
 
 from .protocol.connection import FAIR_SHARE_BYTES, Connection
@@ -133,11 +133,11 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         self.current = call
         self.sent.append(Sent(call, request, nbytes))
         stream = connection.stream
-        stream.lender = Loan(call, connection, self.finish)
+        stream.payload_owner = CallPayload(call, connection, self.finish)
         try:
             await request.send(connection)
         finally:
-            stream.lender = None
+            stream.payload_owner = None
             call.let_go(connection)
         self.current = None
         return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .arrivals import Arrivals
 from .call_queue import CallQueue
-from .combined_call import CombinedCall, Loan
+from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
 from .lane import Lane
 from .pipeline import Pipeline, Sent
@@ -17,10 +17,10 @@ __all__ = [
     "LARGE_BYTES",
     "NAMES_AT_A_TIME",
     "Arrivals",
+    "CallPayload",
     "CallQueue",
     "CombinedCall",
     "Lane",
-    "Loan",
     "NoRoomError",
     "Pipeline",
     "Room",

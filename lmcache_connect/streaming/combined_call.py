@@ -162,7 +162,7 @@ class CombinedCall(ABC):
                 del failure  # a frame that holds the error whose traceback holds the frame is freed late
 
 
-class Loan:
+class CallPayload:
     """The payload of a call, while a connection sends it."""
 
     __slots__ = ("_call", "_connection", "_finish")
@@ -174,11 +174,11 @@ class Loan:
         self._finish = finish
 
     def wants_it_back(self) -> bool:
-        """See `Lender`."""
+        """See `PayloadOwner`."""
         return self._call.is_ended
 
     def has_it_back(self) -> None:
-        """See `Lender`."""
+        """See `PayloadOwner`."""
         self._call.let_go(self._connection)
         self._finish(self._call)
 

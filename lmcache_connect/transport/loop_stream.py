@@ -116,7 +116,7 @@ class LoopStream(Stream):
             self._forget(waiting)
 
     def recall(self) -> bool:
-        """Gives the payload that is being sent back to its lender, who wants it."""
+        """Hands the payload that is being sent back to its owner, who wants it."""
         if self._writing is not None and isinstance(self._writing.transfer, Sending):
             self._writing.transfer.recall()
         return True

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
-from .transfer import COPIED_BYTES, NOTHING, Copying, Filling, Hasher, Lender, Receiving, Sending, Transfer
+from .transfer import COPIED_BYTES, NOTHING, Copying, Filling, Hasher, PayloadOwner, Receiving, Sending, Transfer
 from .wire import StreamClosedError, StreamStalledError, Wire
 
 
@@ -26,15 +26,15 @@ class Stream(ABC):
     connection is closed or ends.
     """
 
-    __slots__ = ("_limited", "_scratch", "lender", "peer", "waits")
+    __slots__ = ("_limited", "_scratch", "payload_owner", "peer", "waits")
 
     def __init__(self, scratch: Scratch, peer: str, limited: Wire | None = None) -> None:
         """`limited`: the wire whose peer may be silent for so long and no longer, where there is one."""
         self._scratch = scratch
         self._limited = limited
         self.peer = peer
-        self.lender: Lender | None = None
-        """Who has lent the payloads that are sent from now on. None: nobody wants them back before they are sent."""
+        self.payload_owner: PayloadOwner | None = None
+        """Whose payloads are sent from now on. None: nobody wants them back before they are sent."""
         self.waits = 0
         """How often a task had to wait for it: for the socket, or for the loop's other work."""
 
@@ -152,7 +152,7 @@ class Stream(ABC):
         Raises:
             StreamClosedError: the connection ended before. The peer may have received any part of it.
         """
-        transfer = Sending(head, payload, hasher, tail, self.lender)
+        transfer = Sending(head, payload, hasher, tail, self.payload_owner)
         del payload  # a kept traceback keeps this frame, and must not keep the buffer
         await self._move(transfer, reading=False)
 
@@ -179,7 +179,7 @@ class Stream(ABC):
     # ------------------------------------------------------------------------------------- what the two do apart
 
     def recall(self) -> bool:
-        """Gives the payload that is being sent back to its lender, who wants it. False: a thread does that, soon."""
+        """Hands the payload that is being sent back to its owner, who wants it. False: a thread does that, soon."""
         return False
 
     @abstractmethod

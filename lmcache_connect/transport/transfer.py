@@ -111,11 +111,12 @@ class Filling:
         """Holds no buffer."""
 
 
-class Lender(Protocol):
-    """Who has lent the payload that is being sent."""
+class PayloadOwner(Protocol):
+    """Whose payload is being sent."""
 
     def wants_it_back(self) -> bool:
-        """Whether the payload's memory must not be read any more. Asked by whoever moves the bytes."""
+        """Whether the payload's memory must not be read any more. Asked by the loop or thread that moves the bytes."""
+        ...
 
     def has_it_back(self) -> None:
         """Told that nothing reads it any more: what was not sent goes out from a copy."""
@@ -124,11 +125,11 @@ class Lender(Protocol):
 class Sending:
     """Sends a head, a payload that is hashed piece by piece as it goes out, and a tail that may hold the hash.
 
-    Where its lender wants the payload back, it copies what was not sent, and goes on with the copy: a message that was
+    Where its owner wants the payload back, it copies what was not sent, and goes on with the copy: a message that was
     begun must be finished, because others have sent theirs behind it.
     """
 
-    __slots__ = ("hasher", "lender", "payload", "pending", "position", "size", "tail", "unhashed")
+    __slots__ = ("hasher", "payload", "payload_owner", "pending", "position", "size", "tail", "unhashed")
 
     def __init__(
         self,
@@ -136,9 +137,9 @@ class Sending:
         payload: memoryview,
         hasher: Hasher | None,
         tail: Callable[[], bytes],
-        lender: Lender | None = None,
+        payload_owner: PayloadOwner | None = None,
     ) -> None:
-        self.lender = lender
+        self.payload_owner = payload_owner
         self.payload = payload
         self.size = len(payload)
         self.position = 0
@@ -166,7 +167,7 @@ class Sending:
         """See `Transfer`."""
         moved = 0
         while pending := self.pending:
-            if self.lender is not None:
+            if self.payload_owner is not None:
                 self.recall()
                 pending = self.pending
             count = wire.send(pending)
@@ -183,21 +184,21 @@ class Sending:
         return moved
 
     def recall(self) -> None:
-        """Gives the payload back, if its lender wants it."""
-        lender = self.lender
-        if lender is None or not lender.wants_it_back():
+        """Hands the payload back, if its owner wants it."""
+        owner = self.payload_owner
+        if owner is None or not owner.wants_it_back():
             return
-        self.lender = None
+        self.payload_owner = None
         if self.position < self.size and self.hasher is not None and self.unhashed:
             self.hasher.update(self.unhashed)
         self.unhashed = NOTHING
         self.payload = memoryview(bytes(self.payload))
         self.pending = [memoryview(bytes(piece)) for piece in self.pending]
-        lender.has_it_back()
+        owner.has_it_back()
 
     def release(self) -> None:
         """Lets go of the payload."""
-        self.lender = None
+        self.payload_owner = None
         self.payload = NOTHING
         self.pending = []
         self.unhashed = NOTHING

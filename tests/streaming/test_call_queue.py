@@ -80,7 +80,7 @@ def test_a_turn_ends_after_four_megabytes() -> None:
     assert order(queue) == "aaaabbcaaaabbaa"
 
 
-def test_a_turn_begins_anew_where_the_call_before_has_ended_amid_its_own() -> None:
+def test_a_turn_begins_again_where_the_call_before_has_ended_amid_its_own() -> None:
     first = Asking("a", *[MIB] * 9)
     queue = queue_of(first, Asking("b", *[MIB] * 5), Asking("c", 1))
     assert order(queue, 3) == "aaa"
@@ -88,7 +88,7 @@ def test_a_turn_begins_anew_where_the_call_before_has_ended_amid_its_own() -> No
     assert order(queue) == "bbbbcb"
 
 
-def test_a_turn_begins_anew_where_the_queue_was_emptied() -> None:
+def test_a_turn_begins_again_where_the_queue_was_emptied() -> None:
     queue = queue_of(Asking("a", *[MIB] * 9))
     assert order(queue, 3) == "aaa"
     queue.take_all()

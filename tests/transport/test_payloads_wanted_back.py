@@ -1,4 +1,4 @@
-"""A payload that its lender wants back is copied, and the message goes on from the copy."""
+"""A payload that its owner wants back is copied, and the message goes on from the copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 8 << 20
 
 
 class Owner:
-    """Lends a payload, and wants it back when it says so."""
+    """Has a payload, and wants it back when it says so."""
 
     def __init__(self) -> None:
         self.wants = False
@@ -39,11 +39,9 @@ async def test_what_is_left_of_a_payload_goes_out_unchanged_and_with_the_right_h
     stream = LoopStream(Wire(here, "peer"), loop)
     payload = bytearray(bytes(range(256)) * (SIZE // 256))
     expected = b"head" + bytes(payload)
-    owner = stream.lender = Owner()
+    owner = stream.payload_owner = Owner()
     hasher = xxhash.xxh3_64()
-    sending = asyncio.ensure_future(
-        stream.send_framed(b"head", memoryview(payload), hasher, lambda: hasher.digest())  # type: ignore[arg-type]
-    )
+    sending = asyncio.ensure_future(stream.send_framed(b"head", memoryview(payload), hasher, lambda: hasher.digest()))
     await asyncio.sleep(0)
     received = b""
     while len(received) < received_before:
@@ -51,7 +49,7 @@ async def test_what_is_left_of_a_payload_goes_out_unchanged_and_with_the_right_h
     owner.wants = True
     assert stream.recall()
     assert owner.times == 1
-    payload[:] = bytes(SIZE)  # the lender uses its memory for something else
+    payload[:] = bytes(SIZE)  # the owner uses its memory for something else
     while len(received) < len(expected) + 8:
         received += await loop.sock_recv(there, 1 << 20)
     await sending
