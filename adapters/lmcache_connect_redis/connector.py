@@ -16,14 +16,16 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
-from lmcache_connect.contract import Documents, Flags, leave_out, note_progress
+from lmcache_connect.contract import Documents, Flags, OwnThreadCalls, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES
 from lmcache_connect.observability import event
 from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, StreamingConnector
+from lmcache_connect.transport import StreamClosedError, StreamStalledError, ThreadConnections
 
 from .announcements import Announcements
 from .fetch_pipeline import FetchLane
@@ -34,6 +36,7 @@ from .layouts.two_key.layout import TwoKeyLayout
 from .leftovers import Leftovers
 from .lookup_pipeline import LookupCall, LookupLane
 from .options import RedisOptions
+from .own_thread import RedisOwnThread
 from .protocol.connection import Connection, lost_connection
 from .protocol.replies import encode_command, is_refusal
 from .protocol.transaction import TransactionRefusedError
@@ -46,6 +49,9 @@ _SCAN_COUNT: Final = 1000
 
 _MAX_NAME_BYTES: Final = 3 * MAX_KEY_BYTES
 """The longest name of a chunk is that of a key of braces, with a prefix."""
+
+_THREAD_CONNECTIONS: Final = 16
+"""Connections of blocking callers, each of which has one in its own thread, at most. Further callers use the loop."""
 
 _SCAN_BYTES: Final = 64 << 20
 """What one answer to SCAN may hold in all."""
@@ -92,6 +98,22 @@ class RedisConnector(StreamingConnector[Connection]):
             runs_alone=False,
         )
         self._large_from = min(self._threads_from, LARGE_BYTES)
+        self._thread_connections = ThreadConnections(_THREAD_CONNECTIONS, self._connect, context.loop)
+        self._own_thread = RedisOwnThread(
+            self._thread_connections,
+            self._layout,
+            self._line,
+            self._chunk_size,
+            (self._lookups, self._small_gets, self._small_puts),
+            partial(self._lost_one, self._store),
+            context.loop,
+            self._large_from or LARGE_BYTES,
+        )
+
+    def own_thread_calls(self) -> OwnThreadCalls | None:
+        # A thread cannot take TLS over, and `io=loop` wants none. A derived class may have calls of its own.
+        is_plain = type(self) is RedisConnector and not math.isinf(self._threads_from)
+        return self._own_thread if is_plain else None
 
     async def dial(self) -> Connection:
         connection = await self._server.open_connection()
@@ -104,9 +126,15 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def close(self) -> None:
         await self._leftovers.close()
+        self._thread_connections.close()
         await super().close()
         for lane in (self._lookups, self._small_gets, self._large_gets, self._small_puts, self._large_puts):
             await lane.close()
+
+    def _lost_one(self, store: str, error: StreamClosedError) -> StoreError:
+        if isinstance(error, StreamStalledError):
+            self._thread_connections.close_free()
+        return super()._lost_one(store, error)
 
     # ------------------------------------------------------------------------------------------------- look-ups
 

@@ -20,6 +20,7 @@ from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
 from .left_out import counting_left_out, leave_out
+from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
@@ -44,6 +45,8 @@ __all__ = [
     "Documents",
     "Flags",
     "Hits",
+    "NotInThisThreadError",
+    "OwnThreadCalls",
     "PrefixAdapter",
     "RemoteConnector",
     "RemovalPolicy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from ..metadata import CacheMetadata
@@ -17,7 +18,7 @@ class ChunkSize:
     """Three estimates of a chunk's size in bytes, for a connector that is about to fetch one.
 
     They start with the size of a full chunk where the model is known, and follow the chunks that `observe` is told of.
-    Not thread-safe: it belongs to one event loop.
+    Belongs to one event loop.
     """
 
     __slots__ = ("expected", "for_budget", "for_deadline")
@@ -36,3 +37,13 @@ class ChunkSize:
         self.expected = nbytes
         self.for_budget = max(self.for_budget, nbytes)
         self.for_deadline = max(self.for_deadline, nbytes)
+
+    def observe_in_thread(self, nbytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        """`observe` from any thread. `loop` is the event loop that this belongs to."""
+        if nbytes <= self.for_budget and nbytes <= self.for_deadline:
+            self.expected = nbytes
+            return
+        try:
+            loop.call_soon_threadsafe(self.observe, nbytes)
+        except RuntimeError:
+            pass  # the loop was closed

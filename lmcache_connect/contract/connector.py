@@ -20,6 +20,7 @@ from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj
 from ..observability import event
 from .batches import gather, hit_prefix, prefix_length
+from .own_thread import OwnThreadCalls
 from .removal import RemovalPolicy
 from .single_gets import SingleGets
 
@@ -149,6 +150,10 @@ class RemoteConnector(ABC):
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
         return 0
+
+    def own_thread_calls(self) -> OwnThreadCalls | None:
+        """What makes single calls in the threads of blocking callers; None: all calls run on the event loop."""
+        return None
 
     def own_hot_cache(self) -> HotCache | None:
         """The cache in this process that the connector asks before its store; None where it has none."""

@@ -6,6 +6,7 @@ The only package that starts an event loop or calls across loops. Imported by `c
 
 from __future__ import annotations
 
+from .mailbox import call_soon
 from .owner import LoopOwner
 
-__all__ = ["LoopOwner"]
+__all__ = ["LoopOwner", "call_soon"]

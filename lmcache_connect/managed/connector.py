@@ -15,6 +15,7 @@ from ..contract import (
     Documents,
     Flags,
     Hits,
+    OwnThreadCalls,
     RemoteConnector,
     RemovalPolicy,
     Slots,
@@ -30,6 +31,7 @@ from ..observability import Condition, OperationStatistics, StoreMetrics, event
 from .arguments import checked_keys, listed_objects, size_of_borrowed
 from .breaker import BreakerState
 from .checked_calls import CheckedCalls
+from .first_attempt import FirstAttempt
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
 from .listing import Listing
@@ -53,6 +55,7 @@ from .operations import (
     SCAN,
     WITHDRAW,
 )
+from .own_thread import OwnThread
 from .recall import Recall
 from .sync_connector import SyncConnector
 
@@ -97,9 +100,9 @@ class ManagedConnector(RemoteConnector):
         self._removal_policy = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
         wrapped._attach(context.owner, note_corrupt, self._removal_policy)  # no reference back to this object
         self._recall: Recall | None
-        self._use_inside()
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
+        self._use_inside()
 
     @property
     def wrapped(self) -> RemoteConnector:
@@ -488,8 +491,21 @@ class ManagedConnector(RemoteConnector):
         # One behind another wrapper is asked by that wrapper alone, which must see every call.
         cache = self._wrapped.own_hot_cache()
         self._recall = Recall(cache, self._runner) if cache is not None else None
+        calls = self._wrapped.own_thread_calls() if self._recall is None else None
+        self.sync.own_thread = self._own_thread_of(calls) if calls is not None else None
         if (cache := self._wrapped.find_hot_cache()) is not None:
             cache.count_into(self._runner.metrics.hot_cache)
+
+    def _own_thread_of(self, calls: OwnThreadCalls) -> OwnThread:
+        return OwnThread(
+            calls,
+            self._runner,
+            self._context,
+            self._chunk_size,
+            is_current=lambda here: self.sync.own_thread is here,
+            forget=self._forget,
+            go_on={EXISTS.name: self._exists, GET.name: self._get, PUT.name: self._put_held},
+        )
 
     def _forget(self, keys: Sequence[Key]) -> None:
         """Drops keys that change from the hot cache of the memory, which other connectors may have filled."""
@@ -500,15 +516,23 @@ class ManagedConnector(RemoteConnector):
 
     # These are called on the owning loop: the connector inside is another one after `recreate`.
 
-    def _exists(self, key: Key) -> Coroutine[Any, Any, bool]:
-        return self._runner.run(EXISTS, self._wrapped.exists, (key,))
+    def _exists(self, key: Key, first: FirstAttempt | None = None) -> Coroutine[Any, Any, bool]:
+        return self._runner.run(EXISTS, self._wrapped.exists, (key,), first=first)
 
-    def _get(self, key: Key) -> Coroutine[Any, Any, MemoryObj | None]:
-        return self._runner.run(GET, self._calls.get, (key,), self._load_of_chunks(1), self._wrapped.exists)
+    def _get(self, key: Key, first: FirstAttempt | None = None) -> Coroutine[Any, Any, MemoryObj | None]:
+        load = self._load_of_chunks(1)
+        return self._runner.run(GET, self._calls.get, (key,), load, self._wrapped.exists, first)
 
-    def _put(self, key: Key, memory_obj: MemoryObj, nbytes: int) -> Coroutine[Any, Any, None]:
+    def _put(
+        self, key: Key, memory_obj: MemoryObj, nbytes: int, first: FirstAttempt | None = None
+    ) -> Coroutine[Any, Any, None]:
         load = load_of_put(1, nbytes)
-        return self._runner.run(PUT, self._wrapped.put, (key, memory_obj), load, self._wrapped.exists)
+        return self._runner.run(PUT, self._wrapped.put, (key, memory_obj), load, self._wrapped.exists, first)
+
+    async def _put_held(self, key: Key, memory_obj: MemoryObj, first: FirstAttempt) -> None:
+        """`_put` that holds the chunk itself: its caller, in a thread, may give it up."""
+        with Holds((memory_obj,)):
+            await self._put(key, memory_obj, memory_obj.get_size(), first)
 
     def _look_up(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
         return self._runner.run(BATCHED_EXISTS, self._calls.batched_exists, (keys,), load_of_keys(len(keys)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from ..config import ConnectorConfig
+
 KEY_SECONDS: Final = 0.01
 """How much later the deadline of a look-up or removal is for each further key. A slow store makes 100 a second."""
 
@@ -21,6 +23,11 @@ class Load(NamedTuple):
     """Bytes that the store has got when the call has succeeded. What it gives is counted by `Operation.count`."""
     deadline_keys: int = 0
     """Keys that the deadline allows time for, `KEY_SECONDS` each."""
+
+    def seconds(self, settings: ConnectorConfig) -> float:
+        """Returns the seconds that the call has."""
+        more = self.deadline_bytes / settings.min_throughput + self.deadline_keys * KEY_SECONDS
+        return settings.operation_timeout + more
 
 
 # Kept, because most calls ask for as much as others did: a new one costs a small call more than a look-up of it.

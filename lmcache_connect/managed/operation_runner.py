@@ -46,8 +46,9 @@ from ..observability import Conditions, OperationStatistics, Span, StoreMetrics,
 from ..outside import described, hide_causes
 from .breaker import ORDINARY, Admission, CircuitBreaker
 from .byte_budget import ByteBudget
+from .first_attempt import FirstAttempt
 from .in_flight import InFlight
-from .load import KEY_SECONDS, ONE_KEY, Load
+from .load import ONE_KEY, Load
 from .operations import Operation
 from .running import Running
 
@@ -87,7 +88,7 @@ class OperationRunner:
         self._name = name
         self._lease = lease
         self._what = f"connector {store}"
-        self._budget = ByteBudget(settings.max_bytes_in_flight)
+        self.budget: Final = ByteBudget(settings.max_bytes_in_flight)
         self.in_flight: Final = InFlight(owner.loop, store)
         """The operations under way."""
         self.breaker: Final = CircuitBreaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
@@ -114,6 +115,25 @@ class OperationRunner:
         self.conditions.end()
         self.is_closed = False
 
+    def _check_open(self) -> None:
+        if self.is_closed or self._owner.is_closed:
+            raise ConnectorClosedError(self._what)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all is so ordinary that a call may run in its caller's own thread. From any thread."""
+        # Without failures the breaker is closed. Each of these is one read of what the loop writes.
+        if self.is_closed or self.is_bypassed or self.breaker.failures or self._owner.is_closed:
+            return False
+        return current_tracer() is None and not self._owner.is_forked()
+
+    def succeeded_elsewhere(self, operation: Operation[T], moved: int) -> None:
+        """Told that a call in its caller's own thread has succeeded, where the loop has to know."""
+        if not self.conditions.is_clear:
+            self.conditions.succeeded(operation.name)
+        if self.breaker.failures:
+            self._tell_breaker(True, ORDINARY, moved, operation.is_transfer)
+
     @property
     def is_serving(self) -> bool:
         """Whether operations are admitted: the connector is neither closed nor bypassed, nor of another process."""
@@ -134,25 +154,28 @@ class OperationRunner:
         args: tuple[Any, ...] = (),
         load: Load = ONE_KEY,
         probe: Callable[..., Awaitable[object]] | None = None,
+        first: FirstAttempt | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Returns a coroutine that awaits `method(*args)` as one operation, and again after a retryable failure.
 
         To be called and awaited on the owning loop. It returns what `operation.take` makes of the method's result, or
         `operation.miss` where a failure is to be a miss. `probe` is a look-up with the first of `args`. It goes first
-        where the breaker lets a transfer through as its probe.
+        where the breaker lets a transfer through as its probe. `first` is an attempt that was made before, elsewhere.
 
         Raises, at once:
             ConnectorClosedError: operations are refused.
         Raises, when it is awaited:
             ConnectorClosedError, CircuitOpenError, OperationTimeoutError, and what `method` raises of this package.
         """
-        if self.is_closed or self._owner.is_closed:  # no fork: no loop of its parent's runs in it
+        if first is not None:
+            method = first.before(method, self.in_flight, self._check_open)
+        elif self.is_closed or self._owner.is_closed:  # no fork: no loop of its parent's runs in it
             raise ConnectorClosedError(self._what)
         tracer = current_tracer()
         if tracer is None:
-            running = self._run(operation, method, args, load, probe)
+            running = self._run(operation, method, args, load, probe, first)
         else:
-            running = self._traced(tracer, operation, method, args, load, probe)
+            running = self._traced(tracer, operation, method, args, load, probe, first)
         return running if self._lease is None else _leased(self._lease, running)
 
     async def _traced(
@@ -163,11 +186,12 @@ class OperationRunner:
         args: tuple[Any, ...],
         load: Load,
         probe: Callable[..., Awaitable[object]] | None,
+        first: FirstAttempt | None,
     ) -> T:
         facts = {"lmcache_connect.connector": self._name, "lmcache_connect.keys": load.items}
         with tracer.start_as_current_span(f"lmcache_connect.{operation.name}", attributes=facts, **_SPANS) as span:
             try:
-                return await self._run(operation, method, args, load, probe, span)
+                return await self._run(operation, method, args, load, probe, first, span)
             except BaseException as error:
                 mark_failed(span, type(error).__name__)
                 raise
@@ -179,20 +203,21 @@ class OperationRunner:
         args: tuple[Any, ...],
         load: Load,
         probe: Callable[..., Awaitable[object]] | None,
+        first: FirstAttempt | None = None,
         span: Span | None = None,
     ) -> T:
         # The path of every call, and most of what a small one costs: nothing here that can be done once, or later.
         stats = self.metrics.operation(operation.name) if operation.is_counted else OperationStatistics()
         stats.calls += 1
         stats.items += load.items
-        if self.is_bypassed and operation.is_bypassable and operation.miss is not None:
+        if self.is_bypassed and operation.is_bypassable and operation.miss is not None and first is None:
             stats.misses["bypassed"] += load.items
             return operation.miss(load.items)
         seconds = self._settings.operation_timeout
         if load is not ONE_KEY:
-            seconds += load.deadline_bytes / self._settings.min_throughput + load.deadline_keys * KEY_SECONDS
+            seconds = load.seconds(self._settings)
         breaker = self.breaker
-        admission = breaker.admit(is_transfer=operation.is_transfer)
+        admission = breaker.admit(is_transfer=operation.is_transfer) if first is None else ORDINARY
         if admission is ORDINARY:
             probe = None
         elif admission is None:
@@ -201,12 +226,12 @@ class OperationRunner:
             probe = None
         elif not operation.is_transfer:
             seconds = min(seconds, self._settings.stall_timeout)
-        running = self.in_flight.begin(seconds)
+        queued = perf_counter() if first is None else first.began
+        running = self.in_flight.begin(seconds if first is None else seconds - (perf_counter() - first.began))
         token = operation_under_way.set(running)
         stats.in_flight += 1
         verdict: bool | None = None  # for the breaker: whether the store answered; None: that is not known
         moved = 0
-        queued = perf_counter()
         started = 0.0
         try:
             with running:
@@ -217,10 +242,10 @@ class OperationRunner:
                         if probe is not None and breaker.is_probe(admission):
                             await self._probe(probe, args[0])
                             breaker.on_trial(admission)
-                        if not load.budget_bytes or running.take_free(self._budget, load.budget_bytes):
+                        if not load.budget_bytes or running.take_free(self.budget, load.budget_bytes):
                             started = started or queued
                         else:
-                            await running.take(self._budget, load.budget_bytes)
+                            await running.take(self.budget, load.budget_bytes)
                             started = started or perf_counter()
                         result = await method(*args)
                         if operation.take is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, cast
 
@@ -132,6 +134,40 @@ class ScopedRunning(Running):
         """Ends it soon."""
         self.is_cancelled = True
         self._scope.cancel()
+
+
+class ThreadRunning:
+    """An operation that its caller's own thread runs, and that another thread may end."""
+
+    __slots__ = ("_close", "_has_let_go", "_lock", "deadline", "is_cancelled", "is_late")
+
+    def __init__(self, close: Callable[[], object], deadline: float) -> None:
+        """`close` closes the connection that the thread has. `deadline` is a time of `time.monotonic`."""
+        self._close = close
+        self._lock = threading.Lock()
+        self._has_let_go = False
+        self.deadline = deadline
+        """When it has to end."""
+        self.is_cancelled = False
+        """Whether `cancel` was called."""
+        self.is_late = False
+        """Whether that was because its deadline had passed."""
+
+    def cancel(self) -> None:
+        """Ends it soon. From any thread."""
+        self.is_cancelled = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Closes the connection, unless the thread has let go of it. From any thread."""
+        with self._lock:
+            if not self._has_let_go:
+                self._close()
+
+    def let_go(self) -> None:
+        """From now on the connection may be another thread's."""
+        with self._lock:
+            self._has_let_go = True
 
 
 def _is_in_cancelled_scope() -> bool:

@@ -9,6 +9,7 @@ from ..contract import RemoteConnector, prefix_length
 from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import MemoryObj
+from .own_thread import NOT_HERE, OwnThread
 
 T = TypeVar("T")
 
@@ -29,17 +30,31 @@ class SyncConnector:
         self._connector = connector
         self._owner = owner
         self._timeout = timeout
+        self.own_thread: OwnThread | None = None
+        """What makes single calls in their caller's own thread, where the connector offers that."""
 
     def exists(self, key: Key, timeout: float | None = None) -> bool:
         """See `ManagedConnector.exists`."""
+        if (here := self.own_thread) is not None:
+            is_there: bool = here.exists(key, self._timeout if timeout is None else timeout)
+            if is_there is not NOT_HERE:
+                return is_there
         return self._call("exists", timeout, self._connector.exists, key)
 
     def get(self, key: Key, timeout: float | None = None) -> MemoryObj | None:
         """See `ManagedConnector.get`."""
+        if (here := self.own_thread) is not None:
+            found: MemoryObj | None = here.get(key, self._timeout if timeout is None else timeout)
+            if found is not NOT_HERE:
+                return found
         return self._call("get", timeout, self._connector.get, key)
 
     def put(self, key: Key, memory_obj: MemoryObj, timeout: float | None = None) -> None:
         """See `ManagedConnector.put`."""
+        if (here := self.own_thread) is not None:
+            stored = here.put(key, memory_obj, self._timeout if timeout is None else timeout)
+            if stored is not NOT_HERE:
+                return
         self._call("put", timeout, self._connector.put, key, memory_obj)
 
     def remove(self, key: Key, timeout: float | None = None) -> bool:

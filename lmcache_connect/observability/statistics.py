@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -82,6 +83,9 @@ class StoreMetrics:
     """The counters of one connector, by operation name. Any thread may read them.
 
     `hot_cache` has the counts of the connector's hot cache; they stay 0 where it has none.
+
+    The connector's event loop counts in `operation(name)`. Calls that run in other threads count apart from it, in
+    `in_threads(name)`, and hold `counting` meanwhile. `snapshot` has the sum.
     """
 
     def __init__(self, store: str) -> None:
@@ -90,6 +94,9 @@ class StoreMetrics:
         self._process = this_process()
         self._lock = ProcessLock("the counters of a connector")
         self._operations: dict[str, OperationStatistics] = {}
+        self._in_threads: dict[str, OperationStatistics] = {}
+        self.counting = threading.Lock()
+        """Held for a few lines, by threads that count and by those who read."""
         self.removals: Counter[tuple[str, str]] = Counter()
         """The live number of damaged records by what was wrong with them, and by what became of them."""
 
@@ -101,10 +108,21 @@ class StoreMetrics:
                 found = self._operations.setdefault(name, OperationStatistics())
         return found
 
+    def in_threads(self, name: str) -> OperationStatistics:
+        """The live counters of one operation's calls that other threads than the event loop's run. Holds `counting`."""
+        found = self._in_threads.get(name)
+        return found if found is not None else self._in_threads.setdefault(name, OperationStatistics())
+
     def snapshot(self) -> dict[str, OperationStatistics]:
         """A copy of all counters."""
         with self._lock:
-            return {name: live.copy() for name, live in self._operations.items()}
+            copies = {name: live.copy() for name, live in self._operations.items()}
+            with self.counting:
+                for name, live in self._in_threads.items():
+                    total = copies.setdefault(name, OperationStatistics())
+                    total.add(live)
+                    total.in_flight += live.in_flight
+        return copies
 
     def snapshot_of_removals(self) -> Counter[tuple[str, str]]:
         """A copy of `removals`."""

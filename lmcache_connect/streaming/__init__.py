@@ -11,7 +11,7 @@ from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
 from .lane import Lane
 from .pipeline import Pipeline, Sent
-from .room import NoRoomError, Room
+from .room import NoRoomError, Room, RoomLine
 
 __all__ = [
     "LARGE_BYTES",
@@ -24,6 +24,7 @@ __all__ = [
     "NoRoomError",
     "Pipeline",
     "Room",
+    "RoomLine",
     "Sent",
     "StreamingConnector",
 ]

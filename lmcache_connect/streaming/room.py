@@ -77,6 +77,19 @@ class RoomLine:
         self._passed = 0
         """Bytes that others have taken since it is first."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no get waits."""
+        return self._first is None and not self._coming
+
+    def new_place(self) -> PlaceInLine:
+        """Returns the place of a get that is attempted once, outside of the line: see `forget`."""
+        return PlaceInLine(self)
+
+    def forget(self, place: PlaceInLine) -> None:
+        """Told that a get with a place from `new_place` has failed. From any thread."""
+        self._coming.pop(place, None)
+
     async def serve(self, attempt: Callable[..., Awaitable[T]], *args: object, expected: int = 0) -> T:
         """Returns what `attempt(place, *args)` returns.
 

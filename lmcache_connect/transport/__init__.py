@@ -5,7 +5,8 @@ Knows bytes, buffers and sockets, and neither chunks nor keys. Imported by `loop
 
 From the bottom up: `wire` makes the system calls, and `transfer` moves a buffer over a wire in steps. `stream` is what
 protocol code uses; `loop_stream` and `thread_stream` are its two kinds. `stall_clock` tells both when the peer has been
-silent for too long. `courier` runs protocol code in a thread.
+silent for too long. `courier` runs protocol code in a thread. `thread_connections` has connections for the threads of
+callers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .dialing import open_tcp_stream, open_unix_stream
 from .loop_stream import LoopStream
 from .pool import ConnectionPool, lost_connection
 from .stream import Stream
+from .thread_connections import ThreadConnections
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
 from .transfer import COPIED_BYTES
@@ -33,6 +35,7 @@ __all__ = [
     "StreamStalledError",
     "TLSSettings",
     "TLSSettingsError",
+    "ThreadConnections",
     "ThreadStream",
     "Wire",
     "in_thread",

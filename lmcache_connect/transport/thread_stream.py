@@ -9,7 +9,8 @@ Who owns what, from `LoopStream.take_over()` to `ThreadStream.hand_back()`:
   closed the connection meanwhile, or makes the socket non-blocking again for the loop stream.
 * A thread stream that was handed back is dead: its calls raise `StreamClosedError`, and its `close()` does nothing.
 
-`Couriers.run` exchanges the two streams of a connection, and always hands back.
+`Couriers.run` exchanges the two streams of a connection, and always hands back. The connections of `ThreadConnections`
+keep their thread stream until they are closed: one thread after the other calls it.
 """
 
 from __future__ import annotations
@@ -125,6 +126,10 @@ class ThreadStream(Stream):
     def is_open(self) -> bool:
         """Whether this end of the connection is open, and the thread has the wire."""
         return self._wire.is_open and not self._is_handed_back
+
+    def is_quiet(self) -> bool:
+        """Returns whether an idle connection can be used again: it is open at both ends, with nothing to read."""
+        return self._wire.is_quiet()
 
     def close(self) -> None:
         """Ends the connection at once. Idempotent. May be called from any thread. A call that waits here fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -267,3 +268,71 @@ def test_the_limit_is_never_exceeded_and_the_order_is_kept_whatever_happens(step
         assert (budget.used, budget.waiting) == (0, 0)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.asyncio
+async def test_a_thread_takes_what_is_free_and_what_it_has_is_not_free() -> None:
+    budget = ByteBudget(LIMIT)
+    assert budget.take_in_thread(60)
+    assert not budget.take_free(60)
+    assert budget.take_free(40)
+    assert not budget.take_in_thread(1)
+    assert not budget.release_in_thread(1)
+    budget.release(40)
+    assert not budget.release_in_thread(60)
+    assert (budget.used, budget.used_in_threads) == (0, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_waits_for_a_thread_goes_before_further_threads() -> None:
+    budget = ByteBudget(LIMIT)
+    assert budget.take_in_thread(LIMIT)
+    holder = Holder(budget, 60)
+    await asyncio.sleep(0)
+    assert budget.waiting == 1
+    assert not budget.take_in_thread(1)
+    assert budget.release_in_thread(1)
+    assert budget.take_in_thread(0)  # a look-up does not wait behind transfers
+    assert budget.release_in_thread(LIMIT)
+    budget.grant()
+    await asyncio.sleep(0)
+    assert holder.holds
+    holder.done.set()
+    await holder.task
+
+
+@pytest.mark.asyncio
+async def test_threads_and_the_loop_together_never_exceed_the_budget() -> None:
+    budget, loop = ByteBudget(LIMIT), asyncio.get_running_loop()
+    held = [0]
+    lock = threading.Lock()
+    ends = threading.Event()
+
+    def changed(by: int) -> None:
+        with lock:
+            held[0] += by
+            assert held[0] <= LIMIT
+
+    def work() -> int:
+        had = 0
+        while not ends.is_set():
+            if budget.take_in_thread(40):
+                changed(40)
+                had += 1
+                changed(-40)
+            if budget.release_in_thread(40):
+                loop.call_soon_threadsafe(budget.grant)
+        return had
+
+    threads = [loop.run_in_executor(None, work) for _ in range(3)]
+    try:
+        for _ in range(300):
+            await asyncio.wait_for(budget.acquire(70), 10)
+            changed(70)
+            await asyncio.sleep(0)
+            changed(-70)
+            budget.release(70)
+    finally:
+        ends.set()
+        await asyncio.gather(*threads)
+    assert (budget.used, budget.used_in_threads, budget.waiting) == (0, 0, 0)

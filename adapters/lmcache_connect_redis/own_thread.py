@@ -1,0 +1,98 @@
+"""`RedisOwnThread`: single calls over a connection that their caller's own thread has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from lmcache_connect import Key, MemoryObj, StoreError, key_string
+from lmcache_connect.contract import ChunkSize, NotInThisThreadError, OwnThreadCalls
+from lmcache_connect.streaming import Arrivals, RoomLine
+from lmcache_connect.transport import StreamClosedError, ThreadConnections
+
+from .fetch_pipeline import FetchLane
+from .layouts.layout import Layout
+from .lookup_pipeline import LookupCall, LookupLane
+from .protocol.connection import Connection
+from .store_pipeline import StoreCall, StoreLane
+
+
+class RedisOwnThread(OwnThreadCalls):
+    """Makes the one request of a small call, as a lane does it for a call that is alone."""
+
+    def __init__(
+        self,
+        connections: ThreadConnections[Connection],
+        layout: Layout,
+        line: RoomLine,
+        chunk_size: ChunkSize,
+        lanes: tuple[LookupLane, FetchLane, StoreLane],
+        lost: Callable[[StreamClosedError], StoreError],
+        loop: asyncio.AbstractEventLoop,
+        limit: float,
+    ) -> None:
+        """`lost` translates the loss of a connection. A call that moves `limit` bytes or more is not for here."""
+        self._connections: Final = connections
+        self._layout: Final = layout
+        self._line: Final = line
+        self._chunk_size: Final = chunk_size
+        self._lookups, self._gets, self._puts = lanes
+        self._lost: Final = lost
+        self._loop: Final = loop
+        self._limit: Final = limit
+
+    def take(self, nbytes: int | None) -> Connection | None:
+        if nbytes is None and not self._line.is_empty:
+            return None
+        if (self._chunk_size.expected if nbytes is None else nbytes) >= self._limit:
+            return None
+        return self._connections.take()
+
+    def put_back(self, connection: Connection) -> None:
+        self._connections.put_back(connection)
+
+    async def exists(self, connection: Connection, key: Key) -> bool:
+        call = LookupCall((key,), self._encode_exists)
+        try:
+            await self._lookups.serve_one_request(connection, call)
+        except StreamClosedError as error:
+            raise self._lost(error) from error.with_traceback(None)
+        call.raise_failure()
+        return call.flags[0]
+
+    def _encode_exists(self, keys: Sequence[str]) -> bytes:
+        return self._layout.encode_exists(self._layout.names_of(keys))
+
+    async def get(self, connection: Connection, key: Key) -> MemoryObj | None:
+        place = self._line.new_place()
+        arrivals = Arrivals(1, place.new_room())
+        try:
+            call = self._layout.fetching(self._layout.names_of([key_string(key)]), arrivals, self._chunk_size.expected)
+            await self._gets.serve_one_request(connection, call)
+            if isinstance(call.failure, StoreError):
+                call.raise_failure()
+            if call.failure is not None or call.unbegun() or not arrivals.is_plain:
+                raise NotInThisThreadError
+            if (found := arrivals.found[0]) is not None:
+                self._chunk_size.observe_in_thread(found.get_size(), self._loop)
+        except BaseException as error:
+            arrivals.release()
+            self._line.forget(place)
+            if isinstance(error, StreamClosedError):
+                raise self._lost(error) from error.with_traceback(None)
+            raise
+        return found
+
+    async def put(self, connection: Connection, key: Key, memory_obj: MemoryObj) -> None:
+        requests = self._layout.put_requests(self._layout.names_of([key_string(key)]), (memory_obj,))
+        if len(requests) != 1:
+            raise NotInThisThreadError
+        call = StoreCall(requests)
+        try:
+            await self._puts.serve_one_request(connection, call)
+        except StreamClosedError as error:
+            raise self._lost(error) from error.with_traceback(None)
+        call.raise_failure()
+        if call.unbegun():
+            raise NotInThisThreadError
