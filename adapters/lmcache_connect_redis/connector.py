@@ -50,8 +50,9 @@ _SCAN_COUNT: Final = 1000
 _MAX_NAME_BYTES: Final = 3 * MAX_KEY_BYTES
 """The longest name of a chunk is that of a key of braces, with a prefix."""
 
-_THREAD_CONNECTIONS: Final = 16
-"""Connections of blocking callers, each of which has one in its own thread, at most. Further callers use the loop."""
+_THREAD_CONNECTIONS: Final = 1
+"""Connections of blocking callers. Those that come meanwhile use the event loop, where they share round trips: with 16
+threads that costs a call less than a connection for each thread."""
 
 _SCAN_BYTES: Final = 64 << 20
 """What one answer to SCAN may hold in all."""
