@@ -319,6 +319,7 @@ class OperationRunner:
                 # A transfer that never began has failed in the look-up before it.
                 self._tell_breaker(verdict, admission, moved, operation.is_transfer and started > 0)
             self.in_flight.end(running)
+            running.let_go_of_task()
             operation_under_way.reset(token)
             for reason in running.missed:
                 stats.misses[reason] += 1

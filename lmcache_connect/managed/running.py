@@ -77,6 +77,14 @@ class Running:
         self.is_cancelled = True
         self._task.cancel()
 
+    def let_go_of_task(self) -> None:
+        """The operation has ended. Contexts that were copied meanwhile hold this object, and must not hold the task.
+
+        A cancelled task holds its error, with the frames of the call. The garbage collector of Python 3.11 cannot see
+        that, and would never find the cycle.
+        """
+        del self._task
+
     def is_lost(self) -> bool:
         """Whether the task was cancelled and the connector has turned that into another error."""
         # An anyio scope of the caller's that is cancelled counts as well, and sees to its own.

@@ -496,7 +496,8 @@ def test_stop_closes_everything_at_once_whatever_is_armed(upstream: socket.socke
             receive_all(client)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((proxy.host, proxy.port), timeout=5)
-    assert (threading.active_count(), lowest_free_descriptor()) == (threads, descriptor)
+    assert threading.active_count() <= threads  # one of an earlier test may have ended meanwhile
+    assert lowest_free_descriptor() == descriptor
 
 
 def test_a_closed_connection_leaves_no_descriptor_behind(proxy: FaultProxy, connect: Connect) -> None:

@@ -126,7 +126,7 @@ async def test_five_failed_connections_in_a_row_open_the_breaker(
         async with ConnectorManager(url, local_cpu_backend=backend, config=without_retries(5)) as manager:
             connector = manager.create_connector()
             after_bytes = await handshake_bytes(proxy, connector) + 1
-            proxy.arm(Fault(FaultKind.RESET, after_bytes=after_bytes))
+            proxy.arm(Fault(FaultKind.CLOSE, after_bytes=after_bytes))
             proxy.drop_all()
             for number in range(5):
                 assert connector.breaker_state is BreakerState.CLOSED, number

@@ -19,8 +19,10 @@ class TestFileConnector(ConnectorConformance):
 
     @pytest.fixture
     def store_url(self, tmp_path: Path) -> str:
-        self.folder = tmp_path
-        return f"file://{tmp_path}"
+        (tmp_path / "chunks").mkdir()
+        self.folder = tmp_path / "store"
+        self.folder.symlink_to("chunks")
+        return f"file://{self.folder}"
 
     async def read_raw(self, key: str) -> bytes | None:
         path = self._path(key)
@@ -32,12 +34,14 @@ class TestFileConnector(ConnectorConformance):
         await asyncio.to_thread(path.write_bytes, data)
 
     async def break_store(self) -> None:
-        self.folder.rename(self.folder.with_suffix(".away"))
-        self.folder.write_text("a file where the folder was")
+        spare = self.folder.with_name("spare")
+        spare.write_text("a file where the folder was")
+        spare.replace(self.folder)  # in one step: a folder that is not there yet is an empty store
 
     async def mend_store(self) -> None:
-        self.folder.unlink()
-        self.folder.with_suffix(".away").rename(self.folder)
+        spare = self.folder.with_name("spare")
+        spare.symlink_to("chunks")
+        spare.replace(self.folder)
 
     def _path(self, key: str) -> Path:
         return ChunkFolder(self.folder, "file://", None, None).path(key)
