@@ -15,6 +15,9 @@ from .protocol.connection import FAIR_SHARE_BYTES, Connection
 WINDOW_BYTES: Final = 2 << 20
 """Payload that is asked for ahead on one connection. The server holds it in its output buffer."""
 
+_AT_LEAST: Final = 2
+"""Replies that are outstanding, however large they are: the server begins with one while another is received."""
+
 WINDOW_REPLIES: Final = 128
 """Replies that are outstanding on one connection, at most."""
 
@@ -60,10 +63,10 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
         ahead = moved = 0
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
-            is_low = ahead <= WINDOW_BYTES // 2 and len(sent) <= WINDOW_REPLIES // 2
+            is_low = len(sent) < _AT_LEAST or (ahead <= WINDOW_BYTES // 2 and len(sent) <= WINDOW_REPLIES // 2)
             if is_low and connection.is_trusted and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
                 commands: list[bytes] = []
-                while ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES:
+                while len(sent) < _AT_LEAST or (ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES):
                     item = self.next_request()
                     if item is None:
                         break
