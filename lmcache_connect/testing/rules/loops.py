@@ -188,14 +188,14 @@ def _copying(source: bytes) -> float:
 async def check_loop_is_free(
     use: Callable[[], Awaitable[None]], what: str, limit_now: Callable[[], float] = lambda: LONGEST_GAP
 ) -> None:
-    """Fails where each of several tries holds the loop for the limit or longer.
+    """Fails where each of several tries holds the loop for the limit or longer. A close result gets more tries.
 
     `limit_now` returns it in seconds. It is asked before the tries and after them: another load may slow the machine
     down meanwhile.
     """
     limit = limit_now()
-    longest = []
-    for _ in range(TRIES):
+    longest: list[float] = []
+    while len(longest) < TRIES or (len(longest) < 3 * TRIES and min(longest) < 2 * limit):  # one that is close has more
         async with LoopWatch() as watch:
             await use()
         longest.append(watch.longest)
