@@ -34,7 +34,7 @@ from .errors import (
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string
 from .managed import ManagedConnector
 from .manager import ConnectorManager, CreateConnector, create_connector, register_adapter
-from .memory import ChunkMemory, LocalCPUBackend, MemoryObj
+from .memory import ChunkMemory, LocalCPUBackend, MemoryObj, Regions, memory_at, regions_of
 from .metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 from .url import RemoteURL
 
@@ -63,6 +63,7 @@ __all__ = [
     "MemoryFormat",
     "MemoryObj",
     "OperationTimeoutError",
+    "Regions",
     "RemoteConnector",
     "RemoteURL",
     "StoreError",
@@ -74,6 +75,8 @@ __all__ = [
     "create_connector",
     "hit_prefix",
     "key_string",
+    "memory_at",
     "prefix_length",
+    "regions_of",
     "register_adapter",
 ]

@@ -20,11 +20,13 @@ from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
 from .left_out import counting_left_out, leave_out
+from .lent_memory import Descriptions, LentMemory
 from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
-from .time_left import Deadlined, note_progress, operation_under_way, release_budget_share, seconds_left
+from .staging import MISMATCH, Staging
+from .time_left import Deadlined, note_missed, note_progress, operation_under_way, release_budget_share, seconds_left
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
 
@@ -32,6 +34,7 @@ __all__ = [
     "ANY_SCHEME",
     "MAX_ANNOUNCEMENT_BYTES",
     "MAX_WORKERS",
+    "MISMATCH",
     "REMOVAL_TIMEOUT",
     "AnnouncedArena",
     "AnnouncedConnector",
@@ -42,15 +45,18 @@ __all__ = [
     "ConnectorContext",
     "ConnectorOptions",
     "Deadlined",
+    "Descriptions",
     "Documents",
     "Flags",
     "Hits",
+    "LentMemory",
     "NotInThisThreadError",
     "OwnThreadCalls",
     "PrefixAdapter",
     "RemoteConnector",
     "RemovalPolicy",
     "Slots",
+    "Staging",
     "WorkerAnnouncement",
     "WrappingAdapter",
     "WrappingConnector",
@@ -59,6 +65,7 @@ __all__ = [
     "gather",
     "hit_prefix",
     "leave_out",
+    "note_missed",
     "note_progress",
     "operation_under_way",
     "prefix_length",

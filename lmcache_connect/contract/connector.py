@@ -17,12 +17,15 @@ from ..errors import (
 from ..keys import Key, check_batch, key_string
 from ..known_secrets import clean_foreign
 from ..loop import LoopOwner
-from ..memory import HotCache, MemoryObj
+from ..memory import HotCache, MemoryObj, release_all
+from ..metadata import ChunkMetadata
 from ..observability import event
 from .batches import gather, hit_prefix, prefix_length
+from .lent_memory import Descriptions, LentMemory
 from .own_thread import OwnThreadCalls
 from .removal import RemovalPolicy
 from .single_gets import SingleGets
+from .staging import Staging, get_copied, put_copied
 
 T = TypeVar("T")
 
@@ -54,6 +57,7 @@ class RemoteConnector(ABC):
     _bound_to: LoopOwner | None = None
     _on_corrupt: Callable[[CorruptRecordError], None] | None = None
     _removals: RemovalPolicy | None = None
+    _staging: Staging | None = None
     _told_failures: frozenset[str] = frozenset()
     config: Any = None
     metadata: Any = None
@@ -207,6 +211,61 @@ class RemoteConnector(ABC):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
         await gather([self._thunk(self.put, key, obj) for key, obj in zip(keys, memory_objs, strict=True)])
 
+    async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """`batched_get_into` for one key."""
+        return (await self.batched_get_into([key], [buffer], None if metadata is None else [metadata]))[0]
+
+    async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """`batched_put_from` for one key."""
+        return (await self.batched_put_from([key], [buffer], None if metadata is None else [metadata]))[0]
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Receives chunks into memory that the caller owns. Returns for each key, in order, whether it has come.
+
+        `buffers` has one item per key: a writable buffer, or a sequence of buffers that are filled one after the other.
+        See `regions_of`. `metadata` is one description for all, or one per key, which the stored one must then equal.
+
+        True: the buffers hold exactly this key's chunk, verified. False: the store has no such key, or its record has
+        another length, other metadata, another key in it, or is damaged. It is then undefined which bytes of the
+        buffers were written to. The same holds for all of them where this raises or is cancelled.
+
+        When this has returned, raised or been cancelled, nothing touches the buffers any more.
+
+        The default copies what `batched_get` brings, once. It needs the connector's memory for that, and has the keys
+        that found no room be False, counted as `no_room`. A connector that can receives where the caller wants it.
+
+        Raises:
+            InvalidArgumentError: the arguments do not fit each other, or a buffer is none; see `LentMemory.of`.
+            What `batched_get` raises.
+        """
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+            return await get_copied(lent, self._staging, self._positional_get)
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Stores chunks from memory that the caller owns. Returns for each key, in order, whether it was stored.
+
+        `buffers` is as for `batched_get_into`, and may be read-only. `metadata` is one description for all, or one per
+        key. A chunk without one is stored as uint8 of its length. What was stored under the key is replaced.
+
+        True: the store has acknowledged the whole chunk. False, or an error: it may have been stored or not, and what
+        was there before may be gone. A record that is found later is whole, and of one put.
+
+        When this has returned, raised or been cancelled, nothing reads the buffers any more.
+
+        The default copies each chunk into the connector's memory, once, and calls `batched_put`.
+
+        Raises:
+            InvalidArgumentError: the arguments do not fit each other, or a buffer is none; see `LentMemory.of`.
+            ArenaExhaustedError: the default found no room for a copy in time.
+            What `batched_put` raises.
+        """
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+            return await put_copied(lent, self._staging, self.batched_put)
+
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
         """Returns how many keys there are before the first that the store does not hold.
 
@@ -306,15 +365,29 @@ class RemoteConnector(ABC):
     # -------------------------------------------------------------------------------------------------- inside
 
     def _attach(
-        self, owner: LoopOwner, on_corrupt: Callable[[CorruptRecordError], None], removals: RemovalPolicy
+        self,
+        owner: LoopOwner,
+        on_corrupt: Callable[[CorruptRecordError], None],
+        removals: RemovalPolicy,
+        staging: Staging,
     ) -> None:
         """Called once by the managed connector.
 
-        With the owner of the loop, what counts a corrupt record, and what decides whether that is removed.
+        With the owner of the loop, what counts a corrupt record, what decides whether that is removed, and where copies
+        of chunks lie that callers lend.
         """
         self._bound_to = owner
         self._on_corrupt = on_corrupt
         self._removals = removals
+        self._staging = staging
+
+    async def _positional_get(self, keys: Sequence[Key]) -> Slots:
+        """`batched_get` with one slot per key, also where the connector leaves out misses."""
+        found = await self.batched_get(keys)
+        if isinstance(found, list) and len(found) == len(keys):
+            return found
+        release_all(found)  # which chunk belongs to which key is not known, so each key is asked for alone
+        return await RemoteConnector.batched_get(self, keys)
 
     def _tell_bad_item(self, error: Exception) -> None:
         """Logs the first failure of each class. The metrics count the others."""

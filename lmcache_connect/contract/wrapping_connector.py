@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import CorruptRecordError
 from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj
+from ..metadata import ChunkMetadata
 from .connector import Documents, Flags, RemoteConnector, Slots
+from .lent_memory import Descriptions
 from .removal import RemovalPolicy
 from .scanning import end_scan
+from .staging import Staging
 
 T = TypeVar("T")
 
@@ -120,6 +123,40 @@ class WrappingConnector(RemoteConnector):
         """Passes the call through. See `RemoteConnector`."""
         await self.around("batched_put", keys, lambda: self.wrapped.batched_put(keys, memory_objs))
 
+    # A subclass that changes chunks on their way, by its own `get` and `put`, must see those for other memory as well.
+
+    async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """Passes the call through, unless the subclass has a `get` of its own. See `RemoteConnector`."""
+        if not self._leaves("get", "batched_get", "batched_get_into"):
+            return await super().get_into(key, buffer, metadata)
+        return await self.around("get_into", (key,), lambda: self.wrapped.get_into(key, buffer, metadata))
+
+    async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """Passes the call through, unless the subclass has a `put` of its own. See `RemoteConnector`."""
+        if not self._leaves("put", "batched_put", "batched_put_from"):
+            return await super().put_from(key, buffer, metadata)
+        return await self.around("put_from", (key,), lambda: self.wrapped.put_from(key, buffer, metadata))
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Passes the call through, unless the subclass has a `get` of its own. See `RemoteConnector`."""
+        if not self._leaves("get", "batched_get"):
+            return await super().batched_get_into(keys, buffers, metadata)
+        return await self.around(
+            "batched_get_into", keys, lambda: self.wrapped.batched_get_into(keys, buffers, metadata)
+        )
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Passes the call through, unless the subclass has a `put` of its own. See `RemoteConnector`."""
+        if not self._leaves("put", "batched_put"):
+            return await super().batched_put_from(keys, buffers, metadata)
+        return await self.around(
+            "batched_put_from", keys, lambda: self.wrapped.batched_put_from(keys, buffers, metadata)
+        )
+
     def find_hot_cache(self) -> HotCache | None:
         """This connector's own cache, or that of the connector inside. See `RemoteConnector`."""
         own = self.own_hot_cache()
@@ -142,7 +179,15 @@ class WrappingConnector(RemoteConnector):
         await self.wrapped.close()
 
     def _attach(
-        self, owner: LoopOwner, on_corrupt: Callable[[CorruptRecordError], None], removals: RemovalPolicy
+        self,
+        owner: LoopOwner,
+        on_corrupt: Callable[[CorruptRecordError], None],
+        removals: RemovalPolicy,
+        staging: Staging,
     ) -> None:
-        super()._attach(owner, on_corrupt, removals)
-        self.wrapped._attach(owner, on_corrupt, removals)
+        super()._attach(owner, on_corrupt, removals, staging)
+        self.wrapped._attach(owner, on_corrupt, removals, staging)
+
+    def _leaves(self, *methods: str) -> bool:
+        """Whether this class lets these methods be."""
+        return all(getattr(type(self), name) is getattr(WrappingConnector, name) for name in methods)

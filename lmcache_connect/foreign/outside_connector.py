@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ..contract import Documents, Flags, RemoteConnector, RemovalPolicy, Slots, WrappingConnector
+from ..contract import Documents, Flags, RemoteConnector, RemovalPolicy, Slots, Staging, WrappingConnector
 from ..errors import ConnectorContractError, CorruptRecordError
 from ..keys import Key
 from ..loop import LoopOwner
@@ -211,9 +211,10 @@ class OutsideConnector(WrappingConnector):
         owner: LoopOwner,
         on_corrupt: Callable[[CorruptRecordError], None],
         removals: RemovalPolicy,
+        staging: Staging,
     ) -> None:
         with self._contained("_attach"):
-            super()._attach(owner, on_corrupt, removals)
+            super()._attach(owner, on_corrupt, removals, staging)
 
     def _what(self, operation: str) -> str:
         return f"{self._class}.{operation}"

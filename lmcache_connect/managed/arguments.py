@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import anyio.lowlevel
 
+from ..contract import Descriptions, LentMemory
 from ..errors import ForeignObjectError, InvalidArgumentError
 from ..keys import Key, check_batch, key_strings
 from ..loop import LoopOwner
-from ..memory import ChunkMemory, MemoryObj, SharedMemoryObj
+from ..memory import ChunkMemory, MemoryObj, SharedMemoryObj, check_apart
 
 AT_ONCE: Final = 1000
 """Keys that are checked before the event loop may do other work."""
@@ -30,6 +31,25 @@ async def checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
             await anyio.lowlevel.checkpoint()  # a hundred thousand keys must not hold the loop
         key_strings(wanted[start : start + AT_ONCE])
     return wanted
+
+
+async def lent_memory(
+    owner: LoopOwner, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, *, writable: bool
+) -> LentMemory:
+    """Returns the arguments of a call with memory of its callers, checked. The caller releases them.
+
+    Raises:
+        InvalidArgumentError: what `LentMemory.of` refuses; or memory to be received into belongs to two regions.
+        What `checked_keys` raises.
+    """
+    lent = LentMemory.of(await checked_keys(owner, keys), buffers, metadata, writable=writable)
+    if writable:
+        try:
+            check_apart(lent.regions)
+        except BaseException:
+            lent.release()
+            raise
+    return lent
 
 
 def listed_objects(memory_objs: Sequence[MemoryObj]) -> list[MemoryObj]:

@@ -12,13 +12,16 @@ from ..contract import (
     REMOVAL_TIMEOUT,
     ChunkSize,
     ConnectorContext,
+    Descriptions,
     Documents,
     Flags,
     Hits,
+    LentMemory,
     OwnThreadCalls,
     RemoteConnector,
     RemovalPolicy,
     Slots,
+    Staging,
     end_scan,
     hit_prefix,
     prefix_length,
@@ -27,33 +30,39 @@ from ..errors import InvalidArgumentError
 from ..foreign import ForeignConnector, OutsideConnector
 from ..keys import Key, check_batch, key_string
 from ..memory import HotCache, MemoryObj, release_all
+from ..metadata import ChunkMetadata
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
-from .arguments import checked_keys, listed_objects, size_of_borrowed
+from .arguments import checked_keys, lent_memory, listed_objects, size_of_borrowed
 from .breaker import BreakerState
 from .checked_calls import CheckedCalls
 from .first_attempt import FirstAttempt
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
 from .listing import Listing
-from .load import Load, load_of_get, load_of_keys, load_of_put
+from .load import Load, load_of_get, load_of_keys, load_of_put, load_of_transfer
 from .operation_runner import OperationRunner, note_corrupt
 from .operations import (
     ANNOUNCE,
     ANNOUNCED,
     BATCHED_EXISTS,
     BATCHED_GET,
+    BATCHED_GET_INTO,
     BATCHED_PUT,
+    BATCHED_PUT_FROM,
     BATCHED_REMOVE,
     CHECK,
     EXISTS,
     GET,
+    GET_INTO,
     LIST,
     PING,
     PUT,
+    PUT_FROM,
     REMOVE,
     REMOVE_OUTDATED,
     SCAN,
     WITHDRAW,
+    Transferred,
 )
 from .own_thread import OwnThread
 from .recall import Recall
@@ -98,7 +107,7 @@ class ManagedConnector(RemoteConnector):
             REMOVAL_TIMEOUT, self._settings.operation_timeout / 4
         )  # so that a get does not miss its deadline by it
         self._removal_policy = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
-        wrapped._attach(context.owner, note_corrupt, self._removal_policy)  # no reference back to this object
+        self._attach_inside(wrapped, context)
         self._recall: Recall | None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
         """The same operations for threads without an event loop."""
@@ -401,6 +410,65 @@ class ManagedConnector(RemoteConnector):
         with Holds(objs):
             await self._owner.run(self._put_all, wanted, objs, nbytes)
 
+    @_waits_once
+    async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """`batched_get_into` for one key: whether `buffer` now holds exactly the key's chunk, verified."""
+        with await lent_memory(self._owner, [key], [buffer], metadata, writable=True) as lent:
+            return (await self._owner.run(self._get_into, lent)).flags[0]
+
+    @_waits_once
+    async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """`batched_put_from` for one key: whether the chunk in `buffer` was stored."""
+        with await lent_memory(self._owner, [key], [buffer], metadata, writable=False) as lent:
+            self._forget(lent.keys)
+            return (await self._owner.run(self._put_from, lent)).flags[0]
+
+    @_waits_once
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Receives chunks into memory that the caller owns. Returns for each key, in order, whether it has come.
+
+        `buffers` has one item per key: a writable buffer, or a sequence of buffers that are filled one after the other
+        (`regions_of`). `metadata` is one description for all keys or one per key, which the stored one must equal.
+
+        True: the buffers hold exactly the key's chunk, verified. False: the store does not hold it, or holds a record
+        of another length, with other metadata, of another key, or a damaged one. Where `errors` is `miss`, also: the
+        store failed. The bytes behind a False answer, or an error, are undefined.
+
+        When this has ended, in whatever way, nothing touches the buffers any more.
+
+        Raises:
+            InvalidArgumentError: counts differ, a buffer is read-only, not contiguous, overlaps another one or is none,
+                or metadata has another number of bytes. The store was not asked.
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+        """
+        with await lent_memory(self._owner, keys, buffers, metadata, writable=True) as lent:
+            return (await self._owner.run(self._fetch_into, lent)).flags
+
+    @_waits_once
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Stores chunks from memory that the caller owns. Returns for each key, in order, whether it was stored.
+
+        `buffers` is as for `batched_get_into`, and may be read-only and overlap. A chunk without metadata is stored as
+        uint8 of its length. It is not tried again after a failure.
+
+        True: the store has acknowledged the chunk. False: it was not stored, or nobody knows; where `errors` is `miss`,
+        that is what a failure gives for every key.
+
+        When this has ended, in whatever way, nothing reads the buffers any more.
+
+        Raises:
+            InvalidArgumentError: counts differ, a buffer is not contiguous or is none, or metadata has another number
+                of bytes. The store was not asked.
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+        """
+        with await lent_memory(self._owner, keys, buffers, metadata, writable=False) as lent:
+            self._forget(lent.keys)
+            return (await self._owner.run(self._put_all_from, lent)).flags
+
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
         return self.sync.exists(key)
@@ -460,7 +528,7 @@ class ManagedConnector(RemoteConnector):
         before = self._wrapped
         open_cache = _closed_until_called(made.find_hot_cache(), before.find_hot_cache())
         self._wrapped, self._context = made, context
-        made._attach(context.owner, note_corrupt, self._removal_policy)
+        self._attach_inside(made, context)
         self._use_inside()
         event(logging.WARNING, "connector_recreated", store=self._store, connector=self.name)
         await self._lifetime.replace(before, grace, open_cache)
@@ -483,6 +551,11 @@ class ManagedConnector(RemoteConnector):
         return f"<ManagedConnector {self._store} ({self._class_name}), {state}>"
 
     # ------------------------------------------------------------------------------------------------ internal
+
+    def _attach_inside(self, wrapped: RemoteConnector, context: ConnectorContext) -> None:
+        # No reference back to this object.
+        staging = Staging(context.local_cpu_backend, context.settings.allocate_timeout)
+        wrapped._attach(context.owner, note_corrupt, self._removal_policy, staging)
 
     def _use_inside(self) -> None:
         """Makes what depends on the connector inside. Its hot cache, if it has one, is asked first, and counted."""
@@ -549,6 +622,26 @@ class ManagedConnector(RemoteConnector):
         load = self._load_of_chunks(len(keys))
         probe = self._calls.probe if keys else None
         return self._runner.run(BATCHED_GET, self._calls.batched_get, (keys,), load, probe)
+
+    def _get_into(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
+        load = load_of_transfer(1, lent.nbytes)
+        return self._runner.run(GET_INTO, self._calls.get_into, (lent.keys[0], lent), load, self._wrapped.exists)
+
+    def _put_from(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
+        load = load_of_transfer(1, lent.nbytes)
+        return self._runner.run(PUT_FROM, self._calls.put_from, (lent.keys[0], lent), load, self._wrapped.exists)
+
+    def _fetch_into(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
+        keys = lent.keys
+        load = load_of_transfer(len(keys), lent.nbytes)
+        probe = self._calls.probe if keys else None
+        return self._runner.run(BATCHED_GET_INTO, self._calls.batched_get_into, (keys, lent), load, probe)
+
+    def _put_all_from(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
+        keys = lent.keys
+        load = load_of_transfer(len(keys), lent.nbytes)
+        probe = self._calls.probe if keys else None
+        return self._runner.run(BATCHED_PUT_FROM, self._calls.batched_put_from, (keys, lent), load, probe)
 
     def _load_of_chunks(self, items: int) -> Load:
         size = self._chunk_size

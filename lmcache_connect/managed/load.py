@@ -46,6 +46,12 @@ def load_of_put(items: int, nbytes: int) -> Load:
 
 
 @lru_cache
+def load_of_transfer(items: int, nbytes: int) -> Load:
+    """The load of a call that moves up to `nbytes`, all together. What it has moved is counted by `Operation.count`."""
+    return Load(items, nbytes, nbytes)
+
+
+@lru_cache
 def load_of_keys(items: int) -> Load:
     """The load of a call that looks keys up, or removes them."""
     return Load(items, deadline_keys=max(items - 1, 0))

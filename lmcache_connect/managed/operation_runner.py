@@ -272,7 +272,7 @@ class OperationRunner:
                         absent = 0 if operation.count is None else operation.count(stats, result)
                         others = len(running.missed)
                         if absent > others:  # those are None as well, and are counted by their reasons
-                            stats.misses["absent"] += absent - others
+                            stats.misses[operation.absence] += absent - others
                         moved = stats.bytes - before
                         if span is not None:
                             span.set_attribute("lmcache_connect.bytes", moved)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ..contract import Documents, Flags, Slots
 from ..memory import MemoryObj
@@ -34,6 +34,15 @@ class Operation(Generic[T]):
     """Whether it is in the statistics: those are of the application's operations, not of the toolkit's own."""
     take: Callable[[Any], T] | None = None
     """Makes the result of what the connector's method has returned. None: that is the result."""
+    absence: str = "absent"
+    """The reason by which keys are counted that the connector has said "no" to, without another reason."""
+
+
+class Transferred(NamedTuple):
+    """What came of a call with memory of its callers: an answer per key, and the bytes of those that are True."""
+
+    flags: Flags
+    nbytes: int
 
 
 def _count_flag(stats: OperationStatistics, found: bool) -> int:
@@ -61,6 +70,16 @@ def _count_chunks(stats: OperationStatistics, found: Slots) -> int:
     return sum(_count_chunk(stats, item) for item in found)
 
 
+def _count_received(stats: OperationStatistics, done: Transferred) -> int:
+    stats.bytes += done.nbytes
+    return _count_flags(stats, done.flags)
+
+
+def _count_sent(stats: OperationStatistics, done: Transferred) -> int:
+    stats.bytes += done.nbytes
+    return len(done.flags) - sum(done.flags)
+
+
 def _nothing(_: object) -> None:
     return None
 
@@ -71,6 +90,10 @@ def _false(_: int) -> bool:
 
 def _all_false(items: int) -> Flags:
     return [False] * items
+
+
+def _nothing_moved(items: int) -> Transferred:
+    return Transferred([False] * items, 0)
 
 
 def _all_missing(items: int) -> Slots:
@@ -86,6 +109,31 @@ BATCHED_GET: Final[Operation[Slots]] = Operation(
 )
 BATCHED_PUT: Final[Operation[None]] = Operation(
     "batched_put", _nothing, is_bypassable=True, is_transfer=True, take=_nothing
+)
+GET_INTO: Final[Operation[Transferred]] = Operation(
+    "get_into", _nothing_moved, _count_received, is_bypassable=True, is_transfer=True
+)
+BATCHED_GET_INTO: Final[Operation[Transferred]] = Operation(
+    "batched_get_into", _nothing_moved, _count_received, is_bypassable=True, is_transfer=True
+)
+# Whoever lends memory has its caller wait, and may shed a put that failed: it is not tried again.
+PUT_FROM: Final[Operation[Transferred]] = Operation(
+    "put_from",
+    _nothing_moved,
+    _count_sent,
+    is_bypassable=True,
+    is_transfer=True,
+    is_repeatable=False,
+    absence="not_stored",
+)
+BATCHED_PUT_FROM: Final[Operation[Transferred]] = Operation(
+    "batched_put_from",
+    _nothing_moved,
+    _count_sent,
+    is_bypassable=True,
+    is_transfer=True,
+    is_repeatable=False,
+    absence="not_stored",
 )
 # A bypass drops no removal: what was to go away would still be there afterwards.
 REMOVE: Final[Operation[bool]] = Operation("remove", _false, take=bool)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from ..contract import RemoteConnector, prefix_length
+from ..contract import Descriptions, LentMemory, RemoteConnector, prefix_length
 from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import MemoryObj
+from ..metadata import ChunkMetadata
 from .own_thread import NOT_HERE, OwnThread
 
 T = TypeVar("T")
@@ -84,6 +85,56 @@ class SyncConnector:
     def batched_put(self, keys: Sequence[Key], memory_objs: Sequence[MemoryObj], timeout: float | None = None) -> None:
         """See `ManagedConnector.batched_put`."""
         self._call("batched_put", timeout, self._connector.batched_put, keys, memory_objs)
+
+    def get_into(
+        self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None, timeout: float | None = None
+    ) -> bool:
+        """See `ManagedConnector.get_into`."""
+        with LentMemory.of([key], [buffer], metadata, writable=True) as lent:
+            return self._call("get_into", timeout, self._connector.get_into, key, lent.regions[0], metadata)
+
+    def put_from(
+        self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None, timeout: float | None = None
+    ) -> bool:
+        """See `ManagedConnector.put_from`."""
+        with LentMemory.of([key], [buffer], metadata, writable=False) as lent:
+            return self._call("put_from", timeout, self._connector.put_from, key, lent.regions[0], metadata)
+
+    def batched_get_into(
+        self,
+        keys: Sequence[Key],
+        buffers: Sequence[Any],
+        metadata: Descriptions = None,
+        timeout: float | None = None,
+    ) -> Sequence[bool]:
+        """See `ManagedConnector.batched_get_into`."""
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+            return self._call(
+                "batched_get_into",
+                timeout,
+                self._connector.batched_get_into,
+                lent.keys,
+                lent.regions,
+                lent.descriptions,
+            )
+
+    def batched_put_from(
+        self,
+        keys: Sequence[Key],
+        buffers: Sequence[Any],
+        metadata: Descriptions = None,
+        timeout: float | None = None,
+    ) -> Sequence[bool]:
+        """See `ManagedConnector.batched_put_from`."""
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+            return self._call(
+                "batched_put_from",
+                timeout,
+                self._connector.batched_put_from,
+                lent.keys,
+                lent.regions,
+                lent.descriptions,
+            )
 
     def batched_remove(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[bool]:
         """See `ManagedConnector.batched_remove`."""

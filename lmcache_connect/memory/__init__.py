@@ -11,6 +11,7 @@ from .hot_cache import Filling, HotCache
 from .layered_memory import LayeredMemory
 from .local_cpu_backend import LocalCPUBackend
 from .memory_obj import MemoryObj
+from .regions import Regions, check_apart, memory_at, regions_of
 from .releasing import release_all
 from .shared_memory_obj import SharedMemoryObj
 
@@ -22,7 +23,11 @@ __all__ = [
     "LayeredMemory",
     "LocalCPUBackend",
     "MemoryObj",
+    "Regions",
     "SharedMemoryObj",
+    "check_apart",
     "eviction_policy",
+    "memory_at",
+    "regions_of",
     "release_all",
 ]

@@ -30,7 +30,7 @@ from .lmcache_metadata import (
 )
 from .names import END_OF_NAMES, chunk_names, key_of_name, staging_name, start_of_names
 from .stripes import MIN_STRIPE_BYTES, StripePlan
-from .whole_record import decode_piece, decode_record, encode_record
+from .whole_record import decode_piece, decode_record, encode_record, encode_views
 
 __all__ = [
     "CRC_BYTES",
@@ -56,6 +56,7 @@ __all__ = [
     "encode_header",
     "encode_record",
     "encode_remote_metadata",
+    "encode_views",
     "header_length",
     "key_digest",
     "key_of_name",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import FrameError
 from ..memory import MemoryObj
 from ..metadata import ChunkMetadata
@@ -17,12 +19,17 @@ from .frame import (
 
 def encode_record(key: str, obj: MemoryObj, *, checksum: bool = True) -> bytes:
     """The record of a chunk, as new bytes. Copies the payload once."""
-    payload = obj.byte_array
+    return encode_views(key, obj.metadata, (obj.byte_array,), checksum=checksum)
+
+
+def encode_views(key: str, metadata: ChunkMetadata, views: Sequence[memoryview], *, checksum: bool = True) -> bytes:
+    """The record of a chunk whose bytes are those of `views`, one after the other, as new bytes."""
     hasher = PayloadHasher()
     if checksum:
-        hasher.update(payload)
+        for view in views:
+            hasher.update(view)
     trailer = hasher.trailer() if checksum else NO_CHECKSUM_TRAILER
-    return b"".join((encode_header(key, obj.metadata, checksum=checksum), payload, trailer))
+    return b"".join((encode_header(key, metadata, checksum=checksum), *views, trailer))
 
 
 def decode_record(key: str, record: bytes | memoryview) -> tuple[ChunkMetadata, memoryview]:

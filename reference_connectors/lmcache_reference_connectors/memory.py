@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lmcache_connect import (
@@ -15,7 +16,9 @@ from lmcache_connect import (
     RemoteConnector,
     key_string,
 )
-from lmcache_connect.record import decode_record, encode_record
+from lmcache_connect.contract import MISMATCH, Descriptions, LentMemory, note_missed
+from lmcache_connect.keys import key_strings
+from lmcache_connect.record import decode_record, encode_record, encode_views
 
 _stores: dict[str, dict[str, bytes]] = {}
 
@@ -47,6 +50,40 @@ class MemoryConnector(RemoteConnector):
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         self.records[key_string(key)] = encode_record(key_string(key), memory_obj)
+
+    # Without these two, `get` and `put` would do, by way of the arena.
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> list[bool]:
+        found = []
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+            for index, name in enumerate(key_strings(lent.keys)):
+                try:
+                    found.append(self._receive(name, lent, index))
+                except CorruptRecordError as error:
+                    found.append(False)
+                    await self.discard_corrupt(lent.keys[index], error)
+        return found
+
+    def _receive(self, name: str, lent: LentMemory, index: int) -> bool:
+        record = self.records.get(name)
+        if record is None:
+            return False
+        described, payload = decode_record(name, record)
+        if not lent.accepts(index, described):
+            note_missed(MISMATCH)
+            return False
+        lent.regions[index].write(0, payload)
+        return True
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> list[bool]:
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+            for index, name in enumerate(key_strings(lent.keys)):
+                self.records[name] = encode_views(name, lent.stored_as(index), lent.regions[index].views)
+        return [True] * len(keys)
 
     async def remove(self, key: Key) -> bool:
         return self.records.pop(key_string(key), None) is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 from lmcache_connect import (
@@ -17,9 +19,10 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
+from lmcache_connect.contract import MISMATCH, Descriptions, Flags, LentMemory, gather, note_missed
 from lmcache_connect.errors import MissingExtraError
 from lmcache_connect.metadata import ChunkMetadata
-from lmcache_connect.record import chunk_names, decode_piece, decode_record, encode_record, key_of_name
+from lmcache_connect.record import chunk_names, decode_piece, decode_record, encode_record, encode_views, key_of_name
 
 try:
     import redis.asyncio
@@ -71,19 +74,45 @@ class RedisReferenceConnector(RemoteConnector):
         return bool(await self._client.exists(_name(key)))
 
     async def get(self, key: Key) -> MemoryObj | None:
-        name = _name(key)
+        found = await self._read(_name(key))
+        if found is None:
+            return None
+        metadata, payload = found
+        obj = await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
+        obj.byte_array[:] = payload
+        return obj
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+            return await gather([partial(self._get_into, lent, index) for index in range(len(lent.keys))])
+
+    async def _get_into(self, lent: LentMemory, index: int) -> bool:
+        try:
+            found = await self._read(_name(lent.keys[index]))
+        except CorruptRecordError as error:
+            await self.discard_corrupt(lent.keys[index], error)
+            return False
+        if found is None:
+            return False
+        metadata, payload = found
+        if not lent.accepts(index, metadata):
+            note_missed(MISMATCH)
+            return False
+        lent.regions[index].write(0, payload)
+        return True
+
+    async def _read(self, name: str) -> tuple[ChunkMetadata, bytes | memoryview] | None:
         try:
             record = await self._client.get(name)
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
-            return await self._get_striped(name)
-        if not isinstance(record, bytes):
-            return None
-        metadata, payload = decode_record(name, record)
-        return await self._chunk(metadata, payload)
+            return await self._read_striped(name)
+        return decode_record(name, record) if isinstance(record, bytes) else None
 
-    async def _get_striped(self, name: str) -> MemoryObj | None:
+    async def _read_striped(self, name: str) -> tuple[ChunkMetadata, bytes] | None:
         """Gets what the fast connector stores as a hash of pieces. One command reads all of them at the same moment."""
         try:
             fields = cast("dict[bytes, bytes]", await self._client.hgetall(name))
@@ -99,15 +128,21 @@ class RedisReferenceConnector(RemoteConnector):
             raise CorruptRecordError("piece", "a piece of the chunk is missing")
         if any((header.plan, header.index) != (first.plan, index) for index, (header, _) in enumerate(pieces)):
             raise CorruptRecordError("piece", "the pieces are not of one put")
-        return await self._chunk(first.metadata, b"".join([payload for _, payload in pieces]))
-
-    async def _chunk(self, metadata: ChunkMetadata, payload: bytes | memoryview) -> MemoryObj:
-        obj = await self._backend.allocate_chunk_async(metadata, timeout=self._allocate_timeout)
-        obj.byte_array[:] = payload
-        return obj
+        return first.metadata, b"".join([payload for _, payload in pieces])
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         await self._client.set(_name(key), encode_record(_name(key), memory_obj))
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+            return await gather([partial(self._put_from, lent, index) for index in range(len(lent.keys))])
+
+    async def _put_from(self, lent: LentMemory, index: int) -> bool:
+        name = _name(lent.keys[index])
+        await self._client.set(name, encode_views(name, lent.stored_as(index), lent.regions[index].views))
+        return True
 
     async def remove(self, key: Key) -> bool:
         return bool(await self._client.unlink(_name(key)))

@@ -1,0 +1,125 @@
+"""`LentMemory`: what the callers of one call lend to it: for each key the regions of a chunk that are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from ..errors import InvalidArgumentError
+from ..keys import Key, check_batch
+from ..memory import Regions, regions_of
+from ..metadata import ChunkMetadata
+
+Descriptions: TypeAlias = ChunkMetadata | Sequence[ChunkMetadata | None] | None
+"""What chunks are: one description for all keys, or one per key, or None where nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class LentMemory:
+    """The arguments of a call with memory of its callers, checked. `with` ends the loan of what was not `Regions`.
+
+    Attributes:
+        keys: the keys, at most one call's.
+        regions: for each key the memory of its chunk.
+        descriptions: for each key what its chunk is, or None where the caller did not say.
+    """
+
+    keys: list[Key]
+    regions: list[Regions]
+    descriptions: list[ChunkMetadata | None]
+    _made: list[Regions]
+
+    @classmethod
+    def of(cls, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, *, writable: bool) -> LentMemory:
+        """Checks the arguments of `batched_get_into` (`writable`) or `batched_put_from`.
+
+        Raises:
+            InvalidArgumentError: numbers of items differ; or a buffer is none that `regions_of` takes, or has another
+                number of bytes than its metadata.
+        """
+        check_batch(keys)
+        wanted = list(keys)
+        given = _listed(buffers)
+        if len(given) != len(wanted):
+            raise InvalidArgumentError("buffers", f"{len(given)} chunks' memory for {len(wanted)} keys")
+        descriptions = _described(metadata, len(wanted))
+        made: list[Regions] = []
+        try:
+            regions: list[Regions] = []
+            for index, (buffer, description) in enumerate(zip(given, descriptions, strict=True)):
+                item = _regions_of(buffer, index, writable)
+                regions.append(item)
+                if item is not buffer:
+                    made.append(item)
+                if description is not None and description.nbytes != item.nbytes:
+                    raise InvalidArgumentError(
+                        "metadata",
+                        f"{description.nbytes} bytes for the buffers of key {index}, which have {item.nbytes} bytes",
+                    )
+        except BaseException:
+            for item in made:
+                item.release()
+            raise
+        return cls(wanted, regions, descriptions, made)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all chunks together."""
+        return sum(item.nbytes for item in self.regions)
+
+    def accepts(self, index: int, metadata: ChunkMetadata) -> bool:
+        """Whether a chunk that the store describes so is the one that the caller of key `index` asked for."""
+        expected = self.descriptions[index]
+        return metadata.nbytes == self.regions[index].nbytes and (expected is None or metadata == expected)
+
+    def stored_as(self, index: int) -> ChunkMetadata:
+        """How the chunk of key `index` is stored: as its caller describes it, else as bytes (uint8)."""
+        return self.descriptions[index] or bytes_metadata(self.regions[index].nbytes)
+
+    def release(self) -> None:
+        """Lets go of the callers' memory, except of what they passed as `Regions`. Idempotent."""
+        for item in self._made:
+            item.release()
+
+    def __enter__(self) -> LentMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@lru_cache
+def bytes_metadata(nbytes: int) -> ChunkMetadata:
+    """The metadata of a chunk of which nothing is known but its bytes: uint8, one dimension."""
+    return ChunkMetadata.of((nbytes,), "uint8")
+
+
+def _listed(buffers: Any) -> list[Any]:
+    if isinstance(buffers, str | bytes | bytearray | memoryview | Regions) or not isinstance(buffers, Iterable):
+        raise InvalidArgumentError(
+            "buffers",
+            f"a {type(buffers).__qualname__}; expected a sequence: for each key one buffer, or a sequence of them",
+        )
+    return list(buffers)
+
+
+def _described(metadata: Descriptions, keys: int) -> list[ChunkMetadata | None]:
+    if metadata is None or isinstance(metadata, ChunkMetadata):
+        return [metadata] * keys
+    described = list(metadata) if isinstance(metadata, Iterable) else [metadata]
+    for item in described:
+        if item is not None and not isinstance(item, ChunkMetadata):
+            wrong = f"a {type(item).__qualname__}; expected a ChunkMetadata, one per key, or None"
+            raise InvalidArgumentError("metadata", wrong)
+    if len(described) != keys:
+        raise InvalidArgumentError("metadata", f"{len(described)} descriptions for {keys} keys")
+    return described
+
+
+def _regions_of(buffer: Any, index: int, writable: bool) -> Regions:
+    try:
+        return regions_of(buffer, writable=writable)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError("buffers", f"of key {index}: {error.reason}") from None
