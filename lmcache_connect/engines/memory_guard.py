@@ -16,7 +16,6 @@ process ends, which is logged.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -25,6 +24,7 @@ from typing import Any, Final
 
 from ..observability import event
 from .engine_memory import EngineMemory
+from .watched_methods import WatchedMethods
 
 _END_SECONDS: Final = 2.0
 """Seconds, beside the grace period, that connectors have to close."""
@@ -33,8 +33,6 @@ _LET_GO_SECONDS: Final = 10.0
 """Seconds that interrupted threads have to let go. They take a few milliseconds, unless the machine is busy."""
 
 _POLL: Final = 0.005
-
-_GUARDS: Final = "_lmcache_connect_guards"
 
 
 class MemoryGuard:
@@ -52,22 +50,15 @@ class MemoryGuard:
         self._loop = loop
         self._close = close
         self._grace = grace
-        self._watching: list[list[MemoryGuard]] = []
+        self._methods = WatchedMethods(self)
 
     def watch(self, owner: Any, method: str) -> None:
         """Has `owner.method()` free nothing before `let_go()`. Several guards may watch one method."""
-        original = getattr(owner, method)
-        guards: list[MemoryGuard] | None = getattr(original, _GUARDS, None)
-        if guards is None:
-            guards = []
-            setattr(owner, method, _guarded(original, guards))
-        guards.append(self)
-        self._watching.append(guards)
+        self._methods.watch(owner, method)
 
     def end(self) -> None:
         """Watches nothing any more. For a plug-in that was closed, and that touches nothing. Idempotent."""
-        while self._watching:
-            self._watching.pop().remove(self)
+        self._methods.end()
 
     def let_go(self) -> bool:
         """Blocks until nothing touches the memory, now or later. Returns whether that is so. Idempotent.
@@ -106,13 +97,3 @@ class MemoryGuard:
             return asyncio.get_running_loop() is not self._loop
         except RuntimeError:
             return True
-
-
-def _guarded(original: Callable[..., Any], guards: list[MemoryGuard]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        kept = [guard for guard in list(guards) if not guard.let_go()]
-        return None if kept else original(*args, **kwargs)
-
-    setattr(guarded, _GUARDS, guards)
-    return guarded

@@ -1,0 +1,136 @@
+"""`Job`: one submitted batch, from its submission to its one result.
+
+The states of a job. What stands on the arrows happens in the caller's thread, on the event loop, or in the watchdog's
+thread, as it says there:
+
+           submit            loop: begin              loop: the operation has ended
+      made ───────▶ waiting ────────────▶ under way ───────────────────────────────▶ over ──▶ its result
+                       │                      │                                       ▲
+                       │ loop: end            │ loop: end, which cancels its task ────┤
+                       └──────────────────────┴───────────────────────────────────────┤
+                                              │ watchdog: recalls its lease, and sees │
+                                              └ that nothing touches its buffers ─────┘
+
+A job is over once. Whoever is first gives the result; what the others find out is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from ..contract import LentMemory
+from ..lease import Lease
+
+JobKind = Literal["get", "put", "exists", "remove"]
+KINDS: Final[tuple[JobKind, ...]] = ("get", "put", "exists", "remove")
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What has become of a job.
+
+    Attributes:
+        id: what `submit_*` returned.
+        kind: `get`, `put`, `exists` or `remove`.
+        flags: one answer per key, in order. False: a miss, or a failure.
+        error: why the job failed as a whole, with the class of the error, or None. Then all flags are False.
+        seconds: from its submission to its end.
+        nbytes: the bytes of the chunks whose flags are True; 0 for `exists` and `remove`.
+    """
+
+    id: int
+    kind: JobKind
+    flags: tuple[bool, ...]
+    error: str | None
+    seconds: float
+    nbytes: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every flag is True."""
+        return all(self.flags)
+
+
+class JobOwner(Protocol):
+    """The port that a job was submitted to. Both methods are called from any thread."""
+
+    def job_begins(self, job: Job) -> None: ...
+
+    def job_is_over(
+        self, job: Job, flags: Sequence[bool] | None, reason: str | None, error: str | None
+    ) -> None: ...
+
+
+class Job:
+    """One submitted batch. The module describes its states."""
+
+    __slots__ = (
+        "_port",
+        "deadline",
+        "id",
+        "is_over",
+        "keys",
+        "kind",
+        "lease",
+        "lent",
+        "nbytes",
+        "needs_room",
+        "sizes",
+        "stopped",
+        "submitted",
+        "task",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        job_id: int,
+        kind: JobKind,
+        keys: Sequence[str],
+        lent: LentMemory | None,
+        seconds: float,
+        port: JobOwner,
+    ) -> None:
+        """`seconds` from now it has to be over. `port` is told what becomes of it."""
+        self.id: Final = job_id
+        self.kind: Final[JobKind] = kind
+        self.keys: Final = keys
+        self.lent: LentMemory | None = lent
+        """The memory that the engine owns; None where there is none, or nothing touches it any more."""
+        self.sizes: Final = tuple(item.nbytes for item in lent.regions) if lent is not None else (0,) * len(keys)
+        self.nbytes: Final = sum(self.sizes)
+        self.lease: Final = Lease()
+        self.submitted: Final = time.monotonic()
+        self.deadline: Final = self.submitted + seconds
+        """When it has to be over, by `time.monotonic`."""
+        self._port = port
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.stopped: str | None = None
+        """Why it is ended early, in one word."""
+        self.needs_room = False
+        """Whether its bytes count as waiting. The port's, under the port's lock."""
+        self.is_over = False
+        """Whether its result is there. Written by the port, under the port's lock."""
+
+    def begin(self) -> None:
+        """Its operation begins."""
+        self._port.job_begins(self)
+
+    def succeed(self, flags: Sequence[bool]) -> None:
+        """Gives the store's answers. From any thread."""
+        self._port.job_is_over(self, flags, None, None)
+
+    def fail(self, reason: str, error: str) -> None:
+        """Gives a failure of all keys: a word or the class of the error, and its text. From any thread."""
+        self._port.job_is_over(self, None, reason, error)
+
+    def let_go(self) -> None:
+        """Nothing touches the engine's memory any more."""
+        lent, self.lent = self.lent, None
+        if lent is not None:
+            lent.release()

@@ -1,0 +1,74 @@
+"""`SharedLoop`: the one event loop that all ports of a process share, while there are any."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Final
+
+from ..loop import LoopOwner
+from ..process import this_process
+from .job import Job
+from .watchdog import Watchdog
+
+_START_SECONDS: Final = 10.0
+
+_OURS: Final = ("lmcache_connect", "lmcache_reference_connectors")
+"""How the modules are named whose code touches an engine's memory. Other people's connectors are given copies."""
+
+
+class SharedLoop:
+    """An event loop in a thread of its own, and the watchdog over the jobs that run on it."""
+
+    def __init__(self) -> None:
+        """Starts the loop's thread."""
+        self.process: Final = this_process()
+        self.owner: Final = LoopOwner.start("lmcache-connect jobs")
+        self._thread: Final = self.owner.run_sync("JobPort", _START_SECONDS, _this_thread)
+        self.watchdog: Final = Watchdog(self.force_end)
+
+    def force_end(self, job: Job, why: str) -> bool:
+        """Ends a job without the loop's help. Returns whether it is over, and nothing touches its memory any more.
+
+        Its lease is recalled: what works for it in threads is interrupted, and nothing begins to touch its memory. What
+        is still under way at this moment takes a few milliseconds at most, so the caller asks again. From any thread.
+        """
+        job.stopped = job.stopped or why
+        job.lease.recall()
+        if job.is_over:
+            return True
+        task = job.task
+        if not (task is not None and task.done()) and not (job.lease.is_idle and not self._is_in_our_code()):
+            return False
+        job.let_go()
+        job.fail(why, f"{_TEXTS[why]}, and the event loop did not end it")
+        return True
+
+    def close(self) -> None:
+        """Ends the loop's thread and the watchdog. Blocks for ten seconds at most."""
+        if not self.process.is_forked():
+            self.watchdog.close()
+            self.owner.close_sync()
+
+    def _is_in_our_code(self) -> bool:
+        """Whether the loop's thread may be amid something that touches an engine's memory.
+
+        A thread that runs Python code, or a system call for it, is where its innermost frame is. No other thread runs
+        Python code while this one looks. A loop that sleeps, or that other code holds up, is in none of our modules.
+        """
+        frame = sys._current_frames().get(self._thread)
+        if frame is None:
+            return False  # the thread has ended
+        module: str = frame.f_globals.get("__name__") or ""
+        return module.startswith(_OURS)
+
+
+_TEXTS: Final = {
+    "deadline": "it did not end within its deadline",
+    "closed": "the port was closed",
+    "released": "the engine frees its memory",
+}
+
+
+async def _this_thread() -> int:
+    return threading.get_ident()
