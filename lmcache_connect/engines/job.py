@@ -60,9 +60,7 @@ class JobOwner(Protocol):
 
     def job_begins(self, job: Job) -> None: ...
 
-    def job_is_over(
-        self, job: Job, flags: Sequence[bool] | None, reason: str | None, error: str | None
-    ) -> None: ...
+    def job_is_over(self, job: Job, flags: Sequence[bool] | None, reason: str | None, error: str | None) -> None: ...
 
 
 class Job:
@@ -76,7 +74,7 @@ class Job:
         "keys",
         "kind",
         "lease",
-        "lent",
+        "theirs",
         "nbytes",
         "needs_room",
         "sizes",
@@ -91,7 +89,7 @@ class Job:
         job_id: int,
         kind: JobKind,
         keys: Sequence[str],
-        lent: LentMemory | None,
+        theirs: LentMemory | None,
         seconds: float,
         port: JobOwner,
     ) -> None:
@@ -99,9 +97,9 @@ class Job:
         self.id: Final = job_id
         self.kind: Final[JobKind] = kind
         self.keys: Final = keys
-        self.lent: LentMemory | None = lent
+        self.theirs: LentMemory | None = theirs
         """The memory that the engine owns; None where there is none, or nothing touches it any more."""
-        self.sizes: Final = tuple(item.nbytes for item in lent.regions) if lent is not None else (0,) * len(keys)
+        self.sizes: Final = tuple(item.nbytes for item in theirs.regions) if theirs is not None else (0,) * len(keys)
         self.nbytes: Final = sum(self.sizes)
         self.lease: Final = Lease()
         self.submitted: Final = time.monotonic()
@@ -131,6 +129,6 @@ class Job:
 
     def let_go(self) -> None:
         """Nothing touches the engine's memory any more."""
-        lent, self.lent = self.lent, None
-        if lent is not None:
-            lent.release()
+        theirs, self.theirs = self.theirs, None
+        if theirs is not None:
+            theirs.release()

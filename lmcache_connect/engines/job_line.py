@@ -133,12 +133,12 @@ class JobLine:
             job.succeed(flags)
 
     async def _operate(self, job: Job) -> Sequence[bool]:
-        connector, lent = self._connector, job.lent
+        connector, theirs = self._connector, job.theirs
         match job.kind:
-            case "get" if lent is not None:
-                return await connector.batched_get_into(job.keys, lent.regions, lent.descriptions)
-            case "put" if lent is not None:
-                return await connector.batched_put_from(job.keys, lent.regions, lent.descriptions)
+            case "get" if theirs is not None:
+                return await connector.batched_get_into(job.keys, theirs.regions, theirs.descriptions)
+            case "put" if theirs is not None:
+                return await connector.batched_put_from(job.keys, theirs.regions, theirs.descriptions)
             case "remove":
                 return await connector.batched_remove(job.keys)
             case _:
@@ -182,6 +182,4 @@ class JobLine:
                 self._refusal.begin(self._loop.time(), type(error).__name__, described(error))
             return
         level = logging.WARNING if isinstance(error, LMCacheConnectError) else logging.ERROR
-        self._failed.tell(
-            level, store=self._connector.store, kind=job.kind, keys=len(job.keys), error=described(error)
-        )
+        self._failed.tell(level, store=self._connector.store, kind=job.kind, keys=len(job.keys), error=described(error))

@@ -52,9 +52,7 @@ class JobStatistics:
 
     def copy(self) -> JobStatistics:
         """A copy, which does not change any more."""
-        kinds = {
-            name: dataclasses.replace(kind, failures=Counter(kind.failures)) for name, kind in self.kinds.items()
-        }
+        kinds = {name: dataclasses.replace(kind, failures=Counter(kind.failures)) for name, kind in self.kinds.items()}
         return dataclasses.replace(self, kinds=kinds)
 
     def document(self) -> dict[str, Any]:

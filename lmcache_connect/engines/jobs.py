@@ -1,10 +1,10 @@
 """`JobPort`: how code without an event loop, in several threads, uses a connector.
 
-    port = JobPort("redis://store:6379", deadline=5.0)
-    job = port.submit_get(keys, buffers)
-    ...                       # port.event_fd becomes readable
-    for result in port.drain():
-        print(result.id, result.flags)
+port = JobPort("redis://store:6379", deadline=5.0)
+job = port.submit_get(keys, buffers)
+...                       # port.event_fd becomes readable
+for result in port.drain():
+    print(result.id, result.flags)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CANCEL_SECONDS: Final = 1.0
 """Seconds that the event loop has to end jobs, before they are ended without its help."""
 
 _LET_GO_SECONDS: Final = 10.0
-"""Seconds that interrupted threads have to let go of memory. They take a few milliseconds, unless the machine is busy."""
+"""Seconds that interrupted threads have to let go. They take a few milliseconds, unless the machine is busy."""
 
 _POLL: Final = 0.005
 
@@ -60,12 +60,12 @@ class JobPort:
     waited for a quarter of its time. Stores are refused (`shed`) where too many bytes wait.
 
     Exceptions of the store become failures, by the class of the error: `JobResult.error`, and `statistics()`. Other
-    reasons are the words `deadline`, `closed`, `released` (by `release_memory`), `shed` and `cancelled`. A store that is
-    down, or refuses the login, is asked seldom, and jobs then fail at once.
+    reasons are the words `deadline`, `closed`, `released` (by `release_memory`), `shed` and `cancelled`. A store that
+    is down, or refuses the login, is asked seldom, and jobs then fail at once.
 
     A port belongs to the process that made it. It cannot be pickled. In a fork, every method but `close` raises
-    `ForkedProcessError`. All ports of a process share one event loop in a thread of its own, and those with the same URL
-    and settings share one connector. They are closed with their last port.
+    `ForkedProcessError`. All ports of a process share one event loop in a thread of its own, and those with the same
+    URL and settings share one connector. They are closed with their last port.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class JobPort:
         self._process = this_process()
         self._is_closed = True  # until it is complete
         if not isinstance(url, str) or not url:
-            raise InvalidArgumentError("url", f"a {type(url).__qualname__}; expected the store's URL, such as redis://host:6379")
+            raise InvalidArgumentError(
+                "url", f"a {type(url).__qualname__}; expected the store's URL, such as redis://host:6379"
+            )
         self.deadline: Final = checked_deadline(deadline)
         """Seconds that a job has where its submission does not say otherwise."""
         self._max_waiting = checked_bytes("max_waiting_store_bytes", max_waiting_store_bytes)
@@ -120,7 +122,12 @@ class JobPort:
     # ------------------------------------------------------------------------------------------------ submitting
 
     def submit_get(
-        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None, *, deadline: float | None = None
+        self,
+        keys: Sequence[Key],
+        buffers: Sequence[Any],
+        metadata: Descriptions = None,
+        *,
+        deadline: float | None = None,
     ) -> int:
         """Loads chunks into memory of the caller's. Returns the job's number. Does not block.
 
@@ -139,17 +146,22 @@ class JobPort:
             ConnectorClosedError, BackendClosedError, ForkedProcessError: after `close`, after `release_memory`, in a
                 fork.
         """
-        return self._lend("get", keys, buffers, metadata, deadline)
+        return self._submit_with_memory("get", keys, buffers, metadata, deadline)
 
     def submit_put(
-        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None, *, deadline: float | None = None
+        self,
+        keys: Sequence[Key],
+        buffers: Sequence[Any],
+        metadata: Descriptions = None,
+        *,
+        deadline: float | None = None,
     ) -> int:
         """Stores chunks from memory of the caller's. Returns the job's number. Does not block.
 
         The arguments and errors are those of `submit_get`, but buffers may be read-only. A flag is True where the store
         has acknowledged the whole chunk. Where too many bytes wait, the job has failed at once, as `shed`.
         """
-        return self._lend("put", keys, buffers, metadata, deadline)
+        return self._submit_with_memory("put", keys, buffers, metadata, deadline)
 
     def submit_exists(self, keys: Sequence[Key], *, deadline: float | None = None) -> int:
         """Looks keys up. Returns the job's number. Does not block. A flag is True where the store holds the key.
@@ -169,29 +181,29 @@ class JobPort:
         self._process.check("the job port")
         return self._submit("remove", key_strings(keys), None, deadline)
 
-    def _lend(
+    def _submit_with_memory(
         self, kind: JobKind, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, deadline: float | None
     ) -> int:
         self._process.check("the job port")
-        lent = LentMemory.of(keys, buffers, metadata, writable=kind == "get")
+        theirs = LentMemory.of(keys, buffers, metadata, writable=kind == "get")
         try:
-            return self._submit(kind, key_strings(lent.keys), lent, deadline)
+            return self._submit(kind, key_strings(theirs.keys), theirs, deadline)
         except BaseException:
-            lent.release()
+            theirs.release()
             raise
 
-    def _submit(self, kind: JobKind, keys: list[str], lent: LentMemory | None, deadline: float | None) -> int:
+    def _submit(self, kind: JobKind, keys: list[str], theirs: LentMemory | None, deadline: float | None) -> int:
         seconds = self.deadline if deadline is None else checked_deadline(deadline)
         with self._changed:
             if self._is_closed:
                 raise ConnectorClosedError("the job port")
-            if lent is not None and self._has_no_memory:
+            if theirs is not None and self._has_no_memory:
                 raise BackendClosedError
             self._last_id += 1
-            job = self._jobs[self._last_id] = Job(self._last_id, kind, keys, lent, seconds, self)
+            job = self._jobs[self._last_id] = Job(self._last_id, kind, keys, theirs, seconds, self)
             self._statistics.kinds[kind].in_flight += 1
             waiting = self._statistics.waiting_store_bytes
-            is_shed = kind == "put" and 0 < waiting and waiting + job.nbytes > self._max_waiting
+            is_shed = kind == "put" and waiting > 0 and waiting + job.nbytes > self._max_waiting
             if kind == "put" and not is_shed:
                 job.needs_room = True
                 self._statistics.waiting_store_bytes += job.nbytes
@@ -412,14 +424,18 @@ class JobPort:
             del self._jobs[job.id]
             self._forget_waiting(job)
             self._count(job, given, reason, seconds, nbytes)
-            text = None if reason is None or error is None else error if error.startswith(reason) else f"{reason}: {error}"
+            text = (
+                None if reason is None or error is None else error if error.startswith(reason) else f"{reason}: {error}"
+            )
             self._results[job.id] = JobResult(job.id, job.kind, given, text, seconds, nbytes)
             if job.id not in self._awaited:
                 self._event.set()
             self._changed.notify_all()
         self._store.loop.watchdog.forget(job)
         if reason == "deadline":
-            self._late.tell(logging.WARNING, store=self.store, kind=job.kind, keys=len(given), seconds=round(seconds, 3))
+            self._late.tell(
+                logging.WARNING, store=self.store, kind=job.kind, keys=len(given), seconds=round(seconds, 3)
+            )
 
     def _forget_waiting(self, job: Job) -> None:
         if job.needs_room:

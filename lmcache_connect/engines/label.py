@@ -23,7 +23,7 @@ def label(name: str) -> str:
     """The label of a name: letters, digits, `.`, `_` and `-` as they are, every other byte of UTF-8 as `~` and two hex.
 
     One that would be longer than `MAX_LABEL` characters ends in `~~` and a digest of the whole name. No two names have
-    one label: after a `~` there are always two hex digits, another `~`, or what only `NO_LABEL` and a salt's label have.
+    one label. What follows a `~` tells which it is: two hex digits, another `~`, or the sign of `NO_LABEL` or a salt.
     """
     text = _UNSAFE.sub(_escaped, name)
     if len(text) <= MAX_LABEL:

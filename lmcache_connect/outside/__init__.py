@@ -4,7 +4,8 @@ The code of a plug-in, of a connector that the application registered, or of a d
 swallow its cancellation, or raise `SystemExit`. A `Lane` runs the code of one such party. A caller whose time is up
 leaves its call behind, and the call ends when it ends. Nothing that was left behind keeps the process alive.
 
-Imported by `compat`, `contract`, `foreign`, `managed`, `manager`, `internal_api_server` and `lmcache_connect_s3`.
+Imported by `compat`, `contract`, `engines`, `foreign`, `managed`, `manager`, `internal_api_server` and
+`lmcache_connect_s3`.
 """
 
 from __future__ import annotations
