@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from lmcache_connect import ArenaExhaustedError, Key, LocalCPUBackend, MemoryObj, RemoteConnector, WrappingConnector
-from lmcache_connect.contract import BatchSlots, Flags, Slots
+from lmcache_connect.contract import BatchSlots, Descriptions, Flags, LentMemory, Slots, copy_out
 from lmcache_connect.errors import ConnectorContractError, CorruptRecordError, InvalidArgumentError
 from lmcache_connect.keys import key_strings
 from lmcache_connect.memory import Filling, HotCache, release_all
@@ -28,6 +28,8 @@ class HotConnector(WrappingConnector):
     * A put is copied into the cache after the store has acknowledged it. Before that, and after a failure, the cache
       holds nothing under the key.
     * What was read before a change of its key is not cached after it, and no later get joins such a fetch.
+    * A get into memory of its caller copies what the cache has, and receives the rest from the store straight into that
+      memory. It does not fill the cache, and neither does a put from such memory: its caller has the chunk already.
     * A chunk for which the cache has no room, because it is too large or everything in it is held, passes by.
     * Another process's put or removal is seen when the cached chunk is `hot_ttl` seconds old, at the latest.
     """
@@ -95,6 +97,33 @@ class HotConnector(WrappingConnector):
             raise
         return slots.found
 
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Copies what is cached, and has the store's connector receive the rest. Fills no cache."""
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+            found = [await self._copied_out(lent, index) for index in range(len(lent.keys))]
+            missing = [index for index, is_here in enumerate(found) if not is_here]
+            if missing:
+                rest = lent.part(missing)
+                answers = await self.wrapped.batched_get_into(rest.keys, rest.regions, rest.descriptions)
+                if len(answers) != len(missing):
+                    raise self._contract("batched_get_into", f"{len(answers)} answers", f"{len(missing)}, one per key")
+                for index, has_come in zip(missing, answers, strict=True):
+                    found[index] = has_come
+            return found
+
+    async def _copied_out(self, lent: LentMemory, index: int) -> bool:
+        """Whether the cache has the chunk that the caller asks for. Its memory then holds it."""
+        obj = self._cache.get(lent.keys[index])
+        if obj is None:
+            return False
+        with obj:
+            if not lent.accepts(index, obj.metadata):
+                return False  # another writer may have replaced it: the store knows
+            await copy_out(obj, lent.regions[index])
+            return True
+
     async def _fetch(self, keys: Sequence[Key], missing: Sequence[int], slots: BatchSlots) -> None:
         try:
             fetched = await self._fetches.get([keys[index] for index in missing])
@@ -157,6 +186,19 @@ class HotConnector(WrappingConnector):
                 release_all(copies)
                 raise
             change.stored(copies)
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Stores chunks from memory of the caller. The cache holds none of the keys afterwards."""
+        with (
+            LentMemory.of(keys, buffers, metadata, writable=False) as lent,
+            self._changes(lent.keys) as change,
+        ):
+            stored = await self.wrapped.batched_put_from(lent.keys, lent.regions, lent.descriptions)
+            if all(stored):
+                change.stored([None] * len(lent.keys))
+            return stored
 
     async def remove(self, key: Key) -> bool:
         """Removes the key from the cache and the store. Returns whether the store had it."""

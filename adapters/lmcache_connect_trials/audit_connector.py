@@ -11,8 +11,17 @@ from typing import Any, Final, TypeVar
 
 import xxhash
 
-from lmcache_connect import CorruptRecordError, Key, MemoryObj, RemoteConnector, WrappingConnector, key_string
-from lmcache_connect.contract import Flags, Slots, end_scan
+from lmcache_connect import (
+    ChunkMetadata,
+    CorruptRecordError,
+    Key,
+    MemoryObj,
+    Regions,
+    RemoteConnector,
+    WrappingConnector,
+    key_string,
+)
+from lmcache_connect.contract import Descriptions, Flags, LentMemory, Slots, end_scan
 from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.memory import release_all
 from lmcache_connect.observability import event
@@ -24,6 +33,12 @@ T = TypeVar("T")
 
 _PIECE: Final = 4 << 20
 """Bytes that are hashed at a time, in well under a millisecond. In between other tasks of the event loop run."""
+
+
+def _bytes_of(result: object) -> int | None:
+    items = result if isinstance(result, list) else [result]
+    sizes = [item.get_size() for item in items if isinstance(item, MemoryObj) and item.is_valid()]
+    return sum(sizes) if sizes else None
 
 
 class AuditConnector(WrappingConnector):
@@ -100,6 +115,49 @@ class AuditConnector(WrappingConnector):
 
         await self.around("batched_put", keys, call, sum(obj.get_size() for obj in memory_objs))
 
+    async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """Whether the chunk has come into memory of the caller; False for one that is not what was put."""
+        with LentMemory.of([key], [buffer], metadata, writable=True) as lent:
+
+            async def call() -> bool:
+                return (await self._received("get_into", lent))[0]
+
+            return await self.around("get_into", (key,), call, bytes_of=lambda found: lent.nbytes if found else None)
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """One answer per key; False for a miss, and for a chunk that is not what was put."""
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+
+            def bytes_of(found: Flags) -> int:
+                return sum(regions.nbytes for regions, has_come in zip(lent.regions, found, strict=True) if has_come)
+
+            async def call() -> Flags:
+                return await self._received("batched_get_into", lent)
+
+            return await self.around("batched_get_into", keys, call, bytes_of=bytes_of)
+
+    async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
+        """Puts the chunk into the wrapped connector, and remembers its checksum. Returns whether it was stored."""
+        with LentMemory.of([key], [buffer], metadata, writable=False) as lent:
+
+            async def call() -> bool:
+                return (await self._sent("put_from", lent))[0]
+
+            return await self.around("put_from", (key,), call, lent.nbytes)
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Puts the chunks into the wrapped connector, and remembers their checksums. One answer per key."""
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+
+            async def call() -> Flags:
+                return await self._sent("batched_put_from", lent)
+
+            return await self.around("batched_put_from", keys, call, lent.nbytes)
+
     async def remove(self, key: Key) -> bool:
         """Removes the key from the wrapped connector, and forgets its checksum. Returns whether it was there."""
         try:
@@ -118,9 +176,17 @@ class AuditConnector(WrappingConnector):
     # ------------------------------------------------------------------------------------------------- logging
 
     async def around(
-        self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]], nbytes: int | None = None
+        self,
+        operation: str,
+        keys: Sequence[Key],
+        call: Callable[[], Awaitable[T]],
+        nbytes: int | None = None,
+        bytes_of: Callable[[T], int | None] = _bytes_of,
     ) -> T:
-        """Returns what `call()` returns, and logs the event. `nbytes` is the number of bytes that the call puts."""
+        """Returns what `call()` returns, and logs the event.
+
+        `nbytes` is the number of bytes that the call puts. `bytes_of` tells those that a get has brought.
+        """
         if not self._is_logged(operation):
             return await call()
         started = time.perf_counter()
@@ -136,7 +202,7 @@ class AuditConnector(WrappingConnector):
             # Not its text: the manager logs that, and knows whether the call is tried again.
             self._event(logging.WARNING, operation, keys, started, type(error).__name__, nbytes)
             raise
-        moved = nbytes if nbytes is not None else _bytes_of(result)
+        moved = nbytes if nbytes is not None else bytes_of(result)
         self._event(logging.INFO, operation, keys, started, _outcome(operation, result), moved)
         return result
 
@@ -213,46 +279,95 @@ class AuditConnector(WrappingConnector):
 
     async def _difference(self, key: Key, reading: Reading, obj: MemoryObj | None) -> CorruptRecordError | None:
         """What is wrong with the chunk that a get brought, or None. The chunk stays the caller's, also on an error."""
-        if obj is None or not self._settings.verify or not isinstance(obj, MemoryObj) or not obj.is_valid():
+        if obj is None or not isinstance(obj, MemoryObj) or not obj.is_valid():
             return None
-        checksum = await _checksum(obj) if self.checksums.allowed(reading) is not None else 0
+        return await self._judged(key, reading, obj)
+
+    async def _judged(self, key: Key, reading: Reading, chunk: MemoryObj | Regions) -> CorruptRecordError | None:
+        if not self._settings.verify:
+            return None
+        checksum = await _checksum(chunk) if self.checksums.allowed(reading) is not None else 0
         allowed = self.checksums.allowed(reading)
         self.verdicts["unknown" if allowed is None else "verified" if checksum in allowed else "mismatch"] += 1
         if allowed is None or checksum in allowed:
             return None
         name = key_string(key)
-        nbytes = obj.get_size()
+        nbytes = _size(chunk)
         event(logging.ERROR, "audit_mismatch", store=self._store, key=name, bytes=nbytes, checksum=f"{checksum:016x}")
         detail = f"{nbytes} bytes with the checksum {checksum:016x} are not what was put through this connector"
         return CorruptRecordError("audit", detail, removable=False)
 
+    async def _received(self, operation: str, lent: LentMemory) -> Flags:
+        """What the wrapped connector has received into memory of the caller, compared with what was put."""
+        readings = [self.checksums.begin_get(key_string(key)) for key in lent.keys]
+        found = list(await self.wrapped.batched_get_into(lent.keys, lent.regions, lent.descriptions))
+        for index, (key, reading) in enumerate(zip(lent.keys, readings, strict=True)):
+            error = await self._judged(key, reading, lent.regions[index]) if found[index] else None
+            if operation == "batched_get_into" and self._is_logged(operation):
+                outcome = "miss" if not found[index] else "hit" if error is None else f"corrupt:{error.reason}"
+                self._chunk_event(operation, key, lent.regions[index].nbytes if found[index] else 0, outcome)
+            if error is not None:
+                found[index] = False
+                await self.discard_corrupt(key, error)
+        return found
+
+    async def _sent(self, operation: str, lent: LentMemory) -> Flags:
+        """What the wrapped connector has stored from memory of the caller. Its checksums are remembered."""
+        stored: Flags = []
+
+        async def call() -> Flags:
+            stored.extend(await self.wrapped.batched_put_from(lent.keys, lent.regions, lent.descriptions))
+            return stored
+
+        await self._remembering(lent.keys, lent.regions, call)
+        if operation == "batched_put_from" and self._is_logged(operation):
+            for key, regions, is_stored in zip(lent.keys, lent.regions, stored, strict=True):
+                self._chunk_event(operation, key, regions.nbytes, "stored" if is_stored else "not stored")
+        return stored
+
     async def _remembering(
-        self, keys: Sequence[Key], objs: Sequence[MemoryObj], call: Callable[[], Awaitable[None]]
+        self,
+        keys: Sequence[Key],
+        chunks: Sequence[MemoryObj | Regions],
+        call: Callable[[], Awaitable[Flags | None]],
     ) -> None:
+        """Remembers the checksums of what `call` puts. It returns which of the chunks were stored; None: all."""
         if not self._settings.verify:
             await call()
             return
-        checksums = [await _checksum(obj) for obj in objs]
+        checksums = [await _checksum(chunk) for chunk in chunks]
         records = [
             self.checksums.begin_put(key_string(key), checksum) for key, checksum in zip(keys, checksums, strict=True)
         ]
-        succeeded = False
+        stored: Flags | None = [False] * len(records)
         try:
-            await call()
-            succeeded = True
+            stored = await call()
         finally:
-            for record, checksum in zip(records, checksums, strict=True):
-                self.checksums.end_put(record, checksum, succeeded)
+            for index, (record, checksum) in enumerate(zip(records, checksums, strict=True)):
+                self.checksums.end_put(record, checksum, stored is None or stored[index])
 
 
-async def _checksum(obj: MemoryObj) -> int:
+def _size(chunk: MemoryObj | Regions) -> int:
+    return chunk.nbytes if isinstance(chunk, Regions) else chunk.get_size()
+
+
+async def _checksum(chunk: MemoryObj | Regions) -> int:
     hasher = xxhash.xxh3_64()
-    with obj.byte_array as view:
-        for start in range(0, len(view), _PIECE):
-            if start:
-                await asyncio.sleep(0)
-            hasher.update(view[start : start + _PIECE])
+    for start in range(0, _size(chunk), _PIECE):
+        if start:
+            await asyncio.sleep(0)
+        _hash_piece(hasher, chunk, start)
     return hasher.intdigest()
+
+
+def _hash_piece(hasher: xxhash.xxh3_64, chunk: MemoryObj | Regions, start: int) -> None:
+    # A function of its own: a frame that awaits must hold no view of a chunk's memory.
+    if isinstance(chunk, Regions):
+        for view in chunk.views_of(start, min(start + _PIECE, chunk.nbytes)):
+            hasher.update(view)
+    else:
+        with chunk.byte_array as view:
+            hasher.update(view[start : start + _PIECE])
 
 
 def _outcome(operation: str, result: object) -> str:
@@ -272,9 +387,3 @@ def _outcome(operation: str, result: object) -> str:
             return f"{hits} of {len(items)}"
         case _:
             return type(result).__name__
-
-
-def _bytes_of(result: object) -> int | None:
-    items = result if isinstance(result, list) else [result]
-    sizes = [item.get_size() for item in items if isinstance(item, MemoryObj) and item.is_valid()]
-    return sum(sizes) if sizes else None

@@ -24,6 +24,10 @@ OPERATIONS: Final = (
     "batched_get",
     "batched_put",
     "batched_exists",
+    "get_into",
+    "put_from",
+    "batched_get_into",
+    "batched_put_from",
     "batched_remove",
     "close",
 )

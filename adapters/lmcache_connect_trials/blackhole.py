@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from lmcache_connect import ConnectorAdapter, ConnectorContext, ConnectorOptions, Key, MemoryObj, RemoteConnector
-from lmcache_connect.contract import Flags, Slots
+from lmcache_connect.contract import Descriptions, Flags, LentMemory, Slots
 from lmcache_connect.errors import InvalidArgumentError
 
 
@@ -49,6 +50,20 @@ class BlackholeConnector(RemoteConnector):
         """Does nothing."""
         if len(keys) != len(memory_objs):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """False for each."""
+        with LentMemory.of(keys, buffers, metadata, writable=True):
+            return [False] * len(keys)
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """False for each: nothing is stored."""
+        with LentMemory.of(keys, buffers, metadata, writable=False):
+            return [False] * len(keys)
 
     async def close(self) -> None:
         """Does nothing."""

@@ -23,6 +23,10 @@ OPERATIONS: Final = (
     "batched_get",
     "batched_put",
     "batched_exists",
+    "get_into",
+    "put_from",
+    "batched_get_into",
+    "batched_put_from",
     "batched_remove",
 )
 """The operations that can fail."""

@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -21,11 +21,12 @@ from lmcache_connect import (
     InvalidURLError,
     Key,
     MemoryObj,
+    Regions,
     RemoteConnector,
     RemoteURL,
     key_string,
 )
-from lmcache_connect.contract import BatchSlots, Flags, Slots
+from lmcache_connect.contract import MISMATCH, BatchSlots, Descriptions, Flags, LentMemory, Slots, note_missed
 from lmcache_connect.errors import InvalidArgumentError, ValueTooLargeError
 from lmcache_connect.memory import release_all
 
@@ -156,6 +157,31 @@ class MockConnector(RemoteConnector):
         for key, obj in zip(keys, memory_objs, strict=True):
             self._keep(key_string(key), await self._send(obj))
 
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Copies the chunks into memory of the caller, in one call of the store. The arena has no part in it."""
+        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+            await self._answer()
+            return [await self._receive_into(lent, index) for index in range(len(lent.keys))]
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Keeps copies of memory of the caller, in one call of the store.
+
+        Raises:
+            ValueTooLargeError: a chunk has more bytes than the capacity. Nothing was stored.
+        """
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+            for regions in lent.regions:
+                if regions.nbytes > self.capacity:
+                    raise ValueTooLargeError(self._store, regions.nbytes, self.capacity)
+            await self._answer()
+            for index, key in enumerate(lent.keys):
+                self._keep(key_string(key), await self._send_from(lent.regions[index], lent.stored_as(index)))
+            return [True] * len(lent.keys)
+
     async def close(self) -> None:
         """Drops every chunk."""
         self._chunks.clear()
@@ -190,6 +216,29 @@ class MockConnector(RemoteConnector):
                     pieces.append(bytes(view[start : start + _PIECE]))
                     await asyncio.sleep(0)
         return _Stored(obj.metadata, tuple(pieces))
+
+    async def _receive_into(self, lent: LentMemory, index: int) -> bool:
+        stored = self._use(key_string(lent.keys[index]))
+        if stored is None:
+            return False
+        if not lent.accepts(index, stored.metadata):
+            note_missed(MISMATCH)
+            return False
+        async with self._reads.transfer(stored.metadata.nbytes):
+            start = 0
+            for piece in stored.pieces:
+                lent.regions[index].write(start, piece)
+                start += len(piece)
+                await asyncio.sleep(0)
+        return True
+
+    async def _send_from(self, regions: Regions, metadata: ChunkMetadata) -> _Stored:
+        pieces: list[bytes] = []
+        async with self._writes.transfer(regions.nbytes):
+            for start in range(0, regions.nbytes, _PIECE):
+                pieces.append(b"".join(regions.views_of(start, min(start + _PIECE, regions.nbytes))))
+                await asyncio.sleep(0)
+        return _Stored(metadata, tuple(pieces))
 
     def _keep(self, name: str, stored: _Stored) -> None:
         self._drop(name)

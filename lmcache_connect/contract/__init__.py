@@ -25,7 +25,7 @@ from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
-from .staging import MISMATCH, Staging
+from .staging import MISMATCH, Staging, copy_out
 from .time_left import Deadlined, note_missed, note_progress, operation_under_way, release_budget_share, seconds_left
 from .wrapping_adapter import WrappingAdapter
 from .wrapping_connector import WrappingConnector
@@ -60,6 +60,7 @@ __all__ = [
     "WorkerAnnouncement",
     "WrappingAdapter",
     "WrappingConnector",
+    "copy_out",
     "counting_left_out",
     "end_scan",
     "gather",

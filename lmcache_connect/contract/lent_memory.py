@@ -69,6 +69,15 @@ class LentMemory:
         """The bytes of all chunks together."""
         return sum(item.nbytes for item in self.regions)
 
+    def part(self, indices: Sequence[int]) -> LentMemory:
+        """The same memory for some of the keys. It ends with this one."""
+        return LentMemory(
+            [self.keys[index] for index in indices],
+            [self.regions[index] for index in indices],
+            [self.descriptions[index] for index in indices],
+            [],
+        )
+
     def accepts(self, index: int, metadata: ChunkMetadata) -> bool:
         """Whether a chunk that the store describes so is the one that the caller of key `index` asked for."""
         expected = self.descriptions[index]

@@ -6,12 +6,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ..contract import Documents, Flags, RemoteConnector, RemovalPolicy, Slots, Staging, WrappingConnector
+from ..contract import (
+    Descriptions,
+    Documents,
+    Flags,
+    LentMemory,
+    RemoteConnector,
+    RemovalPolicy,
+    Slots,
+    Staging,
+    WrappingConnector,
+    gather,
+)
 from ..errors import ConnectorContractError, CorruptRecordError
 from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import ChunkMemory, MemoryObj, release_all
-from ..outside import Lane, contained, private_copy
+from ..outside import Lane, contained, private_copy, private_copy_of
 
 T = TypeVar("T")
 
@@ -120,6 +131,22 @@ class OutsideConnector(WrappingConnector):
             raise
         # A list of its own: what is released later is not what the connector may have changed.
         await self._put("batched_put", copies, lambda: self.wrapped.batched_put(keys, list(copies)))
+
+    # What the connector does may outlive its caller, so it is never given the caller's memory, whatever methods it has.
+    # A get copies what has come. A put is given copies, which it may keep.
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Stores private copies. See `RemoteConnector`."""
+        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+            return await gather([partial(self._put_from, lent, index) for index in range(len(lent.keys))])
+
+    async def _put_from(self, lent: LentMemory, index: int) -> bool:
+        key = lent.keys[index]
+        copy = await private_copy_of(lent.regions[index], lent.stored_as(index), self._memory)
+        await self._put("put", [copy], lambda: self.wrapped.put(key, copy))
+        return True
 
     async def _put(self, operation: str, copies: list[MemoryObj], call: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:

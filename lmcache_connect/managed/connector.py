@@ -62,6 +62,7 @@ from .operations import (
     REMOVE_OUTDATED,
     SCAN,
     WITHDRAW,
+    Operation,
     Transferred,
 )
 from .own_thread import OwnThread
@@ -414,7 +415,7 @@ class ManagedConnector(RemoteConnector):
     async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """`batched_get_into` for one key: whether `buffer` now holds exactly the key's chunk, verified."""
         with await lent_memory(self._owner, [key], [buffer], metadata, writable=True) as lent:
-            return (await self._owner.run(self._get_into, lent)).flags[0]
+            return (await self._owner.run(self._into, GET_INTO, lent, self._get_into)).flags[0]
 
     @_waits_once
     async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
@@ -444,7 +445,7 @@ class ManagedConnector(RemoteConnector):
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
         """
         with await lent_memory(self._owner, keys, buffers, metadata, writable=True) as lent:
-            return (await self._owner.run(self._fetch_into, lent)).flags
+            return (await self._owner.run(self._into, BATCHED_GET_INTO, lent, self._fetch_into)).flags
 
     @_waits_once
     async def batched_put_from(
@@ -622,6 +623,14 @@ class ManagedConnector(RemoteConnector):
         load = self._load_of_chunks(len(keys))
         probe = self._calls.probe if keys else None
         return self._runner.run(BATCHED_GET, self._calls.batched_get, (keys,), load, probe)
+
+    def _into(
+        self,
+        operation: Operation[Transferred],
+        lent: LentMemory,
+        ask: Callable[[LentMemory], Coroutine[Any, Any, Transferred]],
+    ) -> Coroutine[Any, Any, Transferred]:
+        return ask(lent) if self._recall is None else self._recall.into(operation, lent, ask)
 
     def _get_into(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
         load = load_of_transfer(1, lent.nbytes)

@@ -12,8 +12,18 @@ from __future__ import annotations
 
 from .call import OutsideCall
 from .causes import hidden_causes, hide_causes
-from .copying import private_copy
+from .copying import private_copy, private_copy_of
 from .lane import Lane, LateError
 from .raised import contained, described
 
-__all__ = ["Lane", "LateError", "OutsideCall", "contained", "described", "hidden_causes", "hide_causes", "private_copy"]
+__all__ = [
+    "Lane",
+    "LateError",
+    "OutsideCall",
+    "contained",
+    "described",
+    "hidden_causes",
+    "hide_causes",
+    "private_copy",
+    "private_copy_of",
+]
