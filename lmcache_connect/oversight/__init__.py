@@ -1,6 +1,6 @@
 """Looking after live connectors: health, metrics, clearing a store, the other workers that use it.
 
-Imported by `internal_api_server`.
+Imported by `internal_api_server` and `engines`.
 """
 
 from __future__ import annotations
