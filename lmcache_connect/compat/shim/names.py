@@ -16,6 +16,14 @@ def _all_of(module: str, *names: str) -> dict[str, str]:
 
 _CONNECTOR: Final = _all_of(f"{_SHIM}.connector", "NotAudit", "RemoteConnector")
 _FUNCTIONS: Final = f"{_SHIM}.functions"
+_REMOTE_METADATA: Final = _all_of(
+    f"{_SHIM}.protocol",
+    "RemoteMetadata",
+    "get_remote_metadata_bytes",
+    "init_remote_metadata_info",
+    "pad_shape_to_4d",
+    "strip_shape_padding",
+)
 
 NAMES: Final[dict[str, dict[str, str]]] = {
     ROOT: {"__version__": f"{_FUNCTIONS}:VERSION"},
@@ -52,18 +60,14 @@ NAMES: Final[dict[str, dict[str, str]]] = {
         "MemoryAllocatorInterface": f"{_SHIM}.backend:LocalCPUBackend",
     },
     f"{ROOT}.v1.protocol": {
-        **_all_of(
-            f"{_SHIM}.protocol",
-            "ClientCommand",
-            "RemoteMetadata",
-            "ServerReturnCode",
-            "get_remote_metadata_bytes",
-            "init_remote_metadata_info",
-            "pad_shape_to_4d",
-            "strip_shape_padding",
-        ),
+        **_REMOTE_METADATA,
+        **_all_of(f"{_SHIM}.protocol", "ClientCommand", "ServerReturnCode"),
         **_all_of(f"{_SHIM}.torch_tables", "DTYPE_TO_INT", "INT_TO_DTYPE"),
     },
+    # Where LMCache 0.5.7 has what only its in-process mode uses.
+    f"{ROOT}.inprocess": {},
+    f"{ROOT}.inprocess.v1": {},
+    f"{ROOT}.inprocess.v1.protocol": _REMOTE_METADATA,
     f"{ROOT}.v1.storage_backend": {},
     f"{ROOT}.v1.storage_backend.local_cpu_backend": _all_of(f"{_SHIM}.backend", "LocalCPUBackend"),
     f"{ROOT}.v1.storage_backend.job_executor": {},
