@@ -73,6 +73,8 @@ class Server:
         self.connections: list[Connection] = []
         self.pool: ConnectionPool[Connection] = ConnectionPool(size, self._connect, "the store")
         self.failures: list[Exception] = []
+        self.answers: list[str] = []
+        """What the other ends of the connections to come say before they are asked."""
         self.opened = asyncio.Event()
         """Is set when a connection was opened, or has failed to."""
 
@@ -81,6 +83,8 @@ class Server:
         if self.failures:
             raise self.failures.pop(0)
         self.connections.append(Connection())
+        if self.answers:
+            self.connections[-1].say(self.answers.pop(0))
         return self.connections[-1]
 
     async def connection(self, index: int) -> Connection:
