@@ -221,16 +221,17 @@ class Lane(ABC, Generic[C, W]):
 
     async def _withdraw(self, call: W) -> None:
         """Waits until nothing touches the buffers of a call that has ended."""
-        if not call.is_touched:
-            return
         assert self._loop is not None  # noqa: S101  # it was queued
-        call.done = self._loop.create_future()
         call.recall()
-        if call.is_touched:  # otherwise it was let go of before there was something to tell it to
-            await wait_uncancelled(call.done, self._grace)
+        ends = self._loop.time() + self._grace
         while call.is_touched:
-            self._interrupt(call)
-            await wait_uncancelled(call.done, GRACE)
+            # Another future each time: one connection may have let go of the call, while another one touches it still.
+            call.done = self._loop.create_future()
+            left = ends - self._loop.time()
+            if left <= 0:
+                self._interrupt(call)
+                left = GRACE
+            await wait_uncancelled(call.done, left)
 
     def _interrupt(self, call: W) -> None:
         self._closed_here.update(call.interrupt())  # type: ignore[arg-type]  # its connections are of this pool

@@ -166,9 +166,13 @@ class LinesPipeline(Pipeline[Connection, Lines]):
 
 
 class LinesLane(Lane[Connection, Lines]):
+    tell_finished: Callable[[Lines], None]
+    """What the last pipeline was given to tell the lane of calls for which nothing more happens."""
+
     def pipeline(
         self, queue: CallQueue[Lines], finish: Callable[[Lines], None], *, in_thread: bool
     ) -> Pipeline[Connection, Lines]:
+        self.tell_finished = finish
         return LinesPipeline(queue, finish, self.gives_way, in_thread=in_thread)
 
     async def serve_one_request(self, connection: Connection, call: Lines) -> None:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from lmcache_connect import StoreUnavailableError
 from lmcache_connect.errors import ConnectorClosedError
 from lmcache_connect.lease import Lease, under
+from lmcache_connect.streaming import CallPayload
 from lmcache_connect.streaming.lane import GRACE, LATE
 from lmcache_connect.transport import Couriers
 
@@ -204,6 +205,45 @@ async def test_the_connection_of_a_touched_call_is_closed_after_the_grace_and_th
     assert await second.asked(2) == ["b0", "c0"]
     second.answer("b0", "c0")
     assert (await ended(tasks))[1:] == [None, None]
+
+
+class _LetGoByOne(Lines):
+    """Asks for lines over two connections. When it is recalled, one lets go of it, as where a payload is copied."""
+
+    def __init__(self, server: Server, lane: LinesLane) -> None:
+        super().__init__("a", 2 * AHEAD)
+        self.server = server
+        self.lane = lane
+        self.interruptions = 0
+
+    def recall(self) -> None:
+        CallPayload(self, self.server.connections[0], self.lane.tell_finished).has_it_back()  # type: ignore[arg-type]
+
+    def interrupt(self) -> list[Any]:
+        self.interruptions += 1
+        if self.interruptions > 20:
+            raise AssertionError("it closes the connection again and again, and lets the event loop do nothing else")
+        return super().interrupt()
+
+
+async def test_a_cancelled_call_waits_for_each_connection_that_touches_it_and_does_not_hold_the_loop(
+    server: Server,
+) -> None:
+    lane = LinesLane(server.pool, drivers=2, runs_alone=False)
+    call = _LetGoByOne(server, lane)
+    [task] = lane.start(call)
+    for index in (0, 1):
+        connection = await server.connection(index)
+        touched = is_touched(call)
+        await connection.asked(AHEAD)
+        connection.say("a")
+        await touched
+    task.cancel()
+    await asyncio.wait([task], timeout=LONG)
+    assert task.cancelled()
+    assert not call.is_touched
+    assert 1 <= call.interruptions <= 3
+    await lane.close()
 
 
 async def cut_by_another(server: Server, index: int, task: asyncio.Task[None], call: Lines) -> None:
