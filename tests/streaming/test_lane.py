@@ -217,7 +217,7 @@ class _LetGoByOne(Lines):
         self.interruptions = 0
 
     def recall(self) -> None:
-        CallPayload(self, self.server.connections[0], self.lane.tell_finished).has_it_back()  # type: ignore[arg-type]
+        CallPayload(self, self.server.connections[0], self.lane.tell_finished).has_it_back()
 
     def interrupt(self) -> list[Any]:
         self.interruptions += 1
