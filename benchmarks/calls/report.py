@@ -46,7 +46,26 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
         else:
             made.append(_times(part, title, results, sides))
             made.append(_cpu(part, title, results, sides))
+        if part == "together" and (consists := _consists(results))[2]:
+            made.append(consists)
     return made
+
+
+def _consists(results: Sequence[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    """What a concurrent call of ours consists of. The rest is its own frame: deadline, breaker, counters, queue."""
+    rows = []
+    for result in results:
+        ours = result["sides"].get(OURS, {})
+        names = ("cpu us", "waiting cpu us", "batch cpu us")
+        if not all(name in ours for name in names):
+            continue
+        whole, waiting, batch = (best(name, ours[name]) for name in names)
+        rivals = [side for side in result["sides"] if side not in {OURS, BASE}]
+        least = min((best("cpu us", result["sides"][side]["cpu us"]) for side in rivals), default=None)
+        cells = [whole, waiting, batch, whole - waiting - batch]
+        rows.append([result["title"], *map(_number, cells), "" if least is None else _number(least)])
+    heads = ["work", "ours", "a task that waits", "its share of one batch", "the rest", "the most frugal client"]
+    return "What a concurrent single call consists of, µs of CPU, best rounds", heads, rows
 
 
 def _times(

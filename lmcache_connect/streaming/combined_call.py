@@ -26,7 +26,6 @@ class CombinedCall(ABC):
         failure: why it has failed.
         done: is set on the event loop when nothing more happens for it. None for a call that runs in its own task.
         more: is called with the call when requests have come up after it was queued.
-        requeued: how many connections had to be closed over which requests of its were sent, which were queued again.
         rank: where it stands in its queue. Belongs to the queue.
     """
 
@@ -42,7 +41,6 @@ class CombinedCall(ABC):
         "nbytes",
         "outstanding",
         "rank",
-        "requeued",
     )
 
     def __init__(self, nbytes: int = 0) -> None:
@@ -52,7 +50,6 @@ class CombinedCall(ABC):
         self.failure: Exception | None = None
         self.done: asyncio.Future[None] | None = None
         self.more: Callable[[Any], None] | None = None
-        self.requeued = 0
         self.rank = 0
         self._leases = leases()
         self._is_guest = False

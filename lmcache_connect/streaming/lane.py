@@ -27,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ..errors import ConnectorClosedError, Incident, ReleasedObjectError, StoreError, StoreUnavailableError
@@ -46,10 +47,16 @@ GRACE: Final = 0.02
 LATE: Final = 0.1
 """Seconds without a reply after which a lane serves one connection more, if it has requests to make."""
 
-_TIMES_REQUEUED: Final = 8
-"""How often a call's requests are sent again because of others, before the call fails."""
-
 _POLL: Final = 0.001
+
+
+class _Driver:
+    """A task of a lane that serves connections. The lane knows it before the task begins, which may be at once."""
+
+    __slots__ = ("task",)
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
 
 
 class Lane(ABC, Generic[C, W]):
@@ -82,8 +89,8 @@ class Lane(ABC, Generic[C, W]):
         self._last_limit: Final = drivers + spare_drivers
         self._couriers: Final = couriers
         self._queue: Final[CallQueue[W]] = CallQueue()
-        self._drivers: Final[set[asyncio.Task[None]]] = set()
-        self._arriving = 0
+        self._drivers: Final[set[_Driver]] = set()
+        self._arriving: Final[set[_Driver]] = set()
         """Drivers that have no connection yet."""
         self._runs_alone: Final = runs_alone
         self._repeats: Final = repeats
@@ -214,16 +221,17 @@ class Lane(ABC, Generic[C, W]):
 
     async def _withdraw(self, call: W) -> None:
         """Waits until nothing touches the buffers of a call that has ended."""
-        if not call.is_touched:
-            return
         assert self._loop is not None  # noqa: S101  # it was queued
-        call.done = self._loop.create_future()
         call.recall()
-        if call.is_touched:  # otherwise it was let go of before there was something to tell it to
-            await wait_uncancelled(call.done, self._grace)
+        ends = self._loop.time() + self._grace
         while call.is_touched:
-            self._interrupt(call)
-            await wait_uncancelled(call.done, GRACE)
+            # Another future each time: one connection may have let go of the call, while another one touches it still.
+            call.done = self._loop.create_future()
+            left = ends - self._loop.time()
+            if left <= 0:
+                self._interrupt(call)
+                left = GRACE
+            await wait_uncancelled(call.done, left)
 
     def _interrupt(self, call: W) -> None:
         self._closed_here.update(call.interrupt())  # type: ignore[arg-type]  # its connections are of this pool
@@ -250,39 +258,44 @@ class Lane(ABC, Generic[C, W]):
 
     def _hire(self, limit: int = 0) -> None:
         if not self._arriving and len(self._drivers) < (limit or self._limit):
-            self._arriving += 1
-            job = self._drive()
+            driver = _Driver()
+            # Counted before its task begins: that of an eager factory may be over when it is returned.
+            self._drivers.add(driver)
+            self._arriving.add(driver)
+            job = self._drive(driver)
             try:
                 # In a context of its own: it outlives the call that it is hired for, and works for others.
-                driver = asyncio.get_running_loop().create_task(job, context=Context())
+                driver.task = asyncio.get_running_loop().create_task(job, context=Context())
             except BaseException:  # from a task factory of somebody else
-                self._arriving -= 1
+                self._let_go(driver)
                 job.close()
                 raise
-            self._drivers.add(driver)
-            driver.add_done_callback(self._ended)
+            driver.task.add_done_callback(partial(self._ended, driver))
 
     def _hire_for_the_rest(self) -> None:
         if self._queue.has_requests():
             self._hire()
 
-    async def _drive(self) -> None:
+    async def _drive(self, driver: _Driver) -> None:
         """What a driver does. It is counted as arriving."""
-        while await self._serve_one() and self._queue.has_requests():
-            self._arriving += 1
-        self._drivers.discard(asyncio.current_task())  # from here on, a call that is made hires another one
+        while await self._serve_one(driver) and self._queue.has_requests():
+            self._arriving.add(driver)
+        self._let_go(driver)  # from here on, a call that is made hires another one
 
-    def _ended(self, driver: asyncio.Task[None]) -> None:
+    def _let_go(self, driver: _Driver) -> None:
         self._drivers.discard(driver)
-        if driver.cancelled():  # perhaps before it began: the connector or the event loop ends
-            error: BaseException | None = self._closed_error()
+        self._arriving.discard(driver)
+
+    def _ended(self, driver: _Driver, task: asyncio.Task[None]) -> None:
+        self._let_go(driver)
+        if task.cancelled():  # perhaps before it began: the connector or the event loop ends
+            error: BaseException | None = None if self._drivers else self._closed_error()
         else:
-            error = driver.exception()
+            error = task.exception()
         if isinstance(error, Exception):
-            self._arriving = 0
             self._fail(self._queue.take_all(), error)
 
-    async def _serve_one(self) -> bool:
+    async def _serve_one(self, driver: _Driver) -> bool:
         """Serves one connection. What fails ends the calls that it concerns. Returns whether there may be another."""
         couriers = self._couriers
         finish = self._finish if couriers is None else self._finish_from_thread
@@ -291,7 +304,7 @@ class Lane(ABC, Generic[C, W]):
         try:
             try:
                 async with self._pool.acquired() as connection:
-                    self._arriving -= 1
+                    self._arriving.discard(driver)
                     self._serving.add(pipeline)
                     if couriers is not None:
                         await couriers.run(connection, _ending_leases(pipeline.serve(connection)))
@@ -307,9 +320,8 @@ class Lane(ABC, Generic[C, W]):
                 self._lost(pipeline, self._closed_error())
                 raise
         finally:
-            if connection is None:
-                self._arriving -= 1
-            else:
+            self._arriving.discard(driver)
+            if connection is not None:
                 self._serving.discard(pipeline)
                 self._replies += pipeline.replies
                 self._closed_here.discard(connection)
@@ -332,10 +344,7 @@ class Lane(ABC, Generic[C, W]):
             reason = "the connection was closed because of another call"
             self._lost(pipeline, StoreUnavailableError(self._pool.store, reason))
             return
-        tired = {sent.call for sent in pipeline.sent if sent.call.requeued >= _TIMES_REQUEUED}
-        if tired:
-            reason = f"the connection was closed {_TIMES_REQUEUED} times because of other calls"
-            self._fail(list(tired), StoreUnavailableError(self._pool.store, reason))
+        # Without a limit: what is sent again goes first, behind one call less each time.
         pipeline.requeue_all()
 
     def _lost(self, pipeline: Pipeline[C, W], error: Exception) -> None:
@@ -377,10 +386,11 @@ class Lane(ABC, Generic[C, W]):
         """Ends the drivers, and waits for them. The pool is closed already."""
         if self._watch is not None:
             self._watch.cancel()
-        for driver in self._drivers:
-            driver.cancel()
-        if self._drivers:
-            await asyncio.wait([*self._drivers])
+        tasks = [driver.task for driver in self._drivers if driver.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _closed_error(self) -> ConnectorClosedError:
         return ConnectorClosedError(self._what)

@@ -85,8 +85,6 @@ class Pipeline(ABC, Generic[C, W]):
 
     def requeue_all(self) -> None:
         """Has everything made again, over another connection, that was sent and not answered."""
-        for call in {sent.call for sent in self.sent}:
-            call.requeued += 1
         while self.sent:
             call, request, _ = self.sent.pop()
             if self.queue.put_back(call, request):

@@ -204,8 +204,9 @@ async def test_a_call_in_a_lane_that_fails_in_the_iteration_of_its_cancellation_
         while not redis._lookups._drivers:
             await asyncio.sleep(0)
         for driver in redis._lookups._drivers:
-            driver.add_done_callback(lambda _: calls[2].cancel())  # in the iteration in which it has failed them
-            driver.cancel()
+            assert driver.task is not None
+            driver.task.add_done_callback(lambda _: calls[2].cancel())  # in the iteration in which it has failed them
+            driver.task.cancel()
         answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(answer).__name__ for answer in answers] == [
         "bool",  # alone

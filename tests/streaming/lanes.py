@@ -73,6 +73,8 @@ class Server:
         self.connections: list[Connection] = []
         self.pool: ConnectionPool[Connection] = ConnectionPool(size, self._connect, "the store")
         self.failures: list[Exception] = []
+        self.answers: list[str] = []
+        """What the other ends of the connections to come say before they are asked."""
         self.opened = asyncio.Event()
         """Is set when a connection was opened, or has failed to."""
 
@@ -81,6 +83,8 @@ class Server:
         if self.failures:
             raise self.failures.pop(0)
         self.connections.append(Connection())
+        if self.answers:
+            self.connections[-1].say(self.answers.pop(0))
         return self.connections[-1]
 
     async def connection(self, index: int) -> Connection:
@@ -162,9 +166,13 @@ class LinesPipeline(Pipeline[Connection, Lines]):
 
 
 class LinesLane(Lane[Connection, Lines]):
+    tell_finished: Callable[[Lines], None]
+    """What the last pipeline was given to tell the lane of calls for which nothing more happens."""
+
     def pipeline(
         self, queue: CallQueue[Lines], finish: Callable[[Lines], None], *, in_thread: bool
     ) -> Pipeline[Connection, Lines]:
+        self.tell_finished = finish
         return LinesPipeline(queue, finish, self.gives_way, in_thread=in_thread)
 
     async def serve_one_request(self, connection: Connection, call: Lines) -> None:

@@ -55,6 +55,10 @@ class Connect(_OnOurMemory, AsyncClient):
     def put(self, key: str, staged: MemoryObj) -> Awaitable[None]:
         return self.connector.put(key, staged)
 
+    async def batched_exists(self, keys: Sequence[str]) -> list[bool]:
+        """One batch."""
+        return list(await self.connector.batched_exists(keys))
+
     async def batched_get(self, keys: Sequence[str]) -> list[Any]:
         """One batch."""
         return list(await self.connector.batched_get(keys))

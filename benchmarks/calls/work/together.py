@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-from ..clients import ASYNC
+from ..clients import ASYNC, Connect
 from .work import SMALL, Clock, Work, freeze_heap, names, payload, verify, verify_found
 
 CALLS: Final = 1000
@@ -36,8 +37,46 @@ class Together(Work):
         for _ in range(repeats):
             with clock.running():
                 results = await asyncio.gather(*[call(key) for key in keys])
-            if self.case.nbytes:
-                verify(client, results, self._payloads)
-            else:
-                verify_found(client, results, [index % 2 == 0 for index in range(len(keys))])
-        return clock.per_call(repeats * len(keys))
+            self._verify(results)
+        figures = clock.per_call(repeats * len(keys))
+        return figures | await self._least(client, repeats) if isinstance(client, Connect) else figures
+
+    async def _least(self, client: Connect, repeats: int) -> dict[str, float]:
+        """What each call costs at least: a task of asyncio that waits once, and its share of one batch.
+
+        No client can do with less where each call has a task and gets its answer later. The batch's share is what the
+        connection, the checksum and the memory cost.
+        """
+        keys = self._keys
+        waiting, batch = Clock(), Clock()
+        for _ in range(repeats):
+            with waiting.running():
+                await _wait_together(len(keys))
+            with batch.running():
+                results = await (client.batched_get(keys) if self.case.nbytes else client.batched_exists(keys))
+            self._verify(results)
+        calls = repeats * len(keys)
+        return {"waiting cpu us": waiting.cpu / calls * 1e6, "batch cpu us": batch.cpu / calls * 1e6}
+
+    def _verify(self, results: Sequence[Any]) -> None:
+        if self.case.nbytes:
+            verify(self._client, results, self._payloads)
+        else:
+            verify_found(self._client, results, [index % 2 == 0 for index in range(len(self._keys))])
+
+
+async def _wait_together(calls: int) -> None:
+    """`asyncio.gather` of as many tasks, each of which waits for a future that is set when all wait."""
+    loop = asyncio.get_running_loop()
+    answers = [loop.create_future() for _ in range(calls)]
+
+    def answer() -> None:
+        for each in answers:
+            each.set_result(None)
+
+    loop.call_soon(loop.call_soon, answer)
+    await asyncio.gather(*[_wait_for(each) for each in answers])
+
+
+async def _wait_for(answer: asyncio.Future[None]) -> None:
+    await answer
