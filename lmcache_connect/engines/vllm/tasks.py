@@ -144,12 +144,12 @@ class Send(Task):
 
 @dataclass(frozen=True, slots=True)
 class Store(Task):
-    """Sends the chunks that the store does not have. `anew` are keys that it may have, but that cannot be loaded."""
+    """Sends the chunks that the store does not have. `again` are keys that it may have, but that cannot be loaded."""
 
     job: int
     keys: tuple[bytes, ...]
     chunks: Sequence[int]
-    anew: frozenset[bytes] = frozenset()
+    again: frozenset[bytes] = frozenset()
 
     def begin(self, place: Place) -> int:
         return place.port.submit_exists([place.name(key) for key in self.keys])
@@ -158,7 +158,7 @@ class Store(Task):
         present = frozenset(
             at
             for at, (key, there) in enumerate(zip(self.keys, result.flags, strict=True))
-            if there and key not in self.anew
+            if there and key not in self.again
         )
         if len(present) == len(self.keys):
             return Moved(self.job, False, self.keys, result.flags, result.seconds, 0)

@@ -130,11 +130,11 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
     # --------------------------------------------------------------------------------------------- transfers
 
     def submit_store(self, job_metadata: TransferJob) -> None:
-        """Has the chunks stored that the store does not have. Those whose load failed are stored anew."""
+        """Has the chunks stored that the store does not have. Those whose load failed are stored again."""
         keys = tuple(job_metadata.keys)
         self._under_way.add(job_metadata.job_id)
-        anew = self._lookups.failed_among(keys)
-        self._exchange.give(Store(job_metadata.job_id, keys, job_metadata.chunk_ids, anew))
+        again = self._lookups.failed_among(keys)
+        self._exchange.give(Store(job_metadata.job_id, keys, job_metadata.chunk_ids, again))
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         """Has the chunks loaded into vLLM's memory."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from .restated import Names
 
 CHUNK: Final = 8192
-PATIENCE: Final = 20.0
+AT_MOST: Final = 20.0
 """Seconds that a test waits for something that comes at once."""
 
 
@@ -73,10 +73,10 @@ class Host:
         self.tier.on_new_request(context)
         return context
 
-    def look_up(self, keys: Sequence[bytes], context: Any, patience: float = PATIENCE) -> list[bool]:
+    def look_up(self, keys: Sequence[bytes], context: Any, at_most: float = AT_MOST) -> list[bool]:
         """Asks for the keys in every step until all are answered."""
         result = self.names.lookup_result
-        ends = time.monotonic() + patience
+        ends = time.monotonic() + at_most
         while True:
             answers = [self.tier.lookup(key, context) for key in keys]
             if result.RETRY not in answers:
@@ -94,9 +94,9 @@ class Host:
         getattr(self.tier, f"submit_{kind}")(job)
         return int(job.job_id)
 
-    def result(self, job: int, patience: float = PATIENCE) -> Any:
+    def result(self, job: int, at_most: float = AT_MOST) -> Any:
         """Takes steps until the job has ended, and returns its result."""
-        ends = time.monotonic() + patience
+        ends = time.monotonic() + at_most
         while job not in self._results:
             assert time.monotonic() < ends, "a job was not reported"
             self.step()
