@@ -37,9 +37,10 @@ class JobResult:
         id: what `submit_*` returned.
         kind: `get`, `put`, `exists` or `remove`.
         flags: one answer per key, in order. False: a miss, or a failure.
-        error: why the job failed as a whole, with the class of the error, or None. Then all flags are False.
+        error: why the job failed as a whole: `reason`, a colon and a text. All flags are then False. None: it did not.
         seconds: from its submission to its end.
         nbytes: the bytes of the chunks whose flags are True; 0 for `exists` and `remove`.
+        reason: the class of the error, or one of the words of `JobPort`, by which failures are counted; or None.
     """
 
     id: int
@@ -48,6 +49,7 @@ class JobResult:
     error: str | None
     seconds: float
     nbytes: int
+    reason: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -56,7 +58,7 @@ class JobResult:
 
 
 class JobOwner(Protocol):
-    """The port that a job was submitted to. Both methods are called from any thread."""
+    """What knows of a port's jobs. Both methods are called from any thread."""
 
     def job_begins(self, job: Job) -> None: ...
 
@@ -67,20 +69,20 @@ class Job:
     """One submitted batch. The module describes its states."""
 
     __slots__ = (
-        "_port",
+        "_owner",
         "deadline",
         "id",
         "is_over",
         "keys",
         "kind",
         "lease",
-        "theirs",
         "nbytes",
         "needs_room",
         "sizes",
         "stopped",
         "submitted",
         "task",
+        "theirs",
         "timer",
     )
 
@@ -91,9 +93,9 @@ class Job:
         keys: Sequence[str],
         theirs: LentMemory | None,
         seconds: float,
-        port: JobOwner,
+        owner: JobOwner,
     ) -> None:
-        """`seconds` from now it has to be over. `port` is told what becomes of it."""
+        """`seconds` from now it has to be over. `owner` is told what becomes of it."""
         self.id: Final = job_id
         self.kind: Final[JobKind] = kind
         self.keys: Final = keys
@@ -105,7 +107,7 @@ class Job:
         self.submitted: Final = time.monotonic()
         self.deadline: Final = self.submitted + seconds
         """When it has to be over, by `time.monotonic`."""
-        self._port = port
+        self._owner = owner
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stopped: str | None = None
@@ -117,15 +119,15 @@ class Job:
 
     def begin(self) -> None:
         """Its operation begins."""
-        self._port.job_begins(self)
+        self._owner.job_begins(self)
 
     def succeed(self, flags: Sequence[bool]) -> None:
         """Gives the store's answers. From any thread."""
-        self._port.job_is_over(self, flags, None, None)
+        self._owner.job_is_over(self, flags, None, None)
 
     def fail(self, reason: str, error: str) -> None:
         """Gives a failure of all keys: a word or the class of the error, and its text. From any thread."""
-        self._port.job_is_over(self, None, reason, error)
+        self._owner.job_is_over(self, None, reason, error)
 
     def let_go(self) -> None:
         """Nothing touches the engine's memory any more."""

@@ -18,15 +18,15 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from ..contract import Descriptions, LentMemory
-from ..errors import BackendClosedError, ConnectorClosedError, InvalidArgumentError
+from ..errors import InvalidArgumentError
 from ..keys import Key, key_strings
 from ..managed import ManagedConnector
 from ..manager import ConnectorManager
 from ..observability import RepeatedEvent, event
 from ..outside import described
 from ..process import this_process
-from .event_descriptor import EventDescriptor
 from .job import Job, JobKind, JobResult
+from .job_book import JobBook
 from .job_statistics import JobStatistics
 from .port_settings import checked_bytes, checked_deadline, port_settings
 from .shared_store import open_store
@@ -98,21 +98,12 @@ class JobPort:
             )
         self.deadline: Final = checked_deadline(deadline)
         """Seconds that a job has where its submission does not say otherwise."""
-        self._max_waiting = checked_bytes("max_waiting_store_bytes", max_waiting_store_bytes)
-        self._store = open_store(url, port_settings(self.deadline, settings))
+        self._book = JobBook(checked_bytes("max_waiting_store_bytes", max_waiting_store_bytes), self._job_is_over)
         try:
-            self._event = EventDescriptor()
+            self._store = open_store(url, port_settings(self.deadline, settings))
         except BaseException:
-            self._store.close()
+            self._book.close_event()
             raise
-        self._changed = threading.Condition(threading.Lock())
-        """Guards everything below. Told when a job is over."""
-        self._last_id = 0
-        self._jobs: dict[int, Job] = {}
-        self._results: dict[int, JobResult] = {}
-        self._awaited: dict[int, int] = {}
-        self._statistics = JobStatistics()
-        self._has_no_memory = False
         self._has_ended = threading.Event()
         self._methods = WatchedMethods(self)
         self._late = RepeatedEvent("engine_job_late")
@@ -194,22 +185,10 @@ class JobPort:
 
     def _submit(self, kind: JobKind, keys: list[str], theirs: LentMemory | None, deadline: float | None) -> int:
         seconds = self.deadline if deadline is None else checked_deadline(deadline)
-        with self._changed:
-            if self._is_closed:
-                raise ConnectorClosedError("the job port")
-            if theirs is not None and self._has_no_memory:
-                raise BackendClosedError
-            self._last_id += 1
-            job = self._jobs[self._last_id] = Job(self._last_id, kind, keys, theirs, seconds, self)
-            self._statistics.kinds[kind].in_flight += 1
-            waiting = self._statistics.waiting_store_bytes
-            is_shed = kind == "put" and waiting > 0 and waiting + job.nbytes > self._max_waiting
-            if kind == "put" and not is_shed:
-                job.needs_room = True
-                self._statistics.waiting_store_bytes += job.nbytes
-        if is_shed:
+        job, waiting = self._book.add(kind, keys, theirs, seconds)
+        if waiting is not None:
             job.let_go()
-            job.fail("shed", f"{waiting} bytes of stores wait already (max_waiting_store_bytes {self._max_waiting})")
+            job.fail("shed", f"{waiting} bytes of stores wait already; see max_waiting_store_bytes")
             self._shed.tell(logging.WARNING, store=self.store, waiting=waiting, nbytes=job.nbytes)
         elif not keys:
             job.succeed(())
@@ -238,7 +217,7 @@ class JobPort:
             ForkedProcessError: in a fork.
         """
         self._process.check("the job port")
-        return self._event.fileno()
+        return self._book.event.fileno()
 
     def drain(self) -> list[JobResult]:
         """The results of jobs that have ended since the last call, in the order of their ends. Does not block.
@@ -249,13 +228,7 @@ class JobPort:
             ForkedProcessError: in a fork.
         """
         self._process.check("the job port")
-        with self._changed:
-            self._event.clear()
-            if not self._awaited:
-                results, self._results = list(self._results.values()), {}
-                return results
-            ids = [job_id for job_id in self._results if job_id not in self._awaited]
-            return [self._results.pop(job_id) for job_id in ids]
+        return self._book.drain()
 
     def wait(self, job_id: int, timeout: float | None = None) -> JobResult | None:
         """Blocks until the job has ended, for `timeout` seconds at most. Returns its result, or None in time without.
@@ -267,22 +240,7 @@ class JobPort:
             ForkedProcessError: in a fork.
         """
         self._process.check("the job port")
-        with self._changed:
-            if job_id not in self._jobs and job_id not in self._results:
-                raise InvalidArgumentError("job_id", f"{job_id!r} is not the number of a job whose result is to come")
-            self._awaited[job_id] = self._awaited.get(job_id, 0) + 1
-            try:
-                self._changed.wait_for(lambda: job_id not in self._jobs, timeout)
-                result = self._results.pop(job_id, None)
-                if not self._results:
-                    self._event.clear()
-                return result
-            finally:
-                self._awaited[job_id] -= 1
-                if not self._awaited[job_id]:
-                    del self._awaited[job_id]
-                    if job_id in self._results:  # this thread was interrupted
-                        self._event.set()
+        return self._book.wait(job_id, timeout)
 
     def statistics(self) -> JobStatistics:
         """A copy of the counters of this port's jobs.
@@ -291,8 +249,7 @@ class JobPort:
             ForkedProcessError: in a fork.
         """
         self._process.check("the job port")
-        with self._changed:
-            return self._statistics.copy()
+        return self._book.statistics()
 
     def status(self) -> dict[str, Any]:
         """What an engine's status shows: the store, whether it is asked now, and the counters. No secrets.
@@ -338,10 +295,7 @@ class JobPort:
             ForkedProcessError: in a fork.
         """
         self._process.check("the job port")
-        with self._changed:
-            self._has_no_memory = True
-            jobs = [job for job in self._jobs.values() if job.kind in ("get", "put")]
-        return self._end_jobs(jobs, "released", grace)
+        return self._end_jobs(self._book.refuse_memory(), "released", grace)
 
     def let_go(self) -> bool:
         """`release_memory()`, for what watches a method of the engine's."""
@@ -365,32 +319,29 @@ class JobPort:
         if self._process.is_forked():
             if not self._is_closed:
                 self._is_closed = True
-                self._event.close()
+                self._book.event.close()  # without the lock, which a thread of the parent may have held
             return
-        with self._changed:
-            is_first = not self._is_closed
-            self._is_closed = True
-            jobs = list(self._jobs.values())
-        if not is_first:
+        jobs = self._book.close()
+        self._is_closed = True
+        if jobs is None:
             self._has_ended.wait()
             return
         try:
             self._end_jobs(jobs, "closed", self._store.settings.close_grace if grace is None else grace)
         finally:
             self._methods.end()
-            with self._changed:
-                self._event.close()
+            self._book.close_event()
             self._store.close()
             self._has_ended.set()
 
     def _end_jobs(self, jobs: Iterable[Job], why: str, grace: float) -> bool:
         """Waits for these jobs, and ends those that are left. Returns whether all are over."""
         left = [job for job in jobs if not job.is_over]
-        if not left or self._wait_over(left, grace):
+        if not left or self._book.wait_over(left, grace):
             return True
         for job in left:
             self._store.line.end_soon(job, why)
-        if self._wait_over(left, _CANCEL_SECONDS):
+        if self._book.wait_over(left, _CANCEL_SECONDS):
             return True
         ends = time.monotonic() + _LET_GO_SECONDS
         while left := [job for job in left if not self._store.loop.force_end(job, why)]:
@@ -400,63 +351,11 @@ class JobPort:
             time.sleep(_POLL)
         return True
 
-    def _wait_over(self, jobs: list[Job], seconds: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: all(job.is_over for job in jobs), seconds)
-
-    # ---------------------------------------------------------------------------------------- what jobs tell it
-
-    def job_begins(self, job: Job) -> None:
-        """A job's operation begins. Its bytes wait no more."""
-        if job.needs_room:
-            with self._changed:
-                self._forget_waiting(job)
-
-    def job_is_over(self, job: Job, flags: Sequence[bool] | None, reason: str | None, error: str | None) -> None:
-        """A job has ended: with these flags, or for this reason. Only the first end of a job counts."""
-        seconds = time.monotonic() - job.submitted
-        given = (False,) * len(job.keys) if flags is None else tuple(flags)
-        nbytes = sum(size for size, flag in zip(job.sizes, given, strict=True) if flag)
-        with self._changed:
-            if job.is_over:
-                return
-            job.is_over = True
-            del self._jobs[job.id]
-            self._forget_waiting(job)
-            self._count(job, given, reason, seconds, nbytes)
-            text = (
-                None if reason is None or error is None else error if error.startswith(reason) else f"{reason}: {error}"
-            )
-            self._results[job.id] = JobResult(job.id, job.kind, given, text, seconds, nbytes)
-            if job.id not in self._awaited:
-                self._event.set()
-            self._changed.notify_all()
+    def _job_is_over(self, job: Job, result: JobResult) -> None:
         self._store.loop.watchdog.forget(job)
-        if reason == "deadline":
-            self._late.tell(
-                logging.WARNING, store=self.store, kind=job.kind, keys=len(given), seconds=round(seconds, 3)
-            )
-
-    def _forget_waiting(self, job: Job) -> None:
-        if job.needs_room:
-            job.needs_room = False
-            self._statistics.waiting_store_bytes -= job.nbytes
-
-    def _count(self, job: Job, flags: Sequence[bool], reason: str | None, seconds: float, nbytes: int) -> None:
-        counters = self._statistics.kinds[job.kind]
-        counters.in_flight -= 1
-        counters.jobs += 1
-        counters.keys += len(flags)
-        counters.succeeded += sum(flags)
-        counters.nbytes += nbytes
-        counters.seconds += seconds
-        if reason is None:
-            counters.missed += len(flags) - sum(flags)
-            return
-        counters.failures[reason] += 1
-        if reason == "shed":
-            self._statistics.shed_jobs += 1
-            self._statistics.shed_bytes += job.nbytes
+        if result.reason == "deadline":
+            seconds = round(result.seconds, 3)
+            self._late.tell(logging.WARNING, store=self.store, kind=job.kind, keys=len(job.keys), seconds=seconds)
 
     # ------------------------------------------------------------------------------------------------- the object
 
@@ -475,15 +374,14 @@ class JobPort:
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_is_closed", True):
             return
+        self._is_closed = True
+        self._book.event.close()
         if self._process.is_forked():
-            self._event.close()
             return
         # No job is left: each refers to its port.
-        self._is_closed = True
-        self._event.close()
         # Not here: the collector may run in the loop's own thread, which closing waits for.
         threading.Thread(target=self._store.close, name="lmcache-connect closing", daemon=True).start()
         _warn(f"{self!r} was never closed: call close()", ResourceWarning, stacklevel=1)
 
     def __repr__(self) -> str:
-        return f"<JobPort {self.store}, {len(self._jobs)} jobs{', closed' if self._is_closed else ''}>"
+        return f"<JobPort {self.store}, {'closed' if self._is_closed else 'open'}>"
