@@ -358,9 +358,7 @@ def test_a_port_that_is_made_after_the_last_one_was_closed_works(open_port: Open
         port.close()
 
 
-def test_an_engines_log_is_not_flooded(
-    open_port: OpenPort, valkey_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_engines_log_is_not_flooded(open_port: OpenPort, valkey_url: str, caplog: pytest.LogCaptureFixture) -> None:
     port = open_port(valkey_url, max_waiting_store_bytes=0, deadline=5)
     caplog.set_level(logging.INFO, "lmcache_connect")
     chunk = bytes(SIZE)
