@@ -39,7 +39,9 @@ from .rules.chunk import ChunkRules
 from .rules.concurrency import ConcurrencyRules
 from .rules.damage import DamageRules
 from .rules.failure import FailureRules
+from .rules.lending import LendingRules
 from .rules.lifetime import LifetimeRules
+from .rules.loan_ends import LoanEndRules
 from .rules.loops import LoopRules
 from .rules.opening import OpeningRules
 from .rules.size import SizeRules
@@ -63,6 +65,8 @@ class ConnectorConformance(
     DamageRules,
     ConcurrencyRules,
     CancellationRules,
+    LendingRules,
+    LoanEndRules,
     FailureRules,
     WireRules,
     LoopRules,

@@ -274,7 +274,7 @@ def _large_payload(seed: str, nbytes: int) -> bytes:
     return b"".join(source.randbytes(min(_PIECE, nbytes - start)) for start in range(0, nbytes, _PIECE))
 
 
-def is_same(found: bytes | memoryview | None, *expected: bytes) -> bool:
+def is_same(found: bytes | bytearray | memoryview | None, *expected: bytes) -> bool:
     """Whether `found` is one of `expected`. For assertions about payloads.
 
     If `==` stands in the assertion itself and fails, pytest makes a diff of the two. With the variable `CI` set, that

@@ -42,7 +42,7 @@ class CancellationRules:
         def has_room() -> int:
             return subject.backend.statistics().live_objects
 
-        await _cancel_everywhere(
+        await cancel_everywhere(
             lambda: subject.connector.get(key), check, "a cancelled get()", self.ends_within, has_begun=has_room
         )
         await subject.expect(key, _HALF)
@@ -93,7 +93,7 @@ class CancellationRules:
                 version = (version + 1) % _VERSIONS
                 obj.byte_array[:] = whole[version]
 
-            await _cancel_everywhere(
+            await cancel_everywhere(
                 lambda: subject.connector.put(key, obj), check, "a cancelled put()", self.ends_within
             )
         # Under another key: what a cancelled put had sent, a store may take after a later put of the same key.
@@ -114,14 +114,14 @@ class CancellationRules:
                     check_payload(obj, key, _EIGHTH)
             subject.check_nothing_is_held("a cancelled batched_get()")
 
-        await _cancel_everywhere(
+        await cancel_everywhere(
             lambda: subject.connector.batched_get(keys), check, "a cancelled batched_get()", self.ends_within
         )
         for key in keys:
             await subject.expect(key, _EIGHTH)
 
 
-async def _cancel_everywhere(
+async def cancel_everywhere(
     start: Callable[[], Coroutine[Any, Any, Any]],
     check: Callable[[Any], Awaitable[None]],
     what: str,

@@ -24,13 +24,13 @@ class DamageRules:
         subject.requires("raw")
         key, other = subject.keys(2)
         await subject.put(other)
-        for damage, record in await _damaged_records(subject, key, other):
+        for damage, record in await damaged_records(subject, key, other):
             await subject.write_raw(key, record)
-            before = _corrupt_reads(subject, "get")
+            before = corrupt_reads(subject, "get")
             obj = await subject.connector.get(key)
             release([obj])
             assert obj is None, f"get() handed out a record with {damage}"
-            assert _corrupt_reads(subject, "get") == before + 1, f"a record with {damage} was not counted as corrupt"
+            assert corrupt_reads(subject, "get") == before + 1, f"a record with {damage} was not counted as corrupt"
         await subject.expect(other)
         await subject.put(key)
         await subject.expect(key)
@@ -41,9 +41,9 @@ class DamageRules:
         subject.requires("raw")
         key, other, third = subject.keys(3)
         await _put_all(subject, [other, third])
-        for damage, record in await _damaged_records(subject, key, other):
+        for damage, record in await damaged_records(subject, key, other):
             await subject.write_raw(key, record)
-            before = _corrupt_reads(subject, "batched_get")
+            before = corrupt_reads(subject, "batched_get")
             found = await subject.connector.batched_get([other, key, third])
             try:
                 filled = [obj is not None for obj in found]
@@ -52,7 +52,7 @@ class DamageRules:
                 check_payload(found[2], third, _NBYTES)
             finally:
                 release(found)
-            after = _corrupt_reads(subject, "batched_get")
+            after = corrupt_reads(subject, "batched_get")
             assert after == before + 1, f"a record with {damage} in a batch was not counted as corrupt"
 
     @rule
@@ -139,7 +139,7 @@ async def _put_all(subject: Subject, keys: list[str]) -> None:
         await subject.put(key, _NBYTES)
 
 
-async def _damaged_records(subject: Subject, key: str, other: str) -> list[tuple[str, bytes]]:
+async def damaged_records(subject: Subject, key: str, other: str) -> list[tuple[str, bytes]]:
     """Damaged records for `key`, each with a description of the damage."""
     await subject.put(key, _NBYTES)
     record = await subject.read_raw(key)
@@ -167,7 +167,7 @@ def _damages(record: bytes, foreign: bytes) -> Iterator[tuple[str, bytes]]:
     yield "text for bytes", b"hello"
 
 
-def _corrupt_reads(subject: Subject, operation: str) -> int:
+def corrupt_reads(subject: Subject, operation: str) -> int:
     """How many corrupt records the operation counted, from `CorruptRecordError` or `discard_corrupt`."""
     statistics = subject.connector.statistics().get(operation)
     if statistics is None:

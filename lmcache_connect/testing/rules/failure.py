@@ -204,6 +204,11 @@ def check_failure(result: object) -> None:
     """
     if isinstance(result, BaseException) and not isinstance(result, LMCacheConnectError):
         raise AssertionError(f"a call under way when the store failed ended with {result!r}") from result
+    let_go(result)
+
+
+def let_go(result: object) -> None:
+    """Lets go of what the frames of a failure hold."""
     while isinstance(result, BaseException):
         traceback.clear_frames(result.__traceback__)
         result = result.__cause__ or result.__context__

@@ -10,18 +10,32 @@ from lmcache_connect import ConnectorConfig, LMCacheConnectError, ManagedConnect
 from lmcache_connect.testing import Capabilities, ConnectorConformance
 from lmcache_connect.testing.subject import Subject, release
 
-from . import broken_batches, broken_callers, broken_chunks, broken_damage, broken_failures, broken_stores
+from . import (
+    broken_batches,
+    broken_callers,
+    broken_chunks,
+    broken_damage,
+    broken_failures,
+    broken_lending,
+    broken_stores,
+)
 from .broken_cases import Case
 from .sound_connector import ShelfSuite, SoundConnector
 from .wire_shelf import WireConnector, WireSuite
 
-MODULES = (broken_chunks, broken_batches, broken_stores, broken_damage, broken_callers, broken_failures)
+MODULES = (broken_chunks, broken_batches, broken_stores, broken_damage, broken_callers, broken_failures, broken_lending)
 CASES = [case for module in MODULES for case in module.CASES]
 RULES = sorted(name for name in dir(ConnectorConformance) if name.startswith("test_"))
 
 
 class TestTheSoundConnector(ShelfSuite):
     """Every rule passes for a connector that keeps it: what the broken ones are caught by is what they changed."""
+
+
+class TestTheLendingConnector(ShelfSuite):
+    """So does every rule for one that moves bytes into its callers' memory, and out of it, by itself."""
+
+    made = broken_lending.LendingConnector
 
 
 class TestTheSoundConnectorOverTheWire(WireSuite):
@@ -96,6 +110,7 @@ def test_every_rule_says_what_it_is_for() -> None:
         ("raw", ConnectorConformance.test_get_of_a_damaged_record_is_a_miss),
         ("raw", ConnectorConformance.test_batched_get_of_a_damaged_record_is_a_miss_in_its_own_slot),
         ("raw", ConnectorConformance.test_what_may_be_somebody_elses_is_never_removed_by_a_get),
+        ("raw", ConnectorConformance.test_get_into_of_a_damaged_record_is_false_in_its_own_place),
         ("raw", ConnectorConformance.test_a_good_record_that_replaced_a_damaged_one_is_never_removed),
     ],
 )
