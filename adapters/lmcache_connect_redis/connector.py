@@ -1,4 +1,4 @@
-"""`RedisConnector`: the connector of Redis servers. It moves chunks between the arena and a server without a copy.
+"""`RedisConnector`: the connector of Redis servers. It moves chunks between memory and a server without a copy.
 
 It ties these together:
 
@@ -19,12 +19,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
-from lmcache_connect import ConnectorContext, CorruptRecordError, Key, MemoryObj, StoreError, key_string
+from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import Documents, Flags, OwnThreadCalls, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES
 from lmcache_connect.observability import event
-from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, StreamingConnector
+from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, ChunkBytes, StreamingConnector
 from lmcache_connect.transport import StreamClosedError, StreamStalledError, ThreadConnections
 
 from .announcements import Announcements
@@ -290,15 +290,22 @@ class RedisConnector(StreamingConnector[Connection]):
     # -------------------------------------------------------------------------------------------------- chunks
 
     def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
+        self,
+        keys: Sequence[str],
+        names: Sequence[str],
+        arrivals: Arrivals,
+        *,
+        may_wait: bool = False,
+        nbytes: int | None = None,
     ) -> Awaitable[None]:
-        nbytes = self._nbytes_of(len(names))
+        if nbytes is None:
+            nbytes = self._nbytes_of(len(names))
         call = self._layout.fetching(names, arrivals, nbytes)
         if may_wait:
             return self._waiting_gets.run_apart(call)
         return (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
 
-    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         if not self._has_dialled:
             await self._put_lane(sum(obj.get_size() for obj in objs)).connect()  # which tells what the server can do
         while True:

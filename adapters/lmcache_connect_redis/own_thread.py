@@ -74,7 +74,8 @@ class RedisOwnThread(OwnThreadCalls):
                 call.raise_failure()
             if call.failure is not None or call.unbegun() or not arrivals.is_plain:
                 raise NotInThisThreadError
-            if (found := arrivals.found[0]) is not None:
+            found: MemoryObj | None = arrivals.found[0]
+            if found is not None:
                 self._chunk_size.observe_in_thread(found.get_size(), self._loop)
         except BaseException as error:
             arrivals.release()

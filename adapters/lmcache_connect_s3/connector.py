@@ -13,13 +13,12 @@ from lmcache_connect import (
     ConnectorContext,
     CorruptRecordError,
     Key,
-    MemoryObj,
     StoreUnavailableError,
     key_string,
 )
 from lmcache_connect.contract import Flags, gather, leave_out, note_progress
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
-from lmcache_connect.streaming import Arrivals, StreamingConnector
+from lmcache_connect.streaming import Arrivals, ChunkBytes, StreamingConnector
 from lmcache_connect.transport import StreamClosedError, TLSSettings, open_tcp_stream
 
 from .bucket import Bucket
@@ -189,9 +188,17 @@ class S3Connector(StreamingConnector[HTTPConnection]):
     # -------------------------------------------------------------------------------------------------- chunks
 
     async def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
+        self,
+        keys: Sequence[str],
+        names: Sequence[str],
+        arrivals: Arrivals,
+        *,
+        may_wait: bool = False,
+        nbytes: int | None = None,
     ) -> None:
-        equipment = self._equipment(self._nbytes_of(len(names)), may_wait=may_wait)
+        if nbytes is None:
+            nbytes = self._nbytes_of(len(names))
+        equipment = self._equipment(nbytes, may_wait=may_wait)
         signer = CallSigner(self._signing, await self._signing.current())
         fetching = Fetching(self._server(equipment), self._retries, signer, self._options, keys, names, arrivals)
         await fetching.run()
@@ -207,7 +214,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
             return self._lane
         return RequestCrew(equipment.pool, equipment.members)
 
-    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         records: dict[str, StoredRecord] = {}
         for key, name, obj in zip(keys, names, objs, strict=True):
             record = StoredRecord(key, obj, self._options.checksum)

@@ -1,12 +1,12 @@
-"""`Fetching`: the chunks of one get or batched get, from objects into the arena.
+"""`Fetching`: the chunks of one get or batched get, from objects into the memory that its room makes.
 
 `object_fetch.py` has the states of an object: what each holds, and when it changes. The way of a chunk:
 
 1. `GetJob` asks for the object, or for its first range where the connector reads in ranges.
 2. `read_answer` checks status, lengths and range of the answer (`object_answer.py`).
 3. `read_record_header` checks that a record follows (`record_header.py`).
-4. `IncomingObject` receives the payload into the arena and verifies it (`incoming_object.py`). The ranges that are left
-   become jobs of their own, for other connections.
+4. `IncomingObject` receives the payload into its memory and verifies it (`incoming_object.py`). The ranges that are
+   left become jobs of their own, for other connections.
 5. A job whose connection breaks is run again and asks for what is left of its span.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError, StoreError
 from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import OVERHEAD_BYTES, FrameHeader
-from lmcache_connect.streaming import Arrivals
+from lmcache_connect.streaming import Arrivals, ChunkBytes, OtherChunkError
 from lmcache_connect.transport import ThreadStream
 
 from .failures import AccessDeniedError
@@ -28,7 +28,7 @@ from .object_answer import NoObject, ObjectAnswer, ObjectRequest, ObjectVersion,
 from .object_checksum import ObjectChecksum
 from .object_fetch import Corrupt, Denied, ObjectFetch, Replaced, Verified
 from .options import S3Options
-from .record_header import UnrecognisedBodyError, read_record_header
+from .record_header import UnrecognisedBodyError, read_record_header, skip_body
 from .request_call import RequestCall, RequestServer
 from .retries import Retries
 from .signing import CallSigner
@@ -62,6 +62,10 @@ class Fetching(RequestCall):
     def is_wanted(self, fetch: ObjectFetch) -> bool:
         """Whether there was room for everything before the object. Otherwise nothing asks for it."""
         return self._slots[fetch] < self.arrivals.wanted
+
+    async def make_room(self, fetch: ObjectFetch, header: FrameHeader) -> ChunkBytes:
+        """Returns memory for the chunk of an object. Raises what `ChunkRoom.make` raises."""
+        return await self.arrivals.room.make(header.metadata, self._slots[fetch])
 
     def no_room(self, fetch: ObjectFetch, error: ArenaExhaustedError) -> None:
         """Told that there is no room for an object. Those behind it are not wanted then."""
@@ -150,6 +154,8 @@ class GetJob(Job):
                 except ArenaExhaustedError as error:
                     self._call.no_room(fetch, error)
                     return
+                except OtherChunkError:
+                    return
                 await self._receive(connection, answer, span)
 
     def gave_up(self, error: StoreError) -> bool:
@@ -167,7 +173,10 @@ class GetJob(Job):
         if rest and version.etag is None and not header.has_checksum:
             raise connection.broken("a part of an object without an ETag, which nothing would tell from another's")
         try:
-            chunk = await call.arrivals.room.make(header.metadata)
+            chunk = await call.make_room(self._fetch, header)
+        except OtherChunkError:
+            await skip_body(connection, answer.head)
+            raise
         except Exception:
             connection.close()  # nobody takes the rest of the answer
             raise

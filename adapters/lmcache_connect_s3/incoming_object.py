@@ -1,4 +1,4 @@
-"""`IncomingObject`: an object on its way into the arena. `Span`: the bytes of it that one connection brings."""
+"""`IncomingObject`: an object on its way into memory. `Span`: the bytes of it that one connection brings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 import anyio.lowlevel
 
-from lmcache_connect import MemoryObj
 from lmcache_connect.record import TRAILER_BYTES, FrameHeader, PayloadHasher
+from lmcache_connect.streaming import ChunkBytes
 from lmcache_connect.transport import Stream
 
 from .object_answer import ObjectVersion
@@ -28,7 +28,7 @@ class IncomingObject:
     def __init__(
         self,
         header: FrameHeader,
-        chunk: MemoryObj,
+        chunk: ChunkBytes,
         version: ObjectVersion,
         spans: int,
         object_checksum: ObjectChecksum | None,
@@ -65,7 +65,9 @@ class IncomingObject:
         if span.start < payload_end:
             end = min(span.end, payload_end)
             progress = _Progress(span, self._updates())
-            await stream.receive_into(self.chunk.byte_array[span.start - payload_start : end - payload_start], progress)
+            await stream.receive_into_all(
+                self.chunk.views_of(span.start - payload_start, end - payload_start), progress
+            )
         if span.start < span.end:
             nbytes = span.end - span.start
             at = span.start - payload_end
@@ -94,11 +96,13 @@ class IncomingObject:
             self._object_checksum.verify()
 
     async def _hash_payload(self, hasher: PayloadHasher, on_loop: bool) -> None:
-        with self.chunk.byte_array as view:
-            for start in range(0, len(view), _HASHED_PIECE):
-                hasher.update(view[start : start + _HASHED_PIECE])
-                if on_loop:
-                    await anyio.lowlevel.checkpoint()
+        nbytes = self.chunk.get_size()
+        for start in range(0, nbytes, _HASHED_PIECE):
+            for view in self.chunk.views_of(start, min(start + _HASHED_PIECE, nbytes)):
+                hasher.update(view)
+                view.release()  # a kept traceback keeps this frame, and must not keep the memory from its owner
+            if on_loop:
+                await anyio.lowlevel.checkpoint()
 
 
 class Span:

@@ -21,7 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from lmcache_connect import CorruptRecordError, MemoryObj
+from lmcache_connect import CorruptRecordError
+from lmcache_connect.streaming import ChunkBytes
 
 from .failures import AccessDeniedError
 from .incoming_object import IncomingObject
@@ -52,7 +53,7 @@ class Missing:
 class Verified:
     """The chunk is in memory and has verified."""
 
-    chunk: MemoryObj
+    chunk: ChunkBytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ async def read_record_header(connection: HTTPConnection, answer: ObjectAnswer, k
                 "striped", "its chunk is striped over parts, which no object's is", removable=False
             )
     except CorruptRecordError:
-        await _skip_body(connection, answer.head)
+        await skip_body(connection, answer.head)
         raise
     return header
 
@@ -79,7 +79,8 @@ async def _unrecognised(connection: HTTPConnection, answer: ObjectAnswer, prefix
     return UnrecognisedBodyError(connection.store, what, answer.version if answer.version.etag is not None else None)
 
 
-async def _skip_body(connection: HTTPConnection, head: ResponseHead) -> None:
+async def skip_body(connection: HTTPConnection, head: ResponseHead) -> None:
+    """Reads a body of which nothing was taken to its end, or closes the connection where it is long."""
     if connection.is_read or not connection.stream.is_open:
         return
     if (head.length or 0) <= _SKIPPED_BYTES:

@@ -1,4 +1,4 @@
-"""`Storing`: the chunks of one put or batched put, from the arena into objects."""
+"""`Storing`: the chunks of one put or batched put, into objects."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class _Put(Job):
                 await connection.stream.send_framed(head + first, body, None, lambda: last)
             else:
                 hasher = PayloadHasher()
-                await connection.stream.send_framed(head + record.header, record.obj.byte_array, hasher, hasher.trailer)
+                await connection.stream.send_framed(head + record.header, record.payload(), hasher, hasher.trailer)
                 trailer = hasher.trailer()
             # What was received whole is still to be stored, which takes some stores a while.
             with connection.stream.answering_within((end - start) / _STORED_PER_SECOND):

@@ -78,6 +78,10 @@ class MemoryObj:
         """
         return self._bytes("byte_array")[:]  # `with obj.byte_array as view:` must release the copy alone
 
+    def views_of(self, start: int, end: int) -> list[memoryview]:
+        """The chunk's bytes from `start` to `end`, as `byte_array` shows them: one view in a list."""
+        return [self._bytes("views_of")[start:end]]
+
     @property
     def metadata(self) -> ChunkMetadata:
         """Shapes, dtypes and format."""

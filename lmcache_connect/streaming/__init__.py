@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from .arrivals import Arrivals
 from .call_queue import CallQueue
+from .callers_room import OtherChunkError
+from .chunk_bytes import ChunkBytes, ChunkRoom
 from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
 from .lane import Lane
@@ -19,9 +21,12 @@ __all__ = [
     "Arrivals",
     "CallPayload",
     "CallQueue",
+    "ChunkBytes",
+    "ChunkRoom",
     "CombinedCall",
     "Lane",
     "NoRoomError",
+    "OtherChunkError",
     "Pipeline",
     "Room",
     "RoomLine",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..contract import BatchSlots
 from ..errors import ArenaExhaustedError
-from .room import Room
+from .chunk_bytes import ChunkRoom
 
 
 class Arrivals(BatchSlots):
     """One slot per key of a get, and the room for its chunks.
 
-    A store's protocol fills `found`. It calls `no_room` where `Room.make` has raised `ArenaExhaustedError`, and asks
-    for no slots that are not wanted any more.
+    A store's protocol fills `found` with what the room has made. It calls `no_room` where `ChunkRoom.make` has raised
+    `ArenaExhaustedError`, and asks for no slots that are not wanted any more.
 
     Attributes:
         room: makes memory for the chunks. It owns them until the get has succeeded.
@@ -19,7 +21,9 @@ class Arrivals(BatchSlots):
 
     __slots__ = ("room",)
 
-    def __init__(self, keys: int, room: Room) -> None:
+    found: list[Any]
+
+    def __init__(self, keys: int, room: ChunkRoom) -> None:
         super().__init__(keys)
         self.room = room
 

@@ -7,16 +7,30 @@ import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import anyio
 
-from ..contract import ChunkSize, ConnectorContext, Flags, RemoteConnector, Slots, gather, note_progress
+from ..contract import (
+    MISMATCH,
+    ChunkSize,
+    ConnectorContext,
+    Descriptions,
+    Flags,
+    LentMemory,
+    RemoteConnector,
+    Slots,
+    gather,
+    note_missed,
+    note_progress,
+)
 from ..errors import CorruptRecordError, InvalidArgumentError, StoreError, StoreStalledError, StoreUnavailableError
 from ..keys import Key, check_batch, key_string, key_strings
 from ..memory import MemoryObj
 from ..transport import Connection, ConnectionPool, Couriers, StreamClosedError, StreamStalledError, lost_connection
 from .arrivals import Arrivals
+from .callers_room import CallersChunk, CallersRoom
+from .chunk_bytes import ChunkBytes
 from .room import PlaceInLine, RoomLine
 
 LARGE_BYTES: Final = 1 << 20
@@ -37,7 +51,7 @@ Names = list[str]  # inside the class, `list` is a method
 
 
 class StreamingConnector(RemoteConnector, Generic[C]):
-    """Moves chunks between the arena and connections to a store. No copy is made in between.
+    """Moves chunks between connections to a store and memory: the arena, or memory of a caller. No copy is made.
 
     This class has the pools of connections, the threads, the line of gets that wait for room, and the calls that every
     network store answers alike. A store's connector adds its protocol: `dial`, `names_of`, `receive`, `send` and its
@@ -93,18 +107,27 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
     @abstractmethod
     def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
+        self,
+        keys: Sequence[str],
+        names: Sequence[str],
+        arrivals: Arrivals,
+        *,
+        may_wait: bool = False,
+        nbytes: int | None = None,
     ) -> Awaitable[None]:
         """Receives the chunks of `keys`, whose names in the store are `names`, into `arrivals`.
 
-        A key that the store does not hold leaves its slot None. If this raises, the caller releases `arrivals`.
+        A key that the store does not hold leaves its slot None. If this raises, the caller releases `arrivals`. When it
+        has ended, in whatever way, nothing is received any more.
+
+        `nbytes`: what the chunks have in all; None: that is not known.
 
         `may_wait`: the get may wait for room with a payload on the wire. So it stays on the event loop, and uses
         connections of `_waiting_pool`, each of them alone.
         """
 
     @abstractmethod
-    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         """Sends the chunks of `keys`. When it raises, some are stored, each of them whole."""
 
     @abstractmethod
@@ -141,7 +164,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         arrivals = await self._line.serve(
             self._attempt, texts, self.names_of(texts), expected=self._chunk_size.expected
         )
-        found = arrivals.found[0]
+        found: MemoryObj | None = arrivals.found[0]
         if arrivals.is_plain:
             if found is not None:
                 self._chunk_size.observe(found.get_size())
@@ -174,11 +197,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             arrivals.count_unwanted()
             for slot, large in arrivals.too_large.items():
                 arrivals.corrupt[slot] = CorruptRecordError("too_large", str(large))
-            if arrivals.corrupt:  # side by side: a removal may take a while, and the batch has a deadline
-                discards = [
-                    partial(self.discard_corrupt, keys[slot], error) for slot, error in arrivals.corrupt.items()
-                ]
-                await gather(discards)
+            await self._discard_all(keys, arrivals)
         except BaseException:
             arrivals.release()
             raise
@@ -195,6 +214,37 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             raise InvalidArgumentError("memory_objs", f"{len(memory_objs)} objects for {len(keys)} keys")
         texts, names = await self._named(keys)
         await self.send(texts, names, memory_objs)
+
+    async def batched_get_into(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Receives every chunk straight into the caller's memory. See `RemoteConnector.batched_get_into`."""
+        with LentMemory.of(keys, buffers, metadata, writable=True) as memory:
+            texts, names = await self._named(memory.keys)
+            room = CallersRoom(memory)
+            arrivals = Arrivals(len(names), room)
+            try:
+                await self.receive(texts, names, arrivals, nbytes=memory.nbytes)
+            finally:
+                room.release()
+            if room.unfit:
+                note_missed(MISMATCH, len(room.unfit))
+            await self._discard_all(memory.keys, arrivals)
+            return [chunk is not None for chunk in arrivals.found]
+
+    async def batched_put_from(
+        self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
+    ) -> Flags:
+        """Sends every chunk straight from the caller's memory. See `RemoteConnector.batched_put_from`."""
+        with LentMemory.of(keys, buffers, metadata, writable=False) as memory:
+            texts, names = await self._named(memory.keys)
+            chunks = [CallersChunk(regions, memory.stored_as(index)) for index, regions in enumerate(memory.regions)]
+            try:
+                await self.send(texts, names, chunks)
+            finally:
+                for chunk in chunks:
+                    chunk.ref_count_down()
+            return [True] * len(names)
 
     async def close(self) -> None:
         """Closes every connection. Idempotent."""
@@ -229,6 +279,11 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     def _nbytes_of(self, keys: int) -> int:
         """Returns how many bytes a get of so many keys probably brings."""
         return keys * self._chunk_size.expected
+
+    async def _discard_all(self, keys: Sequence[Key], arrivals: Arrivals) -> None:
+        """Discards the records that do not verify: side by side, since a removal may take a while."""
+        if arrivals.corrupt:
+            await gather([partial(self.discard_corrupt, keys[slot], error) for slot, error in arrivals.corrupt.items()])
 
     async def _attempt(self, place: PlaceInLine, texts: Names, names: Names) -> Arrivals:
         arrivals = Arrivals(len(names), place.new_room())

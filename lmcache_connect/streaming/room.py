@@ -245,8 +245,10 @@ class Room:
         """Whether room that was released a moment ago is made again. A thread's frame may still hold it for a moment.
         """
 
-    async def make(self, metadata: ChunkMetadata) -> MemoryObj:
+    async def make(self, metadata: ChunkMetadata, slot: int = 0) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
+
+        The same memory would do for any `slot`.
 
         The reference is the caller's if the attempt succeeds. If it fails, `release` drops it. If this raises, the
         caller takes the payload off the wire, or closes the connection.
@@ -270,7 +272,7 @@ class Room:
         self._made.append(obj)
         return obj
 
-    def make_now(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
+    def make_now(self, metadata: ChunkMetadata, expected: int, slot: int = 0) -> MemoryObj | None:
         """Returns memory for a chunk, as `make` does, or None if there is no room now.
 
         `expected`: how many chunks of the same metadata object will come, this one included. Room for some of them is

@@ -85,14 +85,17 @@ class _ScriptedSocket:
                 break
         return filled
 
-    def recvmsg_into(self, buffers: Sequence[memoryview]) -> tuple[int, list[object], int, object]:
-        received = self._receive(sum(map(len, buffers)), 0)
-        left = received
+    def recvmsg_into(
+        self, buffers: Sequence[memoryview], ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[int, list[object], int, object]:
+        received = bytearray(sum(map(len, buffers)))
+        size = self.recv_into(memoryview(received), 0, flags)
+        left = memoryview(received)[:size]
         for buffer in buffers:
             count = min(len(buffer), len(left))
             buffer[:count] = left[:count]
             left = left[count:]
-        return len(received), [], 0, None
+        return size, [], 0, None
 
     def recv(self, nbytes: int, flags: int = 0) -> bytes:
         return self._receive(nbytes, flags)

@@ -7,11 +7,22 @@ the same protocol code runs there without an event loop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
-from .transfer import COPIED_BYTES, NOTHING, Copying, Filling, Hasher, PayloadOwner, Receiving, Sending, Transfer
+from .transfer import (
+    COPIED_BYTES,
+    Copying,
+    Filling,
+    Hasher,
+    PayloadOwner,
+    Receiving,
+    Scattering,
+    Sending,
+    Transfer,
+)
 from .wire import StreamClosedError, StreamStalledError, Wire
 
 
@@ -27,6 +38,9 @@ class Stream(ABC):
     """
 
     __slots__ = ("_limited", "_scratch", "payload_owner", "peer", "waits")
+
+    _waits_in_kernel: ClassVar = False
+    """Whether a call that receives may wait until its buffers are full."""
 
     def __init__(self, scratch: Scratch, peer: str, limited: Wire | None = None) -> None:
         """`limited`: the wire whose peer may be silent for so long and no longer, where there is one."""
@@ -132,6 +146,19 @@ class Stream(ABC):
         del dest  # a kept traceback keeps this frame, and must not keep the buffer
         await self._move(transfer, reading=True)
 
+    def receive_into_all(self, dests: Sequence[memoryview], hasher: Hasher | None = None) -> Awaitable[None]:
+        """Fills several buffers, one after the other, as `receive_into` fills one. A system call fills several."""
+        if len(dests) == 1:
+            return self.receive_into(dests[0], hasher)
+        return self._scatter(Scattering(dests, hasher, waits=self._waits_in_kernel))
+
+    async def _scatter(self, transfer: Scattering) -> None:
+        transfer.fill_from(self._scratch)
+        if transfer.left:
+            await self._move(transfer, reading=True)
+        else:
+            transfer.release()
+
     async def _receive_more(self, limit: int) -> None:
         space = self._scratch.make_space(limit)
         await self._move(Filling(min(limit, space)), reading=True)
@@ -140,12 +167,12 @@ class Stream(ABC):
 
     async def send(self, data: bytes) -> None:
         """Sends all of `data`."""
-        await self._move(Sending(data, NOTHING, None, bytes), reading=False)
+        await self._move(Sending(data, (), None, bytes), reading=False)
 
     async def send_framed(
-        self, head: bytes, payload: memoryview, hasher: Hasher | None, tail: Callable[[], bytes]
+        self, head: bytes, payload: Sequence[memoryview], hasher: Hasher | None, tail: Callable[[], bytes]
     ) -> None:
-        """Sends `head`, then `payload` straight from its memory, then `tail()`.
+        """Sends `head`, then the buffers of `payload` straight from their memory, then `tail()`.
 
         Each piece of the payload is shown to `hasher`. `tail` is called when the hasher has seen all of them.
 

@@ -16,7 +16,7 @@ keep their thread stream until they are closed: one thread after the other calls
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import ClassVar, Final
 
 from .scratch import HEAD_BYTES
 from .stall_clock import StallClock
@@ -32,6 +32,8 @@ class ThreadStream(Stream):
     """A blocking stream for one thread. Its coroutines never suspend."""
 
     __slots__ = ("_clock", "_is_handed_back", "_moved", "_wire")
+
+    _waits_in_kernel: ClassVar = True
 
     def __init__(self, wire: Wire) -> None:
         """Takes `wire` over."""

@@ -8,10 +8,11 @@ keep the frames of a failed call, and with them the transfer, but must not keep 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from .scratch import HEAD_BYTES, SCRATCH_BYTES
+from .row import MAX_BUFFERS, Row
+from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
 from .wire import Wire
 
 PIECE_BYTES: Final = 256 << 10
@@ -95,6 +96,55 @@ class Copying:
         self.dest = NOTHING
 
 
+class Scattering(Row):
+    """Fills several buffers, as `Receiving` and `Copying` fill one: what is small comes through the scratch."""
+
+    __slots__ = ("_is_small", "_update", "_waits")
+
+    def __init__(self, dests: Sequence[memoryview], hasher: Hasher | None, *, waits: bool) -> None:
+        """`waits`: whether a call waits in the kernel for a whole piece, as a thread's does."""
+        super().__init__(dests)
+        self._update = hasher.update if hasher is not None else None
+        self._waits = waits
+        self._is_small = self.left <= COPIED_BYTES
+
+    def step(self, wire: Wire, turn: int) -> int | None:
+        """See `Transfer`. The scratch is empty where there is something left."""
+        moved = 0
+        while self.left:
+            pieces = self.peek(min(PIECE_BYTES, turn))
+            size = sum(map(len, pieces))
+            if self._is_small or (len(pieces) == MAX_BUFFERS and size <= COPIED_BYTES):
+                moved += wire.receive_scratch(wire.scratch.make_space(SCRATCH_BYTES))
+                self.fill_from(wire.scratch)
+            else:
+                ahead = HEAD_BYTES if size == self.left else 0
+                count = wire.receive_pieces(pieces, size, ahead, whole=self._waits and not ahead)
+                moved += count
+                self._filled(pieces, count)
+            if moved >= turn and self.left:
+                return None
+        return moved
+
+    def fill_from(self, scratch: Scratch) -> None:
+        """Moves the bytes that were received already, as many as fit."""
+        while scratch and self.left:
+            pieces = self.peek(len(scratch))
+            self._filled(pieces, sum([scratch.take_into(piece) for piece in pieces]))
+
+    def _filled(self, pieces: Sequence[memoryview], count: int) -> None:
+        self.skip(count)
+        if self._update is None:
+            return
+        for piece in pieces:
+            if count < len(piece):
+                if count:
+                    self._update(piece[:count])
+                return
+            self._update(piece)
+            count -= len(piece)
+
+
 class Filling:
     """Receives protocol bytes, as many as there are."""
 
@@ -122,46 +172,47 @@ class PayloadOwner(Protocol):
         """Told that nothing reads it any more: what was not sent goes out from a copy."""
 
 
-class Sending:
+class Sending(Row):
     """Sends a head, a payload that is hashed piece by piece as it goes out, and a tail that may hold the hash.
 
-    Where its owner wants the payload back, it copies what was not sent, and goes on with the copy: a message that was
-    begun must be finished, because others have sent theirs behind it.
+    The payload lies in one buffer or in several. Where its owner wants it back, what was not sent is copied, and goes
+    out from the copy: a message that was begun must be finished, because others have sent theirs behind it.
     """
 
-    __slots__ = ("hasher", "payload", "payload_owner", "pending", "position", "size", "tail", "unhashed")
+    __slots__ = ("hasher", "payload_owner", "pending", "tail", "unhashed")
 
     def __init__(
         self,
         head: bytes,
-        payload: memoryview,
+        payload: Sequence[memoryview],
         hasher: Hasher | None,
         tail: Callable[[], bytes],
         payload_owner: PayloadOwner | None = None,
     ) -> None:
+        super().__init__(payload)
         self.payload_owner = payload_owner
-        self.payload = payload
-        self.size = len(payload)
-        self.position = 0
         self.hasher = hasher
         self.tail = tail
         self.pending: list[memoryview] = [memoryview(head)] if head else []
-        self.unhashed = NOTHING
+        self.unhashed: Sequence[memoryview] = ()
         self._next_piece()
 
     def _next_piece(self) -> None:
-        if self.hasher is not None and self.unhashed:
-            self.hasher.update(self.unhashed)
-        piece = self.unhashed = self.payload[self.position : self.position + SENT_PIECE_BYTES]
-        self.position += len(piece)
-        if piece:
-            self.pending.append(piece)
-        if self.position < self.size:
+        self._hash()
+        pieces = self.unhashed = self.peek(SENT_PIECE_BYTES)
+        self.skip(sum(map(len, pieces)))
+        self.pending += pieces
+        if self.left:
             return  # the kernel reads it first, faster than the hash from memory, which then finds it in the cache
-        if self.hasher is not None and piece:
-            self.hasher.update(piece)
+        self._hash()
         if tail := self.tail():
             self.pending.append(memoryview(tail))
+
+    def _hash(self) -> None:
+        pieces, self.unhashed = self.unhashed, ()
+        if self.hasher is not None:
+            for piece in pieces:
+                self.hasher.update(piece)
 
     def step(self, wire: Wire, turn: int) -> int | None:
         """See `Transfer`."""
@@ -177,7 +228,7 @@ class Sending:
                 del pending[0]
             if count:
                 pending[0] = pending[0][count:]
-            if not pending and self.position < self.size:
+            if not pending and self.left:
                 self._next_piece()
             if moved >= turn and pending:
                 return None
@@ -189,19 +240,17 @@ class Sending:
         if owner is None or not owner.wants_it_back():
             return
         self.payload_owner = None
-        if self.position < self.size and self.hasher is not None and self.unhashed:
-            self.hasher.update(self.unhashed)
-        self.unhashed = NOTHING
-        self.payload = memoryview(bytes(self.payload))
+        self._hash()
+        self.copy_rest()
         self.pending = [memoryview(bytes(piece)) for piece in self.pending]
         owner.has_it_back()
 
     def release(self) -> None:
         """Lets go of the payload."""
+        super().release()
         self.payload_owner = None
-        self.payload = NOTHING
         self.pending = []
-        self.unhashed = NOTHING
+        self.unhashed = ()
 
 
-Transfer: TypeAlias = Receiving | Copying | Filling | Sending
+Transfer: TypeAlias = Receiving | Copying | Scattering | Filling | Sending

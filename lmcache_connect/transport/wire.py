@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from ..errors import LMCacheConnectError
@@ -116,10 +117,19 @@ class Wire:
         """
         if not ahead:
             return self._received(self._sock.recv_into(dest))
+        return self.receive_pieces((dest,), len(dest), ahead)
+
+    def receive_pieces(self, dests: Sequence[memoryview], size: int, ahead: int, *, whole: bool = False) -> int:
+        """`receive_piece` for several buffers, which have `size` bytes in all. Fills them one after the other.
+
+        `whole`: as `receive_whole` does it.
+        """
+        flags = socket.MSG_WAITALL if whole else 0
+        if not ahead:
+            return self._received(self._sock.recvmsg_into(dests, 0, flags)[0])
         scratch = self.scratch
         scratch.start = scratch.stop = 0
-        count = self._sock.recvmsg_into((dest, scratch.view[:ahead]))[0]
-        size = len(dest)
+        count = self._sock.recvmsg_into((*dests, scratch.view[:ahead]), 0, flags)[0]
         if count > size:
             scratch.stop = count - size
             self.bytes_received += count
@@ -248,6 +258,10 @@ class TLSWire(Wire):
     def receive_piece(self, dest: memoryview, ahead: int) -> int:
         """Receives into `dest`. OpenSSL cannot receive into two buffers by one call, so nothing is read ahead."""
         return self._received(self._sock.recv_into(dest))
+
+    def receive_pieces(self, dests: Sequence[memoryview], size: int, ahead: int, *, whole: bool = False) -> int:
+        """Receives into the first buffer, for the same reason."""
+        return self._received(self._sock.recv_into(dests[0]))
 
     def send(self, pieces: list[memoryview]) -> int:
         """Sends from the first piece."""

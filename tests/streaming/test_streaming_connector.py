@@ -18,14 +18,13 @@ from lmcache_connect import (
     CorruptRecordError,
     Key,
     LocalCPUBackend,
-    MemoryObj,
     RemoteConnector,
     StoreUnavailableError,
 )
 from lmcache_connect.contract import Flags
 from lmcache_connect.memory import release_all
 from lmcache_connect.metadata import ChunkMetadata
-from lmcache_connect.streaming import LARGE_BYTES, Arrivals, StreamingConnector
+from lmcache_connect.streaming import LARGE_BYTES, Arrivals, ChunkBytes, StreamingConnector
 from lmcache_connect.streaming.connector import IO
 from lmcache_connect.transport import ConnectionPool
 
@@ -61,7 +60,13 @@ class DictConnector(StreamingConnector[FakeConnection]):
         return [f"name of {key}" for key in keys]
 
     async def receive(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, *, may_wait: bool = False
+        self,
+        keys: Sequence[str],
+        names: Sequence[str],
+        arrivals: Arrivals,
+        *,
+        may_wait: bool = False,
+        nbytes: int | None = None,
     ) -> None:
         self.in_threads.append(self._moves_in_thread(self._nbytes_of(len(keys))))
         self.got_over.append(self._waiting_pool if may_wait else self._chunk_pool)
@@ -72,16 +77,17 @@ class DictConnector(StreamingConnector[FakeConnection]):
                 if (value := self.values.get(name)) is None:
                     continue
                 chunk = await arrivals.room.make(ChunkMetadata.of((len(value),), "uint8"))
-                chunk.byte_array[:] = value
+                [view] = chunk.views_of(0, len(value))
+                view[:] = value
                 if name in self.damaged:
                     chunk.ref_count_down()
                     arrivals.corrupt[slot] = CorruptRecordError("checksum", "damaged on purpose", removable=True)
                 else:
                     arrivals.found[slot] = chunk
 
-    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[MemoryObj]) -> None:
+    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         self.in_threads.append(self._moves_in_thread(sum(obj.get_size() for obj in objs)))
-        self.values |= {name: bytes(obj.byte_array) for name, obj in zip(names, objs, strict=True)}
+        self.values |= {name: b"".join(obj.views_of(0, obj.get_size())) for name, obj in zip(names, objs, strict=True)}
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         async with self._lookup_pool.acquired():

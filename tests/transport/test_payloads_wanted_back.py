@@ -41,7 +41,7 @@ async def test_what_is_left_of_a_payload_goes_out_unchanged_and_with_the_right_h
     expected = b"head" + bytes(payload)
     owner = stream.payload_owner = Owner()
     hasher = xxhash.xxh3_64()
-    sending = asyncio.ensure_future(stream.send_framed(b"head", memoryview(payload), hasher, lambda: hasher.digest()))
+    sending = asyncio.ensure_future(stream.send_framed(b"head", [memoryview(payload)], hasher, lambda: hasher.digest()))
     await asyncio.sleep(0)
     received = b""
     while len(received) < received_before:

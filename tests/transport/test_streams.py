@@ -119,7 +119,7 @@ async def test_head_payload_and_tail_are_sent_in_order_however_little_a_call_tak
     payload = (bytes(range(251)) * (size // 251 + 1))[:size]
     hasher = xxhash.xxh3_64()
     wire = ScriptedWire(sends=[1, BLOCKED, 3, 100_000, BLOCKED])
-    await over(wire).send_framed(b"head", memoryview(payload), hasher, hasher.digest)
+    await over(wire).send_framed(b"head", [memoryview(payload)], hasher, hasher.digest)
     assert wire.sent == b"head" + payload + xxhash.xxh3_64(payload).digest()
     assert wire.bytes_sent == len(wire.sent)
 

@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lmcache_connect import MemoryObj
-from lmcache_connect.streaming import Arrivals
+from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from ..fetch_pipeline import FetchCall
 from ..protocol.connection import Connection
@@ -58,7 +57,7 @@ class Layout(ABC):
         """Returns the requests that get the chunks of one call, which have about `nbytes` bytes in all."""
 
     @abstractmethod
-    def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
+    def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
         """Returns the requests that put the chunks of one call.
 
         Raises:

@@ -32,7 +32,7 @@ class RacedRoom:
         self._likely = likely
         self._other = other
 
-    def make_now(self, metadata: ChunkMetadata, expected: int) -> MemoryObj | None:
+    def make_now(self, metadata: ChunkMetadata, expected: int, slot: int = 0) -> MemoryObj | None:
         remember(self._likely, "other", self._other)
         return self._backend.allocate_chunk(metadata)
 
@@ -52,9 +52,10 @@ async def test_a_reply_is_taken_by_one_pattern_though_another_thread_replaces_it
     connection = Connection(ScriptedWire(b"$%d\r\n%b\r\n" % (len(record), record)).thread_stream(), "store")
     await connection.stream.peek(8)
     room = RacedRoom(local_cpu_backend, likely, record_of(local_cpu_backend, "other", *other))
-    taken = likely.take_header(connection, "k", cast(Any, room), 1)
+    taken = likely.take_header(connection, "k", cast(Any, room), 0, 1)
     assert taken is not None
     header, obj = taken
+    assert isinstance(obj, MemoryObj)
     with obj:
         assert header == decode_header(record, "k", len(record))
         assert obj.get_shapes() == [SHAPES[0][0]]

@@ -50,7 +50,7 @@ async def test_a_whole_chunk_that_is_cut_short_leaves_the_arena_empty(backend: L
     room = PlaceInLine(RoomLine(backend, 1)).new_room()
     connection = cut_short(b"$%d\r\n%b\r\n" % (len(record), record), io)
     with pytest.raises(StreamClosedError) as kept:
-        await RecordReader(RedisOptions()).receive(connection, "k", room, 1)
+        await RecordReader(RedisOptions()).receive(connection, "k", room, 0, 1)
     room.release()
     assert kept.tb is not None
     assert backend.statistics().reserved == 0
@@ -89,7 +89,7 @@ async def test_a_chunk_of_lmcaches_layout_that_is_cut_short_leaves_the_arena_emp
     reply = b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(metadata), metadata, CHUNK, bytes(CHUNK))
     room = PlaceInLine(RoomLine(backend, 1)).new_room()
     with pytest.raises(StreamClosedError) as kept:
-        await TwoKeyRecords("store", RedisOptions()).receive(cut_short(reply, io), room)
+        await TwoKeyRecords("store", RedisOptions()).receive(cut_short(reply, io), room, 0)
     room.release()
     assert kept.tb is not None
     assert backend.statistics().reserved == 0

@@ -1,11 +1,11 @@
-"""`Fetching`: the chunks of one get or batched get, from the store into the arena.
+"""`Fetching`: the chunks of one get or batched get, from the store into the memory that its room makes.
 
 A chunk is one string (whole), or a hash of pieces (striped). Only the store tells which. So the way of a chunk is:
 
 1. `next_ask` asks for a slot's value, or for its first piece if the last chunk that was seen was striped. A slot is the
    position of a key in the call.
 2. Where the guess was wrong, the reply is that the value has another type, and the slot is asked for in the other way.
-3. A whole chunk is received into the arena. Then the slot is done.
+3. A whole chunk is received into its memory. Then the slot is done.
 4. The first piece says how large a striped chunk is. Room is made for the chunk, and the
    other pieces are asked for, over any connection of the lane.
 5. The last piece completes the chunk. If a piece is missing, or belongs to another put, another writer has replaced the
@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
 from lmcache_connect.errors import FrameError, WrongTypeError
-from lmcache_connect.streaming import Arrivals
+from lmcache_connect.streaming import Arrivals, OtherChunkError
 
 from ...fetch_pipeline import FetchCall
 from ...protocol.connection import Connection
@@ -145,12 +145,14 @@ class Fetching(FetchCall):
     async def _take_value(self, connection: Connection, slot: _Slot) -> int:
         arrivals = self.arrivals
         try:
-            got = await self._reader.receive(connection, self._names[slot], arrivals.room, self.outstanding)
+            got = await self._reader.receive(connection, self._names[slot], arrivals.room, slot, self.outstanding)
         except CorruptRecordError as error:
             arrivals.corrupt[slot] = error
             return 0
         except ArenaExhaustedError as error:
             self._end_for_want_of_room(slot, error)
+            return 0
+        except OtherChunkError:
             return 0
         except WrongTypeError:
             self._is_striped = True
@@ -165,12 +167,14 @@ class Fetching(FetchCall):
 
     async def _take_first_piece(self, connection: Connection, slot: _Slot) -> int:
         try:
-            chunk = await self._reader.begin_striped(connection, self._names[slot], self.arrivals.room)
+            chunk = await self._reader.begin_striped(connection, self._names[slot], self.arrivals.room, slot)
         except CorruptRecordError as error:
             self.arrivals.corrupt[slot] = error
             return 0
         except ArenaExhaustedError as error:
             self._end_for_want_of_room(slot, error)
+            return 0
+        except OtherChunkError:
             return 0
         except WrongTypeError:
             self._is_striped = False

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lmcache_connect import MemoryObj
 from lmcache_connect.record import END_OF_NAMES, chunk_names, key_of_name, start_of_names
-from lmcache_connect.streaming import Arrivals
+from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
@@ -53,7 +52,7 @@ class FramedLayout(Layout):
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> Fetching:
         return Fetching(self._reader, names, arrivals, nbytes)
 
-    def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
+    def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
         return [
             request
             for name, obj in zip(names, objs, strict=True)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from lmcache_connect import MemoryObj
 from lmcache_connect.record import CRC_BYTES, DIGEST, FrameHeader, key_digest
-from lmcache_connect.streaming import Room
+from lmcache_connect.streaming import ChunkBytes, ChunkRoom
 
 from ...protocol.connection import Connection
 
@@ -74,19 +73,20 @@ class LikelyRecords:
         )
 
     def take_header(
-        self, connection: Connection, name: str, room: Room, outstanding: int
-    ) -> tuple[FrameHeader, MemoryObj] | None:
+        self, connection: Connection, name: str, room: ChunkRoom, slot: int, outstanding: int
+    ) -> tuple[FrameHeader, ChunkBytes] | None:
         """Takes the beginning of the next reply if it is the record of `name` and like the last one.
 
         Returns the header, and memory for the chunk. Returns None and takes nothing if the reply is different or has
-        not begun to arrive, or if there is no room now. `outstanding`: replies that are expected, this one included.
+        not begun to arrive, or if there is no room now for the chunk of `slot`. `outstanding`: replies that are
+        expected, this one included.
         """
         pattern, stream = self._pattern, connection.stream
         if pattern is None or stream.buffered < pattern.nbytes:
             return None
         if not pattern.fits(bytes(stream.buffered_view()[: pattern.nbytes]), name):
             return None
-        obj = room.make_now(pattern.header.metadata, outstanding)
+        obj = room.make_now(pattern.header.metadata, outstanding, slot)
         if obj is None:
             return None
         stream.take(pattern.nbytes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from lmcache_connect import MemoryObj
 from lmcache_connect.record import TRAILER_BYTES, PayloadHasher
+from lmcache_connect.streaming import ChunkBytes
 
 from ...protocol.connection import Connection
 
@@ -13,7 +13,7 @@ _END_BYTES: Final = TRAILER_BYTES + 2
 """The trailer, and the CR LF that ends the reply."""
 
 
-async def receive_payload(connection: Connection, obj: MemoryObj, start: int, end: int, has_checksum: bool) -> None:
+async def receive_payload(connection: Connection, obj: ChunkBytes, start: int, end: int, has_checksum: bool) -> None:
     """Fills `obj` from byte `start` to byte `end`, which may be the same, and ends the reply.
 
     Raises:
@@ -21,8 +21,8 @@ async def receive_payload(connection: Connection, obj: MemoryObj, start: int, en
     """
     hasher = PayloadHasher() if has_checksum else None
     if end > start:
-        # The view is in no variable: the frames of a failed get may be kept, and would keep the block from the arena.
-        await connection.stream.receive_into(obj.byte_array[start:end], hasher)
+        # The views are in no variable: a failed get's frames may be kept, and would keep the memory from its owner.
+        await connection.stream.receive_into_all(obj.views_of(start, end), hasher)
     stream = connection.stream
     if stream.buffered < _END_BYTES:  # as a rule it has come with the payload
         await stream.peek(_END_BYTES)

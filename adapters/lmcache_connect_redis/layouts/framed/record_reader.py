@@ -1,10 +1,10 @@
-"""`RecordReader`: receives records from a connection, straight into the arena."""
+"""`RecordReader`: receives records from a connection, straight into the memory that their chunks have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lmcache_connect import CorruptRecordError, MemoryObj, StoreError
+from lmcache_connect import CorruptRecordError, StoreError
 from lmcache_connect.errors import FrameError
 from lmcache_connect.record import (
     MIN_HEADER_BYTES,
@@ -15,7 +15,7 @@ from lmcache_connect.record import (
     decode_header,
     header_length,
 )
-from lmcache_connect.streaming import Room
+from lmcache_connect.streaming import ChunkBytes, ChunkRoom
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
@@ -38,7 +38,7 @@ class StripedChunk:
     name: str
     plan: StripePlan
     header: FrameHeader
-    obj: MemoryObj
+    obj: ChunkBytes
     left: int = field(init=False)
     failure: CorruptRecordError | None = None
     is_replaced: bool = False
@@ -59,19 +59,21 @@ class RecordReader:
         self.last_was_striped = False
         """Whether the last chunk that was found was striped. The next one probably is the same."""
 
-    async def receive(self, connection: Connection, name: str, room: Room, outstanding: int) -> MemoryObj | None:
-        """Receives the next reply, which is a whole chunk. Returns None if the store does not hold it.
+    async def receive(
+        self, connection: Connection, name: str, room: ChunkRoom, slot: int, outstanding: int
+    ) -> ChunkBytes | None:
+        """Receives the next reply, which is the whole chunk of a slot. Returns None if the store does not hold it.
 
         `outstanding`: replies that the call expects, this one included.
 
         Raises:
             CorruptRecordError: it does not verify. The stream stands behind it, or was closed because it is long.
             WrongTypeError: the chunk is striped, or the value is another program's. The stream is usable.
-            NoRoomError, ArenaExhaustedError: see `Room.make`. As for a record that does not verify.
+            NoRoomError, ArenaExhaustedError, OtherChunkError: see `ChunkRoom.make`. As for one that does not verify.
         """
-        begun = self._likely.take_header(connection, name, room, outstanding)
+        begun = self._likely.take_header(connection, name, room, slot, outstanding)
         if begun is None:
-            begun = await self._begin(connection, name, room)
+            begun = await self._begin(connection, name, room, slot)
         if begun is None:
             return None
         header, obj = begun
@@ -82,13 +84,14 @@ class RecordReader:
             raise
         return obj
 
-    async def begin_striped(self, connection: Connection, name: str, room: Room) -> StripedChunk | None:
+    async def begin_striped(self, connection: Connection, name: str, room: ChunkRoom, slot: int) -> StripedChunk | None:
         """Receives the header of the next reply, which is the first piece of a striped chunk, and makes room for it.
 
         The piece's payload is for `receive_first_piece`. Returns None if the store does not hold the chunk.
 
         Raises:
-            CorruptRecordError, WrongTypeError (the chunk is whole), NoRoomError, ArenaExhaustedError: see `receive`.
+            CorruptRecordError, WrongTypeError (the chunk is whole), NoRoomError, ArenaExhaustedError, OtherChunkError:
+                see `receive`.
         """
         size = await self._receive_size(connection)
         if size is None:
@@ -99,7 +102,7 @@ class RecordReader:
             raise FrameError("piece", "it is not the first piece of a striped chunk")
         self.last_was_striped = True
         connection.stream.take(header.length)
-        return StripedChunk(name, header.plan, header, await self._make_room(connection, room, header, size))
+        return StripedChunk(name, header.plan, header, await self._make_room(connection, room, slot, header, size))
 
     async def receive_first_piece(self, connection: Connection, chunk: StripedChunk) -> None:
         """Receives the payload of a chunk's first piece.
@@ -149,7 +152,9 @@ class RecordReader:
         else:
             raise connection.broken(f"a value of {size} bytes; expected at most {MAX_VALUE_BYTES}")
 
-    async def _begin(self, connection: Connection, name: str, room: Room) -> tuple[FrameHeader, MemoryObj] | None:
+    async def _begin(
+        self, connection: Connection, name: str, room: ChunkRoom, slot: int
+    ) -> tuple[FrameHeader, ChunkBytes] | None:
         size = await self._receive_size(connection)
         if size is None:
             return None
@@ -160,11 +165,13 @@ class RecordReader:
         self.last_was_striped = False
         self._likely.remember(size, header, connection.stream.buffered_view())
         connection.stream.take(header.length)
-        return header, await self._make_room(connection, room, header, size)
+        return header, await self._make_room(connection, room, slot, header, size)
 
-    async def _make_room(self, connection: Connection, room: Room, header: FrameHeader, size: int) -> MemoryObj:
+    async def _make_room(
+        self, connection: Connection, room: ChunkRoom, slot: int, header: FrameHeader, size: int
+    ) -> ChunkBytes:
         try:
-            return await room.make(header.metadata)
+            return await room.make(header.metadata, slot)
         except Exception:
             await self._skip(connection, size - header.length)
             raise

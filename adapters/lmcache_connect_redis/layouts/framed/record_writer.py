@@ -1,11 +1,10 @@
-"""`RecordWriter`: sends records over a connection, straight from the arena."""
+"""`RecordWriter`: sends records over a connection, straight from the memory that their chunks have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from lmcache_connect import MemoryObj
 from lmcache_connect.errors import StoreFullError, ValueTooLargeError
 from lmcache_connect.record import (
     MAX_HEADER_BYTES,
@@ -15,6 +14,7 @@ from lmcache_connect.record import (
     StripePlan,
     encode_header,
 )
+from lmcache_connect.streaming import ChunkBytes
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
@@ -44,7 +44,7 @@ class RecordWriter:
 
     # ----------------------------------------------------------------------------------------------- whole chunks
 
-    def check_size(self, name: str, obj: MemoryObj) -> None:
+    def check_size(self, name: str, obj: ChunkBytes) -> None:
         """Raises `ValueTooLargeError` if a chunk does not fit one value."""
         nbytes = obj.get_size() + TRAILER_BYTES
         if nbytes + MAX_HEADER_BYTES > self._limit:
@@ -52,7 +52,7 @@ class RecordWriter:
             if nbytes > self._limit:
                 raise ValueTooLargeError(self._store, nbytes, self._limit)
 
-    async def send_whole(self, connection: Connection, name: str, obj: MemoryObj) -> None:
+    async def send_whole(self, connection: Connection, name: str, obj: ChunkBytes) -> None:
         """Sends a whole chunk. Its one reply is a status."""
         header = encode_header(name, obj.metadata, checksum=self._checksum)
         key = name.encode()
@@ -65,18 +65,18 @@ class RecordWriter:
         )
         connection.pending += 1
         hasher, tail = self._ending(self._expiry)
-        await connection.stream.send_framed(head, obj.byte_array, hasher, tail)
+        await connection.stream.send_framed(head, obj.views_of(0, obj.get_size()), hasher, tail)
 
     # ---------------------------------------------------------------------------------------------------- pieces
 
-    def check_piece_size(self, name: str, obj: MemoryObj, plan: StripePlan) -> None:
+    def check_piece_size(self, name: str, obj: ChunkBytes, plan: StripePlan) -> None:
         """Raises `ValueTooLargeError` if a piece does not fit one value."""
         size = len(encode_header(name, obj.metadata, plan=plan)) + plan.stripe_size + TRAILER_BYTES
         if size > self._limit:
             raise ValueTooLargeError(self._store, size, self._limit)
 
     async def send_piece(
-        self, connection: Connection, name: str, staging: str, obj: MemoryObj, plan: StripePlan, index: int
+        self, connection: Connection, name: str, staging: str, obj: ChunkBytes, plan: StripePlan, index: int
     ) -> None:
         """Sends piece `index` of the chunk `name`, which is written under `staging`. For `read_piece_stored`.
 
@@ -100,7 +100,7 @@ class RecordWriter:
             encode_command(b"PEXPIRE", key, b"%d" % STAGING_MS) + encode_command(b"HLEN", key) + EXEC
         )
         connection.pending += replies_of(_PIECE_COMMANDS)
-        await connection.stream.send_framed(head, obj.byte_array[start:end], hasher, tail)
+        await connection.stream.send_framed(head, obj.views_of(start, end), hasher, tail)
 
     async def read_piece_stored(self, connection: Connection) -> int:
         """Takes the replies to `send_piece`. Returns how many pieces the chunk had when this one was there.

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from secrets import randbits
 from typing import Final
 
-from lmcache_connect import MemoryObj
 from lmcache_connect.record import MIN_STRIPE_BYTES, StripePlan, staging_name
+from lmcache_connect.streaming import ChunkBytes
 
 from ...protocol.connection import Connection
 from ...store_pipeline import Names, StoreRequest
@@ -29,7 +29,7 @@ Allocators round up: with a full MiB of payload, a piece would take a quarter mo
 """
 
 
-def put_requests(writer: RecordWriter, name: str, obj: MemoryObj, stripe_size: int) -> Sequence[StoreRequest]:
+def put_requests(writer: RecordWriter, name: str, obj: ChunkBytes, stripe_size: int) -> Sequence[StoreRequest]:
     """Returns the requests that put one chunk: one, or one for each of its pieces. A `stripe_size` of 0 keeps it whole.
 
     Raises:
@@ -50,7 +50,7 @@ def put_requests(writer: RecordWriter, name: str, obj: MemoryObj, stripe_size: i
 class _WholePut(StoreRequest):
     """A chunk as one record. It replaces whatever stood under its name."""
 
-    def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj) -> None:
+    def __init__(self, writer: RecordWriter, name: str, obj: ChunkBytes) -> None:
         self._writer = writer
         self._name = name
         self._obj = obj
@@ -67,7 +67,7 @@ class _WholePut(StoreRequest):
 class _StripedPut:
     """What the pieces of one put of a striped chunk share."""
 
-    def __init__(self, writer: RecordWriter, name: str, obj: MemoryObj, plan: StripePlan) -> None:
+    def __init__(self, writer: RecordWriter, name: str, obj: ChunkBytes, plan: StripePlan) -> None:
         self.writer = writer
         self.name = name
         self.obj = obj

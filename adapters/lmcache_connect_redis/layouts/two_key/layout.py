@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lmcache_connect import ArenaExhaustedError, CorruptRecordError, MemoryObj
-from lmcache_connect.streaming import Arrivals
+from lmcache_connect import ArenaExhaustedError, CorruptRecordError
+from lmcache_connect.streaming import Arrivals, ChunkBytes, OtherChunkError
 
 from ...fetch_pipeline import FetchCall
 from ...options import RedisOptions
@@ -45,7 +45,7 @@ class TwoKeyLayout(Layout):
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> TwoKeyFetching:
         return TwoKeyFetching(self._records, names, arrivals, nbytes)
 
-    def put_requests(self, names: Sequence[str], objs: Sequence[MemoryObj]) -> list[StoreRequest]:
+    def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
         for obj in objs:
             self._records.check(obj)
         return [TwoKeyPut(self._records, name, obj) for name, obj in zip(names, objs, strict=True)]
@@ -83,12 +83,14 @@ class TwoKeyFetching(FetchCall):
 
     async def take(self, connection: Connection, ask: int) -> int:
         try:
-            obj = await self._records.receive(connection, self.arrivals.room)
+            obj = await self._records.receive(connection, self.arrivals.room, ask)
         except CorruptRecordError as error:
             self.arrivals.corrupt[ask] = error
             return 0
         except ArenaExhaustedError as error:
             self.arrivals.no_room(ask, error)
+            return 0
+        except OtherChunkError:
             return 0
         self.arrivals.found[ask] = obj
         if obj is None:
@@ -100,7 +102,7 @@ class TwoKeyFetching(FetchCall):
 class TwoKeyPut(StoreRequest):
     """Both keys of a chunk, in one transaction: the chunk stands as a whole, or not at all."""
 
-    def __init__(self, records: TwoKeyRecords, name: str, obj: MemoryObj) -> None:
+    def __init__(self, records: TwoKeyRecords, name: str, obj: ChunkBytes) -> None:
         self._records = records
         self._name = name
         self._obj = obj

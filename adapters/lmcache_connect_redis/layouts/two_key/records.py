@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from lmcache_connect import CorruptRecordError, MemoryObj, StoreError
+from lmcache_connect import CorruptRecordError, StoreError
 from lmcache_connect.errors import ValueTooLargeError
 from lmcache_connect.record import MAX_REMOTE_METADATA_BYTES, decode_remote_metadata, encode_remote_metadata
-from lmcache_connect.streaming import Room
+from lmcache_connect.streaming import ChunkBytes, ChunkRoom
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
@@ -39,13 +39,13 @@ class TwoKeyRecords:
 
     # ------------------------------------------------------------------------------------------------ sending
 
-    def check(self, obj: MemoryObj) -> None:
+    def check(self, obj: ChunkBytes) -> None:
         """Raises if a chunk does not fit a value, or if LMCache has no metadata for it."""
         if obj.get_size() > self._limit:
             raise ValueTooLargeError(self._store, obj.get_size(), self._limit)
         encode_remote_metadata(obj.metadata)
 
-    async def send(self, connection: Connection, name: str, obj: MemoryObj) -> None:
+    async def send(self, connection: Connection, name: str, obj: ChunkBytes) -> None:
         """Sends payload and metadata in LMCache's order. The replies are for `read_stored`."""
         metadata_key, payload_key = both_keys(name)
         head = b"%b%b$%d\r\n" % (MULTI, self._set(payload_key), obj.get_size())
@@ -59,7 +59,7 @@ class TwoKeyRecords:
             EXEC,
         )
         connection.pending += replies_of(_WRITES)
-        await connection.stream.send_framed(head, obj.byte_array, None, lambda: tail)
+        await connection.stream.send_framed(head, obj.views_of(0, obj.get_size()), None, lambda: tail)
 
     def _set(self, key: bytes) -> bytes:
         return b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (3 + self._expiry.count(b"$"), len(key), key)
@@ -72,13 +72,13 @@ class TwoKeyRecords:
 
     # ---------------------------------------------------------------------------------------------- receiving
 
-    async def receive(self, connection: Connection, room: Room) -> MemoryObj | None:
-        """Receives the chunk of the next reply, which is to MGET of `both_keys`. Returns None if a half is missing.
+    async def receive(self, connection: Connection, room: ChunkRoom, slot: int) -> ChunkBytes | None:
+        """Receives the chunk of the next reply, which is to MGET of a slot's `both_keys`. None if a half is missing.
 
         Raises:
             CorruptRecordError: the halves do not fit, or are too large. The stream stands behind them, or was closed
                 because they are long.
-            NoRoomError, ArenaExhaustedError: see `Room.make`. As for halves that do not fit.
+            NoRoomError, ArenaExhaustedError, OtherChunkError: see `ChunkRoom.make`. As for halves that do not fit.
         """
         await self._expect_both(connection)
         encoded = await self._receive_metadata(connection)
@@ -96,13 +96,13 @@ class TwoKeyRecords:
             await self._finish(connection, size)
             raise
         try:
-            obj = await room.make(metadata)
+            obj = await room.make(metadata, slot)
         except Exception:
             await self._finish(connection, size)
             raise
         try:
             stream = connection.stream
-            await stream.receive_into(obj.byte_array)
+            await stream.receive_into_all(obj.views_of(0, size))
             if (end := bytes(await stream.peek(2))) != b"\r\n":
                 raise connection.broken(f"a value ends with {end!r}")
             stream.take(2)

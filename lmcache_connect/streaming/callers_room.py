@@ -1,0 +1,92 @@
+"""`CallersRoom`: memory of a get's caller, in the place of a `Room`. `CallersChunk`: the bytes of one chunk in it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..contract import LentMemory
+from ..errors import ReleasedObjectError
+from ..memory import Regions
+from ..metadata import ChunkMetadata
+
+
+class OtherChunkError(Exception):
+    """The record is not of the chunk that the memory is for: it has another length, or other metadata."""
+
+
+class CallersChunk:
+    """The bytes of one chunk in memory of a caller, as `ChunkBytes`. Nothing reaches them after its release."""
+
+    __slots__ = ("_nbytes", "_regions", "metadata")
+
+    def __init__(self, regions: Regions, metadata: ChunkMetadata) -> None:
+        self._regions: Regions | None = regions
+        self._nbytes = regions.nbytes
+        self.metadata = metadata
+
+    def get_size(self) -> int:
+        """The chunk's size in bytes."""
+        return self._nbytes
+
+    def views_of(self, start: int, end: int) -> list[memoryview]:
+        """New views of the bytes from `start` to `end`, in order.
+
+        Raises:
+            ReleasedObjectError: after the release, or where the caller's memory was recalled.
+        """
+        if self._regions is None:
+            raise ReleasedObjectError("a transfer")
+        return self._regions.views_of(start, end)
+
+    def is_valid(self) -> bool:
+        """Whether it was not released."""
+        return self._regions is not None
+
+    def ref_count_down(self) -> None:
+        """Gives the memory up. Idempotent."""
+        self._regions = None
+
+
+class CallersRoom:
+    """Memory of the caller of one get: a chunk's for each slot. Nothing is allocated, so nothing waits for room.
+
+    Attributes:
+        unfit: the slots whose record is of another chunk than the memory is for.
+    """
+
+    __slots__ = ("_made", "_memory", "is_filled_up", "is_short", "unfit")
+
+    def __init__(self, memory: LentMemory) -> None:
+        self._memory: Final = memory
+        self._made: list[CallersChunk] = []
+        self.unfit: set[int] = set()
+        self.is_short = self.is_filled_up = False
+
+    async def make(self, metadata: ChunkMetadata, slot: int = 0) -> CallersChunk:
+        """Returns the memory of a slot, for a record with this metadata. See `ChunkRoom.make`.
+
+        Raises:
+            OtherChunkError: it is for another one. The slot then counts as unfit.
+        """
+        chunk = self.make_now(metadata, 1, slot)
+        if chunk is None:
+            self.unfit.add(slot)
+            raise OtherChunkError
+        return chunk
+
+    def make_now(self, metadata: ChunkMetadata, expected: int, slot: int = 0) -> CallersChunk | None:
+        """Returns the memory of a slot, as `make` does. None where it is for another chunk."""
+        if not self._memory.accepts(slot, metadata):
+            return None
+        chunk = CallersChunk(self._memory.regions[slot], metadata)
+        self._made.append(chunk)
+        return chunk
+
+    def release_spare(self) -> None:
+        """There is none."""
+
+    def release(self) -> None:
+        """Gives all of the memory up: the get has ended."""
+        for chunk in self._made:
+            chunk.ref_count_down()
+        self._made.clear()
