@@ -97,6 +97,12 @@ def test_the_names_give_connects_own_types(names_in_its_place: None) -> None:
     assert memory.MemoryFormat is lmcache_connect.MemoryFormat
 
 
+def test_what_lmcache_has_moved_is_one_class_at_both_places(names_in_its_place: None) -> None:
+    before, now = (importlib.import_module(f"lmcache.{place}protocol") for place in ("v1.", "inprocess.v1."))
+    assert now.__all__
+    assert all(getattr(now, name) is getattr(before, name) for name in now.__all__)
+
+
 def test_what_is_not_provided_is_named_with_what_to_do(names_in_its_place: None) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"no lmcache\.v1\.cache_engine; .* install LMCache itself"):
         importlib.import_module("lmcache.v1.cache_engine")

@@ -83,9 +83,13 @@ class RealLMCache:
         from lmcache.v1.config import LMCacheEngineConfig
         from lmcache.v1.memory_allocators.mixed_memory_allocator import MixedMemoryAllocator
         from lmcache.v1.metadata import LMCacheMetadata
-        from lmcache.v1.protocol import init_remote_metadata_info
         from lmcache.v1.storage_backend.connector.redis_connector import RedisConnector
         from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
+
+        try:
+            from lmcache.inprocess.v1.protocol import init_remote_metadata_info
+        except ImportError:  # before LMCache 0.5.7
+            from lmcache.v1.protocol import init_remote_metadata_info
 
         config = LMCacheEngineConfig.from_defaults()
         metadata = LMCacheMetadata("org/model-8B", 2, 2, 1, 1, torch.bfloat16, (1, 2, 4, 1, 2), chunk_size=4)
