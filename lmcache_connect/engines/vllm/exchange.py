@@ -53,7 +53,7 @@ class Exchange:
     def give(self, task: Task) -> None:
         """Has the task done. Its answer comes from `take`, in any case. After `close()` it has failed."""
         if self._closing:
-            self._answers.put(task.failed())
+            self._fail(task)
         else:
             self._tasks.put(task)
 
@@ -90,7 +90,7 @@ class Exchange:
         for result in port.drain():
             self._answer(result)
         for task in self._under_way.values():
-            self._answers.put(task.failed())
+            self._fail(task)
         self._under_way.clear()
         if not is_free:
             raise ExchangeStuckError("a transfer")
@@ -119,7 +119,7 @@ class Exchange:
         following = task.go_on(result)
         if isinstance(following, Task):
             self._begin(following)
-        else:
+        elif following is not None:
             self._answers.put(following)
 
     def _begin(self, task: Task) -> None:
@@ -129,7 +129,11 @@ class Exchange:
                 return
             except Exception as error:  # the thread must go on: vLLM waits for every answer
                 self._refused.tell(logging.WARNING, task=type(task).__name__, reason=described(error))
-        self._answers.put(task.failed())
+        self._fail(task)
+
+    def _fail(self, task: Task) -> None:
+        if (answer := task.failed()) is not None:
+            self._answers.put(answer)
 
     @staticmethod
     def _join(thread: threading.Thread) -> None:

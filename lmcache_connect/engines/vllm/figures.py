@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-CHUNKS: Final = "lmcache_connect:vllm_chunks"
-BYTES: Final = "lmcache_connect:vllm_bytes"
-SECONDS: Final = "lmcache_connect:vllm_seconds"
-EXPIRED: Final = "lmcache_connect:vllm_lookups_expired"
-JOBS: Final = "lmcache_connect:vllm_jobs_under_way"
+CHUNKS: Final = "lmcache_connect_vllm_chunks"
+BYTES: Final = "lmcache_connect_vllm_bytes"
+SECONDS: Final = "lmcache_connect_vllm_seconds"
+EXPIRED: Final = "lmcache_connect_vllm_lookups_expired"
+JOBS: Final = "lmcache_connect_vllm_jobs_under_way"
 
 TIER: Final = "tier"
 OPERATION: Final = "operation"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from .load_parts import LoadParts
+from .moved import Moved
 from .probe import Probe
 
 if TYPE_CHECKING:
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
     from .primary_memory import PrimaryMemory
 
 _GROUP_BYTES: Final = 4
+_SHORTEST: Final = 0.001
+
+
+def seconds_until(due: float) -> float:
+    """The deadline of a job that must be over at `due`, in seconds. One that comes too late has a millisecond."""
+    return max(_SHORTEST, due - time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +48,6 @@ class Found:
     flags: Sequence[bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The answer to a `Load` or a `Store`."""
-
-    job: int
-    """vLLM's number of the transfer."""
-    is_load: bool
-    keys: tuple[bytes, ...]
-    flags: tuple[bool, ...]
-    """For each key: it was loaded, or the store has it now."""
-    seconds: float
-    """How long the port's jobs took."""
-    moved: int
-    """How many chunks crossed the network, whole."""
-
-
 Answer = Found | Moved
 
 
@@ -66,12 +59,12 @@ class Task(ABC):
         """Submits the job, and returns the port's number of it."""
 
     @abstractmethod
-    def go_on(self, result: JobResult) -> Task | Answer:
-        """The job has ended. Nothing of it touches vLLM's memory any more."""
+    def go_on(self, result: JobResult) -> Task | Answer | None:
+        """The job has ended: nothing of it touches vLLM's memory any more. None: other jobs have to end, too."""
 
     @abstractmethod
-    def failed(self) -> Answer:
-        """The answer where no job could be submitted."""
+    def failed(self) -> Answer | None:
+        """The answer where no job could be submitted. None: other jobs have to end, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +85,31 @@ class LookUp(Task):
 
 @dataclass(frozen=True, slots=True)
 class Load(Task):
-    """Receives chunks straight into vLLM's memory."""
+    """Receives chunks straight into vLLM's memory: a part of one load, and then the next that is left."""
 
-    job: int
-    keys: tuple[bytes, ...]
-    chunks: Sequence[int]
+    parts: LoadParts
+    part: range
 
     def begin(self, place: Place) -> int:
+        keys, chunks, part = self.parts.keys, self.parts.chunks, self.part
         return place.port.submit_get(
-            [place.name(key) for key in self.keys], [place.memory.row(int(chunk)) for chunk in self.chunks]
+            [place.name(keys[at]) for at in part],
+            [place.memory.row(int(chunks[at])) for at in part],
+            deadline=seconds_until(self.parts.due),
         )
 
-    def go_on(self, result: JobResult) -> Answer:
-        return Moved(self.job, True, self.keys, result.flags, result.seconds, sum(result.flags))
+    def go_on(self, result: JobResult) -> Task | Answer | None:
+        answer = self.parts.arrived(self.part, result.flags, result.seconds)
+        following = self.parts.take()
+        return answer if following is None else Load(self.parts, following)
 
-    def failed(self) -> Answer:
-        return Moved(self.job, True, self.keys, (False,) * len(self.keys), 0.0, 0)
+    def failed(self) -> Answer | None:
+        part: range | None = self.part
+        answer = None
+        while part is not None:  # the parts that are left would fail as well
+            answer = self.parts.arrived(part, (False,) * len(part), 0.0)
+            part = self.parts.take()
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +119,16 @@ class Send(Task):
     job: int
     keys: tuple[bytes, ...]
     chunks: Sequence[int]
+    due: float
     present: frozenset[int] = frozenset()
     seconds: float = 0.0
 
     def begin(self, place: Place) -> int:
         wanted = self._wanted()
         return place.port.submit_put(
-            [place.name(self.keys[at]) for at in wanted], [place.memory.row(int(self.chunks[at])) for at in wanted]
+            [place.name(self.keys[at]) for at in wanted],
+            [place.memory.row(int(self.chunks[at])) for at in wanted],
+            deadline=seconds_until(self.due),
         )
 
     def go_on(self, result: JobResult) -> Answer:
@@ -149,10 +154,11 @@ class Store(Task):
     job: int
     keys: tuple[bytes, ...]
     chunks: Sequence[int]
+    due: float
     again: frozenset[bytes] = frozenset()
 
     def begin(self, place: Place) -> int:
-        return place.port.submit_exists([place.name(key) for key in self.keys])
+        return place.port.submit_exists([place.name(key) for key in self.keys], deadline=seconds_until(self.due))
 
     def go_on(self, result: JobResult) -> Task | Answer:
         present = frozenset(
@@ -162,7 +168,7 @@ class Store(Task):
         )
         if len(present) == len(self.keys):
             return Moved(self.job, False, self.keys, result.flags, result.seconds, 0)
-        return Send(self.job, self.keys, self.chunks, present, result.seconds)
+        return Send(self.job, self.keys, self.chunks, self.due, present, result.seconds)
 
     def failed(self) -> Answer:
-        return Send(self.job, self.keys, self.chunks).failed()
+        return Send(self.job, self.keys, self.chunks, self.due).failed()

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,10 +31,12 @@ from ..jobs import JobPort
 from ..namespace import Namespace
 from .exchange import Exchange
 from .figures import COUNTERS, GAUGES, Figures
+from .load_parts import AT_A_TIME, LoadParts
 from .lookups import Lookups
+from .moved import Moved
 from .primary_memory import PrimaryMemory
 from .spec_identity import identity_of
-from .tasks import Answer, Found, Load, LookUp, Moved, Place, Store
+from .tasks import Answer, Found, Load, LookUp, Place, Store
 from .tier_options import TierOptions
 
 if TYPE_CHECKING:
@@ -134,12 +137,17 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
         keys = tuple(job_metadata.keys)
         self._under_way.add(job_metadata.job_id)
         again = self._lookups.failed_among(keys)
-        self._exchange.give(Store(job_metadata.job_id, keys, job_metadata.chunk_ids, again))
+        self._exchange.give(Store(job_metadata.job_id, keys, job_metadata.chunk_ids, self._due(), again))
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         """Has the chunks loaded into vLLM's memory."""
         self._under_way.add(job_metadata.job_id)
-        self._exchange.give(Load(job_metadata.job_id, tuple(job_metadata.keys), job_metadata.chunk_ids))
+        keys = tuple(job_metadata.keys)
+        nbytes = self._memory.chunk_nbytes
+        parts = LoadParts(job_metadata.job_id, keys, job_metadata.chunk_ids, nbytes, self._due())
+        for part in [parts.take() for _ in range(AT_A_TIME)]:
+            if part is not None:
+                self._exchange.give(Load(parts, part))
 
     def get_finished_jobs(self) -> Iterable[JobResult]:
         """Returns the transfers that have ended since the last call. A load that failed tells which keys came."""
@@ -209,6 +217,9 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
         self._memory.release()
 
     # ----------------------------------------------------------------------------------------------- answers
+
+    def _due(self) -> float:
+        return time.monotonic() + self._port.deadline
 
     def _take_answers(self) -> None:
         while (answer := self._exchange.take()) is not None:

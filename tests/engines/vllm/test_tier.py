@@ -14,7 +14,7 @@ from lmcache_connect.engines.vllm.tasks import Place
 from lmcache_connect.errors import InvalidConfigError, InvalidURLError, LMCacheConnectError
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 
-from .host import CHUNK, AT_MOST, Host, content_of, key_of
+from .host import AT_MOST, CHUNK, Host, content_of, key_of
 from .restated import spec
 
 Make = Callable[..., Host]
@@ -256,15 +256,15 @@ def test_counters_tell_what_was_moved_and_are_declared(host: Make, tier_class: A
     load(one, [key_of(1), key_of(9)], [4, 5])
     stats = one.tier.get_stats()
     found = stats.reduce()
-    prefix = "lmcache_connect:vllm_chunks:"
+    prefix = "lmcache_connect_vllm_chunks:"
     assert {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)} == {
         "('remote', 'store', 'ok')": 3,
         "('remote', 'store', 'present')": 2,
         "('remote', 'load', 'ok')": 1,
         "('remote', 'load', 'failed')": 1,
     }
-    assert found["lmcache_connect:vllm_bytes:('remote', 'store')"] == 3 * CHUNK
-    assert found["lmcache_connect:vllm_bytes:('remote', 'load')"] == CHUNK
+    assert found["lmcache_connect_vllm_bytes:('remote', 'store')"] == 3 * CHUNK
+    assert found["lmcache_connect_vllm_bytes:('remote', 'load')"] == CHUNK
     assert one.tier.get_stats() is None
     declared = tier_class.build_metric_definitions({})
     assert {name.partition(":('")[0] for name in found} <= set(declared)
