@@ -18,8 +18,8 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
-    """The memory of some pages, for one call.
+class Places:
+    """Where some pages lie, for one call.
 
     Attributes:
         buffers: for each page its regions, in the pool's order.
@@ -31,7 +31,7 @@ class Pages:
 
 
 class HostPool:
-    """One of HiCache's host pools. It holds no memory: each call asks the pool anew.
+    """One of HiCache's host pools. It holds no memory: each call asks the pool again.
 
     Attributes:
         theirs: SGLang's object.
@@ -46,7 +46,7 @@ class HostPool:
         self.page_size: Final = int(getattr(theirs, "logical_page_size", None) or getattr(theirs, "page_size", 1) or 1)
         self.is_logical: Final = not any(True for _ in _tensors_of(theirs))
 
-    def pages(self, host_indices: Any, count: int) -> Pages:
+    def pages(self, host_indices: Any, count: int) -> Places:
         """The memory of `count` pages at these host indices.
 
         Raises:
@@ -59,7 +59,7 @@ class HostPool:
                 "host_indices", f"{found} for {count} pages of the pool {self.name}; expected {self.page_size} a page"
             )
         if not count:
-            return Pages([], ())
+            return Places([], ())
         owners = tuple(_tensors_of(self.theirs))
         spans = sorted(span_of(tensor) for tensor in owners)
         found = self.theirs.get_page_buffer_meta(host_indices)
@@ -75,7 +75,7 @@ class HostPool:
             )
         regions = [self._region(int(at), int(size), spans) for at, size in zip(addresses, sizes, strict=True)]
         each = len(regions) // count
-        return Pages([regions[start : start + each] for start in range(0, len(regions), each)], owners)
+        return Places([regions[start : start + each] for start in range(0, len(regions), each)], owners)
 
     def region(self, address: int, nbytes: int) -> memoryview:
         """A view of memory of the pool's. The caller holds the pool for as long as it uses the view.

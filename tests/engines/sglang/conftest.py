@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -79,3 +80,8 @@ def config_of(
         model_name=model,
         extra_config={name: value for name, value in named.items() if value is not None},
     )
+
+
+def keys_of(count: int) -> list[str]:
+    """As many keys, in HiCache's form, as no other test has."""
+    return [uuid4().hex * 2 for _ in range(count)]

@@ -116,13 +116,13 @@ class StorageMetrics:
 
 _STORAGE = "sglang.srt.mem_cache.hicache_storage"
 _METRICS = "sglang.srt.observability.metrics_collector"
-_BACKEND = "lmcache_connect.engines.sglang.backend"
+BACKEND = "lmcache_connect.engines.sglang.backend"
 
 
 @contextmanager
 def restated_sglang() -> Iterator[Any]:
     """Puts these interfaces in SGLang's place, and gives the class `HiCacheBackend` that was made against them."""
-    with replaced_modules("sglang", _BACKEND):
+    with replaced_modules("sglang", BACKEND):
         for name in ("sglang", "sglang.srt", "sglang.srt.mem_cache", "sglang.srt.observability"):
             package = sys.modules[name] = ModuleType(name)
             package.__path__ = []

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ..jobs import JobPort, JobResult
+from .pages import Page
 from .transfer_rates import TransferRates
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page that is to be moved.
-
-    Attributes:
-        name: its name in the store.
-        buffers: its memory: one buffer or several. None: there is none that may be touched, and the answer is False.
-    """
-
-    name: str
-    buffers: Any
 
 
 class PageStore:

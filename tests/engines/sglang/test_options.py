@@ -1,0 +1,54 @@
+"""What the extra config says: a wrong value refuses SGLang's start, in words that name it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lmcache_connect.errors import InvalidArgumentError, InvalidConfigError, InvalidURLError, UnknownSchemeError
+
+from .conftest import Start
+
+WRONG: list[Any] = [
+    pytest.param({"url": 7}, InvalidConfigError, "it is missing from --hicache", id="url of another type"),
+    pytest.param({"url": "nonsense"}, InvalidURLError, "nonsense", id="url without a scheme"),
+    pytest.param({"url": "rediss3://h"}, UnknownSchemeError, "rediss3", id="unknown scheme"),
+    pytest.param({"deadline": "soon"}, InvalidArgumentError, "deadline", id="deadline"),
+    pytest.param({"deadline": 0}, InvalidArgumentError, "deadline", id="deadline of zero"),
+    pytest.param({"max_waiting_store_bytes": "much"}, InvalidArgumentError, "max_waiting_store_bytes", id="bytes"),
+    pytest.param({"deadlin": 3}, InvalidConfigError, "deadlin", id="unknown name"),
+    pytest.param({"operation_timeout": -1}, InvalidConfigError, "operation_timeout", id="setting"),
+    pytest.param({"strict_identity": "yes"}, InvalidConfigError, "strict_identity", id="no boolean"),
+    pytest.param({"skip_existing": 1}, InvalidConfigError, "skip_existing", id="number"),
+    pytest.param({"identity": "org/model"}, InvalidConfigError, "identity", id="no fields"),
+    pytest.param({"identity": {"revison": "r1"}}, InvalidConfigError, "revison", id="unknown field"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "words"), WRONG)
+def test_a_wrong_value_refuses_the_start_and_is_named(
+    start: Start, given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        start(**given)
+
+
+def test_a_missing_url_refuses_the_start(backend_class: Any) -> None:
+    from .conftest import config_of
+
+    config = config_of("redis://unused")
+    for extra in (None, {}, {"url": ""}):
+        config.extra_config = extra
+        with pytest.raises(InvalidConfigError, match="it is missing"):
+            backend_class(config, {})
+
+
+def test_what_sglang_reads_itself_is_not_an_unknown_name(start: Start) -> None:
+    start(prefetch_threshold=256, prefetch_timeout_base=1, tp_lcm_size=8, hicache_storage_pass_prefix_keys=True)
+
+
+def test_a_setting_of_the_toolkit_reaches_its_connector(start: Start) -> None:
+    with pytest.raises(InvalidConfigError, match="breaker_failures"):
+        start(breaker_failures=0)
+    start(breaker_failures=9, max_waiting_store_bytes="64MiB")
