@@ -10,6 +10,7 @@ for result in port.drain():
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import warnings
@@ -378,9 +379,13 @@ class JobPort:
         self._book.event.close()
         if self._process.is_forked():
             return
-        # No job is left: each refers to its port.
-        # Not here: the collector may run in the loop's own thread, which closing waits for.
-        threading.Thread(target=self._store.close, name="lmcache-connect closing", daemon=True).start()
+        # No job is left: each refers to its port. Not closed here: the collector may run in the loop's own thread,
+        # which closing waits for. An interpreter that ends starts no thread, and would wait for it for ever.
+        if not sys.is_finalizing():
+            try:
+                threading.Thread(target=self._store.close, name="lmcache-connect closing", daemon=True).start()
+            except RuntimeError:
+                pass  # no thread could be started: the loop's own thread stays, which keeps no process alive
         _warn(f"{self!r} was never closed: call close()", ResourceWarning, stacklevel=1)
 
     def __repr__(self) -> str:
