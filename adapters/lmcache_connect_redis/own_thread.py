@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmcache_connect import Key, MemoryObj, StoreError, key_string
-from lmcache_connect.contract import ChunkSize, NotInThisThreadError, OwnThreadCalls
-from lmcache_connect.streaming import Arrivals, RoomLine
+from lmcache_connect.contract import ChunkSize, LentMemory, NotInThisThreadError, OwnThreadCalls
+from lmcache_connect.streaming import Arrivals, CallersChunk, CallersRoom, ChunkBytes, RoomLine
 from lmcache_connect.transport import StreamClosedError, ThreadConnections
 
 from .fetch_pipeline import FetchLane
@@ -68,25 +68,51 @@ class RedisOwnThread(OwnThreadCalls):
         place = self._line.new_place()
         arrivals = Arrivals(1, place.new_room())
         try:
-            call = self._layout.fetching(self._layout.names_of([key_string(key)]), arrivals, self._chunk_size.expected)
-            await self._gets.serve_one_request(connection, call)
-            if isinstance(call.failure, StoreError):
-                call.raise_failure()
-            if call.failure is not None or call.unbegun() or not arrivals.is_plain:
-                raise NotInThisThreadError
+            await self._receive(connection, key, arrivals, self._chunk_size.expected)
             found: MemoryObj | None = arrivals.found[0]
             if found is not None:
                 self._chunk_size.observe_in_thread(found.get_size(), self._loop)
-        except BaseException as error:
+        except BaseException:
             arrivals.release()
             self._line.forget(place)
-            if isinstance(error, StreamClosedError):
-                raise self._lost(error) from error.with_traceback(None)
             raise
         return found
 
+    async def get_into(self, connection: Connection, memory: LentMemory) -> bool:
+        room = CallersRoom(memory)
+        arrivals = Arrivals(1, room)
+        try:
+            await self._receive(connection, memory.keys[0], arrivals, memory.nbytes)
+        finally:
+            room.release()
+        if room.unfit:
+            raise NotInThisThreadError
+        return arrivals.found[0] is not None
+
+    async def _receive(self, connection: Connection, key: Key, arrivals: Arrivals, nbytes: int) -> None:
+        call = self._layout.fetching(self._layout.names_of([key_string(key)]), arrivals, nbytes)
+        try:
+            await self._gets.serve_one_request(connection, call)
+        except StreamClosedError as error:
+            raise self._lost(error) from error.with_traceback(None)
+        if isinstance(call.failure, StoreError):
+            call.raise_failure()
+        if call.failure is not None or call.unbegun() or not arrivals.is_plain:
+            raise NotInThisThreadError
+
     async def put(self, connection: Connection, key: Key, memory_obj: MemoryObj) -> None:
-        requests = self._layout.put_requests(self._layout.names_of([key_string(key)]), (memory_obj,))
+        await self._send(connection, key, memory_obj)
+
+    async def put_from(self, connection: Connection, memory: LentMemory) -> bool:
+        chunk = CallersChunk(memory.regions[0], memory.stored_as(0))
+        try:
+            await self._send(connection, memory.keys[0], chunk)
+        finally:
+            chunk.ref_count_down()
+        return True
+
+    async def _send(self, connection: Connection, key: Key, chunk: ChunkBytes) -> None:
+        requests = self._layout.put_requests(self._layout.names_of([key_string(key)]), (chunk,))
         if len(requests) != 1:
             raise NotInThisThreadError
         call = StoreCall(requests)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..keys import Key
 from ..memory import MemoryObj
+from .lent_memory import LentMemory
 
 
 class NotInThisThreadError(Exception):
@@ -41,3 +42,11 @@ class OwnThreadCalls(ABC):
     @abstractmethod
     def put(self, connection: Any, key: Key, memory_obj: MemoryObj) -> Coroutine[Any, Any, None]:
         """See `RemoteConnector.put`."""
+
+    @abstractmethod
+    def get_into(self, connection: Any, memory: LentMemory) -> Coroutine[Any, Any, bool]:
+        """See `RemoteConnector.get_into`, for the one key of `memory`."""
+
+    @abstractmethod
+    def put_from(self, connection: Any, memory: LentMemory) -> Coroutine[Any, Any, bool]:
+        """See `RemoteConnector.put_from`, for the one key of `memory`."""

@@ -578,7 +578,13 @@ class ManagedConnector(RemoteConnector):
             self._chunk_size,
             is_current=lambda here: self.sync.own_thread is here,
             forget=self._forget,
-            go_on={EXISTS.name: self._exists, GET.name: self._get, PUT.name: self._put_held},
+            go_on={
+                EXISTS.name: self._exists,
+                GET.name: self._get,
+                PUT.name: self._put_held,
+                GET_INTO.name: self._get_into,
+                PUT_FROM.name: self._put_from,
+            },
         )
 
     def _forget(self, keys: Sequence[Key]) -> None:
@@ -632,13 +638,13 @@ class ManagedConnector(RemoteConnector):
     ) -> Coroutine[Any, Any, Transferred]:
         return ask(lent) if self._recall is None else self._recall.into(operation, lent, ask)
 
-    def _get_into(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
-        load = load_of_transfer(1, lent.nbytes)
-        return self._runner.run(GET_INTO, self._calls.get_into, (lent.keys[0], lent), load, self._wrapped.exists)
+    def _get_into(self, lent: LentMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
+        load, probe = load_of_transfer(1, lent.nbytes), self._wrapped.exists
+        return self._runner.run(GET_INTO, self._calls.get_into, (lent.keys[0], lent), load, probe, first)
 
-    def _put_from(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
-        load = load_of_transfer(1, lent.nbytes)
-        return self._runner.run(PUT_FROM, self._calls.put_from, (lent.keys[0], lent), load, self._wrapped.exists)
+    def _put_from(self, lent: LentMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
+        load, probe = load_of_transfer(1, lent.nbytes), self._wrapped.exists
+        return self._runner.run(PUT_FROM, self._calls.put_from, (lent.keys[0], lent), load, probe, first)
 
     def _fetch_into(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
         keys = lent.keys

@@ -23,18 +23,18 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
 
-from ..contract import ChunkSize, ConnectorContext, NotInThisThreadError, OwnThreadCalls
+from ..contract import ChunkSize, ConnectorContext, LentMemory, NotInThisThreadError, OwnThreadCalls
 from ..errors import LMCacheConnectError, SyncTimeoutError
 from ..keys import Key, key_string
 from ..lease import Use, leases, under
 from ..loop import call_soon
-from ..memory import MemoryObj
+from ..memory import MemoryObj, check_apart
 from ..observability import OperationStatistics
 from .arguments import size_of_borrowed
 from .first_attempt import FirstAttempt
-from .load import ONE_KEY, Load, load_of_get, load_of_put
+from .load import ONE_KEY, Load, load_of_get, load_of_put, load_of_transfer
 from .operation_runner import OperationRunner
-from .operations import EXISTS, GET, PUT, Operation
+from .operations import EXISTS, GET, GET_INTO, PUT, PUT_FROM, Operation, Transferred
 from .running import ThreadRunning
 
 NOT_HERE: Final[Any] = object()
@@ -101,6 +101,30 @@ class OwnThread:
             return self._run(PUT, load_of_put(1, nbytes), timeout, nbytes, self._calls.put, (key, memory_obj))
         finally:
             memory_obj.ref_count_down()
+
+    def get_into(self, memory: LentMemory, timeout: float) -> Any:
+        """See `ManagedConnector.get_into`, for one key. Returns a `Transferred`."""
+        if not self._is_plain():
+            return NOT_HERE
+        key_string(memory.keys[0])
+        check_apart(memory.regions)
+        load = load_of_transfer(1, memory.nbytes)
+        return self._run(GET_INTO, load, timeout, memory.nbytes, self._got_into, (memory,))
+
+    def put_from(self, memory: LentMemory, timeout: float) -> Any:
+        """See `ManagedConnector.put_from`, for one key. Returns a `Transferred`."""
+        if not self._is_plain():
+            return NOT_HERE
+        key_string(memory.keys[0])
+        self._forget(memory.keys)
+        load = load_of_transfer(1, memory.nbytes)
+        return self._run(PUT_FROM, load, timeout, memory.nbytes, self._stored_from, (memory,))
+
+    async def _got_into(self, connection: Any, memory: LentMemory) -> Transferred:
+        return _transferred(memory, await self._calls.get_into(connection, memory))
+
+    async def _stored_from(self, connection: Any, memory: LentMemory) -> Transferred:
+        return _transferred(memory, await self._calls.put_from(connection, memory))
 
     def _is_plain(self) -> bool:
         return self._runner.is_plain and self._loop.is_running() and not self._owner.is_current()
@@ -207,6 +231,10 @@ class OwnThread:
             self._runner.in_flight.end_in_thread(running)  # where the loop has not taken over from it
 
 
+def _transferred(memory: LentMemory, flag: bool) -> Transferred:
+    return Transferred([flag], memory.nbytes if flag else 0)
+
+
 def _count(stats: OperationStatistics, operation: Operation[Any], load: Load, result: Any, seconds: float) -> int:
     """Counts an operation that is over, as the event loop does it. Returns how many bytes it has moved."""
     stats.calls += 1
@@ -219,5 +247,5 @@ def _count(stats: OperationStatistics, operation: Operation[Any], load: Load, re
     stats.bytes += load.sent_bytes
     absent = 0 if operation.count is None else operation.count(stats, result)
     if absent:
-        stats.misses["absent"] += absent
+        stats.misses[operation.absence] += absent
     return stats.bytes - before

@@ -91,6 +91,10 @@ class SyncConnector:
     ) -> bool:
         """See `ManagedConnector.get_into`."""
         with LentMemory.of([key], [buffer], metadata, writable=True) as lent:
+            if (here := self.own_thread) is not None:
+                done = here.get_into(lent, self._timeout if timeout is None else timeout)
+                if done is not NOT_HERE:
+                    return bool(done.flags[0])
             return self._call("get_into", timeout, self._connector.get_into, key, lent.regions[0], metadata)
 
     def put_from(
@@ -98,6 +102,10 @@ class SyncConnector:
     ) -> bool:
         """See `ManagedConnector.put_from`."""
         with LentMemory.of([key], [buffer], metadata, writable=False) as lent:
+            if (here := self.own_thread) is not None:
+                done = here.put_from(lent, self._timeout if timeout is None else timeout)
+                if done is not NOT_HERE:
+                    return bool(done.flags[0])
             return self._call("put_from", timeout, self._connector.put_from, key, lent.regions[0], metadata)
 
     def batched_get_into(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .arrivals import Arrivals
 from .call_queue import CallQueue
-from .callers_room import OtherChunkError
+from .callers_room import CallersChunk, CallersRoom, OtherChunkError
 from .chunk_bytes import ChunkBytes, ChunkRoom
 from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
@@ -21,6 +21,8 @@ __all__ = [
     "Arrivals",
     "CallPayload",
     "CallQueue",
+    "CallersChunk",
+    "CallersRoom",
     "ChunkBytes",
     "ChunkRoom",
     "CombinedCall",

@@ -499,3 +499,32 @@ def test_a_fork_is_refused_and_disturbs_its_parent_not(valkey_server: ValkeyServ
         check=False,
     )
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("query", WAYS)
+def test_chunks_in_memory_of_the_caller_are_moved_and_counted_alike_in_both_ways(url: str, query: str) -> None:
+    with setting(url, query) as here:
+        held = bytearray(b"." * 10 + bytes(SIZE) + b".")
+        regions = [memoryview(held)[10:5000], memoryview(held)[5000:-1]]
+        assert here.sync.put_from("mine", [b"\x07" * 1000, b"\x07" * (SIZE - 1000)])
+        assert here.sync.get_into("mine", regions)
+        assert held == b"." * 10 + b"\x07" * SIZE + b"."
+        assert not here.sync.get_into("absent", regions)
+        assert not here.sync.get_into("mine", bytearray(SIZE - 1))  # another length: the loop finds that out
+        stats = here.connector.statistics()
+        assert (stats["get_into"].calls, stats["get_into"].bytes, stats["put_from"].bytes) == (3, SIZE, SIZE)
+        assert stats["get_into"].misses == {"absent": 1, "mismatch": 1}
+        assert here.calls_here("put_from") == (query != "io=loop")
+        assert here.calls_here("get_into") == 2 * (query != "io=loop")
+
+
+def test_a_blocking_put_from_memory_of_the_caller_that_fails_is_not_tried_again(url: str, proxy: FaultProxy) -> None:
+    with setting(url, retries=3) as here:
+        assert here.sync.put_from("mine", bytes(1000))
+        proxy.arm(Fault(FaultKind.RESET, Direction.TO_SERVER, after_bytes=1, count=1))
+        with pytest.raises(StoreUnavailableError):
+            here.sync.put_from("mine", bytes(1000))
+        assert here.connector.statistics()["put_from"].retries == 0
+        proxy.arm(Fault(FaultKind.RESET, Direction.TO_CLIENT, after_bytes=1, count=1))
+        assert here.sync.get_into("mine", bytearray(1000))  # a get is
+        assert here.connector.statistics()["get_into"].retries == 1
