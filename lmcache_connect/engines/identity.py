@@ -135,10 +135,11 @@ class Identity:
     def canonical(self) -> bytes:
         """All fields as bytes: equal for equal identities, and different for all others. It contains the salt.
 
-        It is JSON in ASCII, with the names in order and no spaces. A salt of bytes stands there as `{"hex": ...}`.
+        It is JSON in UTF-8, with the names in order and no spaces. A salt of bytes stands there as `{"hex": ...}`.
         """
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.field_names()}
         fields["parallel_shape"], fields["more"] = dict(self.parallel_shape), dict(self.more)
         if isinstance(self.salt, bytes):
             fields["salt"] = {"hex": self.salt.hex()}
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        return text.encode("utf-8", "surrogatepass")  # in ASCII, two lone surrogates would look like one character

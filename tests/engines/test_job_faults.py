@@ -138,7 +138,7 @@ def test_an_open_breaker_answers_at_once_and_the_store_is_used_again_when_it_is_
     assert len(lines) <= 3, lines  # the stall, that the connection ended, and that nobody listens
     server.start()
     ends = time.monotonic() + 10
-    while not (result := result_of(port, port.submit_exists(["k"]))).error is None and time.monotonic() < ends:
+    while (result := result_of(port, port.submit_exists(["k"]))).error is not None and time.monotonic() < ends:
         time.sleep(0.02)
     assert result.error is None
 

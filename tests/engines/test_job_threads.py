@@ -116,6 +116,19 @@ def test_each_job_of_many_threads_has_one_result_and_the_right_one(open_port: Op
     assert not select.select([port.event_fd], [], [], 0)[0]
 
 
+def _submit_and_wait(
+    port: JobPort, submitted: list[int], waited: list[JobResult | None], began: threading.Event
+) -> None:
+    while True:
+        try:
+            job = port.submit_get(["k"], [bytearray(SIZE)])
+        except ConnectorClosedError:
+            return
+        submitted.append(job)
+        began.set()
+        waited.append(port.wait(job))
+
+
 def test_closing_while_threads_submit_and_wait_gives_each_job_a_result(open_port: OpenPort, valkey_url: str) -> None:
     for _ in range(5):
         port = open_port(valkey_url, deadline=30)
@@ -123,17 +136,7 @@ def test_closing_while_threads_submit_and_wait_gives_each_job_a_result(open_port
         submitted: list[int] = []
         began = threading.Event()
 
-        def work(port: JobPort = port, waited: list[JobResult | None] = waited, mine: list[int] = submitted) -> None:
-            while True:
-                try:
-                    job = port.submit_get(["k"], [bytearray(SIZE)])
-                except ConnectorClosedError:
-                    return
-                mine.append(job)
-                began.set()
-                waited.append(port.wait(job))
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
+        threads = [threading.Thread(target=_submit_and_wait, args=(port, submitted, waited, began)) for _ in range(4)]
         for thread in threads:
             thread.start()
         assert began.wait(10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from lmcache_connect.engines.refusal import MOST_SECONDS, Refusal
 
 
@@ -16,7 +18,7 @@ def test_one_attempt_is_made_after_each_pause_and_each_pause_is_longer() -> None
             attempts.append(now)
             refusal.begin(now, "AuthenticationError", "wrong")
     assert attempts[:5] == [1.0, 3.0, 7.0, 15.0, 31.0]
-    assert {after - before for before, after in zip(attempts[5:], attempts[6:], strict=False)} == {MOST_SECONDS}
+    assert {after - before for before, after in pairwise(attempts[5:])} == {MOST_SECONDS}
 
 
 def test_the_answer_meanwhile_is_the_stores_last_one() -> None:
