@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format bench bench-small bench-calls bench-s3 bench-setup package lmcache lock clean
+.PHONY: help setup demo test chaos check format bench bench-small bench-calls bench-s3 bench-setup package lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,14 @@ lmcache: $(READY) ## Add torch and LMCache to the environment: for the benchmark
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps "$(LMCACHE)"
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-warn-conflicts -r requirements-lmcache.txt
+
+VLLM := vllm==0.33.0
+SGLANG := sglang==0.5.23
+# The engines without their declared dependencies, too: make VENV=.venv-engines engines
+engines: lmcache ## Add vLLM and SGLang as well, and run the tests of the engines against the real packages
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps "$(VLLM)" "$(SGLANG)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-engines.txt
+	"$(BIN)/python" -m pytest -q tests/engines tests/compat $(ARGS)
 
 # Depends on the environment's Python only, not on the stamp, so that a lock file that does not install can be replaced.
 # Keeps the locked versions where it can. ARGS=--upgrade takes the newest ones.

@@ -20,7 +20,8 @@ class Lookups:
         self._deadline = deadline
         self._clock = clock
         self._probes: dict[bytes, Probe] = {}
-        self._of_request: dict[str, list[Probe]] = {}
+        self._of_request: dict[str, dict[bytes, Probe]] = {}
+        self._now = clock()
         self._batch: list[Probe] = []
         self.expired = 0
         """How many keys got no answer in time."""
@@ -28,23 +29,35 @@ class Lookups:
     def __len__(self) -> int:
         return len(self._probes)
 
+    def begin_step(self) -> None:
+        """Reads the clock, once for all answers of a step: there may be thousands."""
+        self._now = self._clock()
+
     def answer(self, key: bytes, request: str) -> bool | None:
         """Returns whether the store has the key; None: ask again in the next step."""
-        probe = self._probes.get(key)
+        asked = self._of_request.get(request)
+        if asked is None:
+            asked = self._of_request[request] = {}
+        probe = asked.get(key)
         if probe is None:
-            probe = self._probes[key] = Probe(key, self._clock() + self._deadline)
-            self._batch.append(probe)
-        if request not in probe.requests:
-            probe.requests.add(request)
-            self._of_request.setdefault(request, []).append(probe)
-        if probe.found is None and self._clock() >= probe.due:
+            probe = asked[key] = self._wanted(key)
+        if probe.found is None and self._now >= probe.due:
             probe.found = False
             self.expired += 1
         return probe.found
 
+    def _wanted(self, key: bytes) -> Probe:
+        """The probe of a key that one more request asks for."""
+        probe = self._probes.get(key)
+        if probe is None:
+            probe = self._probes[key] = Probe(key, self._now + self._deadline)
+            self._batch.append(probe)
+        probe.users += 1
+        return probe
+
     def take_batch(self) -> list[Probe]:
         """Returns the keys that are new since the last call and still wanted. The store must be asked for them now."""
-        batch = [probe for probe in self._batch if probe.requests]
+        batch = [probe for probe in self._batch if probe.users]
         self._batch = []
         for probe in batch:
             probe.is_asked = True
@@ -56,14 +69,14 @@ class Lookups:
             probe.is_asked = False
             if not probe.failed:
                 probe.found = flag
-            if not probe.requests:
+            if not probe.users:
                 self._drop(probe)
 
     def mark_failed(self, keys: Iterable[bytes]) -> None:
         """Has the keys count as missing for the requests that ask for them now: loading them has failed."""
         for key in keys:
             probe = self._probes.get(key)
-            if probe is not None and probe.requests:
+            if probe is not None and probe.users:
                 probe.found = False
                 probe.failed = True
 
@@ -74,9 +87,9 @@ class Lookups:
 
     def forget(self, request: str) -> None:
         """The request has ended. Keys that nobody else wants are forgotten, at the latest with their answer."""
-        for probe in self._of_request.pop(request, ()):
-            probe.requests.discard(request)
-            if not probe.requests and not probe.is_asked:
+        for probe in self._of_request.pop(request, {}).values():
+            probe.users -= 1
+            if not probe.users and not probe.is_asked:
                 self._drop(probe)
 
     def _drop(self, probe: Probe) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 class Probe:
     """One key that requests ask for. Owned by the scheduler's side: other threads read `key` alone."""
 
-    __slots__ = ("due", "failed", "found", "is_asked", "key", "requests")
+    __slots__ = ("due", "failed", "found", "is_asked", "key", "users")
 
     def __init__(self, key: bytes, due: float) -> None:
         self.key = key
@@ -18,5 +18,5 @@ class Probe:
         """Whether a load of it has failed since. It then stays missing for the requests that ask."""
         self.is_asked = False
         """Whether the store was asked and has not answered yet."""
-        self.requests: set[str] = set()
-        """The ids of the requests that ask."""
+        self.users = 0
+        """How many requests ask for it."""

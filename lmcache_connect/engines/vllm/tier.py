@@ -110,6 +110,7 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
         """Returns RETRY until the store has answered or `lookup_deadline` has passed; then HIT or MISS."""
         if self._is_new_step:
             self._is_new_step = False
+            self._lookups.begin_step()
             self._take_answers()
         found = self._lookups.answer(key, req_context.req_id)
         if found is None:

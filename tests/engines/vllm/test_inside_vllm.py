@@ -91,7 +91,7 @@ class Inside:
         self.manager.on_new_request(context)
         return context
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Takes steps until nothing is under way."""
         ends = time.monotonic() + AT_MOST
         while self.manager.has_pending_work():
@@ -107,7 +107,7 @@ class Inside:
         for key, chunk in zip(output.keys_to_store, output.store_spec.chunk_ids, strict=True):
             self.view[chunk * NBYTES : (chunk + 1) * NBYTES] = by_key[key]
         self.manager.complete_store(set(output.keys_to_store), context)
-        self.settle()
+        self.finish()
         self.manager.on_request_finished(context)
         self.step()
 
@@ -159,7 +159,7 @@ def test_a_second_engine_finds_what_the_first_has_stored_with_equal_bytes(
     assert second.find(keys, context) == [True] * 10
     assert second.read(keys, context) == contents
     second.manager.on_request_finished(context)
-    second.settle()
+    second.finish()
 
 
 def test_holes_are_missing_and_groups_are_kept_apart(inside: Callable[..., Inside], valkey_url: str) -> None:

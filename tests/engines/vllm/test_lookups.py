@@ -34,8 +34,10 @@ def test_a_key_without_an_answer_is_missing_after_the_deadline_and_is_counted_on
     assert lookups.answer(b"k", "a") is None
     batch = lookups.take_batch()
     clock.now += 0.999
+    lookups.begin_step()
     assert lookups.answer(b"k", "a") is None
     clock.now += 0.001
+    lookups.begin_step()
     assert lookups.answer(b"k", "a") is False
     assert lookups.answer(b"k", "b") is False
     assert lookups.expired == 1
@@ -48,6 +50,7 @@ def test_the_deadline_also_bounds_a_key_that_was_never_sent() -> None:
     lookups = Lookups(1.0, clock)
     assert lookups.answer(b"k", "a") is None
     clock.now += 1
+    lookups.begin_step()
     assert lookups.answer(b"k", "a") is False
 
 

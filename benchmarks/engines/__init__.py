@@ -1,0 +1,1 @@
+"""Engines: what this toolkit costs inside LMCache, vLLM and SGLang."""
