@@ -8,5 +8,6 @@ from __future__ import annotations
 from .breaker import BreakerState
 from .connector import ManagedConnector
 from .lifetime import close_soon
+from .operations import GETS, PUTS
 
-__all__ = ["BreakerState", "ManagedConnector", "close_soon"]
+__all__ = ["GETS", "PUTS", "BreakerState", "ManagedConnector", "close_soon"]

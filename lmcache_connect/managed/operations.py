@@ -148,3 +148,9 @@ CHECK: Final[Operation[int]] = Operation("ping", is_probe=True, is_counted=False
 ANNOUNCE: Final[Operation[None]] = Operation("announce", take=_nothing)
 WITHDRAW: Final[Operation[None]] = Operation("withdraw", take=_nothing)
 ANNOUNCED: Final[Operation[Documents]] = Operation("announced", is_counted=False)
+
+GETS: Final = frozenset({GET.name, BATCHED_GET.name, GET_INTO.name, BATCHED_GET_INTO.name})
+"""The names of the operations that bring chunks."""
+
+PUTS: Final = frozenset({PUT.name, BATCHED_PUT.name, PUT_FROM.name, BATCHED_PUT_FROM.name})
+"""The names of the operations that store chunks."""

@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import anyio
 
 from ..contract import AnnouncedConnector, WorkerAnnouncement
-from ..managed import BreakerState, ManagedConnector
+from ..managed import GETS, PUTS, BreakerState, ManagedConnector
 from ..manager import ConnectorManager
-
-_GETS: Final = frozenset({"get", "batched_get"})
-_PUTS: Final = frozenset({"put", "batched_put"})
 
 
 @dataclass(frozen=True)
@@ -121,11 +117,11 @@ class _Counted:
             for name, one in connector.statistics.items():
                 calls += one.calls
                 errors += one.errors
-                if name in _GETS:
+                if name in GETS:
                     hits += one.hits
                     misses += one.misses
                     got += one.bytes
-                elif name in _PUTS:
+                elif name in PUTS:
                     put += one.bytes
         return cls(hits, misses, got, put, calls, errors)
 

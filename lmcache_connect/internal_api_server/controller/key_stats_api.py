@@ -8,13 +8,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from ...contract import AnnouncedConnector
+from ...managed import GETS, PUTS
 from ...oversight import known_workers
 from ..state import Manager
 
 router = APIRouter(prefix="/controller", tags=["controller"])
 
-_GETS = frozenset({"get", "batched_get"})
-_PUTS = frozenset({"put", "batched_put"})
 _LOOKUPS = frozenset({"exists", "batched_exists"})
 
 
@@ -35,10 +34,10 @@ class KeyCounts(BaseModel):
         total = cls()
         for connector in connectors:
             for name, counted in connector.statistics.items():
-                if name in _PUTS:
+                if name in PUTS:
                     total.put += counted.keys
                     total.put_bytes += counted.bytes
-                elif name in _GETS:
+                elif name in GETS:
                     total.get_hits += counted.hits
                     total.get_misses += counted.misses
                     total.get_bytes += counted.bytes
