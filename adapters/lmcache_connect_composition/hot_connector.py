@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from lmcache_connect import ArenaExhaustedError, Key, LocalCPUBackend, MemoryObj, RemoteConnector, WrappingConnector
-from lmcache_connect.contract import BatchSlots, Descriptions, Flags, LentMemory, Slots, copy_out
+from lmcache_connect.contract import BatchSlots, CallerMemory, Descriptions, Flags, Slots, copy_out
 from lmcache_connect.errors import ConnectorContractError, CorruptRecordError, InvalidArgumentError
 from lmcache_connect.keys import key_strings
 from lmcache_connect.memory import Filling, HotCache, release_all
@@ -101,11 +101,11 @@ class HotConnector(WrappingConnector):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """Copies what is cached, and has the store's connector receive the rest. Fills no cache."""
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
-            found = [await self._copied_out(lent, index) for index in range(len(lent.keys))]
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
+            found = [await self._copied_out(theirs, index) for index in range(len(theirs.keys))]
             missing = [index for index, is_here in enumerate(found) if not is_here]
             if missing:
-                rest = lent.part(missing)
+                rest = theirs.part(missing)
                 answers = await self.wrapped.batched_get_into(rest.keys, rest.regions, rest.descriptions)
                 if len(answers) != len(missing):
                     raise self._contract("batched_get_into", f"{len(answers)} answers", f"{len(missing)}, one per key")
@@ -113,15 +113,15 @@ class HotConnector(WrappingConnector):
                     found[index] = has_come
             return found
 
-    async def _copied_out(self, lent: LentMemory, index: int) -> bool:
+    async def _copied_out(self, theirs: CallerMemory, index: int) -> bool:
         """Whether the cache has the chunk that the caller asks for. Its memory then holds it."""
-        obj = self._cache.get(lent.keys[index])
+        obj = self._cache.get(theirs.keys[index])
         if obj is None:
             return False
         with obj:
-            if not lent.accepts(index, obj.metadata):
+            if not theirs.accepts(index, obj.metadata):
                 return False  # another writer may have replaced it: the store knows
-            await copy_out(obj, lent.regions[index])
+            await copy_out(obj, theirs.regions[index])
             return True
 
     async def _fetch(self, keys: Sequence[Key], missing: Sequence[int], slots: BatchSlots) -> None:
@@ -192,12 +192,12 @@ class HotConnector(WrappingConnector):
     ) -> Flags:
         """Stores chunks from memory of the caller. The cache holds none of the keys afterwards."""
         with (
-            LentMemory.of(keys, buffers, metadata, writable=False) as lent,
-            self._changes(lent.keys) as change,
+            CallerMemory.of(keys, buffers, metadata, writable=False) as theirs,
+            self._changes(theirs.keys) as change,
         ):
-            stored = await self.wrapped.batched_put_from(lent.keys, lent.regions, lent.descriptions)
+            stored = await self.wrapped.batched_put_from(theirs.keys, theirs.regions, theirs.descriptions)
             if all(stored):
-                change.stored([None] * len(lent.keys))
+                change.stored([None] * len(theirs.keys))
             return stored
 
     async def remove(self, key: Key) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmcache_connect import Key, MemoryObj, StoreError, key_string
-from lmcache_connect.contract import ChunkSize, LentMemory, NotInThisThreadError, OwnThreadCalls
+from lmcache_connect.contract import CallerMemory, ChunkSize, NotInThisThreadError, OwnThreadCalls
 from lmcache_connect.streaming import Arrivals, CallersChunk, CallersRoom, ChunkBytes, RoomLine
 from lmcache_connect.transport import StreamClosedError, ThreadConnections
 
@@ -78,7 +78,7 @@ class RedisOwnThread(OwnThreadCalls):
             raise
         return found
 
-    async def get_into(self, connection: Connection, memory: LentMemory) -> bool:
+    async def get_into(self, connection: Connection, memory: CallerMemory) -> bool:
         room = CallersRoom(memory)
         arrivals = Arrivals(1, room)
         try:
@@ -103,7 +103,7 @@ class RedisOwnThread(OwnThreadCalls):
     async def put(self, connection: Connection, key: Key, memory_obj: MemoryObj) -> None:
         await self._send(connection, key, memory_obj)
 
-    async def put_from(self, connection: Connection, memory: LentMemory) -> bool:
+    async def put_from(self, connection: Connection, memory: CallerMemory) -> bool:
         chunk = CallersChunk(memory.regions[0], memory.stored_as(0))
         try:
             await self._send(connection, memory.keys[0], chunk)

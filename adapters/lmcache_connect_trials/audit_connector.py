@@ -21,7 +21,7 @@ from lmcache_connect import (
     WrappingConnector,
     key_string,
 )
-from lmcache_connect.contract import Descriptions, Flags, LentMemory, Slots, end_scan
+from lmcache_connect.contract import CallerMemory, Descriptions, Flags, Slots, end_scan
 from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.memory import release_all
 from lmcache_connect.observability import event
@@ -117,46 +117,46 @@ class AuditConnector(WrappingConnector):
 
     async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """Whether the chunk has come into memory of the caller; False for one that is not what was put."""
-        with LentMemory.of([key], [buffer], metadata, writable=True) as lent:
+        with CallerMemory.of([key], [buffer], metadata, writable=True) as theirs:
 
             async def call() -> bool:
-                return (await self._received("get_into", lent))[0]
+                return (await self._received("get_into", theirs))[0]
 
-            return await self.around("get_into", (key,), call, bytes_of=lambda found: lent.nbytes if found else None)
+            return await self.around("get_into", (key,), call, bytes_of=lambda found: theirs.nbytes if found else None)
 
     async def batched_get_into(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """One answer per key; False for a miss, and for a chunk that is not what was put."""
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
 
             def bytes_of(found: Flags) -> int:
-                return sum(regions.nbytes for regions, has_come in zip(lent.regions, found, strict=True) if has_come)
+                return sum(regions.nbytes for regions, has_come in zip(theirs.regions, found, strict=True) if has_come)
 
             async def call() -> Flags:
-                return await self._received("batched_get_into", lent)
+                return await self._received("batched_get_into", theirs)
 
             return await self.around("batched_get_into", keys, call, bytes_of=bytes_of)
 
     async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """Puts the chunk into the wrapped connector, and remembers its checksum. Returns whether it was stored."""
-        with LentMemory.of([key], [buffer], metadata, writable=False) as lent:
+        with CallerMemory.of([key], [buffer], metadata, writable=False) as theirs:
 
             async def call() -> bool:
-                return (await self._sent("put_from", lent))[0]
+                return (await self._sent("put_from", theirs))[0]
 
-            return await self.around("put_from", (key,), call, lent.nbytes)
+            return await self.around("put_from", (key,), call, theirs.nbytes)
 
     async def batched_put_from(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """Puts the chunks into the wrapped connector, and remembers their checksums. One answer per key."""
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
 
             async def call() -> Flags:
-                return await self._sent("batched_put_from", lent)
+                return await self._sent("batched_put_from", theirs)
 
-            return await self.around("batched_put_from", keys, call, lent.nbytes)
+            return await self.around("batched_put_from", keys, call, theirs.nbytes)
 
     async def remove(self, key: Key) -> bool:
         """Removes the key from the wrapped connector, and forgets its checksum. Returns whether it was there."""
@@ -297,31 +297,31 @@ class AuditConnector(WrappingConnector):
         detail = f"{nbytes} bytes with the checksum {checksum:016x} are not what was put through this connector"
         return CorruptRecordError("audit", detail, removable=False)
 
-    async def _received(self, operation: str, lent: LentMemory) -> Flags:
+    async def _received(self, operation: str, theirs: CallerMemory) -> Flags:
         """What the wrapped connector has received into memory of the caller, compared with what was put."""
-        readings = [self.checksums.begin_get(key_string(key)) for key in lent.keys]
-        found = list(await self.wrapped.batched_get_into(lent.keys, lent.regions, lent.descriptions))
-        for index, (key, reading) in enumerate(zip(lent.keys, readings, strict=True)):
-            error = await self._judged(key, reading, lent.regions[index]) if found[index] else None
+        readings = [self.checksums.begin_get(key_string(key)) for key in theirs.keys]
+        found = list(await self.wrapped.batched_get_into(theirs.keys, theirs.regions, theirs.descriptions))
+        for index, (key, reading) in enumerate(zip(theirs.keys, readings, strict=True)):
+            error = await self._judged(key, reading, theirs.regions[index]) if found[index] else None
             if operation == "batched_get_into" and self._is_logged(operation):
                 outcome = "miss" if not found[index] else "hit" if error is None else f"corrupt:{error.reason}"
-                self._chunk_event(operation, key, lent.regions[index].nbytes if found[index] else 0, outcome)
+                self._chunk_event(operation, key, theirs.regions[index].nbytes if found[index] else 0, outcome)
             if error is not None:
                 found[index] = False
                 await self.discard_corrupt(key, error)
         return found
 
-    async def _sent(self, operation: str, lent: LentMemory) -> Flags:
+    async def _sent(self, operation: str, theirs: CallerMemory) -> Flags:
         """What the wrapped connector has stored from memory of the caller. Its checksums are remembered."""
         stored: Flags = []
 
         async def call() -> Flags:
-            stored.extend(await self.wrapped.batched_put_from(lent.keys, lent.regions, lent.descriptions))
+            stored.extend(await self.wrapped.batched_put_from(theirs.keys, theirs.regions, theirs.descriptions))
             return stored
 
-        await self._remembering(lent.keys, lent.regions, call)
+        await self._remembering(theirs.keys, theirs.regions, call)
         if operation == "batched_put_from" and self._is_logged(operation):
-            for key, regions, is_stored in zip(lent.keys, lent.regions, stored, strict=True):
+            for key, regions, is_stored in zip(theirs.keys, theirs.regions, stored, strict=True):
                 self._chunk_event(operation, key, regions.nbytes, "stored" if is_stored else "not stored")
         return stored
 

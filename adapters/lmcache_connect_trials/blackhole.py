@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from lmcache_connect import ConnectorAdapter, ConnectorContext, ConnectorOptions, Key, MemoryObj, RemoteConnector
-from lmcache_connect.contract import Descriptions, Flags, LentMemory, Slots
+from lmcache_connect.contract import CallerMemory, Descriptions, Flags, Slots
 from lmcache_connect.errors import InvalidArgumentError
 
 
@@ -55,14 +55,14 @@ class BlackholeConnector(RemoteConnector):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """False for each."""
-        with LentMemory.of(keys, buffers, metadata, writable=True):
+        with CallerMemory.of(keys, buffers, metadata, writable=True):
             return [False] * len(keys)
 
     async def batched_put_from(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """False for each: nothing is stored."""
-        with LentMemory.of(keys, buffers, metadata, writable=False):
+        with CallerMemory.of(keys, buffers, metadata, writable=False):
             return [False] * len(keys)
 
     async def close(self) -> None:

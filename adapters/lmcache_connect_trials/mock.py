@@ -26,7 +26,7 @@ from lmcache_connect import (
     RemoteURL,
     key_string,
 )
-from lmcache_connect.contract import MISMATCH, BatchSlots, Descriptions, Flags, LentMemory, Slots, note_missed
+from lmcache_connect.contract import MISMATCH, BatchSlots, CallerMemory, Descriptions, Flags, Slots, note_missed
 from lmcache_connect.errors import InvalidArgumentError, ValueTooLargeError
 from lmcache_connect.memory import release_all
 
@@ -161,9 +161,9 @@ class MockConnector(RemoteConnector):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """Copies the chunks into memory of the caller, in one call of the store. The arena has no part in it."""
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
             await self._answer()
-            return [await self._receive_into(lent, index) for index in range(len(lent.keys))]
+            return [await self._receive_into(theirs, index) for index in range(len(theirs.keys))]
 
     async def batched_put_from(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
@@ -173,14 +173,14 @@ class MockConnector(RemoteConnector):
         Raises:
             ValueTooLargeError: a chunk has more bytes than the capacity. Nothing was stored.
         """
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
-            for regions in lent.regions:
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
+            for regions in theirs.regions:
                 if regions.nbytes > self.capacity:
                     raise ValueTooLargeError(self._store, regions.nbytes, self.capacity)
             await self._answer()
-            for index, key in enumerate(lent.keys):
-                self._keep(key_string(key), await self._send_from(lent.regions[index], lent.stored_as(index)))
-            return [True] * len(lent.keys)
+            for index, key in enumerate(theirs.keys):
+                self._keep(key_string(key), await self._send_from(theirs.regions[index], theirs.stored_as(index)))
+            return [True] * len(theirs.keys)
 
     async def close(self) -> None:
         """Drops every chunk."""
@@ -217,17 +217,17 @@ class MockConnector(RemoteConnector):
                     await asyncio.sleep(0)
         return _Stored(obj.metadata, tuple(pieces))
 
-    async def _receive_into(self, lent: LentMemory, index: int) -> bool:
-        stored = self._use(key_string(lent.keys[index]))
+    async def _receive_into(self, theirs: CallerMemory, index: int) -> bool:
+        stored = self._use(key_string(theirs.keys[index]))
         if stored is None:
             return False
-        if not lent.accepts(index, stored.metadata):
+        if not theirs.accepts(index, stored.metadata):
             note_missed(MISMATCH)
             return False
         async with self._reads.transfer(stored.metadata.nbytes):
             start = 0
             for piece in stored.pieces:
-                lent.regions[index].write(start, piece)
+                theirs.regions[index].write(start, piece)
                 start += len(piece)
                 await asyncio.sleep(0)
         return True

@@ -16,11 +16,11 @@ from .announcement import (
 )
 from .batch_slots import BatchSlots
 from .batches import gather, hit_prefix, prefix_length
+from .caller_memory import CallerMemory, Descriptions
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
 from .left_out import counting_left_out, leave_out
-from .lent_memory import Descriptions, LentMemory
 from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
@@ -40,6 +40,7 @@ __all__ = [
     "AnnouncedConnector",
     "AnnouncedStatistics",
     "BatchSlots",
+    "CallerMemory",
     "ChunkSize",
     "ConnectorAdapter",
     "ConnectorContext",
@@ -49,7 +50,6 @@ __all__ = [
     "Documents",
     "Flags",
     "Hits",
-    "LentMemory",
     "NotInThisThreadError",
     "OwnThreadCalls",
     "PrefixAdapter",

@@ -21,7 +21,7 @@ from ..memory import HotCache, MemoryObj, release_all
 from ..metadata import ChunkMetadata
 from ..observability import event
 from .batches import gather, hit_prefix, prefix_length
-from .lent_memory import Descriptions, LentMemory
+from .caller_memory import CallerMemory, Descriptions
 from .own_thread import OwnThreadCalls
 from .removal import RemovalPolicy
 from .single_gets import SingleGets
@@ -237,11 +237,11 @@ class RemoteConnector(ABC):
         that found no room be False, counted as `no_room`. A connector that can receives where the caller wants it.
 
         Raises:
-            InvalidArgumentError: the arguments do not fit each other, or a buffer is none; see `LentMemory.of`.
+            InvalidArgumentError: the arguments do not fit each other, or one is not a buffer; see `CallerMemory.of`.
             What `batched_get` raises.
         """
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
-            return await get_copied(lent, self._staging, self._positional_get)
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
+            return await get_copied(theirs, self._staging, self._positional_get)
 
     async def batched_put_from(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
@@ -259,12 +259,12 @@ class RemoteConnector(ABC):
         The default copies each chunk into the connector's memory, once, and calls `batched_put`.
 
         Raises:
-            InvalidArgumentError: the arguments do not fit each other, or a buffer is none; see `LentMemory.of`.
+            InvalidArgumentError: the arguments do not fit each other, or one is not a buffer; see `CallerMemory.of`.
             ArenaExhaustedError: the default found no room for a copy in time.
             What `batched_put` raises.
         """
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
-            return await put_copied(lent, self._staging, self.batched_put)
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
+            return await put_copied(theirs, self._staging, self.batched_put)
 
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
         """Returns how many keys there are before the first that the store does not hold.
@@ -374,7 +374,7 @@ class RemoteConnector(ABC):
         """Called once by the managed connector.
 
         With the owner of the loop, what counts a corrupt record, what decides whether that is removed, and where copies
-        of chunks lie that callers lend.
+        of callers' memory lie.
         """
         self._bound_to = owner
         self._on_corrupt = on_corrupt

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..keys import Key
 from ..memory import MemoryObj
-from .lent_memory import LentMemory
+from .caller_memory import CallerMemory
 
 
 class NotInThisThreadError(Exception):
@@ -44,9 +44,9 @@ class OwnThreadCalls(ABC):
         """See `RemoteConnector.put`."""
 
     @abstractmethod
-    def get_into(self, connection: Any, memory: LentMemory) -> Coroutine[Any, Any, bool]:
+    def get_into(self, connection: Any, memory: CallerMemory) -> Coroutine[Any, Any, bool]:
         """See `RemoteConnector.get_into`, for the one key of `memory`."""
 
     @abstractmethod
-    def put_from(self, connection: Any, memory: LentMemory) -> Coroutine[Any, Any, bool]:
+    def put_from(self, connection: Any, memory: CallerMemory) -> Coroutine[Any, Any, bool]:
         """See `RemoteConnector.put_from`, for the one key of `memory`."""

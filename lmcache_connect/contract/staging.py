@@ -15,7 +15,7 @@ from ..errors import LoopNotRunningError
 from ..keys import Key
 from ..memory import ChunkMemory, MemoryObj, Regions, release_all
 from ..metadata import ChunkMetadata
-from .lent_memory import LentMemory
+from .caller_memory import CallerMemory
 from .time_left import note_missed, release_budget_share
 
 MISMATCH: Final = "mismatch"
@@ -36,17 +36,17 @@ class Staging:
         self._memory: Final = memory
         self._timeout: Final = timeout
 
-    def groups(self, lent: LentMemory) -> Iterator[range]:
+    def groups(self, theirs: CallerMemory) -> Iterator[range]:
         """The keys of a call, in groups whose chunks should have room at the same time."""
         limit = self._memory.chunk_limit() // _SHARE
         start = size = 0
-        for index, regions in enumerate(lent.regions):
+        for index, regions in enumerate(theirs.regions):
             if index > start and size + regions.nbytes > limit:
                 yield range(start, index)
                 start, size = index, 0
             size += regions.nbytes
-        if start < len(lent.regions):
-            yield range(start, len(lent.regions))
+        if start < len(theirs.regions):
+            yield range(start, len(theirs.regions))
 
     async def filled(self, regions: Regions, metadata: ChunkMetadata, *, may_wait: bool) -> MemoryObj | None:
         """A copy of a caller's memory, with one reference; None where there is no room and it may not wait.
@@ -69,22 +69,22 @@ class Staging:
 
 
 async def get_copied(
-    lent: LentMemory, staging: Staging | None, get: Callable[[Sequence[Key]], Awaitable[Sequence[MemoryObj | None]]]
+    theirs: CallerMemory, staging: Staging | None, get: Callable[[Sequence[Key]], Awaitable[Sequence[MemoryObj | None]]]
 ) -> list[bool]:
     """Copies what `get` brings into the callers' memory. `get` returns one slot per key, in order.
 
     Without `staging` there is one call for all keys.
     """
-    found = [False] * len(lent.keys)
-    for group in staging.groups(lent) if staging is not None else [range(len(lent.keys))]:
-        slots = list(await get([lent.keys[index] for index in group]))
+    found = [False] * len(theirs.keys)
+    for group in staging.groups(theirs) if staging is not None else [range(len(theirs.keys))]:
+        slots = list(await get([theirs.keys[index] for index in group]))
         try:
             for slot, index in enumerate(group):
                 obj = slots[slot]
                 if obj is None:
                     continue
-                if lent.accepts(index, obj.metadata):
-                    await copy_out(obj, lent.regions[index])
+                if theirs.accepts(index, obj.metadata):
+                    await copy_out(obj, theirs.regions[index])
                     found[index] = True
                 else:
                     note_missed(MISMATCH)
@@ -96,7 +96,7 @@ async def get_copied(
 
 
 async def put_copied(
-    lent: LentMemory,
+    theirs: CallerMemory,
     staging: Staging | None,
     put: Callable[[Sequence[Key], Sequence[MemoryObj]], Awaitable[None]],
 ) -> list[bool]:
@@ -109,7 +109,7 @@ async def put_copied(
     """
     if staging is None:
         raise LoopNotRunningError("put_from() needs a connector that a ConnectorManager made")
-    for group in staging.groups(lent):
+    for group in staging.groups(theirs):
         indices = list(group)
         while indices:
             keys: list[Key] = []
@@ -117,16 +117,16 @@ async def put_copied(
             try:
                 for index in indices:
                     # Nothing waits for room while it holds some: two such calls would wait for each other.
-                    obj = await staging.filled(lent.regions[index], lent.stored_as(index), may_wait=not objs)
+                    obj = await staging.filled(theirs.regions[index], theirs.stored_as(index), may_wait=not objs)
                     if obj is None:
                         break
                     objs.append(obj)
-                    keys.append(lent.keys[index])
+                    keys.append(theirs.keys[index])
                 await put(keys, objs)
             finally:
                 release_all(objs)
             indices = indices[len(keys) :]
-    return [True] * len(lent.keys)
+    return [True] * len(theirs.keys)
 
 
 async def copy_out(obj: MemoryObj, regions: Regions) -> None:

@@ -10,8 +10,8 @@ from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj
 from ..metadata import ChunkMetadata
+from .caller_memory import Descriptions
 from .connector import Documents, Flags, RemoteConnector, Slots
-from .lent_memory import Descriptions
 from .removal import RemovalPolicy
 from .scanning import end_scan
 from .staging import Staging

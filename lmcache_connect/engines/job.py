@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from ..contract import LentMemory
+from ..contract import CallerMemory
 from ..lease import Lease
 
 JobKind = Literal["get", "put", "exists", "remove"]
@@ -91,7 +91,7 @@ class Job:
         job_id: int,
         kind: JobKind,
         keys: Sequence[str],
-        theirs: LentMemory | None,
+        theirs: CallerMemory | None,
         seconds: float,
         owner: JobOwner,
     ) -> None:
@@ -99,7 +99,7 @@ class Job:
         self.id: Final = job_id
         self.kind: Final[JobKind] = kind
         self.keys: Final = keys
-        self.theirs: LentMemory | None = theirs
+        self.theirs: CallerMemory | None = theirs
         """The memory that the engine owns; None where there is none, or nothing touches it any more."""
         self.sizes: Final = tuple(item.nbytes for item in theirs.regions) if theirs is not None else (0,) * len(keys)
         self.nbytes: Final = sum(self.sizes)

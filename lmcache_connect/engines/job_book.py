@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from ..contract import LentMemory
+from ..contract import CallerMemory
 from ..errors import BackendClosedError, ConnectorClosedError, InvalidArgumentError
 from .event_descriptor import EventDescriptor
 from .job import Job, JobKind, JobResult
@@ -38,7 +38,9 @@ class JobBook:
 
     # ------------------------------------------------------------------------------------------------ submitting
 
-    def add(self, kind: JobKind, keys: list[str], theirs: LentMemory | None, seconds: float) -> tuple[Job, int | None]:
+    def add(
+        self, kind: JobKind, keys: list[str], theirs: CallerMemory | None, seconds: float
+    ) -> tuple[Job, int | None]:
         """A new job, and, where it is a store that is to be shed, the bytes that wait.
 
         Raises:

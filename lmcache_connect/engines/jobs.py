@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
-from ..contract import Descriptions, LentMemory
+from ..contract import CallerMemory, Descriptions
 from ..errors import InvalidArgumentError
 from ..keys import Key, key_strings
 from ..managed import ManagedConnector
@@ -177,14 +177,14 @@ class JobPort:
         self, kind: JobKind, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, deadline: float | None
     ) -> int:
         self._process.check("the job port")
-        theirs = LentMemory.of(keys, buffers, metadata, writable=kind == "get")
+        theirs = CallerMemory.of(keys, buffers, metadata, writable=kind == "get")
         try:
             return self._submit(kind, key_strings(theirs.keys), theirs, deadline)
         except BaseException:
             theirs.release()
             raise
 
-    def _submit(self, kind: JobKind, keys: list[str], theirs: LentMemory | None, deadline: float | None) -> int:
+    def _submit(self, kind: JobKind, keys: list[str], theirs: CallerMemory | None, deadline: float | None) -> int:
         seconds = self.deadline if deadline is None else checked_deadline(deadline)
         job, waiting = self._book.add(kind, keys, theirs, seconds)
         if waiting is not None:

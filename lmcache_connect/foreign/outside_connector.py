@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..contract import (
+    CallerMemory,
     Descriptions,
     Documents,
     Flags,
-    LentMemory,
     RemoteConnector,
     RemovalPolicy,
     Slots,
@@ -139,12 +139,12 @@ class OutsideConnector(WrappingConnector):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """Stores private copies. See `RemoteConnector`."""
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
-            return await gather([partial(self._put_from, lent, index) for index in range(len(lent.keys))])
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
+            return await gather([partial(self._put_from, theirs, index) for index in range(len(theirs.keys))])
 
-    async def _put_from(self, lent: LentMemory, index: int) -> bool:
-        key = lent.keys[index]
-        copy = await private_copy_of(lent.regions[index], lent.stored_as(index), self._memory)
+    async def _put_from(self, theirs: CallerMemory, index: int) -> bool:
+        key = theirs.keys[index]
+        copy = await private_copy_of(theirs.regions[index], theirs.stored_as(index), self._memory)
         await self._put("put", [copy], lambda: self.wrapped.put(key, copy))
         return True
 

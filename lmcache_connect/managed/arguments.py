@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
-from ..contract import Descriptions, LentMemory
+from ..contract import CallerMemory, Descriptions
 from ..errors import ForeignObjectError, InvalidArgumentError
 from ..keys import Key, check_batch, key_strings
 from ..loop import LoopOwner
@@ -33,23 +33,23 @@ async def checked_keys(owner: LoopOwner, keys: Sequence[Key]) -> list[Key]:
     return wanted
 
 
-async def lent_memory(
+async def caller_memory(
     owner: LoopOwner, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, *, writable: bool
-) -> LentMemory:
+) -> CallerMemory:
     """Returns the arguments of a call with memory of its callers, checked. The caller releases them.
 
     Raises:
-        InvalidArgumentError: what `LentMemory.of` refuses; or memory to be received into belongs to two regions.
+        InvalidArgumentError: what `CallerMemory.of` refuses; or memory to be received into belongs to two regions.
         What `checked_keys` raises.
     """
-    lent = LentMemory.of(await checked_keys(owner, keys), buffers, metadata, writable=writable)
+    theirs = CallerMemory.of(await checked_keys(owner, keys), buffers, metadata, writable=writable)
     if writable:
         try:
-            check_apart(lent.regions)
+            check_apart(theirs.regions)
         except BaseException:
-            lent.release()
+            theirs.release()
             raise
-    return lent
+    return theirs
 
 
 def listed_objects(memory_objs: Sequence[MemoryObj]) -> list[MemoryObj]:

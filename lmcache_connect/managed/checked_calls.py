@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ..contract import ChunkSize, Flags, LentMemory, RemoteConnector, Slots
+from ..contract import CallerMemory, ChunkSize, Flags, RemoteConnector, Slots
 from ..errors import ConnectorContractError, CorruptRecordError
 from ..keys import Key
 from ..memory import MemoryObj, release_all
@@ -61,29 +61,29 @@ class CheckedCalls:
             )
         return await RemoteConnector.batched_get(self._connector, keys)
 
-    async def get_into(self, key: Key, lent: LentMemory) -> Transferred:
+    async def get_into(self, key: Key, theirs: CallerMemory) -> Transferred:
         """Whether the chunk has come into the caller's memory. A record that does not verify has not."""
         try:
-            found = await self._connector.get_into(key, lent.regions[0], lent.descriptions[0])
+            found = await self._connector.get_into(key, theirs.regions[0], theirs.descriptions[0])
         except CorruptRecordError as error:
             await self._connector.discard_corrupt(key, error)
             found = False
-        return self._transferred("get_into", [found], lent)
+        return self._transferred("get_into", [found], theirs)
 
-    async def put_from(self, key: Key, lent: LentMemory) -> Transferred:
+    async def put_from(self, key: Key, theirs: CallerMemory) -> Transferred:
         """Whether the chunk in the caller's memory was stored."""
-        stored = await self._connector.put_from(key, lent.regions[0], lent.descriptions[0])
-        return self._transferred("put_from", [stored], lent)
+        stored = await self._connector.put_from(key, theirs.regions[0], theirs.descriptions[0])
+        return self._transferred("put_from", [stored], theirs)
 
-    async def batched_get_into(self, keys: Sequence[Key], lent: LentMemory) -> Transferred:
+    async def batched_get_into(self, keys: Sequence[Key], theirs: CallerMemory) -> Transferred:
         """One answer per key, in order."""
-        found = await self._connector.batched_get_into(keys, lent.regions, lent.descriptions)
-        return self._transferred("batched_get_into", found, lent)
+        found = await self._connector.batched_get_into(keys, theirs.regions, theirs.descriptions)
+        return self._transferred("batched_get_into", found, theirs)
 
-    async def batched_put_from(self, keys: Sequence[Key], lent: LentMemory) -> Transferred:
+    async def batched_put_from(self, keys: Sequence[Key], theirs: CallerMemory) -> Transferred:
         """One answer per key, in order."""
-        stored = await self._connector.batched_put_from(keys, lent.regions, lent.descriptions)
-        return self._transferred("batched_put_from", stored, lent)
+        stored = await self._connector.batched_put_from(keys, theirs.regions, theirs.descriptions)
+        return self._transferred("batched_put_from", stored, theirs)
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """One answer per key, in order."""
@@ -97,14 +97,14 @@ class CheckedCalls:
         """Asks the store something small about the first key, with the rights that the data path has."""
         await self._connector.exists(keys[0])
 
-    def _transferred(self, operation: str, answers: object, lent: LentMemory) -> Transferred:
+    def _transferred(self, operation: str, answers: object, theirs: CallerMemory) -> Transferred:
         # Only True itself: a careless None for success, or a chunk, must not be taken for a verified answer.
         if not isinstance(answers, list) or not all(isinstance(answer, bool) for answer in answers):
             kinds = sorted({type(answer).__qualname__ for answer in answers}) if isinstance(answers, list) else []
             got = f"returned a list of {', '.join(kinds)}" if kinds else f"returned a {type(answers).__qualname__}"
             raise self._contract(operation, got, "a bool per key")
-        flags = self._flags(operation, answers, len(lent.keys))
-        return Transferred(flags, sum(item.nbytes for item, flag in zip(lent.regions, flags, strict=True) if flag))
+        flags = self._flags(operation, answers, len(theirs.keys))
+        return Transferred(flags, sum(item.nbytes for item, flag in zip(theirs.regions, flags, strict=True) if flag))
 
     def _flags(self, operation: str, found: Sequence[object], wanted: int) -> Flags:
         flags = [bool(item) for item in found]

@@ -10,13 +10,13 @@ from typing import Any, Final
 from ..checkpoint import checkpointed
 from ..contract import (
     REMOVAL_TIMEOUT,
+    CallerMemory,
     ChunkSize,
     ConnectorContext,
     Descriptions,
     Documents,
     Flags,
     Hits,
-    LentMemory,
     OwnThreadCalls,
     RemoteConnector,
     RemovalPolicy,
@@ -32,7 +32,7 @@ from ..keys import Key, check_batch, key_string
 from ..memory import HotCache, MemoryObj, release_all
 from ..metadata import ChunkMetadata
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
-from .arguments import checked_keys, lent_memory, listed_objects, size_of_borrowed
+from .arguments import caller_memory, checked_keys, listed_objects, size_of_borrowed
 from .breaker import BreakerState
 from .checked_calls import CheckedCalls
 from .first_attempt import FirstAttempt
@@ -414,15 +414,15 @@ class ManagedConnector(RemoteConnector):
     @_waits_once
     async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """`batched_get_into` for one key: whether `buffer` now holds exactly the key's chunk, verified."""
-        with await lent_memory(self._owner, [key], [buffer], metadata, writable=True) as lent:
-            return (await self._owner.run(self._into, GET_INTO, lent, self._get_into)).flags[0]
+        with await caller_memory(self._owner, [key], [buffer], metadata, writable=True) as theirs:
+            return (await self._owner.run(self._into, GET_INTO, theirs, self._get_into)).flags[0]
 
     @_waits_once
     async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """`batched_put_from` for one key: whether the chunk in `buffer` was stored."""
-        with await lent_memory(self._owner, [key], [buffer], metadata, writable=False) as lent:
-            self._forget(lent.keys)
-            return (await self._owner.run(self._put_from, lent)).flags[0]
+        with await caller_memory(self._owner, [key], [buffer], metadata, writable=False) as theirs:
+            self._forget(theirs.keys)
+            return (await self._owner.run(self._put_from, theirs)).flags[0]
 
     @_waits_once
     async def batched_get_into(
@@ -440,12 +440,12 @@ class ManagedConnector(RemoteConnector):
         When this has ended, in whatever way, nothing touches the buffers any more.
 
         Raises:
-            InvalidArgumentError: counts differ, a buffer is read-only, not contiguous, overlaps another one or is none,
-                or metadata has another number of bytes. The store was not asked.
+            InvalidArgumentError: counts differ, a buffer is read-only, not contiguous, overlaps another one or is not a
+                buffer, or metadata has another number of bytes. The store was not asked.
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
         """
-        with await lent_memory(self._owner, keys, buffers, metadata, writable=True) as lent:
-            return (await self._owner.run(self._into, BATCHED_GET_INTO, lent, self._fetch_into)).flags
+        with await caller_memory(self._owner, keys, buffers, metadata, writable=True) as theirs:
+            return (await self._owner.run(self._into, BATCHED_GET_INTO, theirs, self._fetch_into)).flags
 
     @_waits_once
     async def batched_put_from(
@@ -462,13 +462,13 @@ class ManagedConnector(RemoteConnector):
         When this has ended, in whatever way, nothing reads the buffers any more.
 
         Raises:
-            InvalidArgumentError: counts differ, a buffer is not contiguous or is none, or metadata has another number
-                of bytes. The store was not asked.
+            InvalidArgumentError: counts differ, a buffer is not contiguous or not a buffer, or metadata has another
+                number of bytes. The store was not asked.
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
         """
-        with await lent_memory(self._owner, keys, buffers, metadata, writable=False) as lent:
-            self._forget(lent.keys)
-            return (await self._owner.run(self._put_all_from, lent)).flags
+        with await caller_memory(self._owner, keys, buffers, metadata, writable=False) as theirs:
+            self._forget(theirs.keys)
+            return (await self._owner.run(self._put_all_from, theirs)).flags
 
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
@@ -633,30 +633,30 @@ class ManagedConnector(RemoteConnector):
     def _into(
         self,
         operation: Operation[Transferred],
-        lent: LentMemory,
-        ask: Callable[[LentMemory], Coroutine[Any, Any, Transferred]],
+        theirs: CallerMemory,
+        ask: Callable[[CallerMemory], Coroutine[Any, Any, Transferred]],
     ) -> Coroutine[Any, Any, Transferred]:
-        return ask(lent) if self._recall is None else self._recall.into(operation, lent, ask)
+        return ask(theirs) if self._recall is None else self._recall.into(operation, theirs, ask)
 
-    def _get_into(self, lent: LentMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
-        load, probe = load_of_transfer(1, lent.nbytes), self._wrapped.exists
-        return self._runner.run(GET_INTO, self._calls.get_into, (lent.keys[0], lent), load, probe, first)
+    def _get_into(self, theirs: CallerMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
+        load, probe = load_of_transfer(1, theirs.nbytes), self._wrapped.exists
+        return self._runner.run(GET_INTO, self._calls.get_into, (theirs.keys[0], theirs), load, probe, first)
 
-    def _put_from(self, lent: LentMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
-        load, probe = load_of_transfer(1, lent.nbytes), self._wrapped.exists
-        return self._runner.run(PUT_FROM, self._calls.put_from, (lent.keys[0], lent), load, probe, first)
+    def _put_from(self, theirs: CallerMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
+        load, probe = load_of_transfer(1, theirs.nbytes), self._wrapped.exists
+        return self._runner.run(PUT_FROM, self._calls.put_from, (theirs.keys[0], theirs), load, probe, first)
 
-    def _fetch_into(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
-        keys = lent.keys
-        load = load_of_transfer(len(keys), lent.nbytes)
+    def _fetch_into(self, theirs: CallerMemory) -> Coroutine[Any, Any, Transferred]:
+        keys = theirs.keys
+        load = load_of_transfer(len(keys), theirs.nbytes)
         probe = self._calls.probe if keys else None
-        return self._runner.run(BATCHED_GET_INTO, self._calls.batched_get_into, (keys, lent), load, probe)
+        return self._runner.run(BATCHED_GET_INTO, self._calls.batched_get_into, (keys, theirs), load, probe)
 
-    def _put_all_from(self, lent: LentMemory) -> Coroutine[Any, Any, Transferred]:
-        keys = lent.keys
-        load = load_of_transfer(len(keys), lent.nbytes)
+    def _put_all_from(self, theirs: CallerMemory) -> Coroutine[Any, Any, Transferred]:
+        keys = theirs.keys
+        load = load_of_transfer(len(keys), theirs.nbytes)
         probe = self._calls.probe if keys else None
-        return self._runner.run(BATCHED_PUT_FROM, self._calls.batched_put_from, (keys, lent), load, probe)
+        return self._runner.run(BATCHED_PUT_FROM, self._calls.batched_put_from, (keys, theirs), load, probe)
 
     def _load_of_chunks(self, items: int) -> Load:
         size = self._chunk_size

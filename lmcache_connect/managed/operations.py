@@ -116,7 +116,7 @@ GET_INTO: Final[Operation[Transferred]] = Operation(
 BATCHED_GET_INTO: Final[Operation[Transferred]] = Operation(
     "batched_get_into", _nothing_moved, _count_received, is_bypassable=True, is_transfer=True
 )
-# Whoever lends memory has its caller wait, and may shed a put that failed: it is not tried again.
+# An engine waits for its memory, and may shed a put that failed: it is not tried again.
 PUT_FROM: Final[Operation[Transferred]] = Operation(
     "put_from",
     _nothing_moved,

@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
 
-from ..contract import ChunkSize, ConnectorContext, LentMemory, NotInThisThreadError, OwnThreadCalls
+from ..contract import CallerMemory, ChunkSize, ConnectorContext, NotInThisThreadError, OwnThreadCalls
 from ..errors import LMCacheConnectError, SyncTimeoutError
 from ..keys import Key, key_string
 from ..lease import Use, leases, under
@@ -102,7 +102,7 @@ class OwnThread:
         finally:
             memory_obj.ref_count_down()
 
-    def get_into(self, memory: LentMemory, timeout: float) -> Any:
+    def get_into(self, memory: CallerMemory, timeout: float) -> Any:
         """See `ManagedConnector.get_into`, for one key. Returns a `Transferred`."""
         if not self._is_plain():
             return NOT_HERE
@@ -111,7 +111,7 @@ class OwnThread:
         load = load_of_transfer(1, memory.nbytes)
         return self._run(GET_INTO, load, timeout, memory.nbytes, self._got_into, (memory,))
 
-    def put_from(self, memory: LentMemory, timeout: float) -> Any:
+    def put_from(self, memory: CallerMemory, timeout: float) -> Any:
         """See `ManagedConnector.put_from`, for one key. Returns a `Transferred`."""
         if not self._is_plain():
             return NOT_HERE
@@ -120,10 +120,10 @@ class OwnThread:
         load = load_of_transfer(1, memory.nbytes)
         return self._run(PUT_FROM, load, timeout, memory.nbytes, self._stored_from, (memory,))
 
-    async def _got_into(self, connection: Any, memory: LentMemory) -> Transferred:
+    async def _got_into(self, connection: Any, memory: CallerMemory) -> Transferred:
         return _transferred(memory, await self._calls.get_into(connection, memory))
 
-    async def _stored_from(self, connection: Any, memory: LentMemory) -> Transferred:
+    async def _stored_from(self, connection: Any, memory: CallerMemory) -> Transferred:
         return _transferred(memory, await self._calls.put_from(connection, memory))
 
     def _is_plain(self) -> bool:
@@ -231,7 +231,7 @@ class OwnThread:
             self._runner.in_flight.end_in_thread(running)  # where the loop has not taken over from it
 
 
-def _transferred(memory: LentMemory, flag: bool) -> Transferred:
+def _transferred(memory: CallerMemory, flag: bool) -> Transferred:
     return Transferred([flag], memory.nbytes if flag else 0)
 
 

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import anyio.lowlevel
 
-from ..contract import Flags, LentMemory, Slots, copy_out
+from ..contract import CallerMemory, Flags, Slots, copy_out
 from ..keys import Key
 from ..memory import HotCache, MemoryObj, release_all
 from .operation_runner import OperationRunner
@@ -70,34 +70,34 @@ class Recall:
     async def into(
         self,
         operation: Operation[Transferred],
-        lent: LentMemory,
-        ask: Callable[[LentMemory], Awaitable[Transferred]],
+        theirs: CallerMemory,
+        ask: Callable[[CallerMemory], Awaitable[Transferred]],
     ) -> Transferred:
         """Copies what the cache has into memory of its caller. `ask` is given the keys that are left."""
-        flags = [await self._copied_out(lent, index) for index in range(len(lent.keys))]
+        flags = [await self._copied_out(theirs, index) for index in range(len(theirs.keys))]
         wanted = [index for index, is_here in enumerate(flags) if not is_here]
         if len(wanted) == len(flags):
-            return await ask(lent)
-        nbytes = sum(regions.nbytes for regions, is_here in zip(lent.regions, flags, strict=True) if is_here)
+            return await ask(theirs)
+        nbytes = sum(regions.nbytes for regions, is_here in zip(theirs.regions, flags, strict=True) if is_here)
         recalled = Transferred([True] * (len(flags) - len(wanted)), nbytes)
         if not wanted:
             self._runner.recalled(operation, len(flags), recalled)
             return recalled
-        asked = await ask(lent.part(wanted))
+        asked = await ask(theirs.part(wanted))
         for index, has_come in zip(wanted, asked.flags, strict=True):
             flags[index] = has_come
         self._runner.recalled(operation, len(recalled.flags), recalled, calls=0)
         return Transferred(flags, nbytes + asked.nbytes)
 
-    async def _copied_out(self, lent: LentMemory, index: int) -> bool:
+    async def _copied_out(self, theirs: CallerMemory, index: int) -> bool:
         if index and index % _AT_ONCE == 0:
             await anyio.lowlevel.checkpoint()
-        if not self._runner.is_serving or (obj := self._cache.get(lent.keys[index], count_miss=False)) is None:
+        if not self._runner.is_serving or (obj := self._cache.get(theirs.keys[index], count_miss=False)) is None:
             return False
         with obj:
-            if not lent.accepts(index, obj.metadata):
+            if not theirs.accepts(index, obj.metadata):
                 return False
-            await copy_out(obj, lent.regions[index])
+            await copy_out(obj, theirs.regions[index])
             return True
 
     async def _recalled(self, keys: Sequence[Key], look: Callable[[Key], T], found: list[T]) -> None:

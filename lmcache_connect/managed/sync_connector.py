@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from ..contract import Descriptions, LentMemory, RemoteConnector, prefix_length
+from ..contract import CallerMemory, Descriptions, RemoteConnector, prefix_length
 from ..keys import Key
 from ..loop import LoopOwner
 from ..memory import MemoryObj
@@ -90,23 +90,23 @@ class SyncConnector:
         self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None, timeout: float | None = None
     ) -> bool:
         """See `ManagedConnector.get_into`."""
-        with LentMemory.of([key], [buffer], metadata, writable=True) as lent:
+        with CallerMemory.of([key], [buffer], metadata, writable=True) as theirs:
             if (here := self.own_thread) is not None:
-                done = here.get_into(lent, self._timeout if timeout is None else timeout)
+                done = here.get_into(theirs, self._timeout if timeout is None else timeout)
                 if done is not NOT_HERE:
                     return bool(done.flags[0])
-            return self._call("get_into", timeout, self._connector.get_into, key, lent.regions[0], metadata)
+            return self._call("get_into", timeout, self._connector.get_into, key, theirs.regions[0], metadata)
 
     def put_from(
         self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None, timeout: float | None = None
     ) -> bool:
         """See `ManagedConnector.put_from`."""
-        with LentMemory.of([key], [buffer], metadata, writable=False) as lent:
+        with CallerMemory.of([key], [buffer], metadata, writable=False) as theirs:
             if (here := self.own_thread) is not None:
-                done = here.put_from(lent, self._timeout if timeout is None else timeout)
+                done = here.put_from(theirs, self._timeout if timeout is None else timeout)
                 if done is not NOT_HERE:
                     return bool(done.flags[0])
-            return self._call("put_from", timeout, self._connector.put_from, key, lent.regions[0], metadata)
+            return self._call("put_from", timeout, self._connector.put_from, key, theirs.regions[0], metadata)
 
     def batched_get_into(
         self,
@@ -116,14 +116,14 @@ class SyncConnector:
         timeout: float | None = None,
     ) -> Sequence[bool]:
         """See `ManagedConnector.batched_get_into`."""
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
             return self._call(
                 "batched_get_into",
                 timeout,
                 self._connector.batched_get_into,
-                lent.keys,
-                lent.regions,
-                lent.descriptions,
+                theirs.keys,
+                theirs.regions,
+                theirs.descriptions,
             )
 
     def batched_put_from(
@@ -134,14 +134,14 @@ class SyncConnector:
         timeout: float | None = None,
     ) -> Sequence[bool]:
         """See `ManagedConnector.batched_put_from`."""
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
             return self._call(
                 "batched_put_from",
                 timeout,
                 self._connector.batched_put_from,
-                lent.keys,
-                lent.regions,
-                lent.descriptions,
+                theirs.keys,
+                theirs.regions,
+                theirs.descriptions,
             )
 
     def batched_remove(self, keys: Sequence[Key], timeout: float | None = None) -> Sequence[bool]:

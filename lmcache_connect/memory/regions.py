@@ -124,7 +124,7 @@ def regions_of(buffers: Any, *, writable: bool) -> Regions:
     Regions of no bytes are allowed beside others. `Regions` are returned as they are.
 
     Raises:
-        InvalidArgumentError: something is no buffer, not contiguous, or read-only though `writable` is asked for; or
+        InvalidArgumentError: something is not a buffer, not contiguous, or read-only though `writable` is asked for; or
             all together have no bytes, or more than `MAX_CHUNK_BYTES`.
         ReleasedObjectError: `buffers` are regions that were released.
     """
@@ -154,7 +154,7 @@ def memory_at(address: SupportsIndex, nbytes: SupportsIndex) -> memoryview:
     only, and hold its owner until then.
 
     Raises:
-        InvalidArgumentError: `address` or `nbytes` is no whole number, `address` is 0 or negative, `nbytes` is negative
+        InvalidArgumentError: `address` or `nbytes` is not a whole number, `address` is 0 or negative, `nbytes` is negative
             or above `MAX_CHUNK_BYTES`, or the memory would end behind the address space.
     """
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..contract import LentMemory
+from ..contract import CallerMemory
 from ..errors import ReleasedObjectError
 from ..memory import Regions
 from ..metadata import ChunkMetadata
@@ -56,7 +56,7 @@ class CallersRoom:
 
     __slots__ = ("_made", "_memory", "is_filled_up", "is_short", "unfit")
 
-    def __init__(self, memory: LentMemory) -> None:
+    def __init__(self, memory: CallerMemory) -> None:
         self._memory: Final = memory
         self._made: list[CallersChunk] = []
         self.unfit: set[int] = set()

@@ -13,11 +13,11 @@ import anyio
 
 from ..contract import (
     MISMATCH,
+    CallerMemory,
     ChunkSize,
     ConnectorContext,
     Descriptions,
     Flags,
-    LentMemory,
     RemoteConnector,
     Slots,
     gather,
@@ -219,7 +219,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """Receives every chunk straight into the caller's memory. See `RemoteConnector.batched_get_into`."""
-        with LentMemory.of(keys, buffers, metadata, writable=True) as memory:
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as memory:
             texts, names = await self._named(memory.keys)
             room = CallersRoom(memory)
             arrivals = Arrivals(len(names), room)
@@ -236,7 +236,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
         """Sends every chunk straight from the caller's memory. See `RemoteConnector.batched_put_from`."""
-        with LentMemory.of(keys, buffers, metadata, writable=False) as memory:
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as memory:
             texts, names = await self._named(memory.keys)
             chunks = [CallersChunk(regions, memory.stored_as(index)) for index, regions in enumerate(memory.regions)]
             try:

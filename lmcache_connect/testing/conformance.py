@@ -33,15 +33,15 @@ from ..manager import ConnectorManager
 from ..memory import LocalCPUBackend
 from ..metadata import CacheMetadata
 from .breakable_store import BreakableStore
+from .rules.after_the_end import AfterTheEndRules
 from .rules.batch import BatchRules
+from .rules.caller_memory import CallerMemoryRules
 from .rules.cancellation import CancellationRules
 from .rules.chunk import ChunkRules
 from .rules.concurrency import ConcurrencyRules
 from .rules.damage import DamageRules
 from .rules.failure import FailureRules
-from .rules.lending import LendingRules
 from .rules.lifetime import LifetimeRules
-from .rules.loan_ends import LoanEndRules
 from .rules.loops import LoopRules
 from .rules.opening import OpeningRules
 from .rules.size import SizeRules
@@ -65,8 +65,8 @@ class ConnectorConformance(
     DamageRules,
     ConcurrencyRules,
     CancellationRules,
-    LendingRules,
-    LoanEndRules,
+    CallerMemoryRules,
+    AfterTheEndRules,
     FailureRules,
     WireRules,
     LoopRules,

@@ -1,4 +1,4 @@
-"""`Scattered`: memory that a rule lends to a connector: regions of several sizes, with gaps that nobody may touch."""
+"""`Scattered`: memory that a rule passes to a connector: regions of several sizes, with gaps that nobody may touch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scattered:
         self.nbytes: Final = nbytes
         self._memory = memoryview(memory)
         self.regions: Final[list[memoryview]] = []
-        """What is lent."""
+        """What is passed to the connector."""
         start = _GAP
         for size in sizes:
             self.regions.append(self._memory[start : start + size])

@@ -16,7 +16,7 @@ from lmcache_connect import (
     RemoteConnector,
     key_string,
 )
-from lmcache_connect.contract import MISMATCH, Descriptions, LentMemory, note_missed
+from lmcache_connect.contract import MISMATCH, CallerMemory, Descriptions, note_missed
 from lmcache_connect.keys import key_strings
 from lmcache_connect.record import decode_record, encode_record, encode_views
 
@@ -57,32 +57,32 @@ class MemoryConnector(RemoteConnector):
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> list[bool]:
         found = []
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
-            for index, name in enumerate(key_strings(lent.keys)):
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
+            for index, name in enumerate(key_strings(theirs.keys)):
                 try:
-                    found.append(self._receive(name, lent, index))
+                    found.append(self._receive(name, theirs, index))
                 except CorruptRecordError as error:
                     found.append(False)
-                    await self.discard_corrupt(lent.keys[index], error)
+                    await self.discard_corrupt(theirs.keys[index], error)
         return found
 
-    def _receive(self, name: str, lent: LentMemory, index: int) -> bool:
+    def _receive(self, name: str, theirs: CallerMemory, index: int) -> bool:
         record = self.records.get(name)
         if record is None:
             return False
         described, payload = decode_record(name, record)
-        if not lent.accepts(index, described):
+        if not theirs.accepts(index, described):
             note_missed(MISMATCH)
             return False
-        lent.regions[index].write(0, payload)
+        theirs.regions[index].write(0, payload)
         return True
 
     async def batched_put_from(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> list[bool]:
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
-            for index, name in enumerate(key_strings(lent.keys)):
-                self.records[name] = encode_views(name, lent.stored_as(index), lent.regions[index].views)
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
+            for index, name in enumerate(key_strings(theirs.keys)):
+                self.records[name] = encode_views(name, theirs.stored_as(index), theirs.regions[index].views)
         return [True] * len(keys)
 
     async def remove(self, key: Key) -> bool:

@@ -19,7 +19,7 @@ from lmcache_connect import (
     StoreUnavailableError,
     key_string,
 )
-from lmcache_connect.contract import MISMATCH, Descriptions, Flags, LentMemory, gather, note_missed
+from lmcache_connect.contract import MISMATCH, CallerMemory, Descriptions, Flags, gather, note_missed
 from lmcache_connect.errors import MissingExtraError
 from lmcache_connect.metadata import ChunkMetadata
 from lmcache_connect.record import chunk_names, decode_piece, decode_record, encode_record, encode_views, key_of_name
@@ -85,22 +85,22 @@ class RedisReferenceConnector(RemoteConnector):
     async def batched_get_into(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
-        with LentMemory.of(keys, buffers, metadata, writable=True) as lent:
-            return await gather([partial(self._get_into, lent, index) for index in range(len(lent.keys))])
+        with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
+            return await gather([partial(self._get_into, theirs, index) for index in range(len(theirs.keys))])
 
-    async def _get_into(self, lent: LentMemory, index: int) -> bool:
+    async def _get_into(self, theirs: CallerMemory, index: int) -> bool:
         try:
-            found = await self._read(_name(lent.keys[index]))
+            found = await self._read(_name(theirs.keys[index]))
         except CorruptRecordError as error:
-            await self.discard_corrupt(lent.keys[index], error)
+            await self.discard_corrupt(theirs.keys[index], error)
             return False
         if found is None:
             return False
         metadata, payload = found
-        if not lent.accepts(index, metadata):
+        if not theirs.accepts(index, metadata):
             note_missed(MISMATCH)
             return False
-        lent.regions[index].write(0, payload)
+        theirs.regions[index].write(0, payload)
         return True
 
     async def _read(self, name: str) -> tuple[ChunkMetadata, bytes | memoryview] | None:
@@ -136,12 +136,12 @@ class RedisReferenceConnector(RemoteConnector):
     async def batched_put_from(
         self, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions = None
     ) -> Flags:
-        with LentMemory.of(keys, buffers, metadata, writable=False) as lent:
-            return await gather([partial(self._put_from, lent, index) for index in range(len(lent.keys))])
+        with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
+            return await gather([partial(self._put_from, theirs, index) for index in range(len(theirs.keys))])
 
-    async def _put_from(self, lent: LentMemory, index: int) -> bool:
-        name = _name(lent.keys[index])
-        await self._client.set(name, encode_views(name, lent.stored_as(index), lent.regions[index].views))
+    async def _put_from(self, theirs: CallerMemory, index: int) -> bool:
+        name = _name(theirs.keys[index])
+        await self._client.set(name, encode_views(name, theirs.stored_as(index), theirs.regions[index].views))
         return True
 
     async def remove(self, key: Key) -> bool:

@@ -61,8 +61,8 @@ def test_the_careless_threads_fail_the_rules_that_the_page_names(tmp_path: Path)
     write(tmp_path, "second")
     suite = files()["first/test_my_store.py"].replace("list=True, ", "")
     (tmp_path / "test_my_store.py").write_text(suite)
-    certain, seen, likely = files()["second/outcome"].splitlines()
-    assert {certain, seen} <= failures(tmp_path) <= {certain, seen, likely}
+    certain, seen, *likely = files()["second/outcome"].splitlines()
+    assert {certain, seen} <= failures(tmp_path) <= {certain, seen, *likely}
 
 
 def test_a_connector_comes_in_by_each_way(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_connector_comes_in_by_each_way(tmp_path: Path) -> None:
 def test_the_connector_for_a_server_keeps_every_rule(tmp_path: Path) -> None:
     write(tmp_path, "server")
     outcome = run_pytest(tmp_path)
-    assert re.search(r"^7\d passed, 1 skipped", outcome, flags=re.MULTILINE), outcome
+    assert re.search(r"^[89]\d passed, 1 skipped", outcome, flags=re.MULTILINE), outcome
 
 
 @pytest.mark.parametrize("name", [name for name in files() if name.startswith("lmcache-connect-file/")])

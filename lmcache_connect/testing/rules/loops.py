@@ -72,11 +72,11 @@ class LoopRules:
             await connector.batched_put(keys, objs)
             release([await connector.get(keys[0])])
             release(await connector.batched_get(keys))
-            lent = [bytearray(_LARGE) for _ in keys]
-            await connector.put_from(keys[0], lent[0])
-            await connector.batched_put_from(keys, lent)
-            await connector.get_into(keys[0], lent[0])
-            await connector.batched_get_into(keys, lent)
+            theirs = [bytearray(_LARGE) for _ in keys]
+            await connector.put_from(keys[0], theirs[0])
+            await connector.batched_put_from(keys, theirs)
+            await connector.get_into(keys[0], theirs[0])
+            await connector.batched_get_into(keys, theirs)
             await connector.exists(keys[0])
             await connector.batched_exists(keys)
             if subject.capabilities.list:

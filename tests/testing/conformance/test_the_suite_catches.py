@@ -12,18 +12,26 @@ from lmcache_connect.testing.subject import Subject, release
 
 from . import (
     broken_batches,
+    broken_caller_memory,
     broken_callers,
     broken_chunks,
     broken_damage,
     broken_failures,
-    broken_lending,
     broken_stores,
 )
 from .broken_cases import Case
 from .sound_connector import ShelfSuite, SoundConnector
 from .wire_shelf import WireConnector, WireSuite
 
-MODULES = (broken_chunks, broken_batches, broken_stores, broken_damage, broken_callers, broken_failures, broken_lending)
+MODULES = (
+    broken_chunks,
+    broken_batches,
+    broken_stores,
+    broken_damage,
+    broken_callers,
+    broken_failures,
+    broken_caller_memory,
+)
 CASES = [case for module in MODULES for case in module.CASES]
 RULES = sorted(name for name in dir(ConnectorConformance) if name.startswith("test_"))
 
@@ -32,10 +40,10 @@ class TestTheSoundConnector(ShelfSuite):
     """Every rule passes for a connector that keeps it: what the broken ones are caught by is what they changed."""
 
 
-class TestTheLendingConnector(ShelfSuite):
+class TestTheDirectConnector(ShelfSuite):
     """So does every rule for one that moves bytes into its callers' memory, and out of it, by itself."""
 
-    made = broken_lending.LendingConnector
+    made = broken_caller_memory.DirectConnector
 
 
 class TestTheSoundConnectorOverTheWire(WireSuite):

@@ -1,4 +1,4 @@
-"""`hot+<scheme>://` and memory that callers lend: hits are copied out, nothing is filled in, and a put invalidates."""
+"""`hot+<scheme>://` and memory of its callers: hits are copied out, nothing is filled in, and a put invalidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks in memory that the caller lends: what the manager adds, and that every way to end a call ends the loan."""
+"""Chunks in memory of the caller: what the manager adds, and that no call touches it after its end."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Shelf(RemoteConnector):
 
 
 class ShelfAdapter(ConnectorAdapter):
-    schema = "lentshelf://"
+    schema = "plainshelf://"
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         return Shelf(context)
@@ -113,7 +113,7 @@ async def shelf(nbytes: int = 1 << 20, **settings: Any) -> AsyncIterator[tuple[M
         config = ConnectorConfig.load(**{**BASE, **settings})
         async with ConnectorManager(local_cpu_backend=backend, config=config) as manager:
             manager.register(ShelfAdapter())
-            connector = manager.create_connector("lentshelf://here")
+            connector = manager.create_connector("plainshelf://here")
             assert isinstance(connector.wrapped, Shelf)
             yield connector, connector.wrapped
         assert backend.statistics().reserved == 0
@@ -161,13 +161,15 @@ async def test_hits_misses_and_bytes_are_counted_by_operation() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_put_that_the_connector_did_not_store_is_counted_as_such_and_moves_no_bytes() -> None:
+async def test_a_put_that_the_connector_did_not_store_is_counted_as_such_and_moves_no_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with shelf() as (connector, store):
 
         async def refuse(keys: Sequence[Key], *_: Any) -> Flags:
             return [True] + [False] * (len(keys) - 1)
 
-        store.batched_put_from = refuse  # type: ignore[method-assign]
+        monkeypatch.setattr(store, "batched_put_from", refuse)
         assert await connector.batched_put_from(["a", "b", "c"], [b"x" * 100] * 3) == [True, False, False]
         counted = connector.statistics()["batched_put_from"]
         assert (counted.bytes, counted.misses) == (100, {"not_stored": 2})
@@ -338,7 +340,7 @@ async def test_a_full_arena_is_an_error_of_the_call_for_a_connector_that_copies(
 
 
 @pytest.mark.asyncio
-async def test_a_connector_that_lends_itself_needs_no_room() -> None:
+async def test_a_connector_that_copies_nothing_needs_no_room() -> None:
     with LocalCPUBackend(1 << 20) as backend:
         async with ConnectorManager("memory://roomless", None, backend, ConnectorConfig.load(**BASE)) as manager:
             connector = manager.create_connector()
@@ -409,7 +411,7 @@ async def test_the_buffer_is_free_when_the_call_has_ended_even_while_its_error_i
         putting = asyncio.create_task(connector.put_from("a", buffer))
         await store.has_begun.wait()
         with pytest.raises(BufferError):
-            buffer.append(0)  # it is lent
+            buffer.append(0)  # the call uses it
         store.hold.set()
         assert await putting
         buffer.append(0)
@@ -435,7 +437,7 @@ async def test_regions_that_the_caller_has_made_stay_his() -> None:
 
 
 @pytest.mark.asyncio
-async def test_closing_the_connector_ends_the_call_and_with_it_the_loan() -> None:
+async def test_closing_the_connector_ends_the_call_and_nothing_is_written_afterwards() -> None:
     async with shelf() as (connector, store):
         store.chunks["a"] = ChunkMetadata.of((100,), "uint8"), b"x" * 100
         store.hold = asyncio.Event()
@@ -514,7 +516,7 @@ def stopped_in_a_call(call: Callable[[ManagedConnector, bytearray], object], buf
     with LocalCPUBackend(1 << 20) as backend:
         manager = ConnectorManager(None, loop, backend, ConnectorConfig.load(**BASE))
         manager.register(ShelfAdapter())
-        connector = manager.create_connector("lentshelf://here")
+        connector = manager.create_connector("plainshelf://here")
         store = connector.wrapped
         assert isinstance(store, Shelf)
         store.chunks["a"] = ChunkMetadata.of((len(buffer),), "uint8"), b"x" * len(buffer)
@@ -566,7 +568,7 @@ def test_a_call_from_another_loop_that_is_cancelled_returns_when_its_memory_is_f
         config = ConnectorConfig.load(**BASE)
         with ConnectorManager(None, None, backend, config) as manager:
             manager.register(ShelfAdapter())
-            connector = manager.create_connector("lentshelf://here")
+            connector = manager.create_connector("plainshelf://here")
             store = connector.wrapped
             assert isinstance(store, Shelf)
             store.chunks["a"] = ChunkMetadata.of((100,), "uint8"), b"x" * 100

@@ -1,4 +1,4 @@
-"""Rules for the end of a loan: when a call has ended, in whatever way, nothing touches its caller's memory any more."""
+"""Rules for memory of callers after the end of a call: however that came, nothing touches the memory any more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WATCHED: Final = 0.05
 """Seconds for which memory is watched at the end: a thread that still moves bytes takes less."""
 
 
-class LoanEndRules:
+class AfterTheEndRules:
     """Part of `ConnectorConformance`."""
 
     limit: float
@@ -29,24 +29,26 @@ class LoanEndRules:
         key, other = subject.keys(2)
         await subject.put(key, _HALF)
         await subject.put(other, 1000)
-        lent = Scattered(_HALF)
+        theirs = Scattered(_HALF)
 
         async def check(result: object) -> None:
             assert result is not False, "a get_into() that was cancelled answered that its key is not stored"
             if result is True:
-                assert lent.holds(key), "a get_into() that was cancelled said True, and the bytes are others"
-            lent.mark()
+                assert theirs.holds(key), "a get_into() that was cancelled said True, and the bytes are others"
+            theirs.mark()
             subject.check_nothing_is_held("a cancelled get_into()")
             await subject.expect(other, 1000)
-            self._check_marked(lent, "a cancelled get_into()")
+            self._check_marked(theirs, "a cancelled get_into()")
 
         await cancel_everywhere(
-            lambda: subject.connector.get_into(key, lent.regions), check, "a cancelled get_into()", self.ends_within
+            lambda: subject.connector.get_into(key, theirs.regions), check, "a cancelled get_into()", self.ends_within
         )
         await asyncio.sleep(_WATCHED)
-        self._check_marked(lent, "a cancelled get_into()")
-        assert await subject.connector.get_into(key, lent.regions) is True, "a stored key is False after cancellations"
-        assert lent.holds(key), "get_into() after others were cancelled filled in other bytes"
+        self._check_marked(theirs, "a cancelled get_into()")
+        assert await subject.connector.get_into(key, theirs.regions) is True, (
+            "a stored key is False after cancellations"
+        )
+        assert theirs.holds(key), "get_into() after others were cancelled filled in other bytes"
 
     @rule
     async def test_a_batched_get_into_that_is_cancelled_at_any_point_writes_nothing_afterwards(
@@ -56,29 +58,29 @@ class LoanEndRules:
         keys = subject.keys(8)
         for key in keys:
             await subject.put(key, _EIGHTH)
-        lent = [Scattered(_EIGHTH) for _ in keys]
+        theirs = [Scattered(_EIGHTH) for _ in keys]
 
         async def check(result: object) -> None:
             if isinstance(result, list):
                 assert result == [True] * len(keys), f"a batch of stored keys gave {result}"
-                assert all(item.holds(key) for item, key in zip(lent, keys, strict=True)), (
+                assert all(item.holds(key) for item, key in zip(theirs, keys, strict=True)), (
                     "a batched_get_into() that was cancelled said True, and the bytes are others"
                 )
-            for item in lent:
+            for item in theirs:
                 item.mark()
             subject.check_nothing_is_held("a cancelled batched_get_into()")
             await subject.expect(keys[0], _EIGHTH)
-            for item in lent:
+            for item in theirs:
                 self._check_marked(item, "a cancelled batched_get_into()")
 
         await cancel_everywhere(
-            lambda: subject.connector.batched_get_into(keys, [item.regions for item in lent]),
+            lambda: subject.connector.batched_get_into(keys, [item.regions for item in theirs]),
             check,
             "a cancelled batched_get_into()",
             self.ends_within,
         )
         await asyncio.sleep(_WATCHED)
-        for item in lent:
+        for item in theirs:
             self._check_marked(item, "a cancelled batched_get_into()")
 
     @rule
@@ -86,13 +88,13 @@ class LoanEndRules:
         """The engine overwrites the memory at once. What is stored is what was there when the call was made."""
         for version, nbytes in enumerate((4096, _HALF)):
             keys = subject.keys(3, str(nbytes))
-            lent = [Scattered(nbytes) for _ in keys]
-            for key, item in zip(keys, lent, strict=True):
+            theirs = [Scattered(nbytes) for _ in keys]
+            for key, item in zip(keys, theirs, strict=True):
                 item.fill(key, version)
-            stored = [await subject.connector.put_from(keys[0], lent[0].regions)]
-            lent[0].mark()
-            stored += await subject.connector.batched_put_from(keys[1:], [item.regions for item in lent[1:]])
-            for item in lent:
+            stored = [await subject.connector.put_from(keys[0], theirs[0].regions)]
+            theirs[0].mark()
+            stored += await subject.connector.batched_put_from(keys[1:], [item.regions for item in theirs[1:]])
+            for item in theirs:
                 item.mark()
             assert stored == [True] * len(keys), f"put_from() and batched_put_from() gave {stored}"
             await yield_to_loop(3)
@@ -104,28 +106,28 @@ class LoanEndRules:
 
     @rule
     async def test_a_put_from_that_is_cancelled_at_any_point_leaves_a_whole_chunk(self, subject: Subject) -> None:
-        """The engine takes the memory back. What others then find is whole, and was put by somebody."""
+        """The engine uses its memory again. What others then find is whole, and was put by somebody."""
         key = subject.key()
         whole = [payload(key, _HALF, version) for version in range(_VERSIONS)]
-        lent = Scattered(_HALF)
-        lent.fill(key)
+        theirs = Scattered(_HALF)
+        theirs.fill(key)
         version = 0
-        assert await subject.connector.put_from(key, lent.regions) is True, "put_from() gave not True"
+        assert await subject.connector.put_from(key, theirs.regions) is True, "put_from() gave not True"
 
         async def check(result: object) -> None:
             nonlocal version
             assert result is not False, "a put_from() that was cancelled answered that it has stored nothing"
-            lent.mark()
+            theirs.mark()
             subject.check_nothing_is_held("a cancelled put_from()")
             found = await subject.read(key)
             assert found is not None, "a cancelled put_from() took away what was stored before it"
             assert is_same(found, *whole), "a cancelled put_from() stored bytes that were written after it had ended"
-            self._check_marked(lent, "a cancelled put_from()")
+            self._check_marked(theirs, "a cancelled put_from()")
             version = (version + 1) % _VERSIONS
-            lent.fill(key, version)
+            theirs.fill(key, version)
 
         await cancel_everywhere(
-            lambda: subject.connector.put_from(key, lent.regions), check, "a cancelled put_from()", self.ends_within
+            lambda: subject.connector.put_from(key, theirs.regions), check, "a cancelled put_from()", self.ends_within
         )
 
     @rule
@@ -138,15 +140,15 @@ class LoanEndRules:
                 await connector.put(key, obj)
             wrapped = connector.wrapped
             await store.fail()
-            lent, sent = Scattered(_EIGHTH), Scattered(_EIGHTH)
-            lent.mark()
+            theirs, sent = Scattered(_EIGHTH), Scattered(_EIGHTH)
+            theirs.mark()
             sent.fill(new)
-            getting = asyncio.create_task(wrapped.get_into(key, lent.regions))
+            getting = asyncio.create_task(wrapped.get_into(key, theirs.regions))
             got = await outcome(getting, self.ends_within, "get_into() of a store that is down")
             putting = asyncio.create_task(wrapped.put_from(new, sent.regions))
             put = await outcome(putting, self.ends_within, "put_from() of a store that is down")
-            was_known = got is True and lent.holds(key)  # by a cache in front of the store
-            lent.mark()
+            was_known = got is True and theirs.holds(key)  # by a cache in front of the store
+            theirs.mark()
             sent.mark()
             await store.mend()
             await until_it_answers(connector, key, self.ends_within)
@@ -159,11 +161,11 @@ class LoanEndRules:
             for failure in (got, put):
                 let_go(failure)
             await asyncio.sleep(_WATCHED)
-            self._check_marked(lent, "a get_into() that has failed")
+            self._check_marked(theirs, "a get_into() that has failed")
             found = await connector.get(new)
             if found is not None:
                 check_payload(found, new, _EIGHTH)
 
-    def _check_marked(self, lent: Scattered, what: str) -> None:
-        assert lent.is_marked(), f"{what} wrote into its caller's memory after it had ended"
-        assert lent.are_gaps_untouched(), f"{what} wrote beside its caller's regions"
+    def _check_marked(self, theirs: Scattered, what: str) -> None:
+        assert theirs.is_marked(), f"{what} wrote into its caller's memory after it had ended"
+        assert theirs.are_gaps_untouched(), f"{what} wrote beside its caller's regions"

@@ -1,4 +1,4 @@
-"""Connectors for trials and memory that callers lend: what they log, verify, fail, and take their time for."""
+"""Connectors for trials and memory of their callers: what they log, verify, fail, and take their time for."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ async def test_a_black_hole_says_that_it_has_stored_nothing(manager: ConnectorMa
 
 
 class Sealed(WrappingConnector):
-    """Stores other bytes than it is given, and gives them back: it knows of `get` and `put` alone."""
+    """Stores other bytes than it is given, and inverts them again in a get: it knows of `get` and `put` alone."""
 
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
         _invert(memory_obj)

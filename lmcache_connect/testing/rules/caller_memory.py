@@ -1,4 +1,4 @@
-"""Rules for memory that the caller lends: exactly its regions are filled or read, and a True is true."""
+"""Rules for memory of callers: exactly its regions are filled or read, and a True is true."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZES: Final = (1, 2, 63, 4096, 100_001, (1 << 20) + 7)
 _SHAPE: Final = (2, 4, 16, 16)
 
 
-class LendingRules:
+class CallerMemoryRules:
     """Part of `ConnectorConformance`. They ask the author's own connector as well, `connector.wrapped`."""
 
     limit: float
@@ -30,10 +30,10 @@ class LendingRules:
             key = subject.key(str(nbytes))
             await subject.put(key, nbytes)
             for connector in (subject.connector.wrapped, subject.connector):
-                lent = Scattered(nbytes)
-                has_come = await connector.get_into(key, lent.regions)
+                theirs = Scattered(nbytes)
+                has_come = await connector.get_into(key, theirs.regions)
                 assert has_come is True, f"get_into() of a stored chunk of {nbytes} bytes gave {has_come!r}, not True"
-                _check_received(lent, key)
+                _check_received(theirs, key)
                 whole = bytearray(nbytes)
                 assert await connector.get_into(key, whole) is True, "get_into() of a stored chunk gave not True"
                 assert is_same(whole, payload(key, nbytes)), "get_into() filled one buffer with other bytes"
@@ -44,13 +44,13 @@ class LendingRules:
         for nbytes in _sizes(subject):
             for index, connector in enumerate((subject.connector.wrapped, subject.connector)):
                 key = subject.key(f"{nbytes}-{index}")
-                lent = Scattered(nbytes)
-                lent.fill(key)
-                is_stored = await connector.put_from(key, lent.regions)
+                theirs = Scattered(nbytes)
+                theirs.fill(key)
+                is_stored = await connector.put_from(key, theirs.regions)
                 assert is_stored is True, f"put_from() of {nbytes} bytes gave {is_stored!r}, not True"
                 await subject.expect(key, nbytes)
-                assert lent.holds(key), "put_from() changed its caller's memory"
-                assert lent.are_gaps_untouched(), "put_from() wrote between its caller's regions"
+                assert theirs.holds(key), "put_from() changed its caller's memory"
+                assert theirs.are_gaps_untouched(), "put_from() wrote between its caller's regions"
 
     @rule
     async def test_batched_get_into_answers_for_each_key_in_its_place(self, subject: Subject) -> None:
@@ -61,10 +61,10 @@ class LendingRules:
             await subject.put(key)
         for batch in ((a, b, c), (hole, a, b, c), (a, hole, b), (a, b, hole), (hole, hole, a), (c, a, c), (hole,)):
             for connector in (subject.connector.wrapped, subject.connector):
-                lent = [Scattered(_NBYTES) for _ in batch]
-                found = await connector.batched_get_into(list(batch), [item.regions for item in lent])
+                theirs = [Scattered(_NBYTES) for _ in batch]
+                found = await connector.batched_get_into(list(batch), [item.regions for item in theirs])
                 _check_flags("batched_get_into", found, [key != hole for key in batch], connector)
-                for item, key in zip(lent, batch, strict=True):
+                for item, key in zip(theirs, batch, strict=True):
                     if key != hole:
                         _check_received(item, key)
 
@@ -73,16 +73,16 @@ class LendingRules:
         """Each chunk is stored under its own key, and each is answered for."""
         for index, connector in enumerate((subject.connector.wrapped, subject.connector)):
             keys = subject.keys(20, str(index))
-            lent = [Scattered(100 + 1000 * place) for place in range(len(keys))]
-            for key, item in zip(keys, lent, strict=True):
+            theirs = [Scattered(100 + 1000 * place) for place in range(len(keys))]
+            for key, item in zip(keys, theirs, strict=True):
                 item.fill(key)
-            stored = await connector.batched_put_from(keys, [item.regions for item in lent])
+            stored = await connector.batched_put_from(keys, [item.regions for item in theirs])
             _check_flags("batched_put_from", stored, [True] * len(keys), connector)
-            for key, item in zip(keys, lent, strict=True):
+            for key, item in zip(keys, theirs, strict=True):
                 await subject.expect(key, item.nbytes)
 
     @rule
-    async def test_a_batch_of_no_keys_lends_nothing(self, subject: Subject) -> None:
+    async def test_a_batch_without_keys_gives_no_answers(self, subject: Subject) -> None:
         """That is not an error."""
         for connector in (subject.connector.wrapped, subject.connector):
             _check_flags("batched_get_into", await connector.batched_get_into([], []), [], connector)
@@ -109,8 +109,8 @@ class LendingRules:
         """The same bytes as another dtype, shape or format are other numbers."""
         key, plain = subject.keys(2)
         stored = ChunkMetadata.of(_SHAPE, "half", MemoryFormat.KV_2LTD)
-        lent = Scattered(stored.nbytes)
-        lent.fill(key)
+        theirs = Scattered(stored.nbytes)
+        theirs.fill(key)
         others = {
             "another dtype": ChunkMetadata.of(_SHAPE, "bfloat16", MemoryFormat.KV_2LTD),
             "another shape": ChunkMetadata.of((2, 2, 32, 16), "half", MemoryFormat.KV_2LTD),
@@ -118,7 +118,9 @@ class LendingRules:
             "other tensor groups": ChunkMetadata.of([(1, 4, 16, 16)] * 2, "half", MemoryFormat.KV_2LTD),
         }
         for connector in (subject.connector.wrapped, subject.connector):
-            assert await connector.put_from(key, lent.regions, stored) is True, "put_from() with metadata gave not True"
+            assert await connector.put_from(key, theirs.regions, stored) is True, (
+                "put_from() with metadata gave not True"
+            )
             obj = await connector.get(key)
             found = obj.metadata if obj is not None else None
             check_payload(obj, key, stored.nbytes)
@@ -129,7 +131,7 @@ class LendingRules:
             for what, expected in others.items():
                 has_come = await connector.get_into(key, Scattered(stored.nbytes).regions, expected)
                 assert has_come is False, f"get_into() gave {has_come!r} for a chunk of {what} than was asked for"
-            assert await connector.put_from(plain, lent.regions) is True, "put_from() gave not True"
+            assert await connector.put_from(plain, theirs.regions) is True, "put_from() gave not True"
             obj = await connector.get(plain)
             assert obj is not None, "what put_from() has stored is a miss"
             with obj:
@@ -147,38 +149,40 @@ class LendingRules:
             for operation in ("get_into", "batched_get_into"):
                 await subject.write_raw(key, record)
                 before = corrupt_reads(subject, operation)
-                lent = [Scattered(_NBYTES) for _ in range(3)]
+                theirs = [Scattered(_NBYTES) for _ in range(3)]
                 if operation == "get_into":
-                    flag = await subject.connector.get_into(key, lent[1].regions)
+                    flag = await subject.connector.get_into(key, theirs[1].regions)
                     assert flag is False, f"get_into() gave {flag!r} for a record with {damage}"
                 else:
                     found = await subject.connector.batched_get_into(
-                        [other, key, third], [item.regions for item in lent]
+                        [other, key, third], [item.regions for item in theirs]
                     )
                     assert found == [True, False, True], f"a batch around a record with {damage} gave {found}"
-                    _check_received(lent[0], other)
-                    _check_received(lent[2], third)
-                assert lent[1].are_gaps_untouched(), f"a record with {damage} was written beside its caller's regions"
+                    _check_received(theirs[0], other)
+                    _check_received(theirs[2], third)
+                assert theirs[1].are_gaps_untouched(), f"a record with {damage} was written beside its caller's regions"
                 after = corrupt_reads(subject, operation)
                 assert after == before + 1, f"{operation}() of a record with {damage} was not counted as corrupt"
         await subject.put(key)
-        lent_again = Scattered(_NBYTES)
-        assert await subject.connector.get_into(key, lent_again.regions) is True, "a record that was put again is False"
-        _check_received(lent_again, key)
+        theirs_again = Scattered(_NBYTES)
+        assert await subject.connector.get_into(key, theirs_again.regions) is True, (
+            "a record that was put again is False"
+        )
+        _check_received(theirs_again, key)
 
     @rule
     async def test_a_chunk_of_64_mebibytes_goes_through_memory_of_its_caller(self, subject: Subject) -> None:
         """It goes out in parts and comes in parts, and each has to find its region."""
         nbytes = min(LARGEST, subject.capabilities.max_chunk_bytes)
         key = subject.key()
-        lent = Scattered(nbytes)
-        lent.fill(key)
-        is_stored = await subject.connector.put_from(key, lent.regions)
+        theirs = Scattered(nbytes)
+        theirs.fill(key)
+        is_stored = await subject.connector.put_from(key, theirs.regions)
         assert is_stored is True, f"put_from() of {nbytes} bytes gave {is_stored!r}"
-        lent.mark()
-        has_come = await subject.connector.get_into(key, lent.regions)
+        theirs.mark()
+        has_come = await subject.connector.get_into(key, theirs.regions)
         assert has_come is True, f"get_into() of {nbytes} bytes gave {has_come!r}"
-        _check_received(lent, key)
+        _check_received(theirs, key)
         if subject.capabilities.remove:
             await subject.connector.remove(key)
 
@@ -217,19 +221,19 @@ class LendingRules:
         """Engines call from threads of their own, which have no loop or another one."""
         connector = subject.connector
         key, other = subject.keys(2)
-        lent = Scattered(_NBYTES)
-        lent.fill(key)
+        theirs = Scattered(_NBYTES)
+        theirs.fill(key)
 
         async def on_another_loop() -> bool:
             received = Scattered(_NBYTES)
             return await connector.get_into(key, received.regions) and received.holds(key)
 
         def in_a_thread() -> list[bool]:
-            is_stored = connector.sync.put_from(key, lent.regions)
+            is_stored = connector.sync.put_from(key, theirs.regions)
             received = Scattered(_NBYTES)
             has_come = connector.sync.get_into(key, received.regions) and received.holds(key)
             batch = Scattered(_NBYTES)
-            stored = connector.sync.batched_put_from([other], [lent.regions])
+            stored = connector.sync.batched_put_from([other], [theirs.regions])
             found = connector.sync.batched_get_into([other, key], [bytearray(_NBYTES), batch.regions])
             return [is_stored, has_come, *stored, *found, batch.holds(key), asyncio.run(on_another_loop())]
 
@@ -244,7 +248,7 @@ async def _expect_refusal(connector: RemoteConnector, operation: str, what: str,
         return
     raise AssertionError(
         f"{operation}() of {type(connector).__name__} with memory {what} gave {found!r}; expected "
-        "InvalidArgumentError: LentMemory.of() checks all that"
+        "InvalidArgumentError: CallerMemory.of() checks all that"
     )
 
 
@@ -252,9 +256,11 @@ def _sizes(subject: Subject) -> list[int]:
     return sorted({min(nbytes, subject.capabilities.max_chunk_bytes) for nbytes in _SIZES})
 
 
-def _check_received(lent: Scattered, key: str) -> None:
-    assert lent.holds(key), f"True was answered for {key!r}, and its caller's regions hold other bytes than were stored"
-    assert lent.are_gaps_untouched(), f"the chunk of {key!r} was written beside its caller's regions"
+def _check_received(theirs: Scattered, key: str) -> None:
+    assert theirs.holds(key), (
+        f"True was answered for {key!r}, and its caller's regions hold other bytes than were stored"
+    )
+    assert theirs.are_gaps_untouched(), f"the chunk of {key!r} was written beside its caller's regions"
 
 
 def _check_flags(operation: str, found: object, expected: Sequence[bool], connector: RemoteConnector) -> None:

@@ -1,4 +1,4 @@
-"""`LentMemory`: what the callers of one call lend to it: for each key the regions of a chunk that are theirs."""
+"""`CallerMemory`: the memory that a call is given by its caller: for each key the regions of a chunk."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Descriptions: TypeAlias = ChunkMetadata | Sequence[ChunkMetadata | None] | None
 
 
 @dataclass(frozen=True, slots=True)
-class LentMemory:
-    """The arguments of a call with memory of its callers, checked. `with` ends the loan of what was not `Regions`.
+class CallerMemory:
+    """The arguments of a call with memory of its callers, checked. The end of `with` releases the memory.
 
     Attributes:
         keys: the keys, at most one call's.
@@ -32,7 +32,7 @@ class LentMemory:
     _made: list[Regions]
 
     @classmethod
-    def of(cls, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, *, writable: bool) -> LentMemory:
+    def of(cls, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, *, writable: bool) -> CallerMemory:
         """Checks the arguments of `batched_get_into` (`writable`) or `batched_put_from`.
 
         Raises:
@@ -69,9 +69,9 @@ class LentMemory:
         """The bytes of all chunks together."""
         return sum(item.nbytes for item in self.regions)
 
-    def part(self, indices: Sequence[int]) -> LentMemory:
+    def part(self, indices: Sequence[int]) -> CallerMemory:
         """The same memory for some of the keys. It ends with this one."""
-        return LentMemory(
+        return CallerMemory(
             [self.keys[index] for index in indices],
             [self.regions[index] for index in indices],
             [self.descriptions[index] for index in indices],
@@ -92,7 +92,7 @@ class LentMemory:
         for item in self._made:
             item.release()
 
-    def __enter__(self) -> LentMemory:
+    def __enter__(self) -> CallerMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
