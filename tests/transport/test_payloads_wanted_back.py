@@ -30,8 +30,11 @@ class Owner:
         self.times += 1
 
 
+@pytest.mark.parametrize("buffers", [1, 3, 3000])
 @pytest.mark.parametrize("received_before", [0, 1, 300_000, 700_000])
-async def test_what_is_left_of_a_payload_goes_out_unchanged_and_with_the_right_hash(received_before: int) -> None:
+async def test_what_is_left_of_a_payload_goes_out_unchanged_and_with_the_right_hash(
+    received_before: int, buffers: int
+) -> None:
     here, there = socket.socketpair()
     here.setblocking(False)
     there.setblocking(False)
@@ -41,7 +44,9 @@ async def test_what_is_left_of_a_payload_goes_out_unchanged_and_with_the_right_h
     expected = b"head" + bytes(payload)
     owner = stream.payload_owner = Owner()
     hasher = xxhash.xxh3_64()
-    sending = asyncio.ensure_future(stream.send_framed(b"head", [memoryview(payload)], hasher, lambda: hasher.digest()))
+    step = -(-SIZE // buffers)
+    views = [memoryview(payload)[start : start + step] for start in range(0, SIZE, step)]
+    sending = asyncio.ensure_future(stream.send_framed(b"head", views, hasher, lambda: hasher.digest()))
     await asyncio.sleep(0)
     received = b""
     while len(received) < received_before:
