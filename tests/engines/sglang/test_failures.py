@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from lmcache_connect.engines.sglang import page_store
 from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 
@@ -154,6 +155,25 @@ def test_a_server_that_stops_during_a_load_costs_the_pages_until_the_deadline_an
     own_server.resume()
     proxy.disarm()  # what was held back comes now
     assert stays(pool)
+
+
+def test_a_store_that_stalls_amid_a_batch_costs_the_pages_from_there_on(
+    start: Start, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = MHAPool(pages=48, page_size=64, layers=8, heads=4, dim=32)
+    pool.fill()
+    backend = start(pool, url=f"redis://{proxy.host}:{proxy.port}", deadline=DEADLINE, retries=0)
+    keys = keys_of(24)
+    assert all(backend.batch_set_v1(keys, pool.indices(range(24))))
+    monkeypatch.setattr(page_store, "PART_BYTES", 4 * pool.page_nbytes)
+
+    proxy.arm(Fault(FaultKind.STALL, after_bytes=5 * pool.page_nbytes))
+    flags = backend.batch_get_v1(keys, pool.indices(range(24, 48)))
+
+    assert flags[:4] == [True] * 4
+    assert False in flags
+    moved = [page for page in range(24) if flags[page]]
+    assert [pool.bytes_of(24 + page) for page in moved] == [pool.bytes_of(page) for page in moved]
 
 
 @pytest.mark.parametrize("layout", ["page_first", "layer_first"])
