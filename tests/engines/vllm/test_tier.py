@@ -12,7 +12,7 @@ import pytest
 from lmcache_connect.engines.jobs import JobPort
 from lmcache_connect.engines.vllm.tasks import Place
 from lmcache_connect.errors import InvalidConfigError, InvalidURLError, LMCacheConnectError
-from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
+from lmcache_connect.testing import Fault, FaultKind, FaultProxy, RcloneServer, ValkeyServer
 
 from .host import AT_MOST, CHUNK, Host, content_of, key_of
 from .restated import spec
@@ -35,6 +35,15 @@ def test_a_second_engine_finds_and_loads_what_the_first_stored_in_any_order(host
     assert [second.read(chunk) for chunk in chunks] == [content_of(number) for number in order]
     untouched = [chunk for chunk in range(32) if chunk not in chunks]
     assert all(second.read(chunk) == bytes(CHUNK) for chunk in untouched)
+
+
+def test_two_engines_share_an_s3_bucket(host: Make, rclone_server: RcloneServer) -> None:
+    first, second = (host(rclone_server.url("vllm-tier")) for _ in range(2))
+    first.store([0, 1, 3])
+    keys = [key_of(number) for number in range(4)]
+    assert second.look_up(keys, second.request("r")) == [True, True, False, True]
+    assert load(second, keys, [7, 6, 5, 4]) == [True, True, False, True]
+    assert [second.read(chunk) for chunk in (7, 6, 4)] == [content_of(number) for number in (0, 1, 3)]
 
 
 def test_keys_that_are_not_there_are_holes_and_the_others_come(host: Make, valkey_url: str) -> None:
