@@ -11,7 +11,7 @@ thread, as it says there:
                                               │ watchdog: recalls its lease, and sees │
                                               └ that nothing touches its buffers ─────┘
 
-A job is over once. Whoever is first gives the result; what the others find out is dropped.
+A job is over once. The first of them gives the result; what the others find out is dropped.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ from ..lease import Lease
 
 JobKind = Literal["get", "put", "exists", "remove"]
 KINDS: Final[tuple[JobKind, ...]] = ("get", "put", "exists", "remove")
+
+WHY: Final = {
+    "deadline": "it did not end within its deadline",
+    "closed": "the port was closed",
+    "released": "the engine frees its memory",
+}
+"""Why a job is ended early: a word, by which it is counted, and what its result says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ class Job:
         self.kind: Final[JobKind] = kind
         self.keys: Final = keys
         self.theirs: CallerMemory | None = theirs
-        """The memory that the engine owns; None where there is none, or nothing touches it any more."""
+        """The memory that the engine owns; None where the kind has none, or where nothing touches it any more."""
         self.sizes: Final = tuple(item.nbytes for item in theirs.regions) if theirs is not None else (0,) * len(keys)
         self.nbytes: Final = sum(self.sizes)
         self.lease: Final = Lease()

@@ -16,26 +16,20 @@ from ..loop import mailbox_of
 from ..managed import ManagedConnector
 from ..observability import RepeatedEvent
 from ..outside import described
-from .job import Job
+from .job import WHY, Job
 from .refusal import Refusal
 
 MOST_STORES: Final = 4
 """Stores that are under way at the same time."""
 
 _WAITS_FOR_LOADS: Final = 0.25
-"""The part of its time that a store waits for loads. Then it begins beside them: loads that never end are no reason."""
+"""The part of its time that a store waits for loads. Then it begins beside them."""
 
 _ENDS_EARLY: Final = 0.1
 """The part of a job's time that is left when its operation is cancelled, so that it is over by its deadline."""
 
 _ENDS_EARLY_SECONDS: Final = 0.25
 """The most seconds of that."""
-
-_WHY: Final = {
-    "deadline": "it did not end within its deadline",
-    "closed": "the port was closed",
-    "released": "the engine frees its memory",
-}
 
 
 class JobLine:
@@ -122,7 +116,7 @@ class JobLine:
         except asyncio.CancelledError:
             why = job.stopped or "cancelled"
             job.let_go()
-            job.fail(why, _WHY.get(why, "its operation was cancelled"))
+            job.fail(why, WHY.get(why, "its operation was cancelled"))
         except Exception as error:
             job.let_go()
             self._tell(job, error)
@@ -150,7 +144,7 @@ class JobLine:
         if task.cancelled() or task.exception() is not None:  # it was cancelled before its first step
             job.let_go()
             why = job.stopped or "cancelled"
-            job.fail(why, _WHY.get(why, "its operation was cancelled"))
+            job.fail(why, WHY.get(why, "its operation was cancelled"))
         if self._stores:
             self._begin_stores()
 
@@ -163,7 +157,7 @@ class JobLine:
         if job in self._stores:
             self._stores.remove(job)
         job.let_go()
-        job.fail(job.stopped, _WHY[job.stopped])
+        job.fail(job.stopped, WHY[job.stopped])
 
     def _count(self, job: Job, change: int) -> None:
         if job.kind == "put":

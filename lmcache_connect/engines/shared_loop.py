@@ -8,7 +8,7 @@ from typing import Final
 
 from ..loop import LoopOwner
 from ..process import this_process
-from .job import Job
+from .job import WHY, Job
 from .watchdog import Watchdog
 
 _START_SECONDS: Final = 10.0
@@ -41,7 +41,7 @@ class SharedLoop:
         if not (task is not None and task.done()) and not (job.lease.is_idle and not self._is_in_our_code()):
             return False
         job.let_go()
-        job.fail(why, f"{_TEXTS[why]}, and the event loop did not end it")
+        job.fail(why, f"{WHY[why]}, and the event loop did not end it")
         return True
 
     def close(self) -> None:
@@ -61,13 +61,6 @@ class SharedLoop:
             return False  # the thread has ended
         module: str = frame.f_globals.get("__name__") or ""
         return module.startswith(_OURS)
-
-
-_TEXTS: Final = {
-    "deadline": "it did not end within its deadline",
-    "closed": "the port was closed",
-    "released": "the engine frees its memory",
-}
 
 
 async def _this_thread() -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lmcache_connect.engines.identity import Identity
@@ -36,6 +36,7 @@ texts = st.text(st.characters(), min_size=1, max_size=80)
 """Any characters: lone surrogates, control characters and the format's own signs among them."""
 awkward = st.text(st.sampled_from("a~@%/-_.s x0h\x00\x1f\x7f\ud800é"), min_size=1, max_size=80)
 names = texts | awkward
+unhurried = settings(deadline=None)  # the machine may be busy
 binary = st.binary(min_size=1, max_size=80)
 facts = names | st.integers() | st.booleans() | st.none()
 identities = st.builds(
@@ -64,6 +65,7 @@ def typed(identity: Identity) -> Any:
 # ------------------------------------------------------------------------------------------- no two have one
 
 
+@unhurried
 @given(identities, identities)
 @example(Identity("m", "e", revision="\ud800\udc00"), Identity("m", "e", revision="\U00010000"))
 @example(Identity("m", "e", more={"a": True}), Identity("m", "e", more={"a": 1}))
@@ -74,6 +76,7 @@ def test_different_identities_have_different_keys(one: Identity, other: Identity
     assert (one.canonical() == other.canonical()) == (typed(one) == typed(other))
 
 
+@unhurried
 @given(identities, st.data())
 def test_another_value_in_any_one_field_is_another_prefix(identity: Identity, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(Identity.field_names()))
@@ -82,6 +85,7 @@ def test_another_value_in_any_one_field_is_another_prefix(identity: Identity, da
     assert (Namespace(identity).prefix == Namespace(other).prefix) == (typed(identity) == typed(other))
 
 
+@unhurried
 @given(names | binary, names | binary)
 @example("~x61", b"a")
 @example("~7e", "~")
@@ -92,27 +96,32 @@ def test_different_keys_of_an_engine_have_different_keys(one: str | bytes, other
     assert (namespace.key(one) == namespace.key(other)) == (one == other)
 
 
+@unhurried
 @given(st.text(st.sampled_from("ab~"), min_size=MAX_RAW - 3, max_size=MAX_RAW + 3), st.integers(1, 3))
 def test_long_keys_of_an_engine_stay_apart(raw: str, more: int) -> None:
     namespace = Namespace(KNOWN)
     assert len({namespace.key(each) for each in (raw, raw + "a" * more, raw[:-1] + "c", raw.encode())}) == 4
 
 
+@unhurried
 @given(names, names)
 def test_different_names_have_different_labels(one: str, other: str) -> None:
     assert (label(one) == label(other)) == (one == other)
 
 
+@unhurried
 @given(st.text(st.sampled_from("ab~ "), min_size=MAX_LABEL - 3, max_size=MAX_LABEL * 3), st.integers(1, 3))
 def test_long_names_have_different_labels(name: str, more: int) -> None:
     assert len({label(name), label(name + "a" * more), label(name[:-1] + "c"), label("b" + name)}) == 4
 
 
+@unhurried
 @given(names, names | binary)
 def test_no_name_has_the_label_of_a_salt_or_of_nobody(name: str, salt: str | bytes) -> None:
     assert label(name) not in (label_of_salt(salt), NO_LABEL)
 
 
+@unhurried
 @given(binary)
 def test_a_salt_of_bytes_is_not_the_text_with_the_same_bytes(salt: bytes) -> None:
     assert label_of_salt(salt) != label_of_salt(salt.decode("latin-1"))
@@ -121,6 +130,7 @@ def test_a_salt_of_bytes_is_not_the_text_with_the_same_bytes(salt: bytes) -> Non
 # -------------------------------------------------------------------------------------------------- the string
 
 
+@unhurried
 @given(identities, names | binary)
 def test_every_key_is_valid_and_bounded_and_gives_the_engines_key(identity: Identity, raw: str | bytes) -> None:
     namespace = Namespace(identity)
