@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any, Final
 
 from ...errors import InvalidArgumentError
@@ -73,7 +74,12 @@ class HostPool:
                 "host_indices",
                 f"the pool {self.name} names {len(addresses)} addresses and {len(sizes)} sizes for {count} pages",
             )
-        regions = [self._region(int(at), int(size), spans) for at, size in zip(addresses, sizes, strict=True)]
+        if any(isinstance(size, bool) or not isinstance(size, int) or size <= 0 for size in sizes):
+            raise InvalidArgumentError(
+                "host_indices", f"the pool {self.name} names a size that is not a number above 0"
+            )
+        self._check(addresses, sizes, spans)
+        regions = list(map(memory_at, addresses, sizes))
         each = len(regions) // count
         return Places([regions[start : start + each] for start in range(0, len(regions), each)], owners)
 
@@ -83,16 +89,22 @@ class HostPool:
         Raises:
             InvalidArgumentError: it is not the pool's.
         """
-        return self._region(address, nbytes, sorted(span_of(tensor) for tensor in _tensors_of(self.theirs)))
+        self._check([address], [nbytes], sorted(span_of(tensor) for tensor in _tensors_of(self.theirs)))
+        return memory_at(address, nbytes)
 
-    def _region(self, address: int, nbytes: int, spans: Sequence[Span]) -> memoryview:
-        if spans:  # a pool that keeps its memory where we do not know it is believed
+    def _check(self, addresses: Sequence[int], sizes: Sequence[int], spans: Sequence[Span]) -> None:
+        """Raises InvalidArgumentError where memory is not the pool's. One that keeps it elsewhere is believed."""
+        if not spans:
+            return
+        first, last = min(addresses), max(map(add, addresses, sizes))
+        if any(start <= first and last <= end for start, end in spans):
+            return  # all of it lies in one tensor, as nearly always: thousands of regions are not looked at one by one
+        for address, nbytes in zip(addresses, sizes, strict=True):
             at = bisect_right(spans, (address, _HIGHEST)) - 1
             if nbytes < 0 or at < 0 or address + nbytes > spans[at][1]:
                 raise InvalidArgumentError(
                     "address", f"{nbytes} bytes at {address:#x} are not within the memory of the pool {self.name}"
                 )
-        return memory_at(address, nbytes)
 
     def __repr__(self) -> str:
         return f"<HostPool {self.name}, {type(self.theirs).__name__}>"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+from uuid import uuid4
 
 import pytest
+
+from lmcache_connect.testing import RcloneServer, RedisServer, ValkeyServer
 
 from .conftest import Start, keys_of
 from .pools import Indices, LogicalPool, MHAPool, MLAPool
@@ -32,6 +35,45 @@ def test_a_batch_of_128_pages_comes_back_byte_by_byte_into_other_places(start: S
 
     assert [other.bytes_of(place) for place in places] == [pool.bytes_of(page) for page in range(128)]
     assert not any(other.bytes_of(0) + other.bytes_of(1))
+
+
+@pytest.fixture
+def s3_url(rclone_server: RcloneServer) -> str:
+    return rclone_server.url(f"hicache-{uuid4().hex}")
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url()
+
+
+@pytest.fixture
+def hot_url(server: ValkeyServer) -> str:
+    return f"hot+{server.url()}"
+
+
+@pytest.mark.parametrize("store", ["s3_url", "redis_url", "hot_url"])
+@pytest.mark.parametrize("layout", ["page_first", "layer_first"])
+def test_another_store_serves_as_well_and_is_cleared(
+    start: Start, request: pytest.FixtureRequest, store: str, layout: str
+) -> None:
+    pool = MHAPool(layout, pages=16)
+    pool.fill()
+    backend = start(pool, url=request.getfixturevalue(store))
+    keys = keys_of(8)
+    assert backend.batch_set_v1(keys, pool.indices(range(8))) == [True] * 8
+    stored = [pool.bytes_of(page) for page in range(8)]
+
+    assert backend.batch_exists([*keys, *keys_of(1)]) == 8
+    assert backend.batch_get_v1([*keys[:4], *keys_of(1), *keys[5:]], pool.indices(range(8, 16))) == [
+        *[True] * 4,
+        False,
+        *[True] * 3,
+    ]
+
+    assert [pool.bytes_of(8 + page) for page in range(8) if page != 4] == [*stored[:4], *stored[5:]]
+    assert backend.clear() is True
+    assert backend.batch_exists(keys) == 0
 
 
 def test_a_page_that_the_store_has_not_is_a_hole_and_its_memory_stays(start: Start) -> None:
