@@ -301,6 +301,14 @@ def test_the_deadline_of_the_operation_that_the_loop_was_too_late_for_is_its_fai
             proxy.disarm()
 
 
+def test_a_handler_of_a_signal_may_make_a_call_amid_the_counting_of_another(url: str) -> None:
+    with setting(url) as here:
+        metrics, budget = here.connector.metrics, here.connector._runner.budget
+        with metrics.counting, budget._lock:  # where the handler interrupts the thread
+            assert here.sync.exists("chunk") is True
+            assert here.get("chunk") == {1}
+
+
 def test_a_get_that_finds_the_arena_full_waits_for_room_on_the_loop(url: str) -> None:
     with setting(url, room=2 * SIZE) as here:
         held = [here.chunk(9), here.chunk(9)]
