@@ -24,7 +24,14 @@ from lmcache_connect.contract import Documents, Flags, OwnThreadCalls, leave_out
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES
 from lmcache_connect.observability import event
-from lmcache_connect.streaming import LARGE_BYTES, NAMES_AT_A_TIME, Arrivals, ChunkBytes, StreamingConnector
+from lmcache_connect.streaming import (
+    LARGE_BYTES,
+    NAMES_AT_A_TIME,
+    SMALL_SHARE_BYTES,
+    Arrivals,
+    ChunkBytes,
+    StreamingConnector,
+)
 from lmcache_connect.transport import StreamClosedError, StreamStalledError, ThreadConnections
 
 from .announcements import Announcements
@@ -85,12 +92,12 @@ class RedisConnector(StreamingConnector[Connection]):
         # One thread serves one connection. On the event loop, several connections move more than one.
         count = options.pool_size
         drivers = count if couriers is None else 1
-        self._small_gets = FetchLane(small, spare_drivers=count - 1)
+        self._small_gets = FetchLane(small, spare_drivers=count - 1, share_bytes=SMALL_SHARE_BYTES)
         self._large_gets = FetchLane(
             self._chunk_pool, drivers=drivers, spare_drivers=count - drivers, couriers=couriers, runs_alone=False
         )
         self._waiting_gets = FetchLane(self._waiting_pool)
-        self._small_puts = StoreLane(small, spare_drivers=count - 1)
+        self._small_puts = StoreLane(small, spare_drivers=count - 1, share_bytes=SMALL_SHARE_BYTES)
         self._large_puts = StoreLane(
             self._chunk_pool,
             drivers=drivers,
@@ -314,15 +321,15 @@ class RedisConnector(StreamingConnector[Connection]):
             try:
                 await self._put_lane(call.nbytes).run(call)
             except TransactionRefusedError as refused:
-                await self._leftovers.free(_staged(requests))
+                await self._leftovers.free(_staged(requests), call)
                 if not self._layout.keep_whole():
                     raise refused.refusal from None
                 event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
             except StoreError:
-                await self._leftovers.free(_staged(requests))
+                await self._leftovers.free(_staged(requests), call)
                 raise
             except asyncio.CancelledError:
-                self._leftovers.free_soon(_staged(requests))
+                self._leftovers.free_soon(_staged(requests), call)
                 raise
             else:
                 return

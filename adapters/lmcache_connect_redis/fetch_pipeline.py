@@ -10,7 +10,7 @@ from lmcache_connect import StoreError
 from lmcache_connect.streaming import Arrivals, CallQueue, CombinedCall, Lane, NoRoomError, Pipeline, Sent
 from lmcache_connect.transport import COPIED_BYTES
 
-from .protocol.connection import FAIR_SHARE_BYTES, Connection
+from .protocol.connection import Connection
 
 WINDOW_BYTES: Final = 2 << 20
 """Payload that is asked for ahead on one connection. The server holds it in its output buffer."""
@@ -64,7 +64,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = len(sent) < _AT_LEAST or (ahead <= WINDOW_BYTES // 2 and len(sent) <= WINDOW_REPLIES // 2)
-            if is_low and connection.is_trusted and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
+            if is_low and connection.is_trusted and not self.gives_way(moved):
                 commands: list[bytes] = []
                 while len(sent) < _AT_LEAST or (ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES):
                     item = self.next_request()

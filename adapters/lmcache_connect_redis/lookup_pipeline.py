@@ -55,7 +55,7 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
         self,
         queue: CallQueue[LookupCall],
         finish: Callable[[LookupCall], None],
-        gives_way: Callable[[], bool],
+        gives_way: Callable[[int], bool],
         yes: int,
     ) -> None:
         """`yes` is the reply that stands for yes, one digit."""
@@ -67,7 +67,7 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
         ahead = 0  # replies that are outstanding
         got = 0  # those to the first request of `sent` that were taken
         while True:
-            if ahead < _AHEAD and connection.is_trusted and not (sent and self.gives_way()):
+            if ahead < _AHEAD and connection.is_trusted and not (sent and self.gives_way(0)):
                 commands: list[bytes] = []
                 before = ahead
                 while ahead < _AHEAD and (item := self.next_request()) is not None:
@@ -107,7 +107,9 @@ class LookupLane(Lane[Connection, LookupCall]):
 
     def __init__(self, pool: ConnectionPool[Connection], yes: int) -> None:
         """`yes` is the reply that stands for yes, one digit."""
-        super().__init__(pool, repeats=False)  # a removal that comes late would remove what was put meanwhile
+        super().__init__(
+            pool, repeats=False, share_bytes=0
+        )  # a removal that comes late would remove what was put meanwhile
         self._yes: Final = yes
 
     def pipeline(

@@ -42,12 +42,12 @@ class RedisOwnThread(OwnThreadCalls):
         self._loop: Final = loop
         self._limit: Final = limit
 
-    def take(self, nbytes: int | None) -> Connection | None:
+    def take(self, nbytes: int | None, deadline: float) -> Connection | None:
         if nbytes is None and not self._line.is_empty:
             return None
         if (self._chunk_size.expected if nbytes is None else nbytes) >= self._limit:
             return None
-        return self._connections.take()
+        return self._connections.take(deadline)
 
     def put_back(self, connection: Connection) -> None:
         self._connections.put_back(connection)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.streaming import CallPayload, CallQueue, CombinedCall, Lane, Pipeline, Sent
+from lmcache_connect.streaming import SHARE_BYTES, CallPayload, CallQueue, CombinedCall, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool, Couriers
 
-from .protocol.connection import FAIR_SHARE_BYTES, Connection
+from .protocol.connection import Connection
 
 Names = list[str]
 
@@ -90,7 +90,7 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         under_way = moved = 0
         is_sending = True
         while True:
-            if is_sending and connection.is_trusted and (moved < FAIR_SHARE_BYTES or not self.gives_way()):
+            if is_sending and connection.is_trusted and not self.gives_way(moved):
                 item = self.next_request()
                 if item is not None:
                     call, request, nbytes = item
@@ -157,6 +157,7 @@ class StoreLane(Lane[Connection, StoreCall]):
         spare_drivers: int = 0,
         couriers: Couriers | None = None,
         runs_alone: bool = True,
+        share_bytes: int = SHARE_BYTES,
     ) -> None:
         """See `Lane`."""
         super().__init__(
@@ -167,6 +168,7 @@ class StoreLane(Lane[Connection, StoreCall]):
             runs_alone=runs_alone,
             repeats=False,
             grace=_GRACE,
+            share_bytes=share_bytes,
         )
 
     def pipeline(

@@ -22,7 +22,8 @@ class ByteBudget:
         self.limit = limit
         self.used = 0
         self.used_in_threads = 0
-        self._lock = threading.Lock()  # of threads alone, for `used_in_threads`
+        # Of threads alone, for `used_in_threads`. A handler of a signal may make a call amid the lines that hold it.
+        self._lock = threading.RLock()
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property

@@ -138,13 +138,14 @@ class OwnThread:
         call: Callable[..., Coroutine[Any, Any, Any]],
         args: tuple[Any, ...],
     ) -> Any:
-        connection = self._calls.take(nbytes)
+        seconds = load.seconds(self._settings)
+        deadline = time.monotonic() + min(seconds, timeout)
+        connection = self._calls.take(nbytes, deadline)
         if connection is None:
             return NOT_HERE
         began = perf_counter()
         runner = self._runner
-        seconds = load.seconds(self._settings)
-        running = ThreadRunning(connection.close, time.monotonic() + min(seconds, timeout))
+        running = ThreadRunning(connection.close, deadline)
         stats = runner.metrics.in_threads(operation.name)
         failure: Exception | None = None
         result = NOT_HERE
@@ -165,6 +166,7 @@ class OwnThread:
             result = self._stepped(running, call(connection, *args))
         except LMCacheConnectError as error:
             failure = error.with_traceback(None)  # whose frames hold views of buffers
+            running.look_for_lateness()
             is_over = running.is_late and timeout < seconds
         except Exception:  # the event loop makes the call again, and tells what is wrong
             is_over = False

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import math
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, cast
@@ -165,6 +166,12 @@ class ThreadRunning:
         """Ends it soon. From any thread."""
         self.is_cancelled = True
         self.interrupt()
+
+    def look_for_lateness(self) -> None:
+        """Notes that its deadline has passed, where the event loop was held up and has not done it. From its thread."""
+        if not self.is_cancelled and time.monotonic() >= self.deadline:
+            self.is_late = True
+            self.is_cancelled = True
 
     def interrupt(self) -> None:
         """Closes the connection, unless the thread has let go of it. From any thread."""

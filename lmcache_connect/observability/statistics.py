@@ -95,8 +95,9 @@ class StoreMetrics:
         self._lock = ProcessLock("the counters of a connector")
         self._operations: dict[str, OperationStatistics] = {}
         self._in_threads: dict[str, OperationStatistics] = {}
-        self.counting = threading.Lock()
-        """Held for a few lines, by threads that count and by those who read."""
+        self.counting = threading.RLock()
+        """Held for a few lines, by threads that count and by those who read. A handler of a signal may make a call amid
+        those lines, in the same thread."""
         self.removals: Counter[tuple[str, str]] = Counter()
         """The live number of damaged records by what was wrong with them, and by what became of them."""
 
@@ -118,7 +119,7 @@ class StoreMetrics:
         with self._lock:
             copies = {name: live.copy() for name, live in self._operations.items()}
             with self.counting:
-                for name, live in self._in_threads.items():
+                for name, live in [*self._in_threads.items()]:
                     total = copies.setdefault(name, OperationStatistics())
                     total.add(live)
                     total.in_flight += live.in_flight

@@ -11,13 +11,15 @@ from .callers_room import CallersChunk, CallersRoom, OtherChunkError
 from .chunk_bytes import ChunkBytes, ChunkRoom
 from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
-from .lane import Lane
+from .lane import SHARE_BYTES, SMALL_SHARE_BYTES, Lane
 from .pipeline import Pipeline, Sent
 from .room import NoRoomError, Room, RoomLine
 
 __all__ = [
     "LARGE_BYTES",
     "NAMES_AT_A_TIME",
+    "SHARE_BYTES",
+    "SMALL_SHARE_BYTES",
     "Arrivals",
     "CallPayload",
     "CallQueue",

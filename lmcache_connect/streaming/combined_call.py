@@ -78,6 +78,16 @@ class CombinedCall(ABC):
         """Whether nothing more happens for it."""
         return not self.outstanding and not self._touching and (self.is_ended or not self.unbegun())
 
+    def when_over(self) -> asyncio.Future[None] | None:
+        """Returns what is done when it may be over, for one that its task does not wait for any more. None: it is.
+
+        On the event loop. Where it is not over then, it is to be asked for again.
+        """
+        if self.is_over:
+            return None
+        self.done = asyncio.get_running_loop().create_future()
+        return None if self.is_over else self.done  # a thread may have found it over before that was to be told to
+
     @property
     def is_recalled(self) -> bool:
         """Whether the owner of its memory has recalled that."""

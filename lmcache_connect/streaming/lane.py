@@ -44,6 +44,12 @@ W = TypeVar("W", bound=CombinedCall)
 GRACE: Final = 0.02
 """Seconds that a payload has to end which is being moved for a call that was cancelled."""
 
+SHARE_BYTES: Final = 32 << 20
+"""What calls move over one connection before it is released, where others wait for one."""
+
+SMALL_SHARE_BYTES: Final = 4 << 20
+"""The same for small calls. They share connections with small calls of other lanes, which are to wait for little."""
+
 LATE: Final = 0.1
 """Seconds without a reply after which a lane serves one connection more, if it has requests to make."""
 
@@ -72,6 +78,7 @@ class Lane(ABC, Generic[C, W]):
         runs_alone: bool = True,
         repeats: bool = True,
         grace: float = GRACE,
+        share_bytes: int = SHARE_BYTES,
     ) -> None:
         """`drivers`: how many connections are served at the same time, at most.
 
@@ -80,7 +87,8 @@ class Lane(ABC, Generic[C, W]):
         `runs_alone`: whether a call that is alone runs in its own task; otherwise a driver runs it as well.
         `repeats`: whether requests may be made twice without harm; otherwise those that were sent over a connection
         which was closed here end their calls, which are then tried again by the rules. `grace`: seconds that a payload
-        has to be let go of before the connection is closed.
+        has to be let go of before the connection is closed. `share_bytes`: what is moved over one connection before it
+        is released, where others wait for one.
         """
         self._process: Final = this_process()
         self._what: Final = f"the connector of {pool.store}"
@@ -95,6 +103,7 @@ class Lane(ABC, Generic[C, W]):
         self._runs_alone: Final = runs_alone
         self._repeats: Final = repeats
         self._grace: Final = grace
+        self._share_bytes: Final = share_bytes
         self._queue_of_one: Final[CallQueue[W]] = CallQueue()
         self._on_more: Final = self._more
         self._is_occupied = False
@@ -125,9 +134,9 @@ class Lane(ABC, Generic[C, W]):
         async with self._pool.acquired():
             pass
 
-    def gives_way(self) -> bool:
-        """Whether others wait for a connection of the pool."""
-        return self._pool.waiting > 0
+    def gives_way(self, moved: int) -> bool:
+        """Whether a connection that has moved so many bytes is to be released: others wait for one of the pool."""
+        return moved >= self._share_bytes and self._pool.waiting > 0
 
     def run(self, call: W) -> Awaitable[None]:
         """Makes the requests of `call`. When it has ended, however it ended, nothing touches its buffers any more.
@@ -189,6 +198,7 @@ class Lane(ABC, Generic[C, W]):
         finally:
             call.more = None
             call.end()
+            call.outstanding = 0  # the connection was closed, or has told everything
             queue.take_all()
         return True
 

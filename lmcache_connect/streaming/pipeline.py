@@ -31,11 +31,11 @@ class Pipeline(ABC, Generic[C, W]):
     """
 
     def __init__(
-        self, queue: CallQueue[W], finish: Callable[[W], None], gives_way: Callable[[], bool], *, in_thread: bool
+        self, queue: CallQueue[W], finish: Callable[[W], None], gives_way: Callable[[int], bool], *, in_thread: bool
     ) -> None:
         """`finish` is told of each call for which nothing more happens, except for `last`.
 
-        `gives_way`: whether others want a connection.
+        `gives_way`: whether a connection that has moved so many bytes is to be released, because others want one.
         """
         self.queue: Final = queue
         self.finish: Final = finish

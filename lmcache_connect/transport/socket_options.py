@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import struct
 from typing import Final
 
 from .stall_clock import SEND_TICK, TICKS
+from .wire import limit_call
 
 _IDLE_SECONDS: Final = 15
 """After so long without traffic, the kernel asks whether the peer is there. It also keeps a NAT's entry alive."""
@@ -42,5 +42,4 @@ def end_by_themselves(sock: socket.socket, stall_timeout: float | None) -> None:
         return
     tick = stall_timeout / TICKS
     for option, seconds in ((socket.SO_RCVTIMEO, tick), (socket.SO_SNDTIMEO, min(tick, SEND_TICK))):
-        micros = max(1, round(seconds * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", micros // 1_000_000, micros % 1_000_000))
+        limit_call(sock, option, seconds)

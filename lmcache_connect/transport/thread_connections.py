@@ -51,14 +51,18 @@ class ThreadConnections(Generic[C]):
         """The number of connections that are open."""
         return len(self._all)
 
-    def take(self) -> C | None:
-        """Returns a connection, which this thread passes to `put_back` later. None: none is free, and one is opened."""
+    def take(self, deadline: float = math.inf) -> C | None:
+        """Returns a connection, which this thread passes to `put_back` later. None: none is free, and one is opened.
+
+        `deadline`: when what waits on it fails, by `time.monotonic`, a tenth of a second later at most.
+        """
         if self._process.is_forked():
             return None
         while (connection := self._pop(-1)) is not None:
             self._least_free = min(self._least_free, len(self._free))
             stream = connection.stream
             if not self._closed and connection.is_reusable and isinstance(stream, ThreadStream) and stream.is_quiet():
+                stream.deadline = deadline
                 return connection
             self._end(connection)  # the server closed it, or sent something without being asked
         if self._opening is None and len(self._all) < self._size and time.monotonic() >= self._pause_ends:
@@ -123,7 +127,8 @@ class ThreadConnections(Generic[C]):
             self._opening = None
         stream = connection.stream
         assert isinstance(stream, LoopStream)  # noqa: S101  # it was just opened
-        connection.stream = stream.take_over()
+        connection.stream = taken_over = stream.take_over()
+        taken_over.look_often()
         self._all.add(connection)
         self.put_back(connection)
         if self._timer is None and not self._closed:

@@ -15,14 +15,15 @@ keep their thread stream until they are closed: one thread after the other calls
 
 from __future__ import annotations
 
+import math
 import time
 from typing import ClassVar, Final
 
 from .scratch import HEAD_BYTES
-from .stall_clock import StallClock
+from .stall_clock import SEND_TICK, StallClock
 from .stream import Stream
 from .transfer import NOTHING, PIECE_BYTES, Hasher, Transfer
-from .wire import BLOCKED, Wire
+from .wire import BLOCKED, StreamClosedError, Wire
 
 _WITHOUT_END: Final = 1 << 62
 """A turn without end: a thread holds up nobody."""
@@ -31,7 +32,7 @@ _WITHOUT_END: Final = 1 << 62
 class ThreadStream(Stream):
     """A blocking stream for one thread. Its coroutines never suspend."""
 
-    __slots__ = ("_clock", "_is_handed_back", "_moved", "_wire")
+    __slots__ = ("_clock", "_is_handed_back", "_moved", "_tick", "_wire", "deadline")
 
     _waits_in_kernel: ClassVar = True
 
@@ -43,6 +44,14 @@ class ThreadStream(Stream):
         self._is_handed_back = False
         self._clock = StallClock(wire)
         self._moved = -1
+        self._tick = self._clock.tick
+        self.deadline = math.inf
+        """When its calls fail, by `time.monotonic`. They look where nothing has come for a tick."""
+
+    def look_often(self) -> None:
+        """Has calls that receive look at `deadline` every tenth of a second."""
+        self._tick = min(self._tick, SEND_TICK)
+        self._wire.end_receiving_after(self._tick)
 
     async def receive_into(self, dest: memoryview, hasher: Hasher | None = None) -> None:
         """Fills `dest` completely, and shows each piece to `hasher`. One call receives a whole piece.
@@ -73,7 +82,7 @@ class ThreadStream(Stream):
                 except BLOCKED:
                     count = 0
                 if not count:
-                    self._look_for_stall(self._clock.tick)
+                    self._look_for_stall(self._tick)
                     continue
                 position += count
                 if update is not None:
@@ -92,7 +101,7 @@ class ThreadStream(Stream):
                         return
                 except BLOCKED:
                     pass
-                self._look_for_stall(self._clock.tick if reading else self._clock.send_tick)
+                self._look_for_stall(self._tick if reading else self._clock.send_tick)
         except OSError as error:
             raise self._failed(error) from error.with_traceback(None)
         except BaseException:
@@ -106,8 +115,11 @@ class ThreadStream(Stream):
 
         Raises:
             StreamStalledError: that was once too often.
+            StreamClosedError: the deadline has passed.
         """
         wire, now = self._wire, time.monotonic()
+        if now >= self.deadline:
+            raise StreamClosedError(f"{self.peer} gave no answer in time")
         moved = wire.bytes_received + wire.bytes_sent
         if moved != self._moved:
             self._moved = moved

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import sys
 from collections.abc import Sequence
 from typing import ClassVar, Final
@@ -215,6 +216,11 @@ class Wire:
         if self.is_open:
             self._sock.setblocking(True)
 
+    def end_receiving_after(self, seconds: float) -> None:
+        """Has calls that receive end by themselves after so long, for a wire that stays with threads."""
+        if self.is_open:
+            limit_call(self._sock, socket.SO_RCVTIMEO, seconds)
+
     def hand_back(self) -> None:
         """Ends `take_over()`: the thread has made its last call."""
         self.is_taken_over = False
@@ -295,3 +301,9 @@ def wants_write(blocked: BaseException, reading: bool) -> bool:
     if isinstance(blocked, ssl.SSLWantReadError):
         return False
     return isinstance(blocked, ssl.SSLWantWriteError) or not reading
+
+
+def limit_call(sock: socket.socket, option: int, seconds: float) -> None:
+    """Has calls end by themselves after so long: those that `option` names, `SO_RCVTIMEO` or `SO_SNDTIMEO`."""
+    micros = max(1, round(seconds * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", micros // 1_000_000, micros % 1_000_000))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -266,6 +267,46 @@ def test_the_timeout_of_the_caller_ends_it_and_says_so(proxy: FaultProxy, url: s
 
     over_the_loop, here = (after_the_same(url, way, calls, stall_timeout=20) for way in WAYS)
     assert here == over_the_loop
+
+
+def test_the_timeout_of_the_caller_ends_it_in_time_also_while_the_loop_is_held_up(proxy: FaultProxy, url: str) -> None:
+    freed = threading.Event()
+    with setting(url, operation_timeout=20, stall_timeout=20) as here:
+        before = here.calls_here("exists")
+        proxy.arm(STALL)
+        here.connector.context.owner.loop.call_soon_threadsafe(freed.wait, 15)
+        began = time.monotonic()
+        try:
+            with pytest.raises(SyncTimeoutError):
+                here.sync.exists("chunk", 0.3)
+            assert time.monotonic() - began < 5
+        finally:
+            freed.set()
+            proxy.disarm()
+        assert here.calls_here("exists") == before + 1
+
+
+def test_the_deadline_of_the_operation_that_the_loop_was_too_late_for_is_its_failure(
+    proxy: FaultProxy, url: str
+) -> None:
+    freed = threading.Event()
+    with setting(url, operation_timeout=0.3, stall_timeout=20) as here:
+        proxy.arm(STALL)
+        here.connector.context.owner.loop.call_soon_threadsafe(freed.wait, 1)
+        try:
+            with pytest.raises(OperationTimeoutError):
+                here.sync.exists("chunk", 20)
+        finally:
+            freed.set()
+            proxy.disarm()
+
+
+def test_a_handler_of_a_signal_may_make_a_call_amid_the_counting_of_another(url: str) -> None:
+    with setting(url) as here:
+        metrics, budget = here.connector.metrics, here.connector._runner.budget
+        with metrics.counting, budget._lock:  # where the handler interrupts the thread
+            assert here.sync.exists("chunk") is True
+            assert here.get("chunk") == {1}
 
 
 def test_a_get_that_finds_the_arena_full_waits_for_room_on_the_loop(url: str) -> None:

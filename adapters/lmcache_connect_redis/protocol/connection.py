@@ -17,9 +17,6 @@ from .traits import FULL_SERVER, ServerTraits
 
 MAX_LINE_BYTES: Final = 4096
 
-FAIR_SHARE_BYTES: Final = 32 << 20
-"""Bytes that a call moves over one connection before it releases it, if other callers wait for a connection."""
-
 _SHOWN_BYTES: Final = 40
 """How much of a reply that is not understood an error shows."""
 

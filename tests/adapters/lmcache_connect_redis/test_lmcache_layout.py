@@ -32,7 +32,7 @@ from lmcache_connect.errors import (
 from lmcache_connect.keys import parse_key
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 
-from .chunks import chunk, holds
+from .chunks import chunk, holds, payload
 from .real_lmcache import TO_RECORD, RealLMCache, Stored, record, recorded
 from .scripted_server import ScriptedServer
 
@@ -318,9 +318,67 @@ async def test_an_answer_that_breaks_the_protocol_is_an_error_and_never_an_alloc
         with pytest.raises((StoreProtocolError, StoreUnavailableError)):
             await connector.get("k")
         assert manager.local_cpu_backend.statistics().allocations == 0
-        server.answers[b"MGET"] = b"*2\r\n$-1\r\n$-1\r\n"
+        server.answers[b"MGET"] = lambda command: b"*%d\r\n" % (len(command) - 1) + b"$-1\r\n" * (len(command) - 1)
         assert await connector.get("k") is None
         assert server.connections == 2
+
+
+def reply(command: list[bytes]) -> bytes:
+    """The answer to a request for a chunk."""
+    [*copies, name] = command[1:]
+    data = payload(name.decode().removesuffix("kv_bytes"), 128)
+    return b"*%d\r\n%b$128\r\n%b\r\n" % (len(copies) + 1, b"$28\r\n%b\r\n" % HALF * len(copies), data)
+
+
+@pytest.mark.parametrize("kind", ["one too many", "two too many", "one too few"])
+async def test_a_reply_that_nobody_asked_for_gives_no_call_the_chunk_of_another(kind: str) -> None:
+    many = {"one too many": 2, "two too many": 3, "one too few": 0}[kind]
+    asked = 0
+
+    def answer(command: list[bytes]) -> bytes:
+        nonlocal asked
+        asked += 1
+        return reply(command) * (many if asked == 3 else 1)
+
+    async with (
+        ScriptedServer({b"MGET": answer}) as server,
+        ConnectorManager(f"{server.url}?layout=lmcache", config=QUICK) as manager,
+    ):
+        connector = manager.create_connector()
+        keys = [f"k{number}" for number in range(12)]
+        answers = await asyncio.gather(*map(connector.get, keys), return_exceptions=True)
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert [type(error) for error in failed] == [StoreProtocolError]  # the call that noticed it, and no other
+        for key, found in zip(keys, answers, strict=True):
+            assert isinstance(found, BaseException) or holds(found, key)
+        for key in keys:
+            assert holds(await connector.get(key), key)
+
+
+async def test_three_replies_too_many_are_noticed_only_when_the_connection_is_released() -> None:
+    asked = 0
+
+    def answer(command: list[bytes]) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked != 3:
+            return reply(command)
+        return reply(command) + b"".join(reply(again(copies)) for copies in (1, 2, 3))
+
+    def again(copies: int) -> list[bytes]:
+        return [b"MGET", *[b"othermetadata"] * copies, b"otherkv_bytes"]
+
+    async with (
+        ScriptedServer({b"MGET": answer}) as server,
+        ConnectorManager(f"{server.url}?layout=lmcache", config=QUICK) as manager,
+    ):
+        connector = manager.create_connector()
+        keys = [f"k{number}" for number in range(12)]
+        answers = await asyncio.gather(*map(connector.get, keys))
+        wrong = [key for key, found in zip(keys, answers, strict=True) if not holds(found, key)]
+        assert wrong  # LMCache's records hold no key
+        for key in keys:
+            assert holds(await connector.get(key), key)
 
 
 async def test_a_payload_that_does_not_end_where_it_said_is_an_error_and_gives_its_memory_back() -> None:

@@ -165,6 +165,31 @@ async def test_a_put_that_ends_before_its_commit_leaves_nothing_visible_and_free
     assert names(valkey_server) == set()
 
 
+async def test_pieces_that_arrive_after_their_put_was_cancelled_are_freed_as_well(
+    manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer
+) -> None:
+    with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
+        writer = manager.create_connector(f"redis://{proxy.host}:{proxy.port}?stripe=65536&pool_size=1")
+        await writer.exists("k")
+        proxy.arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=400 * KIB))
+        with chunk(backend, "k", 4 * MIB) as obj:
+            call = asyncio.ensure_future(writer.put("k", obj))
+            assert await asyncio.to_thread(proxy.wait_fired, 5)
+            async with asyncio.timeout(5):
+                while not staged(valkey_server):
+                    await asyncio.sleep(0.001)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                while staged(valkey_server):
+                    await asyncio.sleep(0.001)
+            proxy.disarm()
+            await writer.put("other", obj)  # over the same connection, behind what was held up
+        async with asyncio.timeout(5):
+            while staged(valkey_server):
+                await asyncio.sleep(0.001)
+
+
 @pytest.mark.parametrize("after", [10, 150, 70_000, 400_000, MIB + 4000])
 async def test_a_put_that_is_cancelled_anywhere_leaves_the_old_chunk_or_the_new_and_nothing_for_ever(
     manager: ConnectorManager, backend: LocalCPUBackend, valkey_server: ValkeyServer, after: int

@@ -89,7 +89,7 @@ async def test_a_chunk_of_lmcaches_layout_that_is_cut_short_leaves_the_arena_emp
     reply = b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(metadata), metadata, CHUNK, bytes(CHUNK))
     room = PlaceInLine(RoomLine(backend, 1)).new_room()
     with pytest.raises(StreamClosedError) as kept:
-        await TwoKeyRecords("store", RedisOptions()).receive(cut_short(reply, io), room, 0)
+        await TwoKeyRecords("store", RedisOptions()).receive(cut_short(reply, io), room, 0, 1)
     room.release()
     assert kept.tb is not None
     assert backend.statistics().reserved == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import cast
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManag
 from lmcache_connect.loop import LoopOwner
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import RedisServer
+from lmcache_connect_redis.connector import RedisConnector
 
 from .chunks import chunk, holds
 from .scripted_server import ScriptedServer
@@ -57,6 +59,20 @@ async def test_gets_on_few_connections_are_served_in_turn(connector: ManagedConn
 
     await asyncio.gather(*map(get, range(6)))
     assert min(served) * 2 > max(served), served
+
+
+async def test_small_calls_release_a_connection_that_others_wait_for_after_a_few_megabytes(valkey_url: str) -> None:
+    async with ConnectorManager(f"{valkey_url}?pool_size=1", config=CONFIG) as manager:
+        redis = cast(RedisConnector, manager.create_connector().wrapped)
+        pool = redis._small_gets._pool
+        async with pool.acquired():
+            waiting = asyncio.ensure_future(pool.acquire())
+            await asyncio.sleep(0)
+            for lane in (redis._small_gets, redis._small_puts):
+                assert not lane.gives_way(MIB)
+                assert lane.gives_way(4 * MIB)
+        pool.release(await waiting)
+        assert not redis._small_gets.gives_way(64 * MIB)  # nobody waits any more
 
 
 async def test_no_cancellation_is_lost_when_a_connection_breaks_in_the_same_iteration(

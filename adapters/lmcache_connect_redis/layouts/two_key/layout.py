@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, OtherChunkError
@@ -16,6 +17,9 @@ from ...store_pipeline import StoreRequest
 from ..layout import Layout, escaped
 from .records import METADATA_SUFFIX, TwoKeyRecords, both_keys
 
+_COPIES: Final = 3
+"""How many copies of the metadata a request asks for at most."""
+
 
 class TwoKeyLayout(Layout):
     """`layout=lmcache`: a chunk's payload and its metadata under keys of their own."""
@@ -25,6 +29,7 @@ class TwoKeyLayout(Layout):
 
     def __init__(self, store: str, options: RedisOptions) -> None:
         self._records = TwoKeyRecords(store, options)
+        self._requests = itertools.count()
 
     def names_of(self, keys: Sequence[str]) -> list[str]:
         return [*keys]
@@ -43,7 +48,7 @@ class TwoKeyLayout(Layout):
         return name.removesuffix(METADATA_SUFFIX) if name.endswith(METADATA_SUFFIX) else None
 
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> TwoKeyFetching:
-        return TwoKeyFetching(self._records, names, arrivals, nbytes)
+        return TwoKeyFetching(self._records, names, arrivals, nbytes, self._requests)
 
     def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
         for obj in objs:
@@ -52,11 +57,25 @@ class TwoKeyLayout(Layout):
 
 
 class TwoKeyFetching(FetchCall):
-    """Chunks by their slots, the positions of their keys in the call."""
+    """Chunks by their slots, the positions of their keys in the call.
 
-    def __init__(self, records: TwoKeyRecords, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> None:
+    LMCache's records do not say which key they belong to. A reply that nobody has asked for, or one that is missing,
+    would give each call behind it another call's chunk. So requests that follow one another ask for one, two and three
+    copies of the metadata in turn, and a reply of another length closes the connection.
+    """
+
+    def __init__(
+        self,
+        records: TwoKeyRecords,
+        names: Sequence[str],
+        arrivals: Arrivals,
+        nbytes: int,
+        requests: Iterator[int],
+    ) -> None:
+        """`requests` counts the requests of all calls. From any thread."""
         super().__init__(arrivals, nbytes)
         self._records = records
+        self._requests = requests
         self._names = names
         self._next = 0
         """The first slot that was not asked for yet."""
@@ -66,33 +85,36 @@ class TwoKeyFetching(FetchCall):
     def unbegun(self) -> int:
         return max(self.arrivals.wanted - self._next, 0) + len(self._again)
 
-    def next_request(self) -> tuple[tuple[int, bytes], int]:
+    def next_request(self) -> tuple[tuple[tuple[int, int], bytes], int]:
         if self._again:
             slot = self._again.pop()
         else:
             slot = self._next
             self._next = slot + 1
-        return (slot, encode_command(b"MGET", *both_keys(self._names[slot]))), self._typical
+        copies = 1 + next(self._requests) % _COPIES
+        metadata, payload = both_keys(self._names[slot])
+        return ((slot, copies), encode_command(b"MGET", *(metadata,) * copies, payload)), self._typical
 
-    def ask_again(self, ask: int) -> None:
-        if ask < self.arrivals.wanted:
-            self._again.append(ask)
+    def ask_again(self, ask: tuple[int, int]) -> None:
+        if ask[0] < self.arrivals.wanted:
+            self._again.append(ask[0])
 
-    async def drop(self, connection: Connection, ask: int) -> None:
-        await self._records.drop(connection)
+    async def drop(self, connection: Connection, ask: tuple[int, int]) -> None:
+        await self._records.drop(connection, ask[1])
 
-    async def take(self, connection: Connection, ask: int) -> int:
+    async def take(self, connection: Connection, ask: tuple[int, int]) -> int:
+        slot, copies = ask
         try:
-            obj = await self._records.receive(connection, self.arrivals.room, ask)
+            obj = await self._records.receive(connection, self.arrivals.room, slot, copies)
         except CorruptRecordError as error:
-            self.arrivals.corrupt[ask] = error
+            self.arrivals.corrupt[slot] = error
             return 0
         except ArenaExhaustedError as error:
-            self.arrivals.no_room(ask, error)
+            self.arrivals.no_room(slot, error)
             return 0
         except OtherChunkError:
             return 0
-        self.arrivals.found[ask] = obj
+        self.arrivals.found[slot] = obj
         if obj is None:
             return 0
         self._typical = obj.get_size()

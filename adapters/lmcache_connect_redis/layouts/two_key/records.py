@@ -72,16 +72,18 @@ class TwoKeyRecords:
 
     # ---------------------------------------------------------------------------------------------- receiving
 
-    async def receive(self, connection: Connection, room: ChunkRoom, slot: int) -> ChunkBytes | None:
-        """Receives the chunk of the next reply, which is to MGET of a slot's `both_keys`. None if a half is missing.
+    async def receive(self, connection: Connection, room: ChunkRoom, slot: int, copies: int) -> ChunkBytes | None:
+        """Receives the chunk of the next reply, which is to MGET of `copies` times the metadata and of the payload.
+
+        Both are those of a slot. Returns None if a half is missing.
 
         Raises:
             CorruptRecordError: the halves do not fit, or are too large. The stream stands behind them, or was closed
                 because they are long.
             NoRoomError, ArenaExhaustedError, OtherChunkError: see `ChunkRoom.make`. As for halves that do not fit.
         """
-        await self._expect_both(connection)
-        encoded = await self._receive_metadata(connection)
+        await self._expect_both(connection, copies)
+        encoded = await self._receive_copies(connection, copies)
         size = await self._receive_size(connection)
         if encoded is None or size is None:
             # Evicted, expired, or not written yet: another writer's half is left alone.
@@ -112,11 +114,11 @@ class TwoKeyRecords:
         connection.pending -= 1
         return obj
 
-    async def drop(self, connection: Connection) -> None:
+    async def drop(self, connection: Connection, copies: int) -> None:
         """Receives the next reply, also an error reply, and drops it. Closes the connection where it is long."""
         try:
-            await self._expect_both(connection)
-            await self._receive_metadata(connection)
+            await self._expect_both(connection, copies)
+            await self._receive_copies(connection, copies)
         except StoreError:
             if not connection.stream.is_open:
                 raise
@@ -125,10 +127,17 @@ class TwoKeyRecords:
         else:
             await self._finish(connection, await self._receive_size(connection))
 
-    async def _expect_both(self, connection: Connection) -> None:
+    async def _expect_both(self, connection: Connection, copies: int) -> None:
         count = connection.number(await connection.expect(b"*", "an array"))
-        if count != 2:
-            raise connection.broken(f"an array of {count} items; expected 2")
+        if count != copies + 1:
+            raise connection.broken(f"an array of {count} items; expected {copies + 1}")
+
+    async def _receive_copies(self, connection: Connection, copies: int) -> bytes | None:
+        encoded = await self._receive_metadata(connection)
+        for _ in range(1, copies):
+            if await self._receive_metadata(connection) != encoded:
+                raise connection.broken("two copies of one value are different")
+        return encoded
 
     async def _receive_metadata(self, connection: Connection) -> bytes | None:
         size = await self._receive_size(connection)
