@@ -92,7 +92,9 @@ async def describe_engines(url: str | None, facts: Facts) -> EnginesReport:
     missing = [name for name in ("dtype", "kv_layout", "revision") if name not in of_lmcache]
     if missing:
         wanted = " ".join(f"--{name.replace('_', '-')} NAME" for name in missing)
-        notes.append(f"engines that differ in {', '.join(missing)} share keys where the engine does not tell it: {wanted}")
+        notes.append(
+            f"engines that differ in {', '.join(missing)} share keys where the engine does not tell it: {wanted}"
+        )
     notes.append("PYTHONHASHSEED must be the same number in every engine that shares the store")
     return EnginesReport(shown, _engines(texts), tuple(notes))
 
