@@ -22,6 +22,7 @@ from ..errors import LMCacheConnectError, MissingExtraError
 from ..known_secrets import clean
 from . import documents, tables
 from .demo import run_demo
+from .engines import Facts, describe_engines
 from .exits import EXIT_NOT_VERIFIED, EXIT_USAGE, PROGRAM
 from .ping import run_ping
 from .plugins import list_plugins
@@ -150,6 +151,32 @@ def plugins(as_json: AsJSON = False) -> None:
         _print_json(documents.plugins_document(found))
     else:
         tables.print_plugins(found, Console())
+
+
+@app.command()
+def engines(
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", envvar="LMCACHE_CONNECT_URL", help=f"The store, such as {URL_SHAPE}.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="NAME", help="The model's commit or date.")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="The dtype of the KV cache.")] = None,
+    kv_layout: Annotated[str | None, typer.Option(metavar="NAME", help="A name for the KV cache's layout.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="The tenant, which every key shows.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show which engines are installed, and what to paste into their configuration for a store.
+
+    The texts hold no secret: a password is read from the environment. Connects to nothing.
+    Exits with 0 if the URL is understood, 2 if not.
+    """
+    try:
+        found = asyncio.run(describe_engines(url, Facts(revision, dtype, kv_layout, tenant)))
+    except (LMCacheConnectError, OSError) as error:
+        _fail(error, as_json)
+    if as_json:
+        _print_json(documents.engines_document(found))
+    else:
+        tables.print_engines(found, Console())
 
 
 @app.command()

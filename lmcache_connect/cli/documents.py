@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .demo_report import DemoReport, KindReport
+from .engines import EnginesReport
 from .ping import PingReport
 from .plugins import PluginReport
 from .schemes import SchemeReport
@@ -51,6 +52,11 @@ def ping_document(report: PingReport) -> dict[str, Any]:
         "connect_ms": report.connect_seconds * 1e3,
         "round_trip_ms": report.round_trip_seconds * 1e3,
     }
+
+
+def engines_document(report: EnginesReport) -> dict[str, Any]:
+    """The engines, their versions, and the texts to paste."""
+    return {"ok": True, **asdict(report)}
 
 
 def serving_document(serving: Serving) -> dict[str, Any]:

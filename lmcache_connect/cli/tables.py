@@ -7,6 +7,7 @@ from typing import Final
 
 from ..errors import MissingExtraError
 from .demo_report import Call, DemoReport
+from .engines import EnginesReport
 from .ping import PingReport
 from .plugins import PluginReport
 from .schemes import SchemeReport
@@ -95,6 +96,23 @@ def print_serving(serving: Serving, console: Console) -> None:
         style = _BAD if store.health == "failing" else ""
         facts.append((store.connector, Text.assemble(store.store, " ", (store.health, style))))
     console.print(_grid(facts), soft_wrap=True)
+
+
+def print_engines(report: EnginesReport, console: Console) -> None:
+    """Prints one row for each engine, then each text on a line of its own, then the notes."""
+    table = _table("engine", (), ("package", "installed"))
+    for engine in report.engines:
+        installed = Text("no", _QUIET) if engine.version is None else Text(engine.version, _GOOD)
+        table.add_row(engine.engine, engine.package, installed)
+    console.print(table)
+    for engine in report.engines:
+        for each in engine.texts:
+            console.print(Text(f"\n{engine.engine}, {each.way}:", _QUIET))
+            console.print(Text(each.text), soft_wrap=True)
+    if report.notes:
+        console.print()
+    for note in report.notes:
+        console.print(Text(note), soft_wrap=True)
 
 
 def print_schemes(reports: Sequence[SchemeReport], console: Console) -> None:

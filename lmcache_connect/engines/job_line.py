@@ -44,7 +44,8 @@ class JobLine:
         self._connector = connector
         self._loop = loop
         self._mailbox = mailbox_of(loop)
-        self._refusal = Refusal(pause)
+        self.refusal: Final = Refusal(pause)
+        """Whether the store refuses the login."""
         self._stores: deque[Job] = deque()
         self._loading = 0
         self._storing = 0
@@ -99,7 +100,7 @@ class JobLine:
         if job.is_over or job.lease.is_recalled:
             self._drop_timer(job)
             return
-        if (refused := self._refusal.now(self._loop.time())) is not None:
+        if (refused := self.refusal.now(self._loop.time())) is not None:
             self._drop_timer(job)
             job.let_go()
             job.fail(*refused)
@@ -123,7 +124,7 @@ class JobLine:
             job.fail(type(error).__name__, described(error))
         else:
             job.let_go()
-            self._refusal.end()
+            self.refusal.end()
             job.succeed(flags)
 
     async def _operate(self, job: Job) -> Sequence[bool]:
@@ -173,7 +174,7 @@ class JobLine:
     def _tell(self, job: Job, error: Exception) -> None:
         if isinstance(error, StoreError):  # the connector has told it, at a bounded rate
             if error.permanent:
-                self._refusal.begin(self._loop.time(), type(error).__name__, described(error))
+                self.refusal.begin(self._loop.time(), type(error).__name__, described(error))
             return
         level = logging.WARNING if isinstance(error, LMCacheConnectError) else logging.ERROR
         self._failed.tell(level, store=self._connector.store, kind=job.kind, keys=len(job.keys), error=described(error))

@@ -259,9 +259,11 @@ class JobPort:
             ForkedProcessError: in a fork.
         """
         counters = self.statistics().document()
+        refusal = self._store.line.refusal.answer
         return {
             "store": self.store,
             "breaker": self.connector.breaker_state.value,
+            "refused": None if refusal is None else refusal[0],
             "has_succeeded": self.connector.has_succeeded,
             "is_closed": self._is_closed,
             "jobs": counters,
@@ -316,11 +318,15 @@ class JobPort:
         What has not ended by then has failed, as `closed`. Nothing touches the buffers when this returns, or it is
         logged. `drain` and `wait` still give the results. A further call waits for the same end. Where this is the last
         port of its store, the connector is closed, in bounded time. In a fork only the fork's descriptor is closed.
+        On the event loop's own thread it does not wait: it goes on in another one.
         """
         if self._process.is_forked():
             if not self._is_closed:
                 self._is_closed = True
                 self._book.event.close()  # without the lock, which a thread of the parent may have held
+            return
+        if self._store.loop.owner.is_current():  # the collector has run there, and has ended what held the port
+            threading.Thread(target=self.close, args=(grace,), name="lmcache-connect closing", daemon=True).start()
             return
         jobs = self._book.close()
         self._is_closed = True

@@ -22,6 +22,11 @@ class Refusal:
         self._until = 0.0
         self._answer: tuple[str, str] | None = None
 
+    @property
+    def answer(self) -> tuple[str, str] | None:
+        """The class and the text of the last refusal; None where the store has refused nothing. From any thread."""
+        return self._answer
+
     def begin(self, now: float, reason: str, error: str) -> None:
         """The store has refused. `reason` is the class of the error, and `error` its text."""
         if self._answer is None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Final
 
 from ..loop import LoopOwner
 from ..process import this_process
 from .job import WHY, Job
+from .loop_position import may_touch_memory
 from .watchdog import Watchdog
 
 _START_SECONDS: Final = 10.0
-
-_OURS: Final = ("lmcache_connect", "lmcache_reference_connectors")
-"""How the modules are named whose code touches an engine's memory. Other people's connectors are given copies."""
 
 
 class SharedLoop:
@@ -25,6 +22,8 @@ class SharedLoop:
         self.process: Final = this_process()
         self.owner: Final = LoopOwner.start("lmcache-connect jobs")
         self._thread: Final = self.owner.run_sync("JobPort", _START_SECONDS, _this_thread)
+        self.trusted: frozenset[str] = frozenset()
+        """Packages of others whose connectors are given an engine's memory itself."""
         self.watchdog: Final = Watchdog(self.force_end)
 
     def force_end(self, job: Job, why: str) -> bool:
@@ -38,7 +37,9 @@ class SharedLoop:
         if job.is_over:
             return True
         task = job.task
-        if not (task is not None and task.done()) and not (job.lease.is_idle and not self._is_in_our_code()):
+        if not (task is not None and task.done()) and not (
+            job.lease.is_idle and not may_touch_memory(self._thread, self.trusted)
+        ):
             return False
         job.let_go()
         job.fail(why, f"{WHY[why]}, and the event loop did not end it")
@@ -49,18 +50,6 @@ class SharedLoop:
         if not self.process.is_forked():
             self.watchdog.close()
             self.owner.close_sync()
-
-    def _is_in_our_code(self) -> bool:
-        """Whether the loop's thread may be amid something that touches an engine's memory.
-
-        A thread that runs Python code, or a system call for it, is where its innermost frame is. No other thread runs
-        Python code while this one looks. A loop that sleeps, or that other code holds up, is in none of our modules.
-        """
-        frame = sys._current_frames().get(self._thread)
-        if frame is None:
-            return False  # the thread has ended
-        module: str = frame.f_globals.get("__name__") or ""
-        return module.startswith(_OURS)
 
 
 async def _this_thread() -> int:

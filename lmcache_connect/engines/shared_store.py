@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
 from ..config import ConnectorConfig
-from ..errors import LMCacheConnectError
 from ..manager import ConnectorManager
 from ..observability import event
+from ..outside import described
 from ..process import ModuleLock
 from .job_line import JobLine
 from .shared_loop import SharedLoop
@@ -35,6 +36,8 @@ class SharedStore:
         except BaseException:
             self._close_manager()
             raise
+        # Only a connector that the setting `trusted_modules` names is called without something of ours around it.
+        loop.trusted |= {type(self.connector.inside).__module__.partition(".")[0]}
         self.line: Final = JobLine(self.connector, loop.owner.loop, settings.breaker_reset)
         """Where jobs are posted."""
 
@@ -56,11 +59,12 @@ class SharedStore:
             self.loop.close()
 
     def _close_manager(self) -> None:
-        seconds = self.settings.close_grace + _CLOSE_SECONDS
+        closing = asyncio.run_coroutine_threadsafe(self.manager.close(), self.loop.owner.loop)
         try:
-            self.loop.owner.run_sync("JobPort.close", seconds, self.manager.close)
-        except (LMCacheConnectError, ExceptionGroup) as error:  # nothing more can be done about it
-            event(logging.WARNING, "engine_store_not_closed", store=repr(self.manager), error=error)
+            closing.result(self.settings.close_grace + _CLOSE_SECONDS)
+        except Exception as error:  # nothing more can be done about it
+            closing.cancel()
+            event(logging.WARNING, "engine_store_not_closed", store=repr(self.manager), error=described(error))
 
 
 _lock: Final = ModuleLock()

@@ -154,8 +154,8 @@ def memory_at(address: SupportsIndex, nbytes: SupportsIndex) -> memoryview:
     only, and hold its owner until then.
 
     Raises:
-        InvalidArgumentError: `address` or `nbytes` is not a whole number, `address` is 0 or negative, `nbytes` is negative
-            or above `MAX_CHUNK_BYTES`, or the memory would end behind the address space.
+        InvalidArgumentError: `address` or `nbytes` is not a whole number, `address` is 0 or negative, `nbytes` is
+            negative or above `MAX_CHUNK_BYTES`, or the memory would end behind the address space.
     """
     try:
         start, size = operator.index(address), operator.index(nbytes)

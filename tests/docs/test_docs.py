@@ -75,6 +75,15 @@ def test_the_operators_pages_list_every_option_with_its_default(
     assert rows == expected
 
 
+def test_the_program_on_the_page_of_callers_memory_runs_as_written() -> None:
+    (program,) = code_blocks("docs/caller-memory.md")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stderr == ""
+    assert f"prints `{done.stdout.strip()}`" in (ROOT / "docs/caller-memory.md").read_text()
+
+
 PAGES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md"), ROOT / "README.md"]
 
 

@@ -181,6 +181,7 @@ def test_a_store_that_refuses_the_login_answers_at_once_and_is_told_once(
         assert {result.reason for result in results} == {"AuthenticationError"}
         assert all("wrong" not in str(result.error).replace("WRONGPASS", "") for result in results)
         assert proxy.connections <= 6
+        assert port.status()["refused"] == "AuthenticationError"
         lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(lines) == 1, [record.message for record in lines]
         with guarded.client() as client:
@@ -190,6 +191,7 @@ def test_a_store_that_refuses_the_login_answers_at_once_and_is_told_once(
         while (result := result_of(port, port.submit_exists(["a"]))).error is not None and time.monotonic() < ends:
             time.sleep(0.05)
         assert result.error is None
+        assert port.status()["refused"] is None
 
 
 # --------------------------------------------------------------------------------- a loop that stands still

@@ -316,6 +316,17 @@ def test_jobs_may_finish_within_the_grace_period(open_port: OpenPort, valkey_url
     assert result.ok
 
 
+def test_closing_on_the_event_loops_own_thread_does_not_hold_it(open_port: OpenPort, valkey_url: str) -> None:
+    before = set(threading.enumerate())
+    port = open_port(valkey_url)
+    port.manager.owner.loop.call_soon_threadsafe(port.close)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    port.close()
+    assert port.connector.is_closed
+
+
 def test_a_port_that_is_forgotten_warns_and_leaves_nothing(valkey_url: str) -> None:
     before = set(threading.enumerate())
     port = JobPort(valkey_url)

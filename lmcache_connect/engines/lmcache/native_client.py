@@ -32,7 +32,7 @@ class NativeClient:
         """LMCache calls this with `adapter_params`. It connects on first use.
 
         Args:
-            url: the store.
+            url: the store. "": the environment variable `LMCACHE_CONNECT_URL` has it.
             identity: what LMCache does not tell of its bytes: `dtype`, `kv_layout`, `revision` and so on.
             strict_identity: refuses to start where one of them is missing.
             options: those of `JobPort`, such as `deadline`, and settings of `ConnectorConfig`.

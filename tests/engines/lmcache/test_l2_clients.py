@@ -185,6 +185,13 @@ def test_a_wrong_configuration_is_named_at_the_start(
         open_host(**params)
 
 
+def test_a_url_with_a_secret_may_come_from_the_environment(
+    open_host: Open, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", valkey_url)
+    assert open_host("").store([key(1)], [chunk(1)])
+
+
 def test_counts_that_differ_and_memory_that_cannot_be_loaded_into_are_named(
     open_native: Callable[..., NativeHost], valkey_url: str
 ) -> None:

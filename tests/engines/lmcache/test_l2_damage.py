@@ -1,4 +1,4 @@
-"""Damage in the store and on the way to it costs the damaged object alone, in time, and nothing is written afterwards."""
+"""Damage in the store and on the way to it costs the damaged object alone, in time; nothing is written afterwards."""
 
 from __future__ import annotations
 

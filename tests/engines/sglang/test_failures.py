@@ -176,6 +176,24 @@ def test_a_store_that_stalls_amid_a_batch_costs_the_pages_from_there_on(
     assert [pool.bytes_of(24 + page) for page in moved] == [pool.bytes_of(page) for page in moved]
 
 
+def test_a_batch_that_is_refused_amid_its_parts_answers_when_those_before_have_ended(
+    start: Start, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = MHAPool(pages=8, page_size=64, layers=8, heads=4, dim=32)
+    pool.fill()
+    backend = start(pool, url=f"redis://{proxy.host}:{proxy.port}", deadline=DEADLINE, retries=0)
+    keys = keys_of(4)
+    assert all(backend.batch_set_v1(keys, pool.indices(range(4))))
+    monkeypatch.setattr(page_store, "PART_BYTES", 2 * pool.page_nbytes)
+
+    proxy.arm(Fault(FaultKind.STALL, after_bytes=pool.page_nbytes // 2))
+    same_place = pool.indices([4, 5, 6, 6])
+    assert backend.batch_get_v1(keys, same_place) == [False] * 4
+
+    proxy.disarm()  # what was held back comes now
+    assert stays(pool)
+
+
 @pytest.mark.parametrize("layout", ["page_first", "layer_first"])
 def test_a_server_that_is_killed_during_a_load_costs_answers_of_false_and_comes_back_by_itself(
     start: Start, own_server: ValkeyServer, proxy: FaultProxy, layout: str
