@@ -11,7 +11,14 @@ from typing import Any, Final
 from ...errors import InvalidArgumentError
 from ...memory import memory_at
 
-_BUFFERS: Final = ("kv_buffer", "k_buffer", "v_buffer", "index_k_buffer", "index_k_scale_buffer")
+_BUFFERS: Final = (
+    "kv_buffer",
+    "k_buffer",
+    "v_buffer",
+    "index_k_buffer",
+    "index_k_scale_buffer",
+    "_host_page_buffer_view",
+)
 """The attributes in which SGLang's host pools hold their memory, beside what `get_hybrid_pool_buffer` returns."""
 
 Span = tuple[int, int]
@@ -45,7 +52,8 @@ class HostPool:
         self.theirs: Final = theirs
         self.name: Final = name
         self.page_size: Final = int(getattr(theirs, "logical_page_size", None) or getattr(theirs, "page_size", 1) or 1)
-        self.is_logical: Final = not any(True for _ in _tensors_of(theirs))
+        # Not by its memory alone: a pool may keep that where we do not know it.
+        self.is_logical: Final = not getattr(theirs, "layer_num", 0) and not any(True for _ in _tensors_of(theirs))
 
     def pages(self, host_indices: Any, count: int) -> Places:
         """The memory of `count` pages at these host indices.

@@ -135,6 +135,7 @@ class LogicalPool:
     layout = "layer_first"
     kv_buffer = None
     dtype = "torch.uint8"
+    layer_num = 0
 
     def __init__(self, page_size: int = 4) -> None:
         self.page_size = page_size

@@ -166,6 +166,30 @@ def test_a_pool_of_indices_alone_has_every_page(start: Start) -> None:
     assert backend.exists("a")
 
 
+@pytest.mark.parametrize("place", ["_host_page_buffer_view", "a_name_of_a_later_release"])
+def test_a_pool_that_keeps_its_memory_elsewhere_is_moved_and_not_taken_for_one_without(
+    start: Start, place: str
+) -> None:
+    class Elsewhere(MLAPool):
+        def get_page_buffer_meta(self, indices: Any) -> tuple[list[int], list[int]]:
+            self.kv_buffer = getattr(self, place)
+            found = super().get_page_buffer_meta(indices)
+            self.kv_buffer = None
+            return found
+
+    pool = Elsewhere()
+    setattr(pool, place, pool.kv_buffer)
+    pool.kv_buffer = None
+    pool.fill()
+    backend = start(pool, mla=True)
+    [key, missing] = keys_of(2)
+
+    assert backend.batch_set_v1([key], pool.indices([0])) == [True]
+    assert backend.batch_get_v1([key, missing], pool.indices([1, 2])) == [True, False]
+    assert pool.bytes_of(1) == pool.bytes_of(0)
+    assert backend.batch_exists([missing]) == 0
+
+
 def test_memory_that_is_not_the_pools_is_not_touched(start: Start) -> None:
     pool, foreign = MHAPool(), MHAPool()
     foreign.fill()
