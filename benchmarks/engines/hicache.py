@@ -1,8 +1,8 @@
 """What SGLang's HiCache gets from a store through the backend: `python -m benchmarks.engines.hicache`.
 
-GB/s of sets and gets of 128 pages, beside the same bytes through `batched_put_from` and `batched_get_into` alone, in
-turns. It needs neither SGLang nor torch: the interface is restated, as in the tests. The server is a Valkey of its own,
-or the one at `--url`.
+GB/s of sets and gets of 128 pages, and how many seconds of this process's CPU a GB takes, beside the same bytes through
+`batched_put_from` and `batched_get_into` alone, in turns. It needs neither SGLang nor torch: the interface is restated, as
+in the tests. The server is a Valkey of its own, or the one at `--url`.
 """
 
 from __future__ import annotations
@@ -64,19 +64,24 @@ def sides_of(backend_class: Any, url: str, name: str, page_kib: int) -> Iterator
         )
 
 
-def measure(sides: Sides, rounds: int) -> dict[str, float]:
-    """The median seconds of each side. They take turns, so that all meet the same moments of a shared machine."""
+def measure(sides: Sides, rounds: int) -> dict[str, tuple[float, float]]:
+    """The median seconds of each side, and those of the CPU.
+
+    They take turns, so that all meet the same moments of a shared machine.
+    """
     seconds: dict[str, list[float]] = {side: [] for side in sides}
+    busy: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + 1):  # the first one warms up
         for side, call in sides.items():
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             flags = call()
-            took = time.perf_counter() - began
+            took, worked = time.perf_counter() - began, time.process_time() - worked
             if not all(flags):
                 raise SystemExit(f"{side}: {list(flags).count(False)} of {len(flags)} failed")
             if turn:
                 seconds[side].append(took)
-    return {side: statistics.median(each) for side, each in seconds.items()}
+                busy[side].append(worked)
+    return {side: (statistics.median(seconds[side]), statistics.median(busy[side])) for side in sides}
 
 
 def main() -> None:
@@ -86,12 +91,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     with restated_sglang() as backend_class, ValkeyServer() as server:
-        print(f"{PAGES} pages of {options.page_kib} KiB, median of {options.rounds} rounds, GB/s")
+        print(
+            f"{PAGES} pages of {options.page_kib} KiB, median of {options.rounds} rounds: GB/s (seconds of CPU per GB)"
+        )
         for name in POOLS:
             with sides_of(backend_class, options.url or server.url(), name, options.page_kib) as (sides, nbytes):
                 figures = measure(sides, options.rounds)
-            look_up = figures.pop("batch_exists")
-            shown = "  ".join(f"{side} {nbytes / seconds / 1e9:.2f}" for side, seconds in figures.items())
+            (look_up, _) = figures.pop("batch_exists")
+            shown = "  ".join(
+                f"{side} {nbytes / seconds / 1e9:.2f} ({busy / nbytes * 1e9:.2f})"
+                for side, (seconds, busy) in figures.items()
+            )
             print(f"{name:12} {shown}  batch_exists {look_up * 1e3:.2f} ms")
 
 
