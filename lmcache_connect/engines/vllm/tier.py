@@ -76,6 +76,7 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
         self.locality = Locality(chosen.locality) if chosen.locality is not None else None
         memory = PrimaryMemory(primary_kv_view)
         identity = identity_of(offloading_spec.config, memory.chunk_nbytes, chosen.identity)
+        self._grace = chosen.config().close_grace
         namespace = Namespace(identity, strict_identity=chosen.strict_identity)
         port = JobPort(
             chosen.store_url(),
@@ -96,7 +97,6 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
             chosen.enable_kv_events
             and offloading_spec.kv_events_config.enable_kv_cache_events  # else nobody takes them
         )
-        self._grace = chosen.config().close_grace
         self._is_new_step = True
         self._is_shut = False
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lmcache_connect.engines.vllm.figures import COUNTERS, GAUGES
 from lmcache_connect.engines.vllm.tier_options import TierOptions
 
-from .restated import spec
+from .restated import Names, spec
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "engines-vllm.md").read_text(encoding="utf-8")
 
@@ -52,8 +55,17 @@ def test_the_tier_takes_the_configuration_of_the_page(tier_class: Any, valkey_ur
     tier.shutdown()
 
 
-def test_lmcaches_server_takes_the_configuration_of_the_page() -> None:
+def test_lmcaches_client_takes_the_configuration_of_the_page(valkey_url: str) -> None:
     (text,) = re.findall(r"--l2-adapter '(.*?)'\n?```", PAGE, flags=re.DOTALL)
     adapter = json.loads(text)
-    assert (adapter["type"], adapter["class_name"]) == ("native_plugin", "NativeClient")
-    assert adapter["adapter_params"]["identity"].keys() == {"dtype", "kv_layout", "revision"}
+    assert (adapter["type"], adapter["module_path"]) == ("native_plugin", "lmcache_connect.engines.lmcache")
+    parameters = {**adapter["adapter_params"], "url": valkey_url}
+    client = getattr(importlib.import_module(adapter["module_path"]), adapter["class_name"])(**parameters)
+    client.close()
+
+
+def test_vllm_itself_takes_both_configurations_of_the_page(names: Names) -> None:
+    config = pytest.importorskip("vllm.config", reason="vLLM is not installed")
+    for given in transfer_configs():
+        taken = config.KVTransferConfig(**given)
+        assert taken.kv_connector_extra_config == given["kv_connector_extra_config"]

@@ -203,6 +203,15 @@ def test_a_store_that_is_down_costs_misses_and_comes_back_by_itself(host: Make) 
         assert one.look_up([key_of(1)], one.request("back")) == [True]
 
 
+def test_a_store_that_refuses_the_login_costs_misses_and_vllm_starts(host: Make) -> None:
+    with ValkeyServer(password="right") as server:
+        one = host(f"redis://:wrong@{server.host}:{server.port}")
+        context = one.request("r")
+        assert one.look_up([key_of(1)], context) == [False]
+        assert load(one, [key_of(1)], [0]) == [False]
+        assert not one.run("store", [key_of(1)], [0], context).success
+
+
 def test_drained_jobs_are_all_reported_and_nothing_is_pending(host: Make, valkey_url: str) -> None:
     one = host(valkey_url)
     context = one.request("r")
