@@ -313,12 +313,27 @@ async def test_a_batch_that_is_larger_than_the_arena_is_copied_in_parts() -> Non
 
 @pytest.mark.asyncio
 async def test_puts_that_fill_the_arena_together_do_not_wait_for_each_other() -> None:
-    async with shelf(nbytes=8 * SIZE, allocate_timeout=5) as (connector, store):
+    size = (1 << 20) + 4096  # of which one piece is copied, and then others have their turn
+    async with shelf(nbytes=8 * size, allocate_timeout=1) as (connector, store):
         # Each batch takes its first chunk; then there is no room for a second one of any.
         batches = [[f"{batch}-{index}" for index in range(4)] for batch in range(16)]
-        stored = await asyncio.gather(*(connector.batched_put_from(keys, [bytes(SIZE)] * 4) for keys in batches))
+        stored = await asyncio.gather(*(connector.batched_put_from(keys, [bytes(size)] * 4) for keys in batches))
         assert stored == [[True] * 4] * 16
         assert len(store.chunks) == 64
+
+
+@pytest.mark.asyncio
+async def test_a_put_that_waits_for_room_leaves_the_byte_budget_to_those_who_release_some() -> None:
+    async with shelf(max_bytes_in_flight=SIZE, allocate_timeout=2) as (connector, _):
+        backend = connector.context.local_cpu_backend
+        held = [obj for obj in (backend.allocate((SIZE,), "uint8") for _ in range(16)) if obj is not None]
+        waiting = asyncio.create_task(connector.put_from("a", bytes(SIZE)))
+        while not backend.statistics().waiters:
+            await asyncio.sleep(0)
+        for index, obj in enumerate(held):
+            with obj:
+                await connector.put(f"held-{index}", obj)
+        assert await waiting
 
 
 @pytest.mark.asyncio

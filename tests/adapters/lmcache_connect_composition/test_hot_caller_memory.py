@@ -41,12 +41,17 @@ def backend() -> Iterator[LocalCPUBackend]:
         assert made.statistics().reserved == 0, made.statistics()
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest_asyncio.fixture
-async def connector(backend: LocalCPUBackend, store: Store) -> AsyncIterator[ManagedConnector]:
+async def connector(backend: LocalCPUBackend, store: Store, clock: Clock) -> AsyncIterator[ManagedConnector]:
     async with ConnectorManager(local_cpu_backend=backend, config=CONFIG) as manager:
         manager.register(held_adapter(store))
-        manager.register(hot_adapter(Clock()), replace=True)
-        connector = manager.create_connector("hot+held://store?hot_bytes=16MiB&hot_ttl=60")
+        manager.register(hot_adapter(clock), replace=True)
+        connector = manager.create_connector("hot+held://store?hot_bytes=16MiB&hot_ttl=60&ttl=10")
         yield connector
         hot = cast(HotConnector, connector.wrapped)
         hot._cache.clear()
@@ -115,6 +120,19 @@ async def test_a_put_from_memory_of_the_caller_replaces_what_is_cached_and_is_no
     buffer = bytearray(NBYTES)
     assert await connector.get_into("a", buffer)
     assert buffer == stored(b"newer")
+
+
+async def test_a_chunk_that_was_put_from_memory_of_the_caller_is_not_served_after_its_stores_ttl(
+    connector: ManagedConnector, store: Store, clock: Clock
+) -> None:
+    assert await connector.put_from("a", stored(b"a"))
+    clock.now += 8
+    for _ in range(2):
+        assert text_of(await connector.get("a")) == b"a"
+    assert store.asked["get"] == 1
+    clock.now += 2.5  # the store has it for ten seconds
+    assert text_of(await connector.get("a")) == b"a"
+    assert store.asked["get"] == 2
 
 
 async def test_a_put_that_fails_or_is_cancelled_leaves_nothing_cached_under_its_key(
