@@ -115,10 +115,11 @@ class JobLine:
         try:
             flags = await self._operate(job)
         except asyncio.CancelledError:
-            why = job.stopped or "cancelled"
-            job.let_go()
-            job.fail(why, WHY.get(why, "its operation was cancelled"))
+            self._fail_stopped(job)
         except Exception as error:
+            if job.lease.is_recalled:  # it was ended without the loop, and this is how its operation saw that
+                self._fail_stopped(job)
+                return
             job.let_go()
             self._tell(job, error)
             job.fail(type(error).__name__, described(error))
@@ -143,11 +144,14 @@ class JobLine:
         self._count(job, -1)
         self._drop_timer(job)
         if task.cancelled() or task.exception() is not None:  # it was cancelled before its first step
-            job.let_go()
-            why = job.stopped or "cancelled"
-            job.fail(why, WHY.get(why, "its operation was cancelled"))
+            self._fail_stopped(job)
         if self._stores:
             self._begin_stores()
+
+    def _fail_stopped(self, job: Job) -> None:
+        why = job.stopped or "cancelled"
+        job.let_go()
+        job.fail(why, WHY.get(why, "its operation was cancelled"))
 
     def _end(self, job: Job, why: str) -> None:
         job.stopped = job.stopped or why
