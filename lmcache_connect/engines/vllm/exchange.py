@@ -42,6 +42,7 @@ class Exchange:
         self._under_way: dict[int, Task] = {}
         self._refused = RepeatedEvent("vllm_task_refused")
         self._closing = False
+        self._is_free = False
         self._stop, self._stopped = os.pipe()
         self._giver = threading.Thread(target=self._give_out, name="lmcache-connect-vllm-give", daemon=True)
         self._taker = threading.Thread(target=self._take_in, name="lmcache-connect-vllm-take", daemon=True)
@@ -77,6 +78,8 @@ class Exchange:
             ExchangeStuckError: something did not end in time. The memory may still be in use.
         """
         if self._closing:
+            if not self._is_free:
+                raise ExchangeStuckError("a transfer")
             return
         self._closing = True
         self._tasks.put(None)
@@ -94,6 +97,7 @@ class Exchange:
         self._under_way.clear()
         if not is_free:
             raise ExchangeStuckError("a transfer")
+        self._is_free = True
 
     # --------------------------------------------------------------------------------------- the two threads
 
@@ -128,7 +132,8 @@ class Exchange:
                 self._under_way[task.begin(self._place)] = task
                 return
             except Exception as error:  # the thread must go on: vLLM waits for every answer
-                self._refused.tell(logging.WARNING, task=type(task).__name__, reason=described(error))
+                level = logging.DEBUG if self._closing else logging.WARNING
+                self._refused.tell(level, task=type(task).__name__, reason=described(error))
         self._fail(task)
 
     def _fail(self, task: Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import random
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -223,6 +224,30 @@ def test_drained_jobs_are_all_reported_and_nothing_is_pending(host: Make, valkey
     assert results == {job: job < 8 for job in jobs}
     assert not one.tier.has_pending_work()
     assert list(one.tier.get_finished_jobs()) == []
+
+
+def test_each_of_many_transfers_has_one_answer_however_threads_are_switched(host: Make, valkey_url: str) -> None:
+    one = host(valkey_url, nbytes=256)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        context = one.request("r")
+        for chunk in range(32):
+            one.write(chunk, content_of(chunk, 0, 256))
+        stores = [one.submit("store", [key_of(number)], [number], context) for number in range(16)]
+        assert all(one.result(job).success for job in stores)
+        loads: dict[int, list[bool]] = {}
+        for turn in range(200):
+            keys = [key_of((turn + at) % 32) for at in range(2)]
+            job = one.submit("load", keys, [(turn + at) % 32 for at in range(2)], context)
+            loads[job] = [(turn + at) % 32 < 16 for at in range(2)]
+            one.look_up(keys, one.request(f"r{turn}")) if turn % 20 == 0 else one.step()
+        for job, expected in loads.items():
+            assert one.result(job).success is all(expected)
+    finally:
+        sys.setswitchinterval(before)
+    assert [one.read(chunk) for chunk in range(16)] == [content_of(chunk, 0, 256) for chunk in range(16)]
+    assert not one.tier.has_pending_work()
 
 
 def test_vllm_can_unmap_its_memory_after_shutdown(tier_class: Any, names: Any, valkey_url: str) -> None:
