@@ -1,8 +1,8 @@
 """What SGLang's HiCache gets from a store through the backend: `python -m benchmarks.engines.hicache`.
 
 GB/s of sets and gets of 128 pages, and how many seconds of this process's CPU a GB takes, beside the same bytes through
-`batched_put_from` and `batched_get_into` alone, in turns. It needs neither SGLang nor torch: the interface is restated, as
-in the tests. The server is a Valkey of its own, or the one at `--url`.
+`batched_put_from` and `batched_get_into` alone, in turns. It needs neither SGLang nor torch: the interface is restated,
+as in the tests. The server is a Valkey of its own, or the one at `--url`.
 """
 
 from __future__ import annotations
