@@ -5,9 +5,10 @@
     make bench-setup                                      # before: valkey-glide, coredis, matplotlib
 
 Parts: `together` (100 and 1,000 concurrent calls), `one-batch` (concurrent single calls against one batch, on Redis and
-S3), `one` (a call after the other), `threads` (blocking calls), `busy` (a look-up while large chunks stream). Each
-client has a process of its own; with `--base`, another checkout of the toolkit has one too. What is received is
-compared with what was put, outside the measured time. Ours verifies checksums; the others have none.
+S3), `memory` (batches in memory of the caller against batches in the arena), `one` (a call after the other), `threads`
+(blocking calls), `busy` (a look-up while large chunks stream). Each client has a process of its own; with `--base`,
+another checkout of the toolkit has one too. What is received is compared with what was put, outside the measured time.
+Ours verifies checksums; the others have none.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, metavar="PATH", help="another checkout to measure in the same run")
     parser.add_argument("--server", choices=[*SERVERS], default="valkey")
     parser.add_argument("--s3-server", choices=[*S3_SERVERS], default="nginx")
-    parser.add_argument("--stores", nargs="+", choices=STORES, default=STORES, help="of one-batch")
+    parser.add_argument("--stores", nargs="+", choices=STORES, default=STORES, help="of one-batch and memory")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="other clients whose name contains this; none: ours")
     parser.add_argument("--match", default="", metavar="TEXT", help="cases whose title contains this")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER")

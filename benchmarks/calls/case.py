@@ -9,7 +9,9 @@ from typing import Final
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
-PARTS: Final = ("together", "one-batch", "one", "threads", "busy")
+PARTS: Final = ("together", "one-batch", "memory", "one", "threads", "busy")
+AGAINST_BATCH: Final = {"one-batch": "alone", "memory": "caller"}
+"""The parts that compare rates with those of one batch, and what they call the other way."""
 STORES: Final = ("redis", "s3")
 BATCHES: Final = {128 * KIB: 512, MIB: 128, 4 * MIB: 32, 32 * MIB: 8}
 """Chunk size in bytes -> chunks in a batch: 64 to 256 MiB."""
@@ -20,7 +22,7 @@ class Case:
     """One kind of call.
 
     `calls` is how many run at the same time, or, of the part `threads`, the number of threads. `bar` is the largest
-    ratio of times, and of the part `one-batch` the smallest ratio of rates, that is good enough.
+    ratio of times, and of `AGAINST_BATCH` the smallest ratio of rates, that is good enough.
     """
 
     part: str
@@ -30,6 +32,8 @@ class Case:
     calls: int
     bar: float
     store: str = "redis"
+    regions: int = 1
+    """Of the caller's memory, for each chunk. Of the part `memory`."""
 
     @property
     def title(self) -> str:
@@ -37,6 +41,9 @@ class Case:
         what = f"{self.operation} {shown(self.nbytes)}" if self.nbytes else self.operation
         if self.part == "together":
             return f"{self.calls:,} × {what}"
+        if self.part == "memory":
+            in_regions = f" in {self.regions} regions" if self.regions > 1 else ""
+            return f"{self.store}: {self.operation} {self.calls} × {shown(self.nbytes)}{in_regions}"
         if self.part == "one-batch":
             return f"{self.store}: {self.operation} {self.calls} × {shown(self.nbytes)}"
         if self.part == "threads":
@@ -50,9 +57,13 @@ def shown(nbytes: int) -> str:
 
 
 def cases(parts: Sequence[str], stores: Sequence[str] = STORES) -> list[Case]:
-    """Every case of the parts, in the order of the tables. `stores` selects those of `one-batch`."""
+    """Every case of the parts, in the order of the tables. `stores` selects those of `AGAINST_BATCH`."""
     return [
-        case for part in PARTS if part in parts for case in _of(part) if case.store in stores or part != "one-batch"
+        case
+        for part in PARTS
+        if part in parts
+        for case in _of(part)
+        if case.store in stores or part not in AGAINST_BATCH
     ]
 
 
@@ -66,6 +77,12 @@ def _of(part: str) -> Iterator[Case]:
             for operation in ("get", "put"):
                 for nbytes, chunks in BATCHES.items():
                     yield Case(part, operation, nbytes, chunks, 0.85, store)
+    elif part == "memory":
+        for store in STORES:
+            for operation, bar in (("get", 1.0), ("put", 0.95)):
+                for nbytes, chunks in BATCHES.items():
+                    yield Case(part, operation, nbytes, chunks, bar, store)
+                yield Case(part, operation, MIB, BATCHES[MIB], 0.6, store, regions=128)
     elif part == "one":
         for operation, nbytes in (("exists", 0), ("get", 64 * KIB), ("put", 64 * KIB)):
             yield Case(part, operation, nbytes, 1, 0.9)

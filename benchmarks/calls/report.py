@@ -8,12 +8,14 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from .case import AGAINST_BATCH
 from .comparison import in_order
 from .results import BASE, OURS, best
 
 TITLES: Final = {
     "together": "Concurrent single calls, µs for each call",
     "one-batch": "Concurrent single calls against one batch of the same chunks, GB/s",
+    "memory": "Batches in memory of the caller (batched_get_into, batched_put_from) against batches in the arena, GB/s",
     "one": "One call after the other, p50 in µs",
     "threads": "Blocking calls, µs for each call",
     "busy": "A lone look-up while 32 MiB chunks stream both ways",
@@ -21,6 +23,7 @@ TITLES: Final = {
 BARS: Final = {
     "together": "against the fastest client",
     "one-batch": "singles against batch",
+    "memory": "caller's memory against arena",
     "one": "against redis-py",
     "threads": "against redis-py",
     "busy": "p99 against base",
@@ -39,8 +42,8 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
         if not results:
             continue
         sides = in_order({side for result in results for side in result["sides"]})
-        if part == "one-batch":
-            made.append(_batches(title, results, sides))
+        if part in AGAINST_BATCH:
+            made.append(_batches(part, title, results, sides))
         elif part == "busy":
             made.append(_busy(title, results, sides))
         else:
@@ -92,15 +95,17 @@ def _cpu(
 
 
 def _batches(
-    title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]
+    part: str, title: str, results: Sequence[dict[str, Any]], sides: Sequence[str]
 ) -> tuple[str, list[str], list[list[str]]]:
-    ways = ("alone GB/s", "batch GB/s", "alone CPU s/GB", "batch CPU s/GB")
+    way = AGAINST_BATCH[part]
+    ways = (f"{way} GB/s", "batch GB/s", f"{way} CPU s/GB", "batch CPU s/GB")
     rows = [
         [result["title"], *(_cell(result, side, way) for side in sides for way in ways), *_verdict(result, sides)]
         for result in results
     ]
-    names = ("singles", "batch", "singles, CPU s/GB", "batch, CPU s/GB")
-    return title, ["work", *(f"{side}: {way}" for side in sides for way in names), *_heads("one-batch", sides)], rows
+    one, other = ("singles", "batch") if part == "one-batch" else ("caller's memory", "arena")
+    names = (one, other, f"{one}, CPU s/GB", f"{other}, CPU s/GB")
+    return title, ["work", *(f"{side}: {way}" for side in sides for way in names), *_heads(part, sides)], rows
 
 
 def _busy(
@@ -122,7 +127,7 @@ def _heads(part: str, sides: Sequence[str]) -> list[str]:
     heads = [f"ours {BARS[part]}"]
     if BASE in sides and part != "busy":
         heads.append(f"base {BARS[part]}")
-    return [*heads, "at least" if part == "one-batch" else "at most", "reached"]
+    return [*heads, "at least" if part in AGAINST_BATCH else "at most", "reached"]
 
 
 def _verdict(result: dict[str, Any], sides: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from .case import Case
+from .case import AGAINST_BATCH, Case
 
 OURS: Final = "ours"
 BASE: Final = "base"
@@ -38,12 +38,14 @@ class Result:
         return min(rivals, key=lambda side: statistics.median(self.figures[side][name]), default=None)
 
     def ratios(self, side: str = OURS, name: str = "us") -> list[float]:
-        """What the bar is about, in every round: the rate of single calls against a batch, or the time against the
-        rival's. Empty without a rival. With `name`, another figure against that of its own rival."""
+        """What the bar is about, in every round: a rate against that of one batch, or the time against the rival's.
+
+        Empty without a rival. With `name`, another figure against that of its own rival.
+        """
         mine = self.figures.get(side)
         if mine is None:
             return []
-        if self.case.part == "one-batch":
+        if self.case.part in AGAINST_BATCH:
             return mine["ratio"]
         rival = self.rival(name)
         if rival is None or name not in mine:
@@ -55,8 +57,8 @@ class Result:
         mine = self.figures.get(side)
         if mine is None:
             return None
-        if self.case.part == "one-batch":
-            return max(mine["alone GB/s"]) / max(mine["batch GB/s"])
+        if (way := AGAINST_BATCH.get(self.case.part)) is not None:
+            return max(mine[f"{way} GB/s"]) / max(mine["batch GB/s"])
         rival = self.rival()
         return None if rival is None else min(mine["us"]) / min(self.figures[rival]["us"])
 
@@ -66,19 +68,19 @@ class Result:
         if not ratios:
             return None
         ratio = statistics.median(ratios)
-        return ratio >= self.case.bar if self.case.part == "one-batch" else ratio <= self.case.bar
+        return ratio >= self.case.bar if self.case.part in AGAINST_BATCH else ratio <= self.case.bar
 
     def document(self) -> dict[str, Any]:
         """For JSON: medians, and the lowest and highest value of a round."""
         cpu = (
             {}
-            if self.case.part in {"one-batch", "busy"}
+            if self.case.part in {*AGAINST_BATCH, "busy"}
             else {side: self.ratios(side, "cpu us") for side in (OURS, BASE)}
         )
         return {
             **asdict(self.case),
             "title": self.case.title,
-            "rival": self.rival() if self.case.part != "one-batch" else "batch",
+            "rival": self.rival() if self.case.part not in AGAINST_BATCH else "batch",
             "sides": {
                 side: {name: summary(values) for name, values in figures.items()}
                 for side, figures in self.figures.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate, pairwise
@@ -60,14 +60,12 @@ class Regions:
             raise InvalidArgumentError("start", f"bytes {start} to {end} of {self.nbytes}")
         if len(views) == 1:
             return [views[0][start:end]] if start < end else []
-        found: list[memoryview] = []
-        index = bisect_right(self._ends, start)
-        while start < end:
-            view, stop = views[index], self._ends[index]
-            begin = stop - len(view)
-            found.append(view[start - begin : min(end, stop) - begin])
-            start = stop
-            index += 1
+        first = bisect_right(self._ends, start)
+        last = bisect_left(self._ends, end, first)
+        found = [view[:] for view in views[first : last + 1]] if start < end else []
+        if found:
+            found[-1] = found[-1][: len(found[-1]) - (self._ends[last] - end)]
+            found[0] = found[0][start - (self._ends[first] - len(views[first])) :]
         return found
 
     def write(self, start: int, data: bytes | memoryview) -> None:
@@ -189,6 +187,8 @@ _READ_ONLY: Final = "it is read-only, and the chunk would be received into it; p
 
 
 def _region(part: Any, index: int, writable: bool) -> memoryview:
+    if type(part) is memoryview and part.format == "B" and part.ndim == 1 and part.contiguous:
+        return _checked(part[:], f"region {index}", writable) if writable and part.readonly else part[:]
     if (view := _exported(part)) is None:
         raise InvalidArgumentError("buffers", _no_buffer(f"region {index}", part))
     return _checked(view, f"region {index}", writable)

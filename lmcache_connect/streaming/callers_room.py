@@ -83,7 +83,7 @@ class CallersRoom:
         return chunk
 
     def release_spare(self) -> None:
-        """There is none."""
+        """Does nothing: no memory is set aside before a record has come."""
 
     def release(self) -> None:
         """Gives all of the memory up: the get has ended."""

@@ -76,6 +76,15 @@ def test_every_row_of_the_bars_is_a_case() -> None:
             for kib, chunks in batches
             for store in ("redis", "s3")
         ),
+        *(
+            ("memory", name, kib, chunks, store, bar)
+            for name, bar in (("get", 1.0), ("put", 0.95))
+            for kib, chunks in batches
+            for store in ("redis", "s3")
+        ),
+        *(
+            ("memory", name, 1024, 128, store, 0.6) for name in ("get", "put") for store in ("redis", "s3")
+        ),  # 128 regions
         *(("one", name, kib, 1, "redis", 0.9) for name, kib in (("exists", 0), ("get", 64), ("put", 64))),
         *(
             ("threads", name, kib, threads, "redis", bar)
@@ -98,12 +107,14 @@ def test_each_part_has_the_clients_of_its_bar() -> None:
     assert others == {
         "together": ["valkey-glide", "2 × valkey-glide", "coredis", "redis-py, pool of 50"],
         "one-batch": [],
+        "memory": [],
         "one": ["redis-py"],
         "threads": ["redis-py"],
         "busy": [],
     }
     assert sides_of(GET, ["coredis"], base=True) == [OURS, BASE, "coredis"]
     assert sides_of(GET, [], base=False) == [OURS]
+    assert sides_of(next(iter(cases(["memory"]))), None, base=True) == [OURS]
 
 
 @pytest.mark.parametrize("client", [OURS, "redis-py"])
@@ -145,6 +156,21 @@ def test_a_round_of_one_batch_gives_the_rates_of_both_ways_and_their_ratio(
 
     for figures in asyncio.run(measure()):
         assert figures["ratio"] == figures["alone GB/s"] / figures["batch GB/s"]
+
+
+@pytest.mark.parametrize("operation", ["get", "put"])
+def test_a_round_in_memory_of_the_caller_gives_the_rates_of_both_ways_and_their_ratio(
+    operation: str, server: ValkeyServer
+) -> None:
+    async def measure() -> list[dict[str, float]]:
+        case = Case("memory", operation, 128 * KIB, 4, 1.0, regions=128)
+        work = WORK["memory"](case, OURS, server.url())
+        async with work.stack:
+            await work.open()
+            return [await work.round(number) for number in range(2)]
+
+    for figures in asyncio.run(measure()):
+        assert figures["ratio"] == figures["caller GB/s"] / figures["batch GB/s"]
 
 
 def test_a_round_beside_streams_gives_percentiles_and_the_rate_of_the_streams(server: ValkeyServer) -> None:
@@ -357,6 +383,13 @@ def batch_of() -> Result:
     return batch
 
 
+def memory_of() -> Result:
+    memory = Result(Case("memory", "get", 1 << 20, 4, 1.0, regions=128))
+    rates = {"caller GB/s": 1.1, "batch GB/s": 1.0, "caller CPU s/GB": 1.0, "batch CPU s/GB": 1.0}
+    memory.note(OURS, {**rates, "ratio": 1.1})
+    return memory
+
+
 def one_of() -> Result:
     one = Result(Case("one", "get", 64 * KIB, 1, 0.9))
     one.note(OURS, {"us": 100.0, "cpu us": 90.0})
@@ -364,8 +397,8 @@ def one_of() -> Result:
 
 
 def test_every_table_has_as_many_cells_in_a_row_as_in_its_head() -> None:
-    made = tables(report_of(together(ours=[1], base=[1], coredis=[1]), batch_of(), busy_of(), one_of()))
-    assert len(made) == 6
+    made = tables(report_of(together(ours=[1], base=[1], coredis=[1]), batch_of(), memory_of(), busy_of(), one_of()))
+    assert len(made) == 7
     for _, heads, rows in made:
         assert {len(row) for row in rows} == {len(heads)}
 
@@ -398,4 +431,4 @@ def test_a_report_of_every_part_is_drawn(tmp_path: Path) -> None:
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["togehter"])
-    assert "unknown part: togehter; expected together, one-batch, one, threads, busy" in capsys.readouterr().err
+    assert "unknown part: togehter; expected together, one-batch, memory, one, threads, busy" in capsys.readouterr().err

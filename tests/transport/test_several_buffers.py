@@ -116,14 +116,16 @@ async def test_a_receiving_call_that_is_cancelled_lets_go_of_all_buffers() -> No
         each.append(0)
 
 
-async def test_a_row_gives_a_bounded_number_of_pieces_and_none_that_is_empty() -> None:
+async def test_a_row_gives_a_bounded_number_of_pieces_of_which_the_first_is_not_empty() -> None:
     row = Row([memoryview(b"x")] * (MAX_BUFFERS + 1) + [memoryview(b""), memoryview(b"yz")])
     assert row.left == MAX_BUFFERS + 3
     assert len(row.peek(1 << 20)) == MAX_BUFFERS
     row.skip(MAX_BUFFERS)
-    assert row.peek(1 << 20) == [b"x", b"yz"]
-    assert row.peek(2) == [b"x", b"y"]
-    row.skip(2)
+    assert row.peek(1 << 20) == [b"x", b"", b"yz"]
+    assert row.peek(2) == [b"x", b"", b"y"]
+    row.skip(1)
+    assert row.peek(2) == [b"yz"]
+    row.skip(1)
     row.copy_rest()
     assert row.peek(9) == [b"z"]
     row.skip(1)

@@ -67,6 +67,14 @@ class Connect(_OnOurMemory, AsyncClient):
         """One batch."""
         await self.connector.batched_put(keys, staged)
 
+    async def batched_get_into(self, keys: Sequence[str], memory: Sequence[Any]) -> list[bool]:
+        """One batch, into memory of the caller."""
+        return list(await self.connector.batched_get_into(keys, memory))
+
+    async def batched_put_from(self, keys: Sequence[str], memory: Sequence[Any]) -> list[bool]:
+        """One batch, from memory of the caller."""
+        return list(await self.connector.batched_put_from(keys, memory))
+
 
 class ConnectBlocking(_OnOurMemory, BlockingClient):
     """`connector.sync`."""

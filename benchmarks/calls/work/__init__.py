@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .busy import Busy
+from .callers_memory import CallersMemory
 from .one import One
 from .one_batch import OneBatch
 from .threads import Threads
@@ -16,6 +17,7 @@ __all__ = ["WORK", "Work", "WrongDataError"]
 WORK: Final[dict[str, type[Work]]] = {
     "together": Together,
     "one-batch": OneBatch,
+    "memory": CallersMemory,
     "one": One,
     "threads": Threads,
     "busy": Busy,
