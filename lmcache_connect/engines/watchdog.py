@@ -68,9 +68,7 @@ class Watchdog:
                     self._changed.release()
                     try:
                         # Not under the lock, which those take that end jobs.
-                        for job in late:
-                            self._force_end(job, "deadline")
-                        del job
+                        self._end(late)
                     finally:
                         self._changed.acquire()
                     late = [job for job in late if job in self._jobs]
@@ -78,3 +76,7 @@ class Watchdog:
                 left = self._wakes_at - time.monotonic()
                 is_stuck, late = bool(late), []  # no reference is kept meanwhile
                 self._changed.wait(_POLL if is_stuck else min(max(left, 0.0), threading.TIMEOUT_MAX))
+
+    def _end(self, late: list[Job]) -> None:
+        for job in late:
+            self._force_end(job, "deadline")
