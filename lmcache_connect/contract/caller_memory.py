@@ -117,7 +117,8 @@ def _listed(buffers: Any) -> list[Any]:
 def _described(metadata: Descriptions, keys: int) -> list[ChunkMetadata | None]:
     if metadata is None or isinstance(metadata, ChunkMetadata):
         return [metadata] * keys
-    described = list(metadata) if isinstance(metadata, Iterable) else [metadata]
+    given: Any = metadata  # by a caller that no type checker has seen
+    described = list(given) if isinstance(given, Iterable) else [given]
     for item in described:
         if item is not None and not isinstance(item, ChunkMetadata):
             wrong = f"a {type(item).__qualname__}; expected a ChunkMetadata, one per key, or None"
