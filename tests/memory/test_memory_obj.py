@@ -265,6 +265,7 @@ REFUSED: Final[dict[str, Callable[[MemoryObj], object]]] = {
     "shrink": lambda obj: obj.shrink(METADATA),
     "tensor": lambda obj: obj.tensor,
     "unpin": lambda obj: obj.unpin(),
+    "views_of": lambda obj: obj.views_of(0, 1),
     "__enter__": lambda obj: obj.__enter__(),
 }
 ANSWERED: Final = {"is_valid", "get_ref_count", "is_pinned", "can_evict", "belongs_to"}
