@@ -42,11 +42,6 @@ class LookupCall(CombinedCall):
         self._begun = start + len(keys)
         return (self._encode(keys), len(keys)), 0
 
-    def requeue(self, request: tuple[bytes, int]) -> None:
-        # Requests are queued again from the last one on. So the keys that are left begin with those of this one.
-        self._begun -= request[1]
-        del self.flags[self._begun :]
-
 
 class LookupPipeline(Pipeline[Connection, LookupCall]):
     """Sends the commands of many calls together. Reads the replies as they come, many at a time."""

@@ -50,10 +50,6 @@ class StoreRequest(ABC):
             StoreError: the server refused a command.
         """
 
-    def again(self) -> Sequence[StoreRequest]:
-        """Returns what to send where this was sent, and it is not known whether the server has done it."""
-        return (self,)
-
     def staged(self) -> Names:
         """Returns the keys that may stand in the store without belonging to a chunk, after a failure."""
         return []
@@ -77,9 +73,6 @@ class StoreCall(CombinedCall):
 
     def is_amid(self) -> bool:
         return self._is_amid
-
-    def requeue(self, request: StoreRequest) -> None:
-        self.requests.extendleft(reversed(request.again()))
 
 
 class StorePipeline(Pipeline[Connection, StoreCall]):

@@ -65,9 +65,12 @@ class CombinedCall(ABC):
     def next_request(self) -> tuple[Any, int]:
         """Takes the next request. Returns it, and how many bytes of payload it or its reply probably has."""
 
-    @abstractmethod
     def requeue(self, request: Any) -> None:
-        """Has a request made again that was sent over a connection which was closed before the reply came."""
+        """Has a request made again that was sent over a connection which was closed before the reply came.
+
+        For lanes that may make requests twice (`repeats`).
+        """
+        raise RuntimeError(f"a request of a {type(self).__name__} must not be made twice")
 
     def is_amid(self) -> bool:
         """Whether a chunk was begun, and has further requests: it is better finished than another one begun."""

@@ -73,12 +73,8 @@ class _StripedPut:
         self.obj = obj
         self.plan = plan
         self._lock = threading.Lock()  # several threads may take replies to its pieces
-        self.begin_again()
-
-    def begin_again(self) -> None:
-        """Makes it a put of which nothing was sent."""
-        self.staging = staging_name(self.name)
-        self.unanswered = self.plan.pieces
+        self.staging = staging_name(name)
+        self.unanswered = plan.pieces
         self.held = 0
         """The most pieces that the server was seen to hold."""
         self.is_begun = False
@@ -132,9 +128,3 @@ class _Commit(StoreRequest):
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         await self._put.writer.read_committed(connection)
         return None
-
-    def again(self) -> Sequence[StoreRequest]:
-        # Where the server has done it, the pieces are gone from their temporary name: the whole put begins again.
-        put = self._put
-        put.begin_again()
-        return [_PiecePut(put, index) for index in range(put.plan.pieces)]
