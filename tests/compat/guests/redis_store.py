@@ -10,7 +10,6 @@ from lmcache.logging import init_logger
 from lmcache.utils import CacheEngineKey, _lmcache_nvtx_annotate
 from lmcache.v1.config import LMCacheEngineConfig
 from lmcache.v1.memory_management import MemoryObj
-from lmcache.v1.protocol import RemoteMetadata
 from lmcache.v1.storage_backend.connector import (
     ConnectorAdapter,
     ConnectorContext,
@@ -19,6 +18,11 @@ from lmcache.v1.storage_backend.connector import (
 )
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
+
+try:
+    from lmcache.v1.protocol import RemoteMetadata
+except ImportError:  # since LMCache 0.5.7
+    from lmcache.inprocess.v1.protocol import RemoteMetadata
 
 logger = init_logger(__name__)
 
