@@ -72,7 +72,12 @@ class Fetching(RequestCall):
         self.arrivals.no_room(self._slots[fetch], error)
 
     async def run(self) -> None:
-        await super().run()
+        try:
+            await super().run()
+        finally:  # also what has come of a call that fails
+            self._sort()
+
+    def _sort(self) -> None:
         for slot, fetch in enumerate(self._fetches):
             match fetch.state:
                 case Verified(chunk):

@@ -44,7 +44,8 @@ class JobResult:
         id: what `submit_*` returned.
         kind: `get`, `put`, `exists` or `remove`.
         flags: one answer per key, in order. False: a miss, or a failure.
-        error: why the job failed as a whole: `reason`, a colon and a text. All flags are then False. None: it did not.
+        error: why the job failed: `reason`, a colon and a text. Flags of a load that are True nevertheless are chunks
+            that had come before, verified. All others are False. None: it did not fail.
         seconds: from its submission to its end.
         nbytes: the bytes of the chunks whose flags are True; 0 for `exists` and `remove`.
         reason: the class of the error, or one of the words of `JobPort`, by which failures are counted; or None.
@@ -132,9 +133,21 @@ class Job:
         """Gives the store's answers. From any thread."""
         self._owner.job_is_over(self, flags, None, None)
 
-    def fail(self, reason: str, error: str) -> None:
-        """Gives a failure of all keys: a word or the class of the error, and its text. From any thread."""
-        self._owner.job_is_over(self, None, reason, error)
+    def fail(self, reason: str, error: str, came: Sequence[bool] | None = None) -> None:
+        """Gives a failure: a word or the class of the error, and its text. From any thread.
+
+        `came`: for each key whether its chunk had come before. None: it is a failure of all keys.
+        """
+        self._owner.job_is_over(self, came, reason, error)
+
+    def chunks_that_came(self) -> Sequence[bool] | None:
+        """For each key of a load that has ended early, whether its memory holds its chunk, verified. None: for none.
+
+        To be called when nothing touches the memory any more.
+        """
+        if self.kind != "get" or self.theirs is None:
+            return None
+        return [regions.is_filled for regions in self.theirs.regions]
 
     def let_go(self) -> None:
         """Nothing touches the engine's memory any more."""

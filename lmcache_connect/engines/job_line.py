@@ -120,9 +120,10 @@ class JobLine:
             if job.lease.is_recalled:  # it was ended without the loop, and this is how its operation saw that
                 self._fail_stopped(job)
                 return
+            came = job.chunks_that_came()
             job.let_go()
             self._tell(job, error)
-            job.fail(type(error).__name__, described(error))
+            job.fail(type(error).__name__, described(error), came)
         else:
             job.let_go()
             self.refusal.end()
@@ -150,8 +151,9 @@ class JobLine:
 
     def _fail_stopped(self, job: Job) -> None:
         why = job.stopped or "cancelled"
+        came = job.chunks_that_came()
         job.let_go()
-        job.fail(why, WHY.get(why, "its operation was cancelled"))
+        job.fail(why, WHY.get(why, "its operation was cancelled"), came)
 
     def _end(self, job: Job, why: str) -> None:
         job.stopped = job.stopped or why

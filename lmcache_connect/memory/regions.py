@@ -22,15 +22,17 @@ _EMPTY: Final = memoryview(b"")
 class Regions:
     """One chunk's memory that a caller owns: the bytes of one or several regions, one after the other.
 
-    Made by `regions_of`, which checks it once. It never changes, until `release` ends it. It owns nothing: it keeps the
-    buffers from being resized or closed for as long as it, or a view that it gave, exists.
+    Made by `regions_of`, which checks it once. Its buffers never change, until `release` ends it. It owns nothing: it
+    keeps the buffers from being resized or closed for as long as it, or a view that it gave, exists.
 
     Attributes:
         nbytes: the bytes of all regions together, at least 1.
         is_writable: whether every region may be written to.
+        is_filled: whether a call that received into them, and failed or was cancelled, had filled and verified them
+            before. A connector may leave it False.
     """
 
-    __slots__ = ("_ends", "_views", "is_writable", "nbytes")
+    __slots__ = ("_ends", "_views", "is_filled", "is_writable", "nbytes")
 
     def __init__(self, views: Sequence[memoryview]) -> None:
         """`views` are one-dimensional, of bytes, and none of them is empty."""
@@ -38,6 +40,7 @@ class Regions:
         self._ends: Final = tuple(accumulate(map(len, views)))
         self.nbytes: Final = self._ends[-1]
         self.is_writable: Final = not any(view.readonly for view in views)
+        self.is_filled = False
 
     @property
     def views(self) -> list[memoryview]:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from lmcache_connect import StoreUnavailableError, regions_of
 from lmcache_connect.engines.jobs import JobPort, JobResult
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 
@@ -86,12 +87,51 @@ def test_a_load_from_a_store_that_hangs_ends_by_its_deadline_and_writes_no_more(
     proxy.arm(Fault(FaultKind.STALL, Direction.TO_CLIENT, after_bytes=SIZE + SIZE // 2))
     result = result_of(port, port.submit_get(keys, watched.buffers))
     watched.paint()
-    assert (result.flags, result.reason) == ((False,) * 3, "deadline")
+    assert (result.flags, result.reason) == ((True, False, False), "deadline")  # the first one had come
     assert result.seconds <= 0.7 + LATE
     proxy.disarm()
     assert watched.stays_untouched(0.3)
     assert port.statistics().kinds["get"].failures == {"deadline": 1}
     assert result_of(port, port.submit_get(keys, watched.buffers, deadline=10)).ok
+
+
+@pytest.mark.parametrize("fault", [FaultKind.STALL, FaultKind.RESET])
+@MODES
+def test_chunks_that_had_come_before_a_load_failed_are_told_and_are_right(
+    open_port: OpenPort, valkey_url: str, proxy: FaultProxy, io: str, fault: FaultKind
+) -> None:
+    size, contents = 1 << 20, [os.urandom(1 << 20) for _ in range(8)]
+    keys = [uuid4().hex for _ in contents]
+    with JobPort(valkey_url) as port:
+        assert result_of(port, port.submit_put(keys, contents)).ok
+    # Nothing is tried again: what a second attempt brings would hide what had come with the first.
+    port = open_port(f"redis://{proxy.host}:{proxy.port}?{io}&pool_size=1", deadline=2.0, retries=0)
+    buffers = [bytearray(size) for _ in keys]
+    proxy.arm(Fault(fault, Direction.TO_CLIENT, after_bytes=4 * size + size // 2))
+    result = result_of(port, port.submit_get(keys, buffers))
+    assert result.error is not None
+    assert result.flags == (True,) * 4 + (False,) * 4
+    assert buffers[:4] == contents[:4]
+    assert result.nbytes == 4 * size
+    proxy.disarm()
+
+
+@MODES
+def test_what_had_come_with_one_attempt_is_not_told_after_another_one(
+    open_port: OpenPort, valkey_url: str, proxy: FaultProxy, io: str
+) -> None:
+    size = 1 << 20
+    keys = stored(valkey_url, 4, size)
+    port = open_port(f"redis://{proxy.host}:{proxy.port}?{io}&pool_size=1", deadline=2.0, retries=0)
+    memory = [regions_of(bytearray(size), writable=True) for _ in keys]
+    told = []
+    for after_bytes in (2 * size + size // 2, size // 2):
+        proxy.arm(Fault(FaultKind.RESET, Direction.TO_CLIENT, after_bytes=after_bytes))
+        with pytest.raises(StoreUnavailableError):
+            port.connector.sync.batched_get_into(keys, memory)
+        told.append([regions.is_filled for regions in memory])
+    assert told == [[True, True, False, False], [False] * 4]
+    proxy.disarm()
 
 
 @pytest.mark.parametrize("fault", ["stopped", "killed"])

@@ -73,12 +73,13 @@ class NativeClient:
     def drain_completions(self) -> list[Completion]:
         """The batches that have ended since the last call, each once.
 
-        A store that did not store every object has failed as a whole, as LMCache counts stores.
+        A store that did not store every object has failed as a whole, as LMCache counts stores. A load has not, where
+        some of its objects had come before it ended.
         """
         return [
             (
                 result.id,
-                result.ok if result.kind == "put" else result.error is None,
+                result.ok if result.kind == "put" else result.error is None or any(result.flags),
                 result.error or "",
                 list(result.flags),
             )
