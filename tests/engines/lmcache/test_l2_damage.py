@@ -200,3 +200,31 @@ def test_a_frozen_server_costs_the_deadline_and_a_killed_one_less_and_nothing_is
             begun = time.monotonic()
             assert host.load(keys(1), room(1, size)) == [False]
             assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("fault", ["stopped", "killed"])
+@pytest.mark.parametrize("client", ["native", "adapter"])
+def test_a_server_that_goes_amid_a_load_costs_the_objects_that_had_not_come(
+    open_native: Callable[..., NativeHost], open_adapter: Callable[..., AdapterHost], client: str, fault: str
+) -> None:
+    size = 1 << 20
+    with ValkeyServer() as server, FaultProxy(server.host, server.port) as proxy:
+        open_host: Callable[..., Host] = open_native if client == "native" else open_adapter
+        host = open_host(f"redis://{proxy.host}:{proxy.port}?pool_size=1", deadline=1.0, retries=0)
+        assert host.store(keys(4), [chunk(number, size) for number in range(4)])
+        memory = room(4, size)
+        proxy.arm(Fault(FaultKind.STALL, after_bytes=2 * size + size // 2))
+        number = host.begin_load(keys(4), memory)
+        assert proxy.wait_fired(10)
+        end = server.pause if fault == "stopped" else server.kill
+        end()
+        assert host.end_load(number) == [True, True, False, False]
+        before = [bytes(each) for each in memory]
+        assert before[:2] == [chunk(number, size) for number in range(2)]
+        proxy.disarm()  # what was under way may now arrive
+        ends = time.monotonic() + WATCH_SECONDS
+        while time.monotonic() < ends:
+            assert [bytes(each) for each in memory] == before
+            time.sleep(0.1)
+        if fault == "stopped":
+            server.resume()
