@@ -32,8 +32,19 @@ class CallerMemory:
     _made: list[Regions]
 
     @classmethod
-    def of(cls, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, *, writable: bool) -> CallerMemory:
+    def of(
+        cls,
+        keys: Sequence[Key],
+        buffers: Sequence[Any],
+        metadata: Descriptions,
+        *,
+        writable: bool,
+        own: bool = False,
+    ) -> CallerMemory:
         """Checks the arguments of `batched_get_into` (`writable`) or `batched_put_from`.
+
+        Where they are to be received into, none of the regions counts as filled any more. `own`: regions of the caller
+        are taken as regions of this call's own, which no other call has.
 
         Raises:
             InvalidArgumentError: numbers of items differ; or a buffer is none that `regions_of` takes, or has another
@@ -50,6 +61,10 @@ class CallerMemory:
             regions: list[Regions] = []
             for index, (buffer, description) in enumerate(zip(given, descriptions, strict=True)):
                 item = _regions_of(buffer, index, writable)
+                if own and item is buffer:
+                    item = Regions(item.views)
+                elif writable:
+                    item.is_filled = False  # what an earlier call has brought is not what this one is asked for
                 regions.append(item)
                 if item is not buffer:
                     made.append(item)

@@ -145,9 +145,10 @@ class Job:
 
         To be called when nothing touches the memory any more.
         """
-        if self.kind != "get" or self.theirs is None:
+        theirs = self.theirs  # read once: another thread may let it go
+        if self.kind != "get" or theirs is None:
             return None
-        return [regions.is_filled for regions in self.theirs.regions]
+        return [regions.is_filled for regions in theirs.regions]
 
     def let_go(self) -> None:
         """Nothing touches the engine's memory any more."""

@@ -177,7 +177,8 @@ class JobPort:
         self, kind: JobKind, keys: Sequence[Key], buffers: Sequence[Any], metadata: Descriptions, deadline: float | None
     ) -> int:
         self._process.check("the job port")
-        theirs = CallerMemory.of(keys, buffers, metadata, writable=kind == "get")
+        # Regions of its own: the operation of a job that was ended without it may still say what it had brought.
+        theirs = CallerMemory.of(keys, buffers, metadata, writable=kind == "get", own=True)
         try:
             return self._submit(kind, key_strings(theirs.keys), theirs, deadline)
         except BaseException:

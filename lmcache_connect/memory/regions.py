@@ -28,8 +28,9 @@ class Regions:
     Attributes:
         nbytes: the bytes of all regions together, at least 1.
         is_writable: whether every region may be written to.
-        is_filled: whether a call that received into them, and failed or was cancelled, had filled and verified them
-            before. A connector may leave it False.
+        is_filled: whether the last call that received into them, and failed or was cancelled, had filled and verified
+            them before. A connector may leave it False. `write`, and every call that is given them to receive into,
+            ends it.
     """
 
     __slots__ = ("_ends", "_views", "is_filled", "is_writable", "nbytes")
@@ -73,6 +74,7 @@ class Regions:
 
     def write(self, start: int, data: bytes | memoryview) -> None:
         """Copies `data` into the regions, from byte `start`. Raises what `views_of` raises."""
+        self.is_filled = False
         position = 0
         for view in self.views_of(start, start + len(data)):
             view[:] = data[position : position + len(view)]

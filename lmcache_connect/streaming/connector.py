@@ -223,8 +223,6 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             texts, names = await self._named(memory.keys)
             room = CallersRoom(memory)
             arrivals = Arrivals(len(names), room)
-            for regions in memory.regions:
-                regions.is_filled = False
             try:
                 await self.receive(texts, names, arrivals, nbytes=memory.nbytes)
             except BaseException:

@@ -82,7 +82,9 @@ def test_a_load_from_a_store_that_hangs_ends_by_its_deadline_and_writes_no_more(
 ) -> None:
     keys = stored(valkey_url, 3)
     # No stall is found before the deadline: the deadline itself is what ends the job.
-    port = open_port(f"redis://{proxy.host}:{proxy.port}?{io}", deadline=0.7, stall_timeout=60, operation_timeout=60)
+    port = open_port(
+        f"redis://{proxy.host}:{proxy.port}?{io}&pool_size=1", deadline=0.7, stall_timeout=60, operation_timeout=60
+    )
     watched = Watched(3)
     proxy.arm(Fault(FaultKind.STALL, Direction.TO_CLIENT, after_bytes=SIZE + SIZE // 2))
     result = result_of(port, port.submit_get(keys, watched.buffers))
@@ -132,6 +134,59 @@ def test_what_had_come_with_one_attempt_is_not_told_after_another_one(
         told.append([regions.is_filled for regions in memory])
     assert told == [[True, True, False, False], [False] * 4]
     proxy.disarm()
+
+
+def test_what_had_come_with_one_job_is_not_told_of_the_next_one_in_the_same_memory(
+    open_port: OpenPort, valkey_url: str, proxy: FaultProxy
+) -> None:
+    size = 1 << 20
+    keys = stored(valkey_url, 3, size)
+    port = open_port(f"redis://{proxy.host}:{proxy.port}?pool_size=1", deadline=2.0, retries=0)
+    watched = Watched(3, size)
+    memory = [regions_of(buffer, writable=True) for buffer in watched.buffers]
+    reasons = []
+    while "CircuitOpenError" not in reasons:
+        proxy.arm(Fault(FaultKind.TRUNCATE_AND_CLOSE, Direction.TO_CLIENT, after_bytes=size + size // 2))
+        result = result_of(port, port.submit_get(keys, memory))
+        reasons.append(result.reason)
+        assert result.flags == (result.reason != "CircuitOpenError", False, False), reasons
+        watched.paint()
+    assert len(reasons) > 1
+    assert not any(regions.is_filled for regions in memory)  # each job has regions of its own
+    proxy.disarm()
+
+
+def test_a_chunk_that_the_cache_was_writing_over_is_not_told_as_one_that_had_come(
+    open_port: OpenPort, valkey_url: str, proxy: FaultProxy
+) -> None:
+    size, ends, keys = 16 << 20, 2.0, [uuid4().hex, uuid4().hex]
+    writer = open_port(valkey_url)
+    assert result_of(writer, writer.submit_put(keys, [b"1" * size, b"B" * size])).ok
+    port = open_port(f"hot+redis://{proxy.host}:{proxy.port}?pool_size=1", deadline=ends, retries=1, retry_backoff=1.0)
+    loop, buffers = port.manager.owner.loop, [bytearray(size), bytearray(size)]
+    proxy.arm(Fault(FaultKind.TRUNCATE_AND_CLOSE, Direction.TO_CLIENT, after_bytes=size + size // 2))
+    began = time.monotonic()
+    job = port.submit_get(keys, buffers)
+    assert proxy.wait_fired(ends)
+    proxy.disarm()
+    assert result_of(writer, writer.submit_put(keys[:1], [b"2" * size])).ok
+    cached = port.connector.sync.get(keys[0])
+    assert cached is not None
+    torn = threading.Event()
+
+    def hold_up() -> None:
+        """Has the job's time run out amid the copy out of the cache, of which the loop does one step at a time."""
+        if (buffers[0][0], buffers[0][-1]) == (ord("2"), ord("1")):
+            torn.set()
+            time.sleep(max(0.0, began + ends - 0.1 - time.monotonic()))
+        elif time.monotonic() < began + ends:
+            loop.call_soon(hold_up)
+
+    loop.call_soon_threadsafe(hold_up)
+    result = result_of(port, job)
+    cached.ref_count_down()
+    assert torn.is_set()
+    assert (result.flags, result.reason) == ((False, False), "deadline")
 
 
 @pytest.mark.parametrize("fault", ["stopped", "killed"])
