@@ -248,7 +248,10 @@ def test_a_wrong_configuration_raises_at_construction_and_leaves_nothing(
     threads, descriptors = threading.enumerate(), len(os.listdir("/proc/self/fd"))
     with pytest.raises(error, match=named):
         JobPort(url, **settings)
-    assert [thread.name for thread in threading.enumerate() if thread not in threads] == []
+    added = [thread for thread in threading.enumerate() if thread not in threads]
+    for thread in added:  # what a closed loop has told to end may take a moment
+        thread.join(5)
+    assert [thread.name for thread in added if thread.is_alive()] == []
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
