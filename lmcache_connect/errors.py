@@ -8,7 +8,7 @@ redacted, and every known secret is taken out of what they are given (see `known
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from .known_secrets import clean
 
@@ -82,13 +82,21 @@ class UnknownOptionError(InvalidURLError):
         super().__init__(url, f"unknown option {option!r}", f"one of {_known(self.known)}")
 
 
+ANY_OPTION: Final = "?"
+"""The `option` of an `InvalidOptionError` that is about several options together."""
+
+
 class InvalidOptionError(InvalidURLError):
-    """An option of the URL has a value of the wrong type or range. A secret value is `***`."""
+    """An option of the URL has a value of the wrong type or range. A secret value is `***`.
+
+    Where several options do not go together, `option` is `?` and `value` is empty.
+    """
 
     def __init__(self, url: str, option: str, value: str, expected: str) -> None:
         self.option = option
         self.value = value
-        super().__init__(url, f"option {option!r} is {value!r}", expected)
+        wrong = "its options do not go together" if option == ANY_OPTION else f"option {option!r} is {value!r}"
+        super().__init__(url, wrong, expected)
 
 
 class InvalidConfigError(LMCacheConnectError, ValueError):

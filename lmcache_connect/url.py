@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
 
-from .errors import InvalidOptionError, InvalidURLError, UnknownOptionError
+from .errors import ANY_OPTION, InvalidOptionError, InvalidURLError, UnknownOptionError
 from .known_secrets import HIDDEN, clean, know, know_login
 from .redaction import HOST_PATTERN, holds_secret_option, redact_url, redacted_option, secrets_of_setting, wrong_in_path
 
@@ -180,9 +180,9 @@ class RemoteURL(BaseModel):
             return model.model_validate({name: value.get_secret_value() for name, value in self.query.items()})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            name = str(first["loc"][0]) if first["loc"] else "?"
+            name = str(first["loc"][0]) if first["loc"] else ANY_OPTION
             value = self.query[name].get_secret_value() if name in self.query else ""
-            expected = first["msg"]
+            expected = first["msg"].removeprefix("Value error, ")
             shown = redacted_option(name, value).partition("=")[2] if value else ""
             if shown != value:
                 expected = expected.replace(value, shown)  # the message of an adapter's own validator may contain it

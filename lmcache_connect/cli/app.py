@@ -159,8 +159,8 @@ def engines(
         str | None, typer.Option(metavar="URL", envvar="LMCACHE_CONNECT_URL", help=f"The store, such as {URL_SHAPE}.")
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="NAME", help="The model's commit or date.")] = None,
-    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="The dtype of the KV cache.")] = None,
-    kv_layout: Annotated[str | None, typer.Option(metavar="NAME", help="A name for the KV cache's layout.")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="The KV cache's dtype, for LMCache.")] = None,
+    kv_layout: Annotated[str | None, typer.Option(metavar="NAME", help="A name for its layout, for LMCache.")] = None,
     tenant: Annotated[str | None, typer.Option(metavar="NAME", help="The tenant, which every key shows.")] = None,
     as_json: AsJSON = False,
 ) -> None:

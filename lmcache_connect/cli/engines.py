@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from ..config import ConnectorConfig
+from ..errors import InvalidArgumentError
 from ..manager import ConnectorManager, default_registry
 from ..memory import LocalCPUBackend
 from ..redaction import secrets_of_setting
@@ -54,12 +55,22 @@ class EnginesReport:
 
 @dataclass(frozen=True)
 class Facts:
-    """What an engine does not tell of its bytes, where the operator has. None: not told."""
+    """What an engine does not tell of its bytes, where the operator has. None: not told.
+
+    Raises:
+        InvalidArgumentError: one is empty. No engine would start with it.
+    """
 
     revision: str | None = None
     dtype: str | None = None
     kv_layout: str | None = None
     tenant: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value == "":
+                option = f"--{name.replace('_', '-')}"
+                raise InvalidArgumentError(option, "it is empty; expected a name, or leave the option out")
 
     def of(self, *names: str) -> dict[str, str]:
         """Those with these names that were told."""
@@ -145,7 +156,7 @@ def _vllm(options: Mapping[str, Any]) -> str:
             "secondary_tiers": [tier],
         },
     }
-    return f"vllm serve MODEL --kv-transfer-config {_quoted(transfer)}"
+    return f"vllm serve MODEL --prefix-caching-hash-algo sha256_cbor --kv-transfer-config {_quoted(transfer)}"
 
 
 def _sglang(options: Mapping[str, Any]) -> str:
@@ -177,7 +188,10 @@ def _without_secrets(url: RemoteURL) -> tuple[str, list[str]]:
     for field in query.split("&") if query else ():
         name, _, value = field.partition("=")
         if any(secrets_of_setting(unquote_plus(name), unquote_plus(value))):
-            notes.append(f"the option {unquote_plus(name)} is left out, because it holds a secret")
+            notes.append(
+                f"the option {unquote_plus(name)} is left out, because it holds a secret: "
+                "give it to the engine another way"
+            )
         else:
             fields.append(field)
     if url.password is not None and url.password.get_secret_value():

@@ -16,6 +16,11 @@ _NUMBERS: Final = frozenset({"tokens_per_chunk", "rank"})
 _NAMES_OF_PEOPLE: Final = frozenset({"tenant"})
 
 
+_SHAPE: Final = "whole numbers by name, such as tp: 4"
+_FACTS: Final = "texts, whole numbers, booleans or none, by name"
+_TEXT: Final = "expected a text that is not empty, in quotes"
+
+
 def _pairs(name: str, given: object, kinds: type | tuple[type, ...], expected: str) -> tuple[tuple[str, Any], ...]:
     """The pairs of a mapping, or of an iterable of pairs, in the order of their names."""
     items: Iterable[Any] = given.items() if isinstance(given, Mapping) else given  # type: ignore[assignment]
@@ -75,18 +80,18 @@ class Identity:
         for name in ("model", "engine", "record_kind", "revision", "fingerprint", "dtype", "kv_layout", "tenant"):
             value = getattr(self, name)
             if value == "" or not isinstance(value, str | None):
-                raise InvalidConfigError(f"identity.{name}", "expected a text that is not empty")
+                raise InvalidConfigError(f"identity.{name}", f"{value!r}; {_TEXT}")
             if value is None and name in ("model", "engine", "record_kind"):
                 raise InvalidConfigError(f"identity.{name}", "it is missing: expected a text")
         for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise InvalidConfigError(f"identity.{name}", "expected a number from 0, or none")
+                raise InvalidConfigError(f"identity.{name}", f"{value!r}; expected a whole number from 0, or none")
         if not isinstance(self.salt, str | bytes | None):
             raise InvalidConfigError("identity.salt", "expected a text or bytes")
-        shape = _pairs("parallel_shape", self.parallel_shape, int, "numbers by name, such as tp: 4")
+        shape = _pairs("parallel_shape", self.parallel_shape, int, _SHAPE)
         object.__setattr__(self, "parallel_shape", shape)
-        more = _pairs("more", self.more, (str, int, bool, type(None)), "texts, numbers, booleans or none, by name")
+        more = _pairs("more", self.more, (str, int, bool, type(None)), _FACTS)
         object.__setattr__(self, "more", more)
 
     @classmethod
@@ -98,8 +103,12 @@ class Identity:
         """This identity, with what it does not know from `given`: the parameter `identity` of an engine's plug-in.
 
         Raises:
-            InvalidConfigError: a name is not a field's, a value has a wrong type, or the engine itself says otherwise.
+            InvalidConfigError: `given` is not a mapping, a name is not a field's, a value has a wrong type, or the
+                engine itself says otherwise.
         """
+        if not isinstance(given, Mapping | None):
+            wrong = f"a {type(given).__qualname__}; expected fields by name, such as revision and tenant"
+            raise InvalidConfigError("identity", wrong)
         changes: dict[str, Any] = {}
         for name, value in (given or {}).items():
             if name not in self.field_names():
@@ -110,7 +119,7 @@ class Identity:
                 continue  # not known to the operator, either
             known = getattr(self, name)
             if name in ("parallel_shape", "more"):
-                expected = "values by name"
+                expected = _FACTS if name == "more" else _SHAPE
                 told, added = dict(known), dict(_pairs(name, value, (str, int, bool, type(None)), expected))
                 if clashing := sorted(key for key in told.keys() & added.keys() if told[key] != added[key]):
                     raise InvalidConfigError(f"identity.{name}", f"the engine itself has another {', '.join(clashing)}")

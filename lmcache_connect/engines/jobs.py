@@ -94,9 +94,8 @@ class JobPort:
         self._process = this_process()
         self._is_closed = True  # until it is complete
         if not isinstance(url, str) or not url:
-            raise InvalidArgumentError(
-                "url", f"a {type(url).__qualname__}; expected the store's URL, such as redis://host:6379"
-            )
+            given = "it is empty" if url == "" else f"a {type(url).__qualname__}"
+            raise InvalidArgumentError("url", f"{given}; expected the store's URL, such as redis://host:6379")
         self.deadline: Final = checked_deadline(deadline)
         """Seconds that a job has where its submission does not say otherwise."""
         self._book = JobBook(checked_bytes("max_waiting_store_bytes", max_waiting_store_bytes), self._job_is_over)

@@ -54,8 +54,10 @@ class Namespace:
             strict_identity: refuses an identity with such a field.
 
         Raises:
-            InvalidConfigError: `strict_identity` is on, and a field is not known.
+            InvalidConfigError: `strict_identity` is on, and a field is not known; or it is not a boolean.
         """
+        if not isinstance(strict_identity, bool):
+            raise InvalidConfigError("strict_identity", f"{strict_identity!r}; expected true or false, without quotes")
         self.identity: Final = identity
         """What the keys are made from."""
         self.unknown: Final = identity.unknown

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from collections.abc import Iterable
+from typing import Any, Final
 
 from ..config import ConnectorConfig, byte_count
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, InvalidConfigError
 
 MOST_SECONDS = 86_400.0
 """The longest deadline."""
+
+PORT_OPTIONS: Final = ("deadline", "max_waiting_store_bytes")
+"""The options of a port that are not settings of its connector."""
+
+
+def check_option_names(given: Iterable[str], own: Iterable[str]) -> None:
+    """Checks that each name is one of `own`, or a setting of `ConnectorConfig`.
+
+    Raises:
+        InvalidConfigError: one is neither. It says what may have been meant, and which names there are.
+    """
+    known = list(dict.fromkeys([*own, *ConnectorConfig.model_fields]))
+    for name in given:
+        if name not in known:
+            similar = difflib.get_close_matches(str(name), known, 1)
+            meant = f"; did you mean {similar[0]!r}?" if similar else ""
+            raise InvalidConfigError(name, f"no such option{meant}; expected one of {', '.join(known)}")
 
 
 def port_settings(deadline: float, given: dict[str, Any]) -> ConnectorConfig:
@@ -28,6 +47,7 @@ def port_settings(deadline: float, given: dict[str, Any]) -> ConnectorConfig:
         "retries": 1,
         "breaker_failures": 3,
     }
+    check_option_names(given, PORT_OPTIONS)
     return ConnectorConfig.load(**{**defaults, **given})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -17,6 +18,8 @@ from ..metadata import MAX_CHUNK_BYTES
 _ADDRESS_LIMIT: Final = 1 << (8 * ctypes.sizeof(ctypes.c_void_p))
 _WRITABLE: Final = 0x200  # PyBUF_WRITE
 _EMPTY: Final = memoryview(b"")
+_FIELD_NAMES: Final = re.compile(":[^:]*:")
+"""The names of fields, in a buffer's format."""
 
 
 class Regions:
@@ -127,8 +130,9 @@ def regions_of(buffers: Any, *, writable: bool) -> Regions:
     Regions of no bytes are allowed beside others. `Regions` are returned as they are.
 
     Raises:
-        InvalidArgumentError: something is not a buffer, not contiguous, or read-only though `writable` is asked for; or
-            all together have no bytes, or more than `MAX_CHUNK_BYTES`.
+        InvalidArgumentError: something is not a buffer, a released memoryview, not contiguous, read-only though
+            `writable` is asked for, or holds Python objects; or all together have no bytes, or more than
+            `MAX_CHUNK_BYTES`.
         ReleasedObjectError: `buffers` are regions that were released.
     """
     if isinstance(buffers, Regions):
@@ -138,7 +142,7 @@ def regions_of(buffers: Any, *, writable: bool) -> Regions:
         return buffers
     if (whole := _exported(buffers)) is not None:
         parts = [_checked(whole, "the buffer", writable)]
-    elif isinstance(buffers, Iterable) and not isinstance(buffers, str):
+    elif isinstance(buffers, Iterable) and not isinstance(buffers, str | memoryview):
         parts = [_region(part, index, writable) for index, part in enumerate(buffers)]
     else:
         raise InvalidArgumentError("buffers", _no_buffer("the buffer", buffers))
@@ -192,7 +196,11 @@ _READ_ONLY: Final = "it is read-only, and the chunk would be received into it; p
 
 
 def _region(part: Any, index: int, writable: bool) -> memoryview:
-    if type(part) is memoryview and part.format == "B" and part.ndim == 1 and part.contiguous:
+    try:
+        is_plain = type(part) is memoryview and part.format == "B" and part.ndim == 1 and part.contiguous
+    except ValueError:  # it was released, which is told below
+        is_plain = False
+    if is_plain:
         return _checked(part[:], f"region {index}", writable) if writable and part.readonly else part[:]
     if (view := _exported(part)) is None:
         raise InvalidArgumentError("buffers", _no_buffer(f"region {index}", part))
@@ -213,10 +221,16 @@ def _checked(view: memoryview, what: str, writable: bool) -> memoryview:
         raise InvalidArgumentError(
             "buffers", f"{what} is not contiguous (shape {view.shape}, strides {view.strides}); pass its parts instead"
         )
+    if "O" in view.format and "O" in _FIELD_NAMES.sub("", view.format):
+        raise InvalidArgumentError(
+            "buffers", f"{what} holds Python objects (format {view.format!r}), whose bytes are addresses; pass numbers"
+        )
     return view.cast("B") if view.nbytes else _EMPTY  # a view with a dimension of 0 cannot be cast
 
 
 def _no_buffer(what: str, value: object) -> str:
+    if isinstance(value, memoryview):
+        return f"{what} is a memoryview that was released; pass one that still shows memory"
     hint = "; of a tensor on the CPU pass tensor.view(torch.uint8).numpy()" if hasattr(value, "data_ptr") else ""
     return (
         f"{what} is a {type(value).__qualname__}; expected memory with the buffer protocol, or a sequence of such{hint}"

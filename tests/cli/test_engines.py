@@ -115,3 +115,11 @@ def test_a_url_that_is_not_understood_is_an_error(invoke: Callable[..., Ran], ur
     ran = invoke("engines", "--url", url, "--json")
     assert ran.code == 2
     assert json.loads(ran.out)["ok"] is False
+
+
+@pytest.mark.parametrize("option", ["--revision", "--dtype", "--kv-layout", "--tenant"])
+def test_an_empty_name_is_refused_since_no_engine_would_start_with_it(invoke: Callable[..., Ran], option: str) -> None:
+    ran = invoke("engines", "--url", "redis://h", option, "")
+    assert ran.code == 2
+    assert option in ran.err
+    assert "it is empty; expected a name" in ran.err

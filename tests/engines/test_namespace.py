@@ -292,6 +292,12 @@ def test_strict_identity_refuses_what_is_not_known() -> None:
         Namespace(Identity(model="m", engine="e", kv_layout="l"), strict_identity=True)
 
 
+def test_strict_identity_is_a_boolean() -> None:
+    for wrong in ("false", "yes", 1):
+        with pytest.raises(InvalidConfigError, match=r"strict_identity.*expected true or false, without quotes"):
+            Namespace(KNOWN, strict_identity=wrong)  # type: ignore[arg-type]
+
+
 # ------------------------------------------------------------------------------------- what the operator adds
 
 
@@ -312,18 +318,21 @@ def test_the_operator_completes_what_the_engine_does_not_tell() -> None:
         ({"dtype": "bfloat16"}, r"identity\.dtype.*the engine itself has 'float16'"),
         ({"parallel_shape": {"tp": 4}}, r"identity\.parallel_shape.*another tp"),
         ({"nosuch": 1}, r"identity\.nosuch.*expected one of model, engine"),
-        ({"revision": 7}, r"identity\.revision"),
+        ({"revision": 7}, r"identity\.revision.*7; expected a text"),
         ({"revision": ""}, r"identity\.revision"),
         ({"rank": -1}, r"identity\.rank"),
         ({"rank": True}, r"identity\.rank"),
         ({"tokens_per_chunk": "256"}, r"identity\.tokens_per_chunk"),
         ({"more": [1, 2]}, r"identity\.more"),
-        ({"more": {"a": 1.5}}, r"identity\.more"),
-        ({"parallel_shape": {"pp": "1"}}, r"identity\.parallel_shape"),
+        ({"more": {"a": 1.5}}, r"identity\.more.*expected texts, whole numbers"),
+        (["revision"], r"identity.*a list; expected fields by name"),
+        ("revision", r"identity.*a str; expected fields by name"),
+        ({"parallel_shape": {"pp": "1"}}, r"identity\.parallel_shape.*whole numbers by name"),
+        ({"parallel_shape": 4}, r"identity\.parallel_shape.*whole numbers by name"),
         ({"salt": 7}, r"identity\.salt"),
     ],
 )
-def test_what_the_operator_writes_wrong_is_named(given_fields: dict[str, Any], named: str) -> None:
+def test_what_the_operator_writes_wrong_is_named(given_fields: Any, named: str) -> None:
     engines = Identity(model="m", engine="vllm", dtype="float16", parallel_shape={"tp": 2})
     with pytest.raises(InvalidConfigError, match=named):
         engines.completed(given_fields)

@@ -78,6 +78,18 @@ def test_bytes_outside_of_the_regions_are_refused(start: int, end: int) -> None:
         three()[1].views_of(start, end)
 
 
+def test_a_field_may_have_the_name_of_a_format() -> None:
+    assert regions_of(numpy.zeros(2, [("O", "i4")]), writable=True).nbytes == 8
+
+
+def test_released_memory_is_refused_by_name() -> None:
+    view = memoryview(bytearray(4))
+    view.release()
+    for buffers in (view, [bytearray(2), view]):
+        with pytest.raises(InvalidArgumentError, match="is a memoryview that was released"):
+            regions_of(buffers, writable=True)
+
+
 def test_regions_are_taken_as_they_are() -> None:
     _, regions = three()
     assert regions_of(regions, writable=True) is regions
@@ -105,6 +117,9 @@ def test_regions_are_taken_as_they_are() -> None:
         ([], "0 bytes in all"),
         ([bytearray(), bytearray()], "0 bytes in all"),
         (numpy.zeros((0, 3)), "0 bytes in all"),
+        (numpy.array([{}, None]), "the buffer holds Python objects .*whose bytes are addresses"),
+        ([bytearray(2), numpy.zeros(2, [("a", "i4"), ("b", "O")])], "region 1 holds Python objects"),
+        ((ctypes.py_object * 2)(), "holds Python objects"),
     ],
 )
 def test_what_cannot_be_received_into_is_refused_by_name(buffers: Any, message: str) -> None:

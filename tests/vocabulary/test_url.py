@@ -268,7 +268,7 @@ def test_an_option_is_known_by_its_alias_alone() -> None:
         ("db=", "db", "", "valid integer"),
         ("mode=slow", "mode", "slow", "'fast' or 'safe'"),
         ("verify=perhaps", "verify", "perhaps", "valid boolean"),
-        ("mode=fast&db=1", "?", "", "mode=fast has database 0 alone"),
+        ("mode=fast&db=1", "?", "", "do not go together; expected mode=fast has database 0 alone"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_named(query: str, option: str, value: str, expected: str) -> None:

@@ -35,12 +35,13 @@ class PasswordSource:
                 continue
             if url.password is not None:
                 raise InvalidOptionError(url.redacted(), option, "***", "no password in the URL besides it")
+            is_file = option == "password_file"
             try:
-                self._fixed = self._known(_read(source) if option == "password_file" else os.environ[source])
+                self._fixed = self._known(_read(source) if is_file else os.environ[source])
             except _Unreadable as error:
-                raise InvalidOptionError(
-                    url.redacted(), option, "***", f"something readable ({type(error).__name__})"
-                ) from None
+                file = f"the path of a file with the password in its first line ({type(error).__name__})"
+                variable = "the name of an environment variable that is set to the password, not the password itself"
+                raise InvalidOptionError(url.redacted(), option, "***", file if is_file else variable) from None
 
     @property
     def may_change(self) -> bool:

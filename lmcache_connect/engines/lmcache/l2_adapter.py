@@ -19,6 +19,7 @@ from typing import Any, Final
 from ...errors import InvalidConfigError, MissingExtraError
 from ..event_descriptor import EventDescriptor
 from ..job import JobResult
+from ..port_settings import PORT_OPTIONS
 from .accounts import Accounts
 from .dispatcher import Dispatcher
 from .object_names import ObjectNames
@@ -69,8 +70,11 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]
         super().__init__(max_capacity_bytes=int(capacity * (1 << 30)))
         self._names = ObjectNames(given.get("identity"), strict_identity=given.get("strict_identity", False))
         options = {name: value for name, value in given.items() if name not in (*_OWN, "url")}
-        self._port = open_port(given.get("url"), options)
-        self._calls = open_port(given.get("url"), options)  # what a thread waits for: no dispatcher may take it away
+        known = (*PORT_OPTIONS, *_OWN)
+        self._port = open_port(given.get("url"), options, known)
+        self._calls = open_port(
+            given.get("url"), options, known
+        )  # what a thread waits for: no dispatcher may take it away
         self._accounts = Accounts()
         self._lock = threading.Lock()
         self._tasks: dict[int, _Task] = {}

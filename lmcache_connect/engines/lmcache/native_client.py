@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..jobs import JobPort
+from ..port_settings import PORT_OPTIONS
 from .object_names import ObjectNames
 from .opening import open_port
 
 Completion = tuple[int, bool, str, list[bool] | None]
 """What LMCache is told of a batch: its number, whether it went well, the error, and one answer per key."""
+
+_OWN: Final = (*PORT_OPTIONS, "identity", "strict_identity")
 
 
 class NativeClient:
@@ -42,7 +45,7 @@ class NativeClient:
             InvalidURLError, AdapterLoadError: no connector can be made for the URL.
         """
         self._names: Final = ObjectNames(identity, strict_identity=strict_identity)
-        self.port: Final[JobPort] = open_port(url, options)
+        self.port: Final[JobPort] = open_port(url, options, _OWN)
         """What runs the batches."""
 
     def event_fd(self) -> int:

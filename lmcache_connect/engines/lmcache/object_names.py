@@ -50,7 +50,7 @@ class ObjectNames:
         self.unknown: Final = known.unknown
         """The fields that nobody has told: servers that differ in them share names."""
         if strict_identity:
-            Namespace(known, strict_identity=True)
+            Namespace(known, strict_identity=strict_identity)
         self._namespaces: dict[str, Namespace] = {}
 
     def name(self, key: str) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from ...config import ConnectorConfig
 from ...errors import InvalidConfigError
 from ..jobs import DEADLINE, MAX_WAITING_STORE_BYTES
+from ..port_settings import check_option_names
 
 _OF_SGLANG: Final = frozenset(
     {
@@ -29,7 +31,7 @@ class Options:
     """What the extra config says. Every other name in it is a setting of `ConnectorConfig`.
 
     Attributes:
-        url: the store's URL.
+        url: the store's URL. Where none is given, the environment variable `LMCACHE_CONNECT_URL` has it.
         interface_v1: whether HiCache uses the interface without copies (`batch_get_v1`), as SGLang reads it.
         deadline: seconds after which a call of HiCache's has its answer.
         max_waiting_store_bytes: further stores are shed while more bytes than this wait for their beginning.
@@ -53,14 +55,18 @@ class Options:
         """Reads HiCache's extra config.
 
         Raises:
-            InvalidConfigError: there is no URL, or a value has a wrong type. The port refuses unknown settings.
+            InvalidConfigError: there is no URL, a name is unknown, or a value has a wrong type.
         """
         given = {name: value for name, value in (extra_config or {}).items() if name not in _OF_SGLANG}
+        check_option_names(given, _OWN)
         url = given.pop("url", None)
+        if not url and (known := ConnectorConfig.load().url) is not None:
+            url = known.get_secret_value()
         if not isinstance(url, str) or not url:
             raise InvalidConfigError(
                 "url",
-                "it is missing from --hicache-storage-backend-extra-config; expected a store such as redis://host",
+                "it is missing from --hicache-storage-backend-extra-config, and from LMCACHE_CONNECT_URL; "
+                "expected a store such as redis://host",
             )
         own: dict[str, Any] = {name: given.pop(name) for name in _OWN if name in given}
         for name in ("skip_existing", "strict_identity"):

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ...config import Bytes, ConnectorConfig, Seconds
 from ...errors import InvalidConfigError
 from ..jobs import DEADLINE, MAX_WAITING_STORE_BYTES
+from ..port_settings import check_option_names
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -56,21 +57,21 @@ class TierOptions:
         Raises:
             InvalidConfigError: an option is unknown, or its value has the wrong type or range. No value is shown.
         """
+        check_option_names(given, sorted(_OWN))
         own: dict[str, Any] = {}
         settings: dict[str, Any] = {}
         for name, value in given.items():
             if name in _OWN:
                 own[name] = value
-            elif name in ConnectorConfig.model_fields:
-                settings[name] = value
             else:
-                known = ", ".join(sorted(_OWN | set(ConnectorConfig.model_fields)))
-                raise InvalidConfigError(name, f"no such option of the tier; expected one of {known}")
+                settings[name] = value
         try:
             return TypeAdapter(cls).validate_python({**own, "settings": settings})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise InvalidConfigError(".".join(map(str, first["loc"])) or "options", first["msg"]) from None
+            raise InvalidConfigError(
+                ".".join(map(str, first["loc"])) or "options", first["msg"].removeprefix("Value error, ")
+            ) from None
 
     def config(self) -> ConnectorConfig:
         """The connector's settings: those that were given, the environment's, and defaults."""

@@ -172,10 +172,15 @@ def test_closing_ends_what_is_under_way_and_may_be_repeated(open_host: Open) -> 
         ({"url": "redis://h:0x"}, InvalidURLError, "port"),
         ({"url": "rediss3://h:1"}, UnknownSchemeError, "rediss3"),
         ({"url": "redis://h:1?tll=5"}, InvalidURLError, "tll"),
-        ({"url": "redis://h:1", "deadlin": 5}, InvalidConfigError, "deadlin"),
+        (
+            {"url": "redis://h:1", "deadlin": 5},
+            InvalidConfigError,
+            "did you mean 'deadline'.*strict_identity, .*retries",
+        ),
         ({"url": "redis://h:1", "deadline": -1}, InvalidArgumentError, "deadline"),
         ({"url": "redis://h:1", "max_waiting_store_bytes": "5 parsecs"}, InvalidArgumentError, "max_waiting_store"),
         ({"url": "redis://h:1", "strict_identity": True}, InvalidConfigError, "strict_identity"),
+        ({"url": "redis://h:1", "strict_identity": "no"}, InvalidConfigError, "expected true or false"),
     ],
 )
 def test_a_wrong_configuration_is_named_at_the_start(

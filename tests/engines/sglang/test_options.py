@@ -17,7 +17,8 @@ WRONG: list[Any] = [
     pytest.param({"deadline": "soon"}, InvalidArgumentError, "deadline", id="deadline"),
     pytest.param({"deadline": 0}, InvalidArgumentError, "deadline", id="deadline of zero"),
     pytest.param({"max_waiting_store_bytes": "much"}, InvalidArgumentError, "max_waiting_store_bytes", id="bytes"),
-    pytest.param({"deadlin": 3}, InvalidConfigError, "deadlin", id="unknown name"),
+    pytest.param({"deadlin": 3}, InvalidConfigError, "did you mean 'deadline'", id="unknown name"),
+    pytest.param({"skip_exist": 1}, InvalidConfigError, "mean 'skip_existing'", id="unknown name of its own"),
     pytest.param({"operation_timeout": -1}, InvalidConfigError, "operation_timeout", id="setting"),
     pytest.param({"strict_identity": "yes"}, InvalidConfigError, "strict_identity", id="no boolean"),
     pytest.param({"skip_existing": 1}, InvalidConfigError, "skip_existing", id="number"),
@@ -42,6 +43,19 @@ def test_a_missing_url_refuses_the_start(backend_class: Any) -> None:
         config.extra_config = extra
         with pytest.raises(InvalidConfigError, match="it is missing"):
             backend_class(config, {})
+
+
+def test_a_url_with_a_secret_may_come_from_the_environment(backend_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from .conftest import config_of
+
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", "redis://:hidden@127.0.0.1:1")
+    config = config_of("redis://unused")
+    config.extra_config = {}
+    backend = backend_class(config, {})
+    try:
+        assert backend.status()["port"]["store"] == "redis://127.0.0.1:1"
+    finally:
+        backend.close()
 
 
 def test_what_sglang_reads_itself_is_not_an_unknown_name(start: Start) -> None:

@@ -320,7 +320,7 @@ def test_counters_tell_what_was_moved_and_are_declared(host: Make, tier_class: A
         ({"url": "reddis://x"}, InvalidURLError, "reddis"),
         ({"url": ""}, LMCacheConnectError, "url"),
         ({"url": "redis://x?no_such=1"}, InvalidURLError, "no_such"),
-        ({"deadlin": 3}, InvalidConfigError, "deadlin"),
+        ({"deadlin": 3}, InvalidConfigError, "did you mean 'deadline'"),
         ({"deadline": 0}, InvalidConfigError, "deadline"),
         ({"lookup_deadline": "soon"}, InvalidConfigError, "lookup_deadline"),
         ({"retries": -1}, InvalidConfigError, "retries"),
