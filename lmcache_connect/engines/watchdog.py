@@ -31,12 +31,14 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def watch(self, job: Job) -> None:
-        """Adds a job. From any thread.
+        """Adds a job, unless it is over: what ends a job then calls `forget`. From any thread.
 
         Raises:
             RuntimeError: no thread could be started.
         """
         with self._changed:
+            if job.is_over:  # its port was closed, or its memory released, while it was submitted
+                return
             if self._thread is None:
                 # A daemon: a port that was never closed must not keep the process alive.
                 self._thread = threading.Thread(target=self._watch, name="lmcache-connect watchdog", daemon=True)
