@@ -77,6 +77,7 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]
         )  # what a thread waits for: no dispatcher may take it away
         self._accounts = Accounts()
         self._lock = threading.Lock()
+        self._has_ended = threading.Event()
         self._tasks: dict[int, _Task] = {}
         self._stores: dict[int, Any] = {}
         self._lookups: dict[int, Any] = {}
@@ -212,11 +213,21 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]
         }
 
     def close(self) -> None:
-        """Ends all tasks. When it returns, nothing touches LMCache's memory, and no result comes. Idempotent."""
+        """Ends all tasks. When it returns, nothing touches LMCache's memory, and no result comes. Idempotent.
+
+        Another thread that calls it meanwhile waits for the same end.
+        """
         with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
+            is_first, self._is_closed = not self._is_closed, True
+        if not is_first:
+            self._has_ended.wait()
+            return
+        try:
+            self._close_all()
+        finally:
+            self._has_ended.set()
+
+    def _close_all(self) -> None:
         self._dispatcher.close()
         self._port.close()
         self._calls.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -163,6 +164,23 @@ def test_closing_ends_what_is_under_way_and_may_be_repeated(open_host: Open) -> 
         host.close()
         with pytest.raises(ConnectorClosedError):
             host.begin_load([key(1)], memory)
+
+
+def test_every_thread_that_closes_goes_on_when_nothing_holds_the_memory(open_host: Open) -> None:
+    with ValkeyServer() as server:
+        host = open_host(server.url(), close_grace=0.3)
+        assert host.store([key(1)], [chunk(1)])
+        server.pause()
+        memory = room(1)
+        host.begin_load([key(1)], memory)
+
+        def close(_: int) -> None:
+            host.close()
+            memory[0].append(0)  # raises BufferError where something holds it
+
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(close, range(2))) == [None, None]
+        server.resume()
 
 
 @pytest.mark.parametrize(
