@@ -179,6 +179,19 @@ class MissingExtraError(LMCacheConnectError, ImportError):
         self.extra = extra
 
 
+class MissingEngineError(LMCacheConnectError, ImportError):
+    """A class that an engine loads was asked for where that engine is not installed. `engine` is its name."""
+
+    def __init__(self, feature: str, engine: str, module: str) -> None:
+        super().__init__(
+            f"{feature} runs inside {engine}, and the package {module!r} is not installed in this environment; "
+            f"install lmcache-connect into the environment of {engine}"
+        )
+        self.feature = feature
+        self.engine = engine
+        self.module = module
+
+
 class LMCacheInstalledError(LMCacheConnectError, RuntimeError):
     """LMCache's import names were asked for, and LMCache itself is installed. `version` is its version, or ""."""
 

@@ -120,6 +120,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "APIRegistrationError": ImportError,
     "AdapterLoadError": ImportError,
     "MissingExtraError": ImportError,
+    "MissingEngineError": ImportError,
     "LMCacheInstalledError": RuntimeError,
     "DuplicateRouteError": ImportError,
     "DuplicateSchemeError": ValueError,

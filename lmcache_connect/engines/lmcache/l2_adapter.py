@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final
 
-from ...errors import InvalidConfigError, MissingExtraError
+from ...errors import InvalidConfigError, MissingEngineError
 from ..event_descriptor import EventDescriptor
 from ..job import JobResult
 from ..port_settings import PORT_OPTIONS
@@ -31,7 +31,7 @@ try:
     from lmcache.v1.distributed.internal_api import L2StoreResult
     from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 except ImportError as missing:
-    raise MissingExtraError("running inside LMCache's server", missing.name or "lmcache", "torch") from missing
+    raise MissingEngineError("L2Adapter", "LMCache's server", missing.name or "lmcache") from missing
 
 _OWN: Final = ("identity", "strict_identity", "max_capacity_gb")
 

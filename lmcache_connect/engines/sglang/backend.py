@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, PoolName, PoolTransferResult
-
+from ...errors import MissingEngineError
 from ...loop import LoopOwner
 from ...observability import RepeatedEvent, event
 from ...oversight import clear
@@ -23,6 +22,11 @@ from .pages import NOWHERE, Page
 from .pool_identity import KV, identity_of
 from .prefix_hits import PrefixHits, Presence, leading
 from .registered_pool import RegisteredPool
+
+try:
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, PoolName, PoolTransferResult
+except ImportError as missing:
+    raise MissingEngineError("HiCacheBackend", "SGLang", missing.name or "sglang") from missing
 
 _CLEAR_SECONDS: Final = 60.0
 
