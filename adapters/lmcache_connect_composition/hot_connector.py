@@ -44,6 +44,7 @@ class HotConnector(WrappingConnector):
         """
         super().__init__(wrapped)
         self.ends_when_cancelled = wrapped.ends_when_cancelled
+        self.tells_what_came = wrapped.tells_what_came
         self._memory: Final = memory
         self._cache: Final = memory.hot_cache
         self._expiries = KnownExpiries(chunk_ttl, self._cache.clock)

@@ -102,9 +102,8 @@ class LookupLane(Lane[Connection, LookupCall]):
 
     def __init__(self, pool: ConnectionPool[Connection], yes: int) -> None:
         """`yes` is the reply that stands for yes, one digit."""
-        super().__init__(
-            pool, repeats=False, share_bytes=0
-        )  # a removal that comes late would remove what was put meanwhile
+        # Not repeated: a removal that comes late would remove what was put meanwhile.
+        super().__init__(pool, repeats=False, share_bytes=0)
         self._yes: Final = yes
 
     def pipeline(

@@ -47,8 +47,8 @@ class CallerMemory:
         are taken as regions of this call's own, which no other call has.
 
         Raises:
-            InvalidArgumentError: numbers of items differ; or a buffer is none that `regions_of` takes, or has another
-                number of bytes than its metadata.
+            InvalidArgumentError: numbers of items differ; or `regions_of` does not take a buffer; or a buffer has
+                another number of bytes than its metadata.
         """
         check_batch(keys)
         wanted = list(keys)

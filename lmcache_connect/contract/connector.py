@@ -77,6 +77,13 @@ class RemoteConnector(ABC):
     no call catches a `CancelledError` and goes on.
     """
 
+    tells_what_came: bool = False
+    """Whether `Regions.is_filled` holds after a `batched_get_into` of this connector that failed or was cancelled.
+
+    A connector around another one that looks at what comes, or changes it, leaves this False: it has not seen the
+    chunks of a call that failed.
+    """
+
     def __init__(self, config: Any = None, metadata: Any = None) -> None:
         self.config = config
         self.metadata = metadata

@@ -120,7 +120,7 @@ class JobLine:
             if job.lease.is_recalled:  # it was ended without the loop, and this is how its operation saw that
                 self._fail_stopped(job)
                 return
-            came = job.chunks_that_came()
+            came = self._came(job)
             job.let_go()
             self._tell(job, error)
             job.fail(type(error).__name__, described(error), came)
@@ -151,9 +151,12 @@ class JobLine:
 
     def _fail_stopped(self, job: Job) -> None:
         why = job.stopped or "cancelled"
-        came = job.chunks_that_came()
+        came = self._came(job)
         job.let_go()
         job.fail(why, WHY.get(why, "its operation was cancelled"), came)
+
+    def _came(self, job: Job) -> Sequence[bool] | None:
+        return job.chunks_that_came() if self._connector.inside.tells_what_came else None
 
     def _end(self, job: Job, why: str) -> None:
         job.stopped = job.stopped or why

@@ -59,6 +59,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     """
 
     ends_when_cancelled = True
+    tells_what_came = True
 
     def __init__(
         self,

@@ -118,6 +118,20 @@ def test_chunks_that_had_come_before_a_load_failed_are_told_and_are_right(
     proxy.disarm()
 
 
+def test_what_had_come_is_not_told_past_a_wrapper_that_has_not_seen_it(
+    open_port: OpenPort, valkey_url: str, proxy: FaultProxy
+) -> None:
+    size = 1 << 20
+    keys = stored(valkey_url, 4, size)
+    # An audit judges what a get returns. What a failed one had brought has not been judged.
+    port = open_port(f"audit+redis://{proxy.host}:{proxy.port}?pool_size=1", deadline=2.0, retries=0)
+    proxy.arm(Fault(FaultKind.RESET, Direction.TO_CLIENT, after_bytes=2 * size + size // 2))
+    result = result_of(port, port.submit_get(keys, [bytearray(size) for _ in keys]))
+    assert result.error is not None
+    assert result.flags == (False,) * 4
+    proxy.disarm()
+
+
 @MODES
 def test_what_had_come_with_one_attempt_is_not_told_after_another_one(
     open_port: OpenPort, valkey_url: str, proxy: FaultProxy, io: str

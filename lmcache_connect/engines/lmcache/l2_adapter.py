@@ -163,7 +163,7 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]
             cursor: the `next_page_token` of the page before; None for the first.
 
         Raises:
-            ValueError: `page_size` is below 1, or `cursor` is none that was given.
+            ValueError: `page_size` is below 1, or no page before has given this `cursor`.
             RuntimeError: the store did not answer.
         """
         if page_size < 1:

@@ -12,7 +12,7 @@ class Page:
 
     Attributes:
         name: its name in the store.
-        buffers: its memory: one buffer or several, in their order. None: there is none that may be touched.
+        buffers: its memory: one buffer or several, in their order. None: nothing may be touched.
         owner: what keeps the memory, and so is held until the call has ended.
     """
 
