@@ -163,6 +163,25 @@ class RemoteURL(BaseModel):
             raise InvalidURLError(self.redacted(), f"{len(self.hosts)} hosts", "exactly one host[:port]")
         return self.host, self.port if self.port is not None else default_port
 
+    def several_hosts(self, default_port: int) -> tuple[tuple[str, int], ...]:
+        """Hosts and ports of a store that has one or several servers, in the order given.
+
+        Raises:
+            InvalidURLError: the URL has no host, a port of 0, or the same host and port twice.
+        """
+        if not self.hosts:
+            raise InvalidURLError(self.redacted(), "no host", f"at least one: {_SHAPE}")
+        servers = tuple((each.host, default_port if each.port is None else each.port) for each in self.hosts)
+        seen: set[tuple[str, int]] = set()
+        for host, port in servers:
+            if port == 0:
+                raise InvalidURLError(self.redacted(), f"the port of {host} is 0", "a number from 1 to 65535")
+            server = (host.lower(), port)
+            if server in seen:
+                raise InvalidURLError(self.redacted(), f"{HostPort(host=host, port=port)} is given twice", "it once")
+            seen.add(server)
+        return servers
+
     def options(self, model: type[OptionsT]) -> OptionsT:
         """The query as an adapter's typed options.
 

@@ -82,6 +82,30 @@ def test_a_store_of_one_server_takes_one_host_and_has_a_default_port() -> None:
             RemoteURL.parse(text).single_host(6379)
 
 
+def test_a_store_of_several_servers_takes_all_hosts_and_has_a_default_port() -> None:
+    url = RemoteURL.parse("redis-ring://user:secret@a,B:1,[::1]:2,[::1]?prefix=p")
+    assert url.several_hosts(6379) == (("a", 6379), ("B", 1), ("::1", 2), ("::1", 6379))
+    assert str(url) == "redis-ring://user:***@a,B:1,[::1]:2,[::1]?prefix=p"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "reason"),
+    [
+        ("", "no host; expected at least one"),
+        ("a,b:0", "the port of b is 0; expected a number from 1 to 65535"),
+        ("a:1,b,a:1", "a:1 is given twice; expected it once"),
+        ("a,b,A:6379", "A:6379 is given twice; expected it once"),
+        ("[::1]:5,[::1]:5", r"[::1]:5 is given twice; expected it once"),
+    ],
+)
+def test_a_list_of_hosts_that_names_no_server_or_one_twice_is_refused(hosts: str, reason: str) -> None:
+    url = RemoteURL.parse(f"redis-ring://u:secret@{hosts}")
+    with pytest.raises(InvalidURLError) as refused:
+        url.several_hosts(6379)
+    assert reason in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
 # ------------------------------------------------------------------------------------------------- refusals
 
 
