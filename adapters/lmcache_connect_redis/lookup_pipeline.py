@@ -11,6 +11,7 @@ from lmcache_connect.streaming import NAMES_AT_A_TIME, CallQueue, CombinedCall, 
 from lmcache_connect.transport import ConnectionPool
 
 from .protocol.connection import Connection
+from .protocol.role import ASK_ROLE, check_role
 
 _AHEAD: Final = 4 * NAMES_AT_A_TIME
 """Commands that are sent before replies are read, at most. The event loop does other work in between."""
@@ -61,6 +62,7 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
         sent = self.sent
         ahead = 0  # replies that are outstanding
         got = 0  # those to the first request of `sent` that were taken
+        is_role_asked = False
         while True:
             if ahead < _AHEAD and connection.is_trusted and not (sent and self.gives_way(0)):
                 commands: list[bytes] = []
@@ -71,10 +73,16 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
                     commands.append(request[0])
                     ahead += request[1]
                 if commands:
+                    if not before and connection.is_role_due():  # its reply comes first then
+                        is_role_asked = True
+                        await connection.send(ASK_ROLE)
                     await connection.send(b"".join(commands), replies=ahead - before)
             if not sent:
                 return
             self.current = sent[0].call
+            if is_role_asked:
+                is_role_asked = False
+                await check_role(connection)
             try:
                 flags = await connection.read_arrived_flags(self._yes)
             except StoreError as error:
@@ -113,7 +121,11 @@ class LookupLane(Lane[Connection, LookupCall]):
 
     async def serve_one_request(self, connection: Connection, call: LookupCall) -> None:
         (command, replies), _ = call.next_request()
+        if is_role_asked := connection.is_role_due():
+            await connection.send(ASK_ROLE)
         await connection.send(command, replies)
+        if is_role_asked:
+            await check_role(connection)
         try:
             call.flags = await connection.read_flags(self._yes)
         except StoreError as error:

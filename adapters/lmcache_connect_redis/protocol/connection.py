@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,7 +14,7 @@ from lmcache_connect.transport import Stream, StreamClosedError, StreamStalledEr
 
 from .replies import ends_connection, is_refusal, reply_error
 from .tenure import Tenure
-from .traits import FULL_SERVER, ServerTraits
+from .traits import FULL_SERVER, Role, ServerTraits
 
 MAX_LINE_BYTES: Final = 4096
 
@@ -22,6 +23,9 @@ _SHOWN_BYTES: Final = 40
 
 _LAST_REFUSAL: Final = re.compile(rb"(?:\+[A-Z]+\r\n)*-([^\r\n]*)")
 """An error reply, behind the status replies of a transaction."""
+
+ROLE_SECONDS: Final = 1.0
+"""For how long a server that called itself the primary is believed, where it is asked nothing that it would refuse."""
 
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
@@ -39,7 +43,7 @@ class Connection:
             become the right one.
     """
 
-    __slots__ = ("_tenure", "is_suspect", "pending", "store", "stream", "traits", "veil")
+    __slots__ = ("_role_known", "_tenure", "is_suspect", "pending", "store", "stream", "traits", "veil")
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Connection:
         self.veil = veil
         self.pending = 0
         self.is_suspect = False
+        self._role_known = time.monotonic()
 
     @property
     def is_trusted(self) -> bool:
@@ -67,6 +72,22 @@ class Connection:
     def is_reusable(self) -> bool:
         """Whether the stream stands where the next caller may send a command."""
         return self.pending == 0 and self.is_trusted and self.stream.is_open and not self.stream.buffered
+
+    def is_role_due(self) -> bool:
+        """Returns whether the server is to be asked whether it still is the primary. Says so once in `ROLE_SECONDS`.
+
+        A primary that becomes a replica keeps its connections. It refuses writes, and answers look-ups with what it
+        knows, which may be old.
+        """
+        if self.traits.role is not Role.PRIMARY or (now := time.monotonic()) < self._role_known + ROLE_SECONDS:
+            return False
+        self._role_known = now
+        return True
+
+    def end_tenure(self) -> None:
+        """Another server may be the right one by now: no connection to this one is used for another call."""
+        self.is_suspect = True
+        self._tenure.end()
 
     async def send(self, command: bytes, replies: int = 1) -> None:
         """Sends one or several encoded commands, which have `replies` replies together."""
@@ -239,8 +260,7 @@ class Connection:
         """
         said = line[1:].decode("utf-8", "replace")
         if ends_connection(said):
-            self.is_suspect = True
-            self._tenure.end()
+            self.end_tenure()
         return reply_error(self.store, said, self.veil)
 
     def shown(self, line: bytes) -> str:

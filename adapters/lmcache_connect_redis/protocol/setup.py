@@ -22,6 +22,7 @@ from lmcache_connect.transport import Stream, StreamClosedError, TLSSettingsErro
 
 from .connection import Connection, lost_connection
 from .replies import ArgumentCountError, encode_command, reply_error
+from .role import ASK_ROLE, read_role
 from .tenure import Tenure
 from .traits import ServerTraits
 
@@ -131,6 +132,7 @@ async def _ask(connection: Connection, login: Login) -> ServerTraits:
     probe = login.probe
     commands = (
         encode_command(b"CLIENT", b"SETNAME", CLIENT_NAME.encode()),
+        ASK_ROLE,
         encode_command(b"MULTI"),
         encode_command(b"PEXPIRE", probe, b"1"),
         encode_command(b"PERSIST", probe),
@@ -139,14 +141,17 @@ async def _ask(connection: Connection, login: Login) -> ServerTraits:
     )
     try:
         await _select(connection, login, b"".join(commands), len(commands))
-        _, began, *queued, ended = [await _is_taken(connection) for _ in commands]
+        is_named = await _is_taken(connection)
+        role = await read_role(connection)
+        began, *queued, ended = [await _is_taken(connection) for _ in commands[2:]]
     except StreamClosedError as error:
         if error.last_words.startswith(b"-"):
             raise  # it says why
         raise CommandsRefusedError from None
     if began and not ended:
         raise CommandsRefusedError  # the transaction is still open
-    return ServerTraits(has_transactions=began and all(queued))
+    refused = [nicety for nicety, is_there in (("CLIENT SETNAME", is_named), ("ROLE", role)) if not is_there]
+    return ServerTraits(has_transactions=began and all(queued), role=role, refused=tuple(refused))
 
 
 async def _is_taken(connection: Connection) -> bool:

@@ -46,7 +46,7 @@ class SingleServer:
         self._authorities = options.ca_file or "the system's certificate authorities"
         self._tenure = Tenure(began=-math.inf)
         self._plain_until = -math.inf
-        self._was_told_of_limits = False
+        self._told_limits: set[str] = set()
 
     async def open_connection(self) -> Connection:
         """Connects, authenticates and selects the database. The caller sets the deadline.
@@ -93,10 +93,21 @@ class SingleServer:
         plain.close()
         return connection
 
+    def retire(self) -> None:
+        """Another server has taken its place: no connection to this one is used for another call. From any thread."""
+        self._tenure.is_over = True
+
     def _tell_of_limits(self, connection: Connection) -> None:
-        if not connection.traits.has_transactions and not self._was_told_of_limits:
-            self._was_told_of_limits = True
-            event(logging.INFO, "server_without_transactions", store=self._store)
+        traits = connection.traits
+        if not traits.has_transactions:
+            self._tell_once("server_without_transactions")
+        if traits.refused:
+            self._tell_once("server_without_niceties", refused=", ".join(traits.refused))
+
+    def _tell_once(self, name: str, **facts: str) -> None:
+        if name not in self._told_limits:
+            self._told_limits.add(name)
+            event(logging.INFO, name, store=self._store, **facts)
 
     def _dial_of(self, url: RemoteURL, options: RedisOptions) -> Dial:
         if url.scheme == "unix":
