@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import Documents, Flags, OwnThreadCalls, leave_out, note_progress
+from lmcache_connect.contract import ChunkSize, Documents, Flags, OwnThreadCalls, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES
 from lmcache_connect.observability import event
@@ -30,6 +30,7 @@ from lmcache_connect.streaming import (
     SMALL_SHARE_BYTES,
     Arrivals,
     ChunkBytes,
+    RoomLine,
     StreamingConnector,
 )
 from lmcache_connect.transport import StreamClosedError, StreamStalledError, ThreadConnections
@@ -68,7 +69,16 @@ _SCAN_BYTES: Final = 64 << 20
 class RedisConnector(StreamingConnector[Connection]):
     """Stores chunks on one server. Made by `RedisConnectorAdapter`."""
 
-    def __init__(self, context: ConnectorContext, options: RedisOptions, server: SingleServer) -> None:
+    def __init__(
+        self,
+        context: ConnectorContext,
+        options: RedisOptions,
+        server: SingleServer,
+        *,
+        line: RoomLine | None = None,
+        chunk_size: ChunkSize | None = None,
+    ) -> None:
+        """`line` and `chunk_size`: see `StreamingConnector`."""
         super().__init__(
             context,
             pool_size=options.pool_size,
@@ -77,12 +87,13 @@ class RedisConnector(StreamingConnector[Connection]):
             io=options.io,
             is_tls=server.is_tls,
             lost=lost_connection,
+            line=line,
+            chunk_size=chunk_size,
         )
         self._server = server
         self._prefix = f"{options.prefix}:" if options.prefix else ""
         self._announcements = Announcements(self._prefix)
-        layout = TwoKeyLayout if options.layout == "lmcache" else FramedLayout
-        self._layout: Layout = layout(self._store, options)
+        self._layout = layout_of(self._store, options)
         self._leftovers = Leftovers(self._lookup_pool)
         self._has_dialled = False
         self._lookups = LookupLane(self._lookup_pool, self._layout.keys_each)
@@ -336,6 +347,11 @@ class RedisConnector(StreamingConnector[Connection]):
 
     def _put_lane(self, nbytes: int) -> StoreLane:
         return self._small_puts if nbytes < self._large_from else self._large_puts
+
+
+def layout_of(store: str, options: RedisOptions) -> Layout:
+    """Returns the layout that a URL asks for."""
+    return (TwoKeyLayout if options.layout == "lmcache" else FramedLayout)(store, options)
 
 
 def _staged(requests: Sequence[StoreRequest]) -> Names:

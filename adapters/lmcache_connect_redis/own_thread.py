@@ -42,7 +42,7 @@ class RedisOwnThread(OwnThreadCalls):
         self._loop: Final = loop
         self._limit: Final = limit
 
-    def take(self, nbytes: int | None, deadline: float) -> Connection | None:
+    def take(self, key: Key, nbytes: int | None, deadline: float) -> Connection | None:
         if nbytes is None and not self._line.is_empty:
             return None
         if (self._chunk_size.expected if nbytes is None else nbytes) >= self._limit:

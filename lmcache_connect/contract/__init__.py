@@ -16,6 +16,7 @@ from .announcement import (
 )
 from .batch_slots import BatchSlots
 from .batches import gather, hit_prefix, prefix_length
+from .breaker import ORDINARY, Admission, BreakerState, CircuitBreaker
 from .caller_memory import CallerMemory, Descriptions
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
@@ -35,13 +36,17 @@ __all__ = [
     "MAX_ANNOUNCEMENT_BYTES",
     "MAX_WORKERS",
     "MISMATCH",
+    "ORDINARY",
     "REMOVAL_TIMEOUT",
+    "Admission",
     "AnnouncedArena",
     "AnnouncedConnector",
     "AnnouncedStatistics",
     "BatchSlots",
+    "BreakerState",
     "CallerMemory",
     "ChunkSize",
+    "CircuitBreaker",
     "ConnectorAdapter",
     "ConnectorContext",
     "ConnectorOptions",

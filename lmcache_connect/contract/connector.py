@@ -69,6 +69,12 @@ class RemoteConnector(ABC):
     tells such a connector how long it has.
     """
 
+    judges_itself: bool = False
+    """Whether this connector has circuit breakers of its own, such as one for each of several servers.
+
+    The manager's own breaker then stays closed: one server that fails must not keep calls from the others.
+    """
+
     ends_when_cancelled: bool = False
     """Whether one `asyncio.Task.cancel` ends every call of this connector soon, with its `CancelledError`.
 

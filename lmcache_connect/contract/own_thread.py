@@ -24,8 +24,8 @@ class OwnThreadCalls(ABC):
     """
 
     @abstractmethod
-    def take(self, nbytes: int | None, deadline: float) -> Any | None:
-        """Returns a connection for a call that moves `nbytes` (None: as many as a get brings), or None.
+    def take(self, key: Key, nbytes: int | None, deadline: float) -> Any | None:
+        """Returns a connection for a call about `key` that moves `nbytes` (None: as many as a get brings), or None.
 
         What waits on it fails soon after `deadline`, a time of `time.monotonic`, also where the event loop is held up.
         """

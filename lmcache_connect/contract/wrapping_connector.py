@@ -32,6 +32,7 @@ class WrappingConnector(RemoteConnector):
         self.wrapped = wrapped
         """The connector inside."""
         self.repeats_itself = wrapped.repeats_itself
+        self.judges_itself = wrapped.judges_itself
 
     async def around(self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]]) -> T:
         """Awaits `call()`, which is one operation of the connector inside on these keys, and returns its result.

@@ -46,6 +46,8 @@ class OutsideConnector(WrappingConnector):
         self._class = type(getattr(wrapped, "foreign", wrapped)).__qualname__
         with self._contained("repeats_itself"):
             self.repeats_itself = bool(wrapped.repeats_itself)
+        with self._contained("judges_itself"):
+            self.judges_itself = bool(wrapped.judges_itself)
 
     async def around(self, operation: str, keys: Sequence[Key], call: Callable[[], Awaitable[T]]) -> T:
         """Awaits `call()` in a task of the lane, and returns its result as this toolkit's own types."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .breaker import BreakerState
+from ..contract import BreakerState
 from .connector import ManagedConnector
 from .lifetime import close_soon
 from .operations import GETS, PUTS

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ..checkpoint import checkpointed
 from ..contract import (
     REMOVAL_TIMEOUT,
+    BreakerState,
     CallerMemory,
     ChunkSize,
     ConnectorContext,
@@ -33,7 +34,6 @@ from ..memory import HotCache, MemoryObj, release_all
 from ..metadata import ChunkMetadata
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
 from .arguments import caller_memory, checked_keys, listed_objects, size_of_borrowed
-from .breaker import BreakerState
 from .checked_calls import CheckedCalls
 from .first_attempt import FirstAttempt
 from .holds import Holds
@@ -99,6 +99,7 @@ class ManagedConnector(RemoteConnector):
             context.owner,
             self.name,
             repeats=not wrapped.repeats_itself,
+            judges=not wrapped.judges_itself,
             lease=context.local_cpu_backend.lease,
         )
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)

@@ -27,7 +27,7 @@ import anyio
 import anyio.lowlevel
 
 from ..config import ConnectorConfig
-from ..contract import operation_under_way
+from ..contract import ORDINARY, Admission, CircuitBreaker, operation_under_way
 from ..errors import (
     ArenaExhaustedError,
     CircuitOpenError,
@@ -44,7 +44,6 @@ from ..lease import Lease, under
 from ..loop import LoopOwner
 from ..observability import Conditions, OperationStatistics, Span, StoreMetrics, current_tracer, event, mark_failed
 from ..outside import described, hide_causes
-from .breaker import ORDINARY, Admission, CircuitBreaker
 from .byte_budget import ByteBudget
 from .first_attempt import FirstAttempt
 from .in_flight import InFlight
@@ -73,17 +72,20 @@ class OperationRunner:
         name: str,
         *,
         repeats: bool = True,
+        judges: bool = True,
         lease: Lease | None = None,
     ) -> None:
         """`store` is the store's address, and `class_name` that of the author's class: both are for messages.
 
         `name` is the connector's name, for spans. `repeats` False: the connector repeats what failed itself, so each
-        operation has one attempt here. `lease` is what every operation works under, if anything.
+        operation has one attempt here. `judges` False: the connector has circuit breakers of its own, and the one here
+        stays closed. `lease` is what every operation works under, if anything.
         """
         self._store = store
         self._class_name = class_name
         self._settings = settings
         self._retries = settings.retries if repeats else 0
+        self._judges = judges
         self._owner = owner
         self._name = name
         self._lease = lease
@@ -315,7 +317,7 @@ class OperationRunner:
                 stats.queue.observe(ended - queued)
             if load.budget_bytes:
                 running.release_share()
-            if verdict is False or breaker.failures:  # otherwise it is closed, and stays so
+            if self._judges and (verdict is False or breaker.failures):  # otherwise it is closed, and stays so
                 # A transfer that never began has failed in the look-up before it.
                 self._tell_breaker(verdict, admission, moved, operation.is_transfer and started > 0)
             self.in_flight.end(running)

@@ -140,7 +140,9 @@ class OwnThread:
     ) -> Any:
         seconds = load.seconds(self._settings)
         deadline = time.monotonic() + min(seconds, timeout)
-        connection = self._calls.take(nbytes, deadline)
+        first = args[0]
+        key = first.keys[0] if isinstance(first, CallerMemory) else first
+        connection = self._calls.take(key, nbytes, deadline)
         if connection is None:
             return NOT_HERE
         began = perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from ..contract import CallerMemory
@@ -54,13 +55,23 @@ class CallersRoom:
         unfit: the slots whose record is of another chunk than the memory is for.
     """
 
-    __slots__ = ("_made", "_memory", "is_filled_up", "is_short", "unfit")
+    __slots__ = ("_made", "_memory", "_parts", "_slots", "is_filled_up", "is_short", "unfit")
 
-    def __init__(self, memory: CallerMemory) -> None:
+    def __init__(self, memory: CallerMemory, slots: Sequence[int] | None = None) -> None:
+        """`slots`: those of `memory` that this is room for, in its own order; None: all."""
         self._memory: Final = memory
+        self._slots: Final = slots
         self._made: list[CallersChunk] = []
+        self._parts: list[CallersRoom] = []
         self.unfit: set[int] = set()
         self.is_short = self.is_filled_up = False
+
+    def part(self, slots: Sequence[int]) -> CallersRoom:
+        """Returns room for some of the slots. What is unfit there counts as unfit here. On the event loop."""
+        part = CallersRoom(self._memory, slots if self._slots is None else [self._slots[slot] for slot in slots])
+        part.unfit = self.unfit
+        self._parts.append(part)
+        return part
 
     async def make(self, metadata: ChunkMetadata, slot: int = 0) -> CallersChunk:
         """Returns the memory of a slot, for a record with this metadata. See `ChunkRoom.make`.
@@ -70,15 +81,16 @@ class CallersRoom:
         """
         chunk = self.make_now(metadata, 1, slot)
         if chunk is None:
-            self.unfit.add(slot)
+            self.unfit.add(self._slot(slot))
             raise OtherChunkError
         return chunk
 
     def make_now(self, metadata: ChunkMetadata, expected: int, slot: int = 0) -> CallersChunk | None:
         """Returns the memory of a slot, as `make` does. None where it is for another chunk."""
-        if not self._memory.accepts(slot, metadata):
+        at = self._slot(slot)
+        if not self._memory.accepts(at, metadata):
             return None
-        chunk = CallersChunk(self._memory.regions[slot], metadata)
+        chunk = CallersChunk(self._memory.regions[at], metadata)
         self._made.append(chunk)
         return chunk
 
@@ -87,6 +99,18 @@ class CallersRoom:
 
     def release(self) -> None:
         """Gives all of the memory up: the get has ended."""
+        for part in self._parts:
+            part.release()
+        self.release_others(())
+
+    def release_others(self, kept: Sequence[object]) -> None:
+        """Gives up what was made here, except for the chunks in `kept`."""
+        wanted = {id(chunk) for chunk in kept}
+        held = [chunk for chunk in self._made if id(chunk) in wanted]
         for chunk in self._made:
-            chunk.ref_count_down()
-        self._made.clear()
+            if id(chunk) not in wanted:
+                chunk.ref_count_down()
+        self._made[:] = held
+
+    def _slot(self, slot: int) -> int:
+        return slot if self._slots is None else self._slots[slot]

@@ -6,6 +6,7 @@ Protocol code sends and receives chunks by these two, and knows of no others. So
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..metadata import ChunkMetadata
@@ -64,6 +65,20 @@ class ChunkRoom(Protocol):
 
     def make_now(self, metadata: ChunkMetadata, expected: int, slot: int = 0) -> ChunkBytes | None:
         """`make` where that needs no waiting. None where it would wait or raise. See `Room.make_now`."""
+        ...
+
+    def part(self, slots: Sequence[int]) -> ChunkRoom:
+        """Returns room for some of the slots, counted from 0 in their order. What it makes counts as made here.
+
+        On the event loop.
+        """
+        ...
+
+    def release_others(self, kept: Sequence[object]) -> None:
+        """Releases what was made here and not by a part, except for the chunks in `kept`.
+
+        Nothing is received into it any more.
+        """
         ...
 
     def release_spare(self) -> None:

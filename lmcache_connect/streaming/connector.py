@@ -71,8 +71,12 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         io: IO,
         is_tls: bool,
         lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
+        line: RoomLine | None = None,
+        chunk_size: ChunkSize | None = None,
     ) -> None:
         """Takes what the URL's options say of connections. `lost` translates the loss of a connection.
+
+        `line` and `chunk_size`: those of the connector of several servers that this one belongs to; None: its own.
 
         TLS stays on the event loop, whatever `io` says.
         """
@@ -88,9 +92,9 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         self._lookup_pool = self._new_pool(lookup_pool_size)
         # Used by the get that is first in line for room. See `room`: nobody else may need its connections for long.
         self._waiting_pool = self._new_pool(pool_size)
-        self._line = RoomLine(context.local_cpu_backend, context.settings.allocate_timeout)
+        self._line = line or RoomLine(context.local_cpu_backend, context.settings.allocate_timeout)
         self._couriers = Couriers()
-        self._chunk_size = ChunkSize(context.metadata)
+        self._chunk_size = chunk_size or ChunkSize(context.metadata)
 
     # ------------------------------------------------------------------------------------- the store's protocol
 
@@ -130,6 +134,11 @@ class StreamingConnector(RemoteConnector, Generic[C]):
     @abstractmethod
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         """Sends the chunks of `keys`. When it raises, some are stored, each of them whole."""
+
+    async def send_once(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> Flags:
+        """`send` for memory of a caller. Returns for each key whether it was stored. Repeats nothing."""
+        await self.send(keys, names, objs)
+        return [True] * len(names)
 
     @abstractmethod
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
@@ -245,11 +254,10 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             texts, names = await self._named(memory.keys)
             chunks = [CallersChunk(regions, memory.stored_as(index)) for index, regions in enumerate(memory.regions)]
             try:
-                await self.send(texts, names, chunks)
+                return await self.send_once(texts, names, chunks)
             finally:
                 for chunk in chunks:
                     chunk.ref_count_down()
-            return [True] * len(names)
 
     async def close(self) -> None:
         """Closes every connection. Idempotent."""

@@ -27,7 +27,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from ..contract import release_budget_share
@@ -219,16 +219,22 @@ class Room:
         "_at_a_time",
         "_awaited",
         "_backend",
+        "_is_filled_up",
+        "_is_short",
         "_lock",
         "_made",
+        "_parts",
         "_place",
         "_spare",
         "_spare_metadata",
-        "is_filled_up",
-        "is_short",
+        "_whole",
     )
 
-    def __init__(self, place: PlaceInLine, backend: ChunkMemory, allocate_timeout: float) -> None:
+    def __init__(
+        self, place: PlaceInLine, backend: ChunkMemory, allocate_timeout: float, whole: Room | None = None
+    ) -> None:
+        self._whole = whole
+        self._parts: list[Room] | None = None  # made when needed: each object costs a small get
         self._place = place
         self._backend = backend
         self._allocate_timeout = allocate_timeout
@@ -238,12 +244,33 @@ class Room:
         self._spare: list[MemoryObj] | None = None
         self._spare_metadata: ChunkMetadata | None = None
         self._at_a_time = 1  # grows while chunks of the same metadata come
-        self.is_short = False
-        """Whether it was found that not all chunks fit. Then none is waited for: the batch brings the prefix that fits.
-        """
-        self.is_filled_up = False
-        """Whether room that was released a moment ago is made again. A thread's frame may still hold it for a moment.
-        """
+        self._is_short = self._is_filled_up = False
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it was found that not all chunks fit. Then none is waited for: the batch brings what fits."""
+        return (self._whole or self)._is_short
+
+    @is_short.setter
+    def is_short(self, value: bool) -> None:
+        (self._whole or self)._is_short = value
+
+    @property
+    def is_filled_up(self) -> bool:
+        """Whether room that was released just now is made again. A thread's frame may hold it for a moment."""
+        return (self._whole or self)._is_filled_up
+
+    @is_filled_up.setter
+    def is_filled_up(self, value: bool) -> None:
+        (self._whole or self)._is_filled_up = value
+
+    def part(self, slots: Sequence[int]) -> Room:
+        """Returns room for some of the attempt's slots. What it makes counts as made here. On the event loop."""
+        part = Room(self._place, self._backend, self._allocate_timeout, self)
+        if self._parts is None:
+            self._parts = []
+        self._parts.append(part)
+        return part
 
     async def make(self, metadata: ChunkMetadata, slot: int = 0) -> MemoryObj:
         """Returns memory for a chunk whose payload is on the wire, with one reference. Waits for room if need be.
@@ -324,11 +351,23 @@ class Room:
 
         A chunk that its receiver has released already, because it did not verify, is left alone.
         """
+        for part in self._parts or ():
+            part.release()
+        self.release_others(())
+
+    def release_others(self, kept: Sequence[object]) -> None:
+        """Releases what was made here, except for the chunks in `kept`: nothing is received any more."""
         self.release_spare()
+        wanted = {id(obj) for obj in kept}
+        held = [obj for obj in self._made if id(obj) in wanted]
         for obj in self._made:
-            if obj.is_valid():
+            if id(obj) not in wanted and obj.is_valid():
                 obj.ref_count_down()
-        self._made.clear()
+        self._made[:] = held
+
+    def _held_bytes(self) -> int:
+        made = [*self._made, *(obj for part in self._parts or () for obj in part._made)]
+        return sum(obj.get_physical_size() for obj in made if obj.is_valid())
 
     def _may_take(self, nbytes: int) -> bool:
         """Whether this get may take room now. One that is first in line holds room already, and is to finish."""
@@ -339,16 +378,19 @@ class Room:
         now = self._backend.statistics()
         if nbytes > (limit := self._backend.chunk_limit()):
             raise ArenaExhaustedError(nbytes, now.capacity - now.reserved, limit)
-        held = sum(obj.get_physical_size() for obj in self._made if obj.is_valid())
+        whole = self._whole or self
+        held = whole._held_bytes()
         # What other connections of the call wait for counts as held: it stays until the attempt has ended. So the last
         # member that asks for more than there can be is refused. Otherwise all of them would wait for one another.
         is_alone = held and now.reserved <= held
-        if self.is_short or is_alone or nbytes > now.capacity - held - self._awaited:
+        if self.is_short or is_alone or nbytes > now.capacity - held - whole._awaited:
             raise ArenaExhaustedError(
                 nbytes,
                 now.capacity - now.reserved,
                 now.capacity,
-                "the batch itself holds all the rest, so ask for fewer keys at a time" if held or self._awaited else "",
+                "the batch itself holds all the rest, so ask for fewer keys at a time"
+                if held or whole._awaited
+                else "",
             )
         if not self._place.is_first:
             raise self._no_room(nbytes)
@@ -358,9 +400,10 @@ class Room:
         return NoRoomError(nbytes)
 
     async def _wait(self, metadata: ChunkMetadata) -> MemoryObj:
-        self._awaited += metadata.nbytes
+        whole = self._whole or self
+        whole._awaited += metadata.nbytes
         try:
             timeout = min(_MOMENT, self._allocate_timeout) if self.is_filled_up else self._allocate_timeout
             return await self._backend.allocate_chunk_async(metadata, timeout=timeout)
         finally:
-            self._awaited -= metadata.nbytes
+            whole._awaited -= metadata.nbytes

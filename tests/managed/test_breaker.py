@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmcache_connect.contract import Admission, CircuitBreaker
 from lmcache_connect.managed import BreakerState
-from lmcache_connect.managed.breaker import Admission, CircuitBreaker
 
 RESET: Final = 10.0
 

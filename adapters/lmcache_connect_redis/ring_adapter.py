@@ -1,0 +1,58 @@
+"""`RedisRingConnectorAdapter`: URLs of several plain servers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lmcache_connect import (
+    ConnectorAdapter,
+    ConnectorConfig,
+    ConnectorContext,
+    InvalidURLError,
+    RemoteConnector,
+    RemoteURL,
+)
+
+from .nodes_connector import NodesConnector
+from .options import DEFAULT_PORT, RedisOptions
+from .topology.ring import Ring
+
+_SCHEMES: Final = {
+    "redis-ring": "redis",
+    "rediss-ring": "rediss",
+    "valkey-ring": "valkey",
+    "valkeys-ring": "valkeys",
+}
+"""The schemes, and the scheme of one server's URL."""
+
+
+class RedisRingConnectorAdapter(ConnectorAdapter):
+    """`redis-ring://`, `rediss-ring://` (TLS), `valkey-ring://` and `valkeys-ring://` (TLS).
+
+    Options: `RedisOptions`.
+    """
+
+    schema = "redis-ring://"
+    schemes = tuple(_SCHEMES)
+    options = RedisOptions
+
+    def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
+        """Computes which server has which keys."""
+        _ring_of(url)
+
+    def create_connector(self, context: ConnectorContext) -> RemoteConnector:
+        """Returns a connector that connects on first use.
+
+        Raises:
+            InvalidURLError, InvalidOptionError: the URL names no server or one twice, or has a database in its path.
+        """
+        url = context.remote_url
+        if url.path.strip("/"):
+            raise InvalidURLError(
+                url.redacted(), f"the path {url.path!r}", "no path: ?db= names the database, the same on every server"
+            )
+        return NodesConnector(context, context.options(RedisOptions), _ring_of(url), _SCHEMES[url.scheme])
+
+
+def _ring_of(url: RemoteURL) -> Ring:
+    return Ring(url.several_hosts(DEFAULT_PORT))
