@@ -15,30 +15,40 @@ if TYPE_CHECKING:
     from .loop_watch import LoopWatch
     from .scripted_wire import ScriptedWire
     from .servers.ceph import CephServer
+    from .servers.cluster import ClusterServers
     from .servers.fault_proxy import FaultProxy
     from .servers.faulty_s3 import FaultyS3Server
     from .servers.process import ServerStartError
     from .servers.redis import RedisServer, ValkeyServer
+    from .servers.ring import RingServers
     from .servers.s3 import MotoServer, RcloneServer
+    from .servers.sentinel import SentinelServers
+    from .servers.server_group import GroupNotHealthyError
+    from .servers.slot_migration import SlotMigration
     from .servers.tcp_faults import Direction, Fault, FaultKind
     from .subject import Subject, check_arena_balance, check_payload, payload
 
 __all__ = [
     "Capabilities",
     "CephServer",
+    "ClusterServers",
     "ConnectorConformance",
     "Direction",
     "Fault",
     "FaultKind",
     "FaultProxy",
     "FaultyS3Server",
+    "GroupNotHealthyError",
     "LoopIO",
     "LoopWatch",
     "MotoServer",
     "RcloneServer",
     "RedisServer",
+    "RingServers",
     "ScriptedWire",
+    "SentinelServers",
     "ServerStartError",
+    "SlotMigration",
     "Subject",
     "ValkeyServer",
     "check_arena_balance",
@@ -49,6 +59,7 @@ __all__ = [
 _MODULES: Final = {
     "conformance": ("Capabilities", "ConnectorConformance"),
     "servers.ceph": ("CephServer",),
+    "servers.cluster": ("ClusterServers",),
     "servers.fault_proxy": ("FaultProxy",),
     "servers.faulty_s3": ("FaultyS3Server",),
     "loop_io": ("LoopIO",),
@@ -56,6 +67,10 @@ _MODULES: Final = {
     "scripted_wire": ("ScriptedWire",),
     "servers.s3": ("MotoServer", "RcloneServer"),
     "servers.tcp_faults": ("Direction", "Fault", "FaultKind"),
+    "servers.ring": ("RingServers",),
+    "servers.sentinel": ("SentinelServers",),
+    "servers.server_group": ("GroupNotHealthyError",),
+    "servers.slot_migration": ("SlotMigration",),
     "servers.process": ("ServerStartError",),
     "servers.redis": ("RedisServer", "ValkeyServer"),
     "subject": ("Subject", "check_arena_balance", "check_payload", "payload"),

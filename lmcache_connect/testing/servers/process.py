@@ -79,6 +79,21 @@ def unused_port() -> int:
     raise OSError(f"no free TCP port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}; stop some servers")
 
 
+def new_certificates(feature: str) -> tuple[bytes, bytes]:
+    """A new CA's certificate, and one that it issued for 127.0.0.1 and localhost, with its key and chain. Both in PEM.
+
+    Raises:
+        MissingExtraError: trustme is not installed, which `feature` needs.
+    """
+    try:
+        import trustme
+    except ImportError as missing:
+        raise MissingExtraError(feature, "trustme", "testing") from missing
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1", "localhost")
+    return authority.cert_pem.bytes(), leaf.private_key_and_cert_chain_pem.bytes()
+
+
 class ServerProcess:
     """Base of the servers. A sync context manager; `start()` and `stop()` do the same by hand.
 
@@ -244,13 +259,7 @@ class ServerProcess:
         """Writes `ca.pem`, and `server.pem` for 127.0.0.1 and localhost, with its key. Needs trustme."""
         # Made once: a client that trusts the authority goes on trusting it after a restart.
         if self._certificates is None:
-            try:
-                import trustme
-            except ImportError as missing:
-                raise MissingExtraError(type(self).__name__, "trustme", "testing") from missing
-            authority = trustme.CA()
-            leaf = authority.issue_cert(self.host, "localhost")
-            self._certificates = authority.cert_pem.bytes(), leaf.private_key_and_cert_chain_pem.bytes()
+            self._certificates = new_certificates(type(self).__name__)
         authority_pem, server_pem = self._certificates
         (directory / "ca.pem").write_bytes(authority_pem)
         (directory / "server.pem").write_bytes(server_pem)

@@ -53,6 +53,7 @@ class StoreServer(ServerProcess):
             if "\n" in directive + value or "\r" in directive + value:
                 raise InvalidArgumentError("config", f"{directive!r} has a line break; expected one line a directive")
         self._tls_port: int | None = None
+        self._bus_port: int | None = None
 
     @classmethod
     def binary(cls) -> str:
@@ -84,6 +85,15 @@ class StoreServer(ServerProcess):
         if not self._tls():
             raise InvalidArgumentError("tls", f"this {self.name} has no TLS port; expected RedisServer(tls=True)")
         return self._known(self._tls_port, "tls_port")
+
+    @property
+    def bus_port(self) -> int:
+        """The port on which a node of a cluster talks to the others. Kept while the server is down.
+
+        Raises:
+            ServerNotRunningError: the server was never started, or is not a node of a cluster.
+        """
+        return self._known(self._bus_port, "bus_port")
 
     @property
     def unix_path(self) -> str:
@@ -151,11 +161,12 @@ class StoreServer(ServerProcess):
     def _choose_ports(self) -> None:
         super()._choose_ports()
         self._tls_port = unused_port() if self._tls() else None
+        self._bus_port = unused_port() if self._config.get("cluster-enabled") == "yes" else None
 
     def _command(self, directory: Path) -> list[str]:
         binary = self.binary()
         lines = [
-            f"{name} {value or _quoted('')}" for name, value in (self._directives(directory) | self._config).items()
+            f"{name} {value or quoted('')}" for name, value in (self._directives(directory) | self._config).items()
         ]
         # A file rather than arguments: the password stays out of the process list.
         configuration = directory / "conf"
@@ -171,15 +182,18 @@ class StoreServer(ServerProcess):
         directives = {
             "bind": self.host,
             "port": str(self.port),
-            "unixsocket": _quoted(self.unix_path),
-            "dir": _quoted(str(directory)),
+            "unixsocket": quoted(self.unix_path),
+            "dir": quoted(str(directory)),
             "save": "",
             "appendonly": "no",
         }
         if self.password is not None:
-            directives["requirepass"] = _quoted(self.password)
+            directives["requirepass"] = quoted(self.password)
         if self._maxmemory is not None:
             directives["maxmemory"] = self._maxmemory
+        if self._bus_port is not None:
+            # Not the plain port and 10000: another server may have that one.
+            directives["cluster-port"] = str(self._bus_port)
         return directives
 
     def _client(self, timeout: float, **address: object) -> redis.Redis:
@@ -235,6 +249,8 @@ class RedisServer(StoreServer):
         tls: listen on a TLS port as well, with a certificate for 127.0.0.1 and localhost from a CA made for
             this server alone. Clients need no certificate. It needs trustme, from the extra
             `lmcache-connect[testing]`, and a redis-server built with TLS.
+        certificates: the CA's certificate, and the server's with its key and chain, each in PEM; None makes both. It
+            has an effect with `tls` alone.
         password, maxmemory, config: as for every `StoreServer`.
     """
 
@@ -247,9 +263,11 @@ class RedisServer(StoreServer):
         maxmemory: str | None = None,
         config: Mapping[str, str] | None = None,
         tls: bool = False,
+        certificates: tuple[bytes, bytes] | None = None,
     ) -> None:
         super().__init__(password=password, maxmemory=maxmemory, config=config)
         self.tls = tls
+        self._certificates = certificates
 
     @classmethod
     def binary(cls) -> str:
@@ -281,9 +299,9 @@ class RedisServer(StoreServer):
             self._write_certificates(directory)
             directives |= {
                 "tls-port": str(self.tls_port),
-                "tls-ca-cert-file": _quoted(self.ca_file),
-                "tls-cert-file": _quoted(str(directory / "server.pem")),
-                "tls-key-file": _quoted(str(directory / "server.pem")),
+                "tls-ca-cert-file": quoted(self.ca_file),
+                "tls-cert-file": quoted(str(directory / "server.pem")),
+                "tls-key-file": quoted(str(directory / "server.pem")),
                 "tls-auth-clients": "no",
             }
         return directives
@@ -296,7 +314,7 @@ def _required(module: str, feature: str) -> ModuleType:
         raise MissingExtraError(feature, module.partition(".")[0], "testing") from error
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """`value` as one argument of a configuration file."""
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return '"' + "".join(escapes.get(character, character) for character in value) + '"'
