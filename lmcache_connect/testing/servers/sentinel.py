@@ -218,7 +218,7 @@ class SentinelServers(ServerGroup):
         for server in self._servers:
             if self._port(server) == port:
                 return server
-        raise NotReadyError(f"a sentinel calls port {port} the primary, which is no server of this group")
+        raise NotReadyError(f"a sentinel calls port {port} the primary, and this group has no such server")
 
     def _check(self, expected: Collection[ServerProcess]) -> None:
         sentinels = [sentinel for sentinel in self._sentinels if sentinel in expected]
