@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from lmcache_connect import ConnectorAdapter, ConnectorContext, RemoteConnector
+from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
 from .connector import RedisConnector
 from .options import RedisOptions
+from .topology.credential_import import prepare_callable
+from .topology.credential_sources import credentials_of
 from .topology.single import SingleServer
 
 
@@ -16,13 +18,18 @@ class RedisConnectorAdapter(ConnectorAdapter):
     schemes = ("redis", "rediss", "valkey", "valkeys", "unix")
     options = RedisOptions
 
+    def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
+        """Imports the module of `?credentials=`. Raises as `create_connector` does."""
+        prepare_callable(url, settings)
+
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """Returns a connector that connects on first use.
 
         Raises:
-            InvalidURLError, InvalidOptionError: the URL names no server, no database, or no readable password.
+            InvalidURLError, InvalidOptionError: the URL names no server, no database, or no readable credentials.
         """
         options = context.options(RedisOptions)
-        return RedisConnector(
-            context, options, SingleServer(context.remote_url, options, context.settings.stall_timeout)
-        )
+        url = context.remote_url
+        credentials = credentials_of(url, options, context.settings, context.lane)
+        server = SingleServer(url, options, context.settings.stall_timeout, credentials)
+        return RedisConnector(context, options, server, credentials=credentials)

@@ -47,8 +47,10 @@ from .options import RedisOptions
 from .own_thread import RedisOwnThread
 from .protocol.connection import Connection, lost_connection
 from .protocol.replies import encode_command, is_refusal
+from .protocol.setup import log_in_again
 from .protocol.transaction import TransactionRefusedError
 from .store_pipeline import StoreCall, StoreLane, StoreRequest
+from .topology.credentials import Credentials
 from .topology.single import SingleServer
 
 Names = list[str]
@@ -75,10 +77,14 @@ class RedisConnector(StreamingConnector[Connection]):
         options: RedisOptions,
         server: SingleServer,
         *,
+        credentials: Credentials | None = None,
         line: RoomLine | None = None,
         chunk_size: ChunkSize | None = None,
     ) -> None:
-        """`line` and `chunk_size`: see `StreamingConnector`."""
+        """`credentials` are closed with the connector. None: `server` has some that others close.
+
+        `line` and `chunk_size`: see `StreamingConnector`.
+        """
         super().__init__(
             context,
             pool_size=options.pool_size,
@@ -87,10 +93,12 @@ class RedisConnector(StreamingConnector[Connection]):
             io=options.io,
             is_tls=server.is_tls,
             lost=lost_connection,
+            renew=log_in_again,
             line=line,
             chunk_size=chunk_size,
         )
         self._server = server
+        self._credentials = credentials
         self._prefix = f"{options.prefix}:" if options.prefix else ""
         self._announcements = Announcements(self._prefix)
         self._layout = layout_of(self._store, options)
@@ -149,6 +157,8 @@ class RedisConnector(StreamingConnector[Connection]):
         await super().close()
         for lane in (self._lookups, self._small_gets, self._large_gets, self._small_puts, self._large_puts):
             await lane.close()
+        if self._credentials is not None:
+            self._credentials.close()
 
     def _lost_one(self, store: str, error: StreamClosedError) -> StoreError:
         if isinstance(error, StreamStalledError):

@@ -64,7 +64,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
         while True:
             # Filled again when half empty: one request after each reply would be one system call for each.
             is_low = len(sent) < _AT_LEAST or (ahead <= WINDOW_BYTES // 2 and len(sent) <= WINDOW_REPLIES // 2)
-            if is_low and connection.is_trusted and not self.gives_way(moved):
+            if is_low and connection.takes_requests and not self.gives_way(moved):
                 commands: list[bytes] = []
                 while len(sent) < _AT_LEAST or (ahead < WINDOW_BYTES and len(sent) < WINDOW_REPLIES):
                     item = self.next_request()

@@ -64,7 +64,7 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
         got = 0  # those to the first request of `sent` that were taken
         is_role_asked = False
         while True:
-            if ahead < _AHEAD and connection.is_trusted and not (sent and self.gives_way(0)):
+            if ahead < _AHEAD and connection.takes_requests and not (sent and self.gives_way(0)):
                 commands: list[bytes] = []
                 before = ahead
                 while ahead < _AHEAD and (item := self.next_request()) is not None:

@@ -26,6 +26,7 @@ from .node import Node, NodeState
 from .nodes_own_thread import NodesOwnThread
 from .options import TLS_SCHEMES, RedisOptions
 from .protocol.connection import Connection, lost_connection
+from .topology.credential_sources import credentials_of
 from .topology.placement import Address, Placement
 from .topology.single import SingleServer
 
@@ -41,7 +42,11 @@ class NodesConnector(StreamingConnector[Connection]):
     judges_itself = True
 
     def __init__(self, context: ConnectorContext, options: RedisOptions, placement: Placement, scheme: str) -> None:
-        """`scheme`: that of one server's URL, `redis` or `rediss`, by which a server is named and connected to."""
+        """`scheme`: that of one server's URL, `redis` or `rediss`, by which a server is named and connected to.
+
+        Raises:
+            InvalidOptionError: the options name no readable credentials.
+        """
         super().__init__(
             context,
             pool_size=1,
@@ -55,6 +60,8 @@ class NodesConnector(StreamingConnector[Connection]):
         self._context: Final = context
         self._options: Final = options
         self._scheme: Final = scheme
+        # Of all servers: what they share is asked for once.
+        self._credentials: Final = credentials_of(context.remote_url, options, context.settings, context.lane)
         self._layout: Final = layout_of(self._store, options)
         self._nodes: Final[dict[Address, Node]] = {}
         self._is_closed = False
@@ -84,7 +91,7 @@ class NodesConnector(StreamingConnector[Connection]):
 
     def make_server(self, url: RemoteURL) -> SingleServer:
         """What opens connections to the server of a URL."""
-        return SingleServer(url, self._options, self._context.settings.stall_timeout)
+        return SingleServer(url, self._options, self._context.settings.stall_timeout, self._credentials)
 
     def _url_of(self, address: Address) -> RemoteURL:
         host, port = address
@@ -385,6 +392,7 @@ class NodesConnector(StreamingConnector[Connection]):
         if nodes:
             await gather([node.connector.close for node in nodes], at_a_time=len(nodes))
         await super().close()
+        self._credentials.close()
 
 
 def _raise_first(errors: list[StoreError]) -> None:

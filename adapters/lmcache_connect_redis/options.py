@@ -58,6 +58,13 @@ class RedisOptions(ConnectorOptions):
     password_env: str | None = None
     """An environment variable that holds the password."""
 
+    credentials: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    """`module:callable`, which returns the user, the password and for how many seconds they are good. The setting
+    `allowed_modules` has to name the module."""
+
+    credentials_timeout: Seconds = 4.0
+    """How long the callable of `credentials` may take, in seconds."""
+
     ca_file: str | None = None
     """Certificate authorities to trust instead of the system's (PEM)."""
 
@@ -90,8 +97,8 @@ class RedisOptions(ConnectorOptions):
 
     @model_validator(mode="after")
     def _one_password_source(self) -> Self:
-        if self.password_file is not None and self.password_env is not None:
-            raise ValueError("password_file and password_env exclude each other")
+        if sum(source is not None for source in (self.password_file, self.password_env, self.credentials)) > 1:
+            raise ValueError("password_file, password_env and credentials exclude each other")
         return self
 
     @property

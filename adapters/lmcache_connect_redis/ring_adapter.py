@@ -15,6 +15,7 @@ from lmcache_connect import (
 
 from .nodes_connector import NodesConnector
 from .options import DEFAULT_PORT, RedisOptions
+from .topology.credential_import import prepare_callable
 from .topology.ring import Ring
 
 _SCHEMES: Final = {
@@ -37,8 +38,9 @@ class RedisRingConnectorAdapter(ConnectorAdapter):
     options = RedisOptions
 
     def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
-        """Computes which server has which keys."""
+        """Computes which server has which keys, and imports the module of `?credentials=`."""
         _ring_of(url)
+        prepare_callable(url, settings)
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         """Returns a connector that connects on first use.

@@ -83,7 +83,7 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         under_way = moved = 0
         is_sending = True
         while True:
-            if is_sending and connection.is_trusted and not self.gives_way(moved):
+            if is_sending and connection.takes_requests and not self.gives_way(moved):
                 item = self.next_request()
                 if item is not None:
                     call, request, nbytes = item

@@ -1,6 +1,6 @@
 """Classes that other people wrote: how they are found, imported, made, called and held to the contract.
 
-Imported by `managed`, `manager`, `compat`, `engines`, `cli` and `lmcache_connect_external`.
+Imported by `managed`, `manager`, `compat`, `engines`, `cli`, `lmcache_connect_external` and `lmcache_connect_redis`.
 """
 
 from __future__ import annotations

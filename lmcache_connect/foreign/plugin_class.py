@@ -54,14 +54,26 @@ class PluginClass:
         return cls(module, class_name)
 
     def load(self, timeout: float, allowed_modules: Collection[str] | None = None) -> type[Any]:
-        """The class, imported in a thread where this is its first use.
+        """The class, imported in a thread where this is its first use. See `load_any`.
+
+        Raises:
+            PluginTypeError: what has this name is not a class. What `load_any` raises.
+        """
+        kind: type[Any] = self.load_any(timeout, allowed_modules)
+        with self._looking():
+            is_class = isinstance(kind, type)
+        if not is_class:
+            raise self.type_error(f"it is a {type(kind).__qualname__}; expected a class")
+        return kind
+
+    def load_any(self, timeout: float, allowed_modules: Collection[str] | None = None) -> Any:
+        """Whatever has the class's name, which may be a function.
 
         Blocks for `timeout` seconds at most. An import that takes longer goes on, and a later call finds its result.
 
         Raises:
             PluginImportError: the module is not one of `allowed_modules`, takes too long, or cannot be imported.
             PluginClassMissingError: it has nothing of this name.
-            PluginTypeError: what has this name is not a class.
         """
         if allowed_modules is not None and self.module not in allowed_modules:
             allowed = ", ".join(sorted(allowed_modules)) or "none"
@@ -74,12 +86,7 @@ class PluginClass:
                 except (RuntimeError, StoreError) as error:  # too many hang, or no further thread can be started
                     raise self.import_error(f"no thread for importing it could be started: {error}") from error
                 loading = _loading[self] = Loading(self.module, begun)
-        kind: type[Any] = self._awaited(loading, timeout)
-        with self._looking():
-            is_class = isinstance(kind, type)
-        if not is_class:
-            raise self.type_error(f"it is a {type(kind).__qualname__}; expected a class")
-        return kind
+        return self._awaited(loading, timeout)
 
     def check_connector(self, kind: type[Any]) -> None:
         """Checks that a class has the methods of a connector, whatever it derives from.

@@ -4,8 +4,8 @@ The code of a plug-in, of a connector that the application registered, or of a d
 swallow its cancellation, or raise `SystemExit`. A `Lane` runs the code of one such party. A caller whose time is up
 leaves its call behind, and the call ends when it ends. Nothing that was left behind keeps the process alive.
 
-Imported by `compat`, `contract`, `engines`, `foreign`, `managed`, `manager`, `internal_api_server` and
-`lmcache_connect_s3`.
+Imported by `compat`, `contract`, `engines`, `foreign`, `managed`, `manager`, `internal_api_server`,
+`lmcache_connect_redis` and `lmcache_connect_s3`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from .causes import hidden_causes, hide_causes
 from .copying import private_copy, private_copy_of
 from .lane import Lane, LateError
 from .raised import contained, described
+from .shared_question import SharedQuestion
 
 __all__ = [
     "Lane",
     "LateError",
     "OutsideCall",
+    "SharedQuestion",
     "contained",
     "described",
     "hidden_causes",

@@ -71,18 +71,21 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         io: IO,
         is_tls: bool,
         lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
+        renew: Callable[[C], Awaitable[None] | None] | None = None,
         line: RoomLine | None = None,
         chunk_size: ChunkSize | None = None,
     ) -> None:
         """Takes what the URL's options say of connections. `lost` translates the loss of a connection.
 
-        `line` and `chunk_size`: those of the connector of several servers that this one belongs to; None: its own.
+        `renew` returns what a connection needs before its next use, such as another login; None: nothing. `line` and
+        `chunk_size`: those of the connector of several servers that this one belongs to; None: its own.
 
         TLS stays on the event loop, whatever `io` says.
         """
         super().__init__(context.config, context.metadata)
         self._store: Final = context.remote_url.label()
         self._lost: Final = lost
+        self._renew: Final = renew
         self._stall_timeout: Final = context.settings.stall_timeout
         self._connect_timeout: Final = connect_timeout
         self._threads_from: Final = math.inf if is_tls else {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
@@ -269,7 +272,8 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
     def _new_pool(self, size: int) -> ConnectionPool[C]:
         """Returns a pool whose connections are closed with the connector."""
-        pool = ConnectionPool(size, self._connect, self._store, self._lost_one)
+        renew = self._renewal if self._renew is not None else None
+        pool = ConnectionPool(size, self._connect, self._store, self._lost_one, renew)
         self._pools.append(pool)
         return pool
 
@@ -347,3 +351,20 @@ class StreamingConnector(RemoteConnector, Generic[C]):
             raise StoreUnavailableError(
                 self._store, f"connecting did not finish within {self._connect_timeout} s"
             ) from None
+
+    def _renewal(self, connection: C) -> Awaitable[None] | None:
+        job = self._renew(connection) if self._renew is not None else None
+        return None if job is None else self._in_time(job)
+
+    async def _in_time(self, job: Awaitable[None]) -> None:
+        """Awaits the renewal of a connection, for as long as connecting may take.
+
+        Raises:
+            StoreUnavailableError: it did not end in time. What else it raises.
+        """
+        try:
+            with anyio.fail_after(self._connect_timeout):
+                await job
+        except TimeoutError:
+            reason = f"renewing a connection did not finish within {self._connect_timeout} s"
+            raise StoreUnavailableError(self._store, reason) from None

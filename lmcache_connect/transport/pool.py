@@ -41,11 +41,17 @@ class ConnectionPool(Generic[C]):
         connect: Callable[[], Awaitable[C]],
         store: str,
         lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
+        renew: Callable[[C], Awaitable[None] | None] | None = None,
     ) -> None:
-        """`lost` translates the loss of a connection: it gets the store's name and the stream's error."""
+        """`lost` translates the loss of a connection: it gets the store's name and the stream's error.
+
+        `renew` is asked before an idle connection is used. It returns what is to be awaited first, such as another
+        login; None: nothing. Where that raises a `StoreError` or a `StreamClosedError`, another connection is taken.
+        """
         self._process = this_process()
         self._size = size
         self._connect = connect
+        self._renew = renew
         self.store = store
         self._what = f"the connection pool of {store}"
         self.lost = lost
@@ -96,7 +102,14 @@ class ConnectionPool(Generic[C]):
             self._granted -= 1
         if self._closed:
             raise self._closed_error()
-        return self._take_idle() or await self._open()
+        while (connection := self._take_idle()) is not None:
+            if (
+                self._renew is None
+                or (job := self._renew(connection)) is None
+                or await self._is_renewed(connection, job)
+            ):
+                return connection
+        return await self._open()
 
     def release(self, connection: C) -> None:
         """Puts a connection back. Closes it where it cannot be used again.
@@ -140,6 +153,25 @@ class ConnectionPool(Generic[C]):
                 return connection
             stream.close()  # the server closed it, or sent something without being asked
         return None
+
+    async def _is_renewed(self, connection: C, job: Awaitable[None]) -> bool:
+        """Renews a connection that was taken. Returns whether it can be used; otherwise it is closed and forgotten."""
+        try:
+            await job
+            if connection.is_reusable:
+                return True
+        except (StoreError, StreamClosedError):
+            pass  # the one that is opened in its place tells what is wrong
+        except BaseException:
+            connection.close()
+            self.release(connection)
+            raise
+        connection.close()
+        self._acquired.discard(connection)
+        if self._closed:
+            self._grant()
+            raise self._closed_error()
+        return False
 
     async def _open(self) -> C:
         self._opening += 1

@@ -12,6 +12,7 @@ from lmcache_connect.errors import StoreProtocolError, StoreStalledError
 from lmcache_connect.known_secrets import clean_foreign
 from lmcache_connect.transport import Stream, StreamClosedError, StreamStalledError
 
+from .credential import Credential, LatestCredential
 from .replies import ends_connection, is_refusal, reply_error
 from .tenure import Tenure
 from .traits import FULL_SERVER, Role, ServerTraits
@@ -27,6 +28,9 @@ _LAST_REFUSAL: Final = re.compile(rb"(?:\+[A-Z]+\r\n)*-([^\r\n]*)")
 ROLE_SECONDS: Final = 1.0
 """For how long a server that called itself the primary is believed, where it is asked nothing that it would refuse."""
 
+NO_CREDENTIAL: Final = Credential()
+"""What a connection is logged in with that has told the server nothing."""
+
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 
 
@@ -41,9 +45,22 @@ class Connection:
         veil: hides secrets in what the server says, before any of that is shown.
         is_suspect: the connection must not be used again: a reply was not to its command, or another server may have
             become the right one.
+        credential: what it is logged in with.
+        latest: where the credential is that it is to be logged in with by now; None: it stays logged in as it is.
     """
 
-    __slots__ = ("_role_known", "_tenure", "is_suspect", "pending", "store", "stream", "traits", "veil")
+    __slots__ = (
+        "_role_known",
+        "_tenure",
+        "credential",
+        "is_suspect",
+        "latest",
+        "pending",
+        "store",
+        "stream",
+        "traits",
+        "veil",
+    )
 
     def __init__(
         self,
@@ -62,11 +79,23 @@ class Connection:
         self.pending = 0
         self.is_suspect = False
         self._role_known = time.monotonic()
+        self.credential = NO_CREDENTIAL
+        self.latest: LatestCredential | None = None
 
     @property
     def is_trusted(self) -> bool:
-        """Whether further requests may be sent over it."""
+        """Whether further calls may use it."""
         return not self.is_suspect and not self._tenure.is_over
+
+    @property
+    def is_login_due(self) -> bool:
+        """Whether it is to be logged in again before it is used for the next call."""
+        return self.latest is not None and self.latest.credential is not self.credential
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether further requests may be sent over it before it is released."""
+        return self.is_trusted and not self.is_login_due
 
     @property
     def is_reusable(self) -> bool:

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import SecretStr
-
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import (
     CertificateError,
@@ -21,6 +19,7 @@ from lmcache_connect.known_secrets import clean_foreign
 from lmcache_connect.transport import Stream, StreamClosedError, TLSSettingsError
 
 from .connection import Connection, lost_connection
+from .credential import Credential, LatestCredential
 from .replies import ArgumentCountError, encode_command, reply_error
 from .role import ASK_ROLE, read_role
 from .tenure import Tenure
@@ -36,24 +35,16 @@ class Login:
     """What a connection says of itself to the server before anything else.
 
     Attributes:
-        username, password: None where the URL has none.
+        credential: the user and the password.
         database: the number of the database. 0 is every server's own choice and is not selected.
         probe: a key under the connector's prefix that never exists, for asking which commands the user may use.
+        latest: where a later credential will be found, with which the connection is to log in again; None: never.
     """
 
-    username: str | None
-    password: SecretStr | None
+    credential: Credential
     database: int
     probe: bytes
-
-    @property
-    def secret(self) -> str:
-        """The password as text; empty without one."""
-        return self.password.get_secret_value() if self.password is not None else ""
-
-    def hide(self, text: str) -> str:
-        """Returns what may be shown of a server's words while it is told the credentials: not even the user's name."""
-        return clean_foreign(text, self.username)
+    latest: LatestCredential | None = None
 
 
 class CommandsRefusedError(Exception):
@@ -77,9 +68,10 @@ async def open_connection(
         stream = await dial()
     except (OSError, TLSSettingsError) as error:  # ssl.SSLError and StreamClosedError are OSErrors
         raise _dial_error(error, store, authorities) from error
-    connection = Connection(stream, store, tenure=tenure, veil=login.hide)
+    connection = Connection(stream, store, tenure=tenure, veil=login.credential.hide)
+    connection.credential, connection.latest = login.credential, login.latest
     try:
-        await _authenticate(connection, login)
+        await _authenticate(connection, login.credential)
         if is_plain:
             await _select(connection, login, encode_command(b"PING"))
             await connection.read_taken()
@@ -99,15 +91,36 @@ async def open_connection(
         raise
 
 
-async def _authenticate(connection: Connection, login: Login) -> None:
-    if login.username is None and login.password is None:
+def log_in_again(connection: Connection) -> Awaitable[None] | None:
+    """Logs a connection in with the latest credential, before it is used for the next call. None: that is not due.
+
+    It keeps its database and its name. The caller sets the deadline, and closes the connection where this raises.
+
+    Raises:
+        StreamClosedError: it was lost. AuthenticationError, and what else the server answers.
+    """
+    return _log_in_again(connection) if connection.is_login_due else None
+
+
+async def _log_in_again(connection: Connection) -> None:
+    latest = connection.latest
+    assert latest is not None  # noqa: S101  # it is due
+    credential = latest.credential  # read once: a later one may come meanwhile
+    connection.veil = credential.hide
+    await _authenticate(connection, credential)
+    connection.credential = credential
+    connection.veil = clean_foreign
+
+
+async def _authenticate(connection: Connection, credential: Credential) -> None:
+    if credential.username is None and credential.password is None:
         return
-    secret = login.secret.encode()
-    if login.username is None:
+    secret = credential.secret.encode()
+    if credential.username is None:
         await connection.send(encode_command(b"AUTH", secret))
         await connection.read_ok()
         return
-    await connection.send(encode_command(b"AUTH", login.username.encode(), secret))
+    await connection.send(encode_command(b"AUTH", credential.username.encode(), secret))
     try:
         await connection.read_ok()
     except ArgumentCountError:
@@ -165,8 +178,8 @@ def _lost(store: str, error: StreamClosedError, login: Login) -> StoreError:
     """Returns the error for a connection that was closed during set-up. What the server said before is its reason."""
     line, ending, _ = error.last_words.partition(b"\r\n")
     if ending and line.startswith(b"-"):
-        return reply_error(store, line[1:].decode("utf-8", "replace"), login.hide)
-    return lost_connection(store, error, login.hide)
+        return reply_error(store, line[1:].decode("utf-8", "replace"), login.credential.hide)
+    return lost_connection(store, error, login.credential.hide)
 
 
 def _dial_error(error: BaseException, store: str, authorities: str) -> StoreError:

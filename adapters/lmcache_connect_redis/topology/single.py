@@ -8,15 +8,17 @@ import time
 from functools import partial
 from typing import Final
 
-from lmcache_connect import AuthenticationError, InvalidURLError, RemoteURL
+from lmcache_connect import InvalidURLError, RemoteURL
 from lmcache_connect.observability import event
 from lmcache_connect.transport import TLSSettings, open_tcp_stream, open_unix_stream
 
 from ..options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database
 from ..protocol.connection import Connection
+from ..protocol.credential import Credential
 from ..protocol.setup import CommandsRefusedError, Dial, Login, open_connection
 from ..protocol.tenure import Tenure
-from .password import PasswordSource
+from .credential_sources import credentials_of
+from .credentials import Credentials
 
 _PLAIN_SECONDS: Final = 600.0
 """For how long a peer that closed the connection over a command it lacks is not sent such commands again."""
@@ -28,8 +30,17 @@ class SingleServer:
     Each connection resolves the name again, and reads the files that the options name as they are then.
     """
 
-    def __init__(self, url: RemoteURL, options: RedisOptions, stall_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        url: RemoteURL,
+        options: RedisOptions,
+        stall_timeout: float | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         """Opens nothing yet. `stall_timeout`: seconds without a byte after which a connection is dead.
+
+        `credentials` may be shared with other servers, and are closed by who made them. None: those of the URL and the
+        options.
 
         Raises:
             InvalidURLError: the URL names no server, or its path is not a database number.
@@ -39,8 +50,7 @@ class SingleServer:
         self._stall_timeout = stall_timeout
         self.is_tls = url.scheme in TLS_SCHEMES
         self._dial = self._dial_of(url, options)
-        self._username = url.username
-        self._passwords = PasswordSource(url, options)
+        self._credentials = credentials if credentials is not None else credentials_of(url, options)
         self._database = database(url, options)
         self._probe = f"{options.prefix}:lmcache-connect:probe" if options.prefix else "lmcache-connect:probe"
         self._authorities = options.ca_file or "the system's certificate authorities"
@@ -51,24 +61,17 @@ class SingleServer:
     async def open_connection(self) -> Connection:
         """Connects, authenticates and selects the database. The caller sets the deadline.
 
-        Where the server refuses a password that came from a file, the file is read again, and a password that has
-        changed meanwhile is tried.
+        Where the server refuses the credential, its source is asked for another one, which is tried then.
 
         Raises:
             StoreUnavailableError, AuthenticationError, CertificateError, and what else the server answers.
         """
-        login = await self._login()
-        try:
-            connection = await self._open(login)
-        except AuthenticationError:
-            if not self._passwords.may_change or (renewed := await self._login()) == login:
-                raise
-            connection = await self._open(renewed)
+        connection = await self._credentials.log_in(lambda credential: self._open(self._login(credential)))
         self._tell_of_limits(connection)
         return connection
 
-    async def _login(self) -> Login:
-        return Login(self._username, await self._passwords.current(), self._database, self._probe.encode())
+    def _login(self, credential: Credential) -> Login:
+        return Login(credential, self._database, self._probe.encode(), self._credentials.latest)
 
     async def _open(self, login: Login) -> Connection:
         if self._tenure.is_over:

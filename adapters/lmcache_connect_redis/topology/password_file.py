@@ -1,0 +1,62 @@
+"""`PasswordFile`: a user, and a password in the first line of a file that may be replaced while the process runs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from anyio import to_thread
+from pydantic import SecretStr
+
+from lmcache_connect import AuthenticationError
+from lmcache_connect.known_secrets import know_login
+from lmcache_connect.observability import read_secret_file
+
+from ..protocol.credential import Credential
+from .credentials import Credentials
+
+UNREADABLE: Final = (OSError, IndexError, UnicodeDecodeError)
+"""What reading a password from a file may raise."""
+
+
+class PasswordFile(Credentials):
+    """Reads the file again for every connection, and once more where the server refuses what it says.
+
+    Connections that are open stay as they are: a server that changes a user's password lets them live.
+    """
+
+    def __init__(self, store: str, username: str | None, file: str, option: str = "password_file") -> None:
+        """Reads the file once, to find out whether that is possible. `option` is the URL's name for it.
+
+        Raises:
+            OSError, IndexError, UnicodeDecodeError: it cannot be read, has no line, or is not a text.
+        """
+        self._store = store
+        self._username = username
+        self._file = file
+        self._option = option
+        self._credential = self._credential_of(_first_line(file))
+
+    async def current(self) -> Credential:
+        """Returns what the file says now. It is read in a thread, which a cancelled caller does not wait for."""
+        try:
+            password = await to_thread.run_sync(_first_line, self._file, abandon_on_cancel=True)
+        except UNREADABLE as error:
+            raise AuthenticationError(
+                self._store,
+                f"the file of ?{self._option}= cannot be read ({type(error).__name__}); expected one line",
+            ) from None
+        if password != self._credential.secret:
+            self._credential = self._credential_of(password)
+        return self._credential
+
+    async def after_refusal(self, refused: Credential) -> Credential | None:
+        """Reads the file again. Returns what it says, where that has changed meanwhile."""
+        renewed = await self.current()
+        return None if renewed.is_like(refused) else renewed
+
+    def _credential_of(self, password: str) -> Credential:
+        return Credential(self._username, know_login(SecretStr(password), self._username, password))
+
+
+def _first_line(file: str) -> str:
+    return read_secret_file(file).decode("utf-8").splitlines()[0]
