@@ -46,7 +46,8 @@ from .lookup_pipeline import LookupCall, LookupLane
 from .options import RedisOptions
 from .own_thread import RedisOwnThread
 from .protocol.connection import Connection, lost_connection
-from .protocol.replies import encode_command, is_refusal
+from .protocol.redirects import ASKING, RedirectedError, RedirectionsError
+from .protocol.replies import encode_command, encode_for_each, is_refusal
 from .protocol.setup import log_in_again
 from .protocol.transaction import TransactionRefusedError
 from .store_pipeline import StoreCall, StoreLane, StoreRequest
@@ -199,6 +200,32 @@ class RedisConnector(StreamingConnector[Connection]):
         await self._lookups.run(call)
         return call.flags
 
+    async def look_up_asking(self, names: Sequence[str], *, removes: bool = False) -> Flags:
+        """Looks names up, or removes them, on a node that only is about to get their slots. Returns for each whether
+        it was there.
+
+        Raises:
+            RedirectionsError: the node has not answered for some of them.
+        """
+        encode = self._layout.encode_remove if removes else self._layout.encode_exists
+        flags: list[bool] = []
+        moved: dict[int, RedirectedError] = {}
+        async with self._lookup_pool.acquired() as connection:
+            for start in range(0, len(names), NAMES_AT_A_TIME):
+                commands = [ASKING + encode([name]) for name in names[start : start + NAMES_AT_A_TIME]]
+                await connection.send(b"".join(commands), replies=2 * len(commands))
+                for _ in commands:
+                    await connection.read_ok()
+                    try:
+                        flags.append(await connection.read_integer() == self._layout.keys_each)
+                    except RedirectedError as error:
+                        moved[len(flags)] = error
+                        flags.append(False)
+        if moved:
+            [first, *_] = moved.values()
+            raise RedirectionsError(self._store, first.message, moved)
+        return flags
+
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """Looks at a damaged record again, over another connection. Removes it if the server holds what was seen.
 
@@ -266,8 +293,9 @@ class RedisConnector(StreamingConnector[Connection]):
         if not names:
             return 0
         async with self._lookup_pool.acquired() as connection:
-            await connection.send(encode_command(b"UNLINK", *[name.encode() for name in names]))
-            return await connection.read_integer()
+            # A command for each: in a cluster, they lie in different slots.
+            await connection.send(encode_for_each("UNLINK", names), replies=len(names))
+            return sum(await connection.read_flags(1))
 
     async def _scan(self, pattern: bytes, *kind: bytes) -> AsyncIterator[str]:
         cursor = b"0"
@@ -325,20 +353,32 @@ class RedisConnector(StreamingConnector[Connection]):
         *,
         may_wait: bool = False,
         nbytes: int | None = None,
+        asking: bool = False,
     ) -> Awaitable[None]:
         if nbytes is None:
             nbytes = self._nbytes_of(len(names))
         call = self._layout.fetching(names, arrivals, nbytes)
+        call.is_asking = asking
         if may_wait:
             return self._waiting_gets.run_apart(call)
         return (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
 
-    async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
+    async def send(
+        self,
+        keys: Sequence[str],
+        names: Sequence[str],
+        objs: Sequence[ChunkBytes],
+        *,
+        whole: bool = False,
+        asking: bool = False,
+    ) -> None:
+        """See `StreamingConnector.send`. With `whole`, each chunk is one value. `asking`: see `RedirectableCall`."""
         if not self._has_dialled:
             await self._put_lane(sum(obj.get_size() for obj in objs)).connect()  # which tells what the server can do
         while True:
-            requests = self._layout.put_requests(names, objs)
+            requests = self._layout.put_requests(names, objs, whole=whole)
             call = StoreCall(requests)
+            call.is_asking = asking
             try:
                 await self._put_lane(call.nbytes).run(call)
             except TransactionRefusedError as refused:
@@ -346,6 +386,10 @@ class RedisConnector(StreamingConnector[Connection]):
                 if not self._layout.keep_whole():
                     raise refused.refusal from None
                 event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
+            except RedirectionsError as redirected:
+                gone = [request for request in requests if request.slot in redirected.by_slot]
+                self._leftovers.free_soon(_staged(gone), call)
+                raise
             except StoreError:
                 await self._leftovers.free(_staged(requests), call)
                 raise

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.streaming import Arrivals, CallQueue, CombinedCall, Lane, NoRoomError, Pipeline, Sent
+from lmcache_connect.streaming import Arrivals, CallQueue, Lane, NoRoomError, Pipeline, Sent
 from lmcache_connect.transport import COPIED_BYTES
 
 from .protocol.connection import Connection
+from .protocol.redirects import ASKING, RedirectedError
+from .redirectable_call import RedirectableCall
 
 WINDOW_BYTES: Final = 2 << 20
 """Payload that is asked for ahead on one connection. The server holds it in its output buffer."""
@@ -22,7 +24,7 @@ WINDOW_REPLIES: Final = 128
 """Replies that are outstanding on one connection, at most."""
 
 
-class FetchCall(CombinedCall):
+class FetchCall(RedirectableCall):
     """The chunks of one get. A request is a pair: what the layout asks for, and the command for it."""
 
     __slots__ = ("arrivals",)
@@ -39,6 +41,7 @@ class FetchCall(CombinedCall):
         for again, over another one.
 
         Raises:
+            RedirectedError: another node has it. The stream is usable.
             StoreError: the server refused. The stream is usable, or was closed because it is not.
             NoRoomError: there is no room for the chunk now. The stream is usable, or was closed.
         """
@@ -46,6 +49,10 @@ class FetchCall(CombinedCall):
     @abstractmethod
     async def drop(self, connection: Connection, ask: Any) -> None:
         """Takes the reply to `ask` and drops it, or closes the connection where it is long."""
+
+    @abstractmethod
+    def slot_of(self, ask: Any) -> int:
+        """Returns the position of the key that `ask` belongs to."""
 
     @abstractmethod
     def ask_again(self, ask: Any) -> None:
@@ -73,6 +80,8 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
                     call, request, nbytes = item
                     sent.append(Sent(call, request, nbytes))
                     ahead += nbytes
+                    if call.is_asking:
+                        commands.append(ASKING)
                     commands.append(request[1])
                 if commands:
                     await connection.send(b"".join(commands), replies=len(commands))
@@ -83,9 +92,13 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
             stream = connection.stream
             if not stream.buffered:  # until it comes, the call may end without disturbing the others
                 await (stream.peek_available(1) if nbytes <= COPIED_BYTES else stream.peek(1))
+            if call.is_asking:
+                await connection.read_ok()
             if call.begin(connection, in_thread=self.in_thread):
                 try:
                     moved += await call.take(connection, request[0])
+                except RedirectedError as error:
+                    call.note_redirect(call.slot_of(request[0]), error)
                 except (StoreError, NoRoomError) as error:
                     if isinstance(error, StoreError) and not connection.stream.is_open:
                         raise
@@ -113,11 +126,17 @@ class FetchLane(Lane[Connection, FetchCall]):
     async def serve_one_request(self, connection: Connection, call: FetchCall) -> None:
         request, _ = call.next_request()
         call.outstanding = 1
-        await connection.send(request[1])
+        if call.is_asking:
+            await connection.send(ASKING + request[1], replies=2)
+            await connection.read_ok()
+        else:
+            await connection.send(request[1])
         if not connection.stream.buffered:
             await connection.stream.peek(1)  # with the beginning of the reply, which may be like the last one's
         try:
             await call.take(connection, request[0])
+        except RedirectedError as error:
+            call.note_redirect(call.slot_of(request[0]), error)
         except (StoreError, NoRoomError) as error:
             if isinstance(error, StoreError) and not connection.stream.is_open:
                 raise

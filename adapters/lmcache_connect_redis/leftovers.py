@@ -17,7 +17,7 @@ from lmcache_connect.streaming import CombinedCall
 from lmcache_connect.transport import ConnectionPool
 
 from .protocol.connection import Connection
-from .protocol.replies import encode_command
+from .protocol.replies import encode_for_each
 
 _SECONDS: Final = 1.0
 """How long freeing may take. What is not freed by then expires."""
@@ -42,18 +42,19 @@ class Leftovers:
 
     async def free(self, names: Iterable[str], call: CombinedCall) -> None:
         """Frees what `call` has left, if the server lets us within a second."""
-        if not (keys := [name.encode() for name in names]):
+        if not (names := [*names]):
             return
         with anyio.move_on_after(_SECONDS):
             while (over := call.when_over()) is not None:
                 await over
-            await self._unlink(keys)
+            await self._unlink(names)
 
-    async def _unlink(self, keys: Sequence[bytes]) -> None:
+    async def _unlink(self, names: Sequence[str]) -> None:
         try:
             with anyio.move_on_after(_SECONDS):
                 async with self._pool.acquired() as connection:
-                    await connection.send(encode_command(b"UNLINK", *keys))
+                    # A command for each: in a cluster, they lie in different slots.
+                    await connection.send(encode_for_each("UNLINK", names), replies=len(names))
                     await connection.discard_integers()
         except (StoreError, ConnectorClosedError):
             pass
@@ -91,6 +92,6 @@ class Leftovers:
         try:
             while self._names:
                 names, self._names = self._names, []
-                await self._unlink([name.encode() for name in names])
+                await self._unlink(names)
         finally:
             self._freeing = None

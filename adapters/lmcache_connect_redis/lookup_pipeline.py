@@ -7,17 +7,19 @@ from typing import Final
 
 from lmcache_connect import StoreError
 from lmcache_connect.keys import Key, key_strings
-from lmcache_connect.streaming import NAMES_AT_A_TIME, CallQueue, CombinedCall, Lane, Pipeline, Sent
+from lmcache_connect.streaming import NAMES_AT_A_TIME, CallQueue, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool
 
 from .protocol.connection import Connection
+from .protocol.redirects import RedirectedError
 from .protocol.role import ASK_ROLE, check_role
+from .redirectable_call import RedirectableCall
 
 _AHEAD: Final = 4 * NAMES_AT_A_TIME
 """Commands that are sent before replies are read, at most. The event loop does other work in between."""
 
 
-class LookupCall(CombinedCall):
+class LookupCall(RedirectableCall):
     """One command for each key, whose reply is an integer. A request is the commands for some keys, and their number.
 
     Attributes:
@@ -85,6 +87,9 @@ class LookupPipeline(Pipeline[Connection, LookupCall]):
                 await check_role(connection)
             try:
                 flags = await connection.read_arrived_flags(self._yes)
+            except RedirectedError as error:
+                sent[0].call.note_redirect(len(sent[0].call.flags), error)
+                flags = [False]
             except StoreError as error:
                 if not connection.stream.is_open:
                     raise
@@ -126,9 +131,14 @@ class LookupLane(Lane[Connection, LookupCall]):
         await connection.send(command, replies)
         if is_role_asked:
             await check_role(connection)
-        try:
-            call.flags = await connection.read_flags(self._yes)
-        except StoreError as error:
-            if not connection.stream.is_open:
-                raise
-            call.fail(error)
+        while connection.pending:
+            try:
+                call.flags += await connection.read_arrived_flags(self._yes)
+            except RedirectedError as error:
+                call.note_redirect(len(call.flags), error)
+                call.flags.append(False)
+            except StoreError as error:
+                if not connection.stream.is_open:
+                    raise
+                call.fail(error)
+                call.flags.append(False)

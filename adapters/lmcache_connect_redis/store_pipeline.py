@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.streaming import SHARE_BYTES, CallPayload, CallQueue, CombinedCall, Lane, Pipeline, Sent
+from lmcache_connect.streaming import SHARE_BYTES, CallPayload, CallQueue, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool, Couriers
 
 from .protocol.connection import Connection
+from .protocol.redirects import ASKING, RedirectedError
+from .redirectable_call import RedirectableCall
 
 Names = list[str]
 
@@ -32,10 +34,12 @@ class StoreRequest(ABC):
 
     Attributes:
         nbytes: the payload that they carry.
+        slot: the position of the chunk's key in the call.
         is_last: whether the chunk has no further request that can be sent now.
     """
 
     nbytes = 0
+    slot = 0
     is_last = True
 
     @abstractmethod
@@ -47,6 +51,7 @@ class StoreRequest(ABC):
         """Reads the replies to all of them. Returns what has to be sent because of them, or None.
 
         Raises:
+            RedirectedError: another node is to be asked. Nothing was stored.
             StoreError: the server refused a command.
         """
 
@@ -55,7 +60,7 @@ class StoreRequest(ABC):
         return []
 
 
-class StoreCall(CombinedCall):
+class StoreCall(RedirectableCall):
     """The chunks of one put. When it has ended without a failure, all of them are stored."""
 
     def __init__(self, requests: Sequence[StoreRequest]) -> None:
@@ -100,7 +105,7 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
             self.current = call
             following = None
             try:
-                following = await request.read_replies(connection)
+                following = await _replies_of(connection, call, request)
             except StoreError as error:
                 if not connection.stream.is_open:
                     raise
@@ -128,6 +133,8 @@ class StorePipeline(Pipeline[Connection, StoreCall]):
         stream = connection.stream
         stream.payload_owner = CallPayload(call, connection, self.finish)
         try:
+            if call.is_asking:
+                await connection.send(ASKING)
             await request.send(connection)
         finally:
             stream.payload_owner = None
@@ -171,9 +178,11 @@ class StoreLane(Lane[Connection, StoreCall]):
 
     async def serve_one_request(self, connection: Connection, call: StoreCall) -> None:
         request, _ = call.next_request()
+        if call.is_asking:
+            await connection.send(ASKING)
         await request.send(connection)
         try:
-            following = await request.read_replies(connection)
+            following = await _replies_of(connection, call, request)
         except StoreError as error:
             if not connection.stream.is_open:
                 raise
@@ -181,3 +190,17 @@ class StoreLane(Lane[Connection, StoreCall]):
         else:
             if following is not None:
                 call.requests.append(following)
+
+
+async def _replies_of(connection: Connection, call: StoreCall, request: StoreRequest) -> StoreRequest | None:
+    """Takes the replies to a request, and returns what follows it. One that was redirected is noted."""
+    if call.is_asking:
+        await connection.read_ok()
+    try:
+        following = await request.read_replies(connection)
+    except RedirectedError as error:
+        call.note_redirect(request.slot, error)
+        return None
+    if following is not None:
+        following.slot = request.slot
+    return following

@@ -57,8 +57,10 @@ class Layout(ABC):
         """Returns the requests that get the chunks of one call, which have about `nbytes` bytes in all."""
 
     @abstractmethod
-    def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
-        """Returns the requests that put the chunks of one call.
+    def put_requests(
+        self, names: Sequence[str], objs: Sequence[ChunkBytes], *, whole: bool = False
+    ) -> list[StoreRequest]:
+        """Returns the requests that put the chunks of one call. `whole`: none of them in pieces.
 
         Raises:
             ValueTooLargeError, InvalidShapeError, UnknownDtypeError: a chunk that the layout cannot hold.

@@ -13,6 +13,7 @@ from lmcache_connect.known_secrets import clean_foreign
 from lmcache_connect.transport import Stream, StreamClosedError, StreamStalledError
 
 from .credential import Credential, LatestCredential
+from .redirects import redirect_of
 from .replies import ends_connection, is_refusal, reply_error
 from .tenure import Tenure
 from .traits import FULL_SERVER, Role, ServerTraits
@@ -47,12 +48,15 @@ class Connection:
             become the right one.
         credential: what it is logged in with.
         latest: where the credential is that it is to be logged in with by now; None: it stays logged in as it is.
+        is_of_cluster: the server is a node of a cluster that is known to be one. What it says of other nodes concerns a
+            single key then, and not the connection.
     """
 
     __slots__ = (
         "_role_known",
         "_tenure",
         "credential",
+        "is_of_cluster",
         "is_suspect",
         "latest",
         "pending",
@@ -78,6 +82,7 @@ class Connection:
         self.veil = veil
         self.pending = 0
         self.is_suspect = False
+        self.is_of_cluster = False
         self._role_known = time.monotonic()
         self.credential = NO_CREDENTIAL
         self.latest: LatestCredential | None = None
@@ -285,12 +290,15 @@ class Connection:
         """Returns the typed error of an error reply.
 
         Where the reply says that another server may be the right one by now, as after a failover, no connection to this
-        one is used for another call.
+        one is used for another call. From a node of a cluster it may be a `RedirectedError`.
         """
         said = line[1:].decode("utf-8", "replace")
+        error = reply_error(self.store, said, self.veil)
+        if self.is_of_cluster and (redirected := redirect_of(error, said)) is not None:
+            return redirected
         if ends_connection(said):
             self.end_tenure()
-        return reply_error(self.store, said, self.veil)
+        return error
 
     def shown(self, line: bytes) -> str:
         """Returns what an error may show of a reply."""

@@ -27,6 +27,7 @@ from lmcache_connect.streaming import Arrivals, OtherChunkError
 
 from ...fetch_pipeline import FetchCall
 from ...protocol.connection import Connection
+from ...protocol.redirects import RedirectedError
 from ...protocol.replies import encode_command
 from .record_reader import RecordReader, StripedChunk
 
@@ -122,6 +123,9 @@ class Fetching(FetchCall):
         encoded = name.encode()
         return (slot, b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(encoded), encoded)), self._typical
 
+    def slot_of(self, ask: _Ask) -> int:
+        return ask if isinstance(ask, int) else ask.slot
+
     def ask_again(self, ask: _Ask) -> None:
         if isinstance(ask, _Piece):
             self._made_pieces().appendleft(ask)
@@ -203,6 +207,8 @@ class Fetching(FetchCall):
                 chunk.is_replaced = True
         except WrongTypeError:
             chunk.is_replaced = True
+        except RedirectedError as error:
+            chunk.redirected = error
         except CorruptRecordError as error:
             chunk.failure = chunk.failure or error
         self._piece_taken(chunk, piece.slot)
@@ -212,10 +218,13 @@ class Fetching(FetchCall):
         chunk.left -= 1
         if chunk.left:
             return
-        if chunk.failure is None and not chunk.is_replaced:
+        if chunk.failure is None and chunk.redirected is None and not chunk.is_replaced:
             self.arrivals.found[slot] = chunk.obj
             return
         chunk.obj.ref_count_down()
+        if chunk.redirected is not None:  # its key was moved to another node amid the get, which has all of it
+            self.note_redirect(slot, chunk.redirected)
+            return
         if chunk.failure is not None:
             self.arrivals.corrupt[slot] = chunk.failure
             return

@@ -52,12 +52,16 @@ class FramedLayout(Layout):
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> Fetching:
         return Fetching(self._reader, names, arrivals, nbytes)
 
-    def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
-        return [
-            request
-            for name, obj in zip(names, objs, strict=True)
-            for request in put_requests(self._writer, name, obj, self._stripe if self.has_transactions else 0)
-        ]
+    def put_requests(
+        self, names: Sequence[str], objs: Sequence[ChunkBytes], *, whole: bool = False
+    ) -> list[StoreRequest]:
+        stripe = self._stripe if self.has_transactions and not whole else 0
+        made: list[StoreRequest] = []
+        for slot, (name, obj) in enumerate(zip(names, objs, strict=True)):
+            for request in put_requests(self._writer, name, obj, stripe):
+                request.slot = slot
+                made.append(request)
+        return made
 
     def keep_whole(self) -> bool:
         was_striping, self._stripe = self._stripe > 0, 0

@@ -19,6 +19,7 @@ from lmcache_connect.streaming import ChunkBytes, ChunkRoom
 
 from ...options import RedisOptions
 from ...protocol.connection import Connection
+from ...protocol.redirects import RedirectedError
 from ...protocol.replies import MAX_SKIPPED_BYTES, MAX_VALUE_BYTES
 from .likely import LikelyRecords
 from .payload import receive_payload
@@ -33,6 +34,7 @@ class StripedChunk:
         left: the pieces that were not received yet.
         failure: why a piece did not verify.
         is_replaced: whether a piece was missing, or belongs to another put.
+        redirected: what the node of a cluster has said that did not have a piece any more.
     """
 
     name: str
@@ -41,6 +43,7 @@ class StripedChunk:
     obj: ChunkBytes
     left: int = field(init=False)
     failure: CorruptRecordError | None = None
+    redirected: RedirectedError | None = None
     is_replaced: bool = False
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from lmcache_connect.record import MIN_STRIPE_BYTES, StripePlan, staging_name
 from lmcache_connect.streaming import ChunkBytes
 
 from ...protocol.connection import Connection
+from ...protocol.redirects import RedirectedError
 from ...store_pipeline import Names, StoreRequest
 from .record_writer import RecordWriter
 
@@ -78,6 +79,8 @@ class _StripedPut:
         self.held = 0
         """The most pieces that the server was seen to hold."""
         self.is_begun = False
+        self.is_redirected = False
+        """Whether the node did not take a piece, because another one has the slot. No further piece is sent there."""
 
     def answered(self, held: int) -> bool:
         """Told that a piece was stored, and how many the server held then. Returns whether it was the last answer."""
@@ -96,15 +99,26 @@ class _PiecePut(StoreRequest):
         start, end = put.plan.bounds(index)
         self.nbytes = end - start
         self.is_last = index == put.plan.pieces - 1
+        self._is_sent = False
 
     async def send(self, connection: Connection) -> None:
         put = self._put
+        if put.is_redirected:
+            return
+        self._is_sent = True
         put.is_begun = True
         await put.writer.send_piece(connection, put.name, put.staging, put.obj, put.plan, self._index)
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         put = self._put
-        if not put.answered(await put.writer.read_piece_stored(connection)):
+        if not self._is_sent:
+            return None
+        try:
+            held = await put.writer.read_piece_stored(connection)
+        except RedirectedError:
+            put.is_redirected = True
+            raise
+        if not put.answered(held):
             return None
         if put.held != put.plan.pieces:
             # The server evicted the first pieces and then took the others. Nothing but the count would show it.

@@ -50,7 +50,9 @@ class TwoKeyLayout(Layout):
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> TwoKeyFetching:
         return TwoKeyFetching(self._records, names, arrivals, nbytes, self._requests)
 
-    def put_requests(self, names: Sequence[str], objs: Sequence[ChunkBytes]) -> list[StoreRequest]:
+    def put_requests(
+        self, names: Sequence[str], objs: Sequence[ChunkBytes], *, whole: bool = False
+    ) -> list[StoreRequest]:
         for obj in objs:
             self._records.check(obj)
         return [TwoKeyPut(self._records, name, obj) for name, obj in zip(names, objs, strict=True)]
@@ -94,6 +96,9 @@ class TwoKeyFetching(FetchCall):
         copies = 1 + next(self._requests) % _COPIES
         metadata, payload = both_keys(self._names[slot])
         return ((slot, copies), encode_command(b"MGET", *(metadata,) * copies, payload)), self._typical
+
+    def slot_of(self, ask: tuple[int, int]) -> int:
+        return ask[0]
 
     def ask_again(self, ask: tuple[int, int]) -> None:
         if ask[0] < self.arrivals.wanted:
