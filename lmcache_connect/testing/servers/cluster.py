@@ -26,7 +26,7 @@ from .server_group import (
     side_by_side,
     text_of,
 )
-from .slot_migration import SLOTS, SlotMigration
+from .slot_migration import SLOTS, SlotMigration, slot_of
 
 _DIRECTIVES: Final = {
     "cluster-enabled": "yes",
@@ -165,15 +165,32 @@ class ClusterServers(ServerGroup):
         migration.begin()
         return migration
 
-    def move_slots(self, slots: Iterable[int], target: StoreServer) -> None:
-        """Moves slots, with their keys, to another primary, and waits until every node knows it."""
+    def move_slots(self, slots: Iterable[int], target: StoreServer, *, timeout: float = HEALTH_DEADLINE) -> None:
+        """Moves slots, with their keys, to another primary, and waits until every node knows it.
+
+        Valkey 9 and newer move them by themselves (`CLUSTER MIGRATESLOTS`), others as `migrate_slot` does.
+
+        Raises:
+            GroupNotHealthyError: it did not happen within `timeout` seconds.
+        """
         view = self.view()
         wanted = set(slots)
         for node in self._running():
             ranges = view.slots_of(self._ids[node]) if node is not target else ()
             if share := [slot for first, last in ranges for slot in range(first, last + 1) if slot in wanted]:
                 self._migration(share, node, target).run()
-        self.wait_until_healthy()
+
+        def check() -> None:
+            owned = {
+                slot
+                for first, last in self.view(target).slots_of(self._id_of(target))
+                for slot in range(first, last + 1)
+            }
+            if missing := wanted - owned:
+                raise NotReadyError(f"{len(missing)} slots have not moved yet")
+
+        self._wait_until(check, timeout)
+        self.wait_until_healthy(timeout=timeout)
 
     def add_node(self, *, replica_of: StoreServer | None = None) -> StoreServer:
         """Starts another node, and waits until every other one knows it: a primary without slots, or a replica."""
@@ -204,7 +221,8 @@ class ClusterServers(ServerGroup):
         slots = [slot for first, last in self.view().slots_of(mine) for slot in range(first, last + 1)]
         heirs = [primary for primary in self.primaries() if primary is not node]
         for number, heir in enumerate(heirs):
-            self.move_slots(slots[number :: len(heirs)], heir)
+            first, end = (len(slots) * n // len(heirs) for n in (number, number + 1))
+            self.move_slots(slots[first:end], heir)
         for orphan in orphans:
             self._wait_until(partial(_tell, orphan, "REPLICATE", self._id_of(heirs[0])))
         self._nodes.remove(node)
@@ -254,6 +272,8 @@ class ClusterServers(ServerGroup):
         for number, node in enumerate(self._nodes[len(primaries) :]):
             identifier = self._ids[primaries[number % len(primaries)]]
             self._wait_until(partial(_tell, node, "REPLICATE", identifier))
+        self._wait_until(partial(self._check_links, self._nodes))
+        self.flush()  # so that each replica receives something, and the map shows it
         self.wait_until_healthy()
 
     def _meet(self, first: StoreServer, others: Iterable[StoreServer]) -> None:
@@ -294,28 +314,32 @@ class ClusterServers(ServerGroup):
             first = first or view
             if view.owners() != first.owners():
                 raise NotReadyError("the nodes do not agree on who owns which slot")
+            if any(view.primary_of(known) != first.primary_of(known) for known in identifiers):
+                raise NotReadyError("the nodes do not agree on who is a replica of which")
             if not set(view.owners().values()) <= identifiers:
                 raise NotReadyError(f"to the node at port {node.port}, a node that is away owns slots")
-            self._check_link(node, view, identifiers)
+            # A replica is not in it until the node has heard that it received something.
+            expected_in_map = {known for known in identifiers if view.slots_of(view.primary_of(known) or known)}
+            if missing := expected_in_map - _ids_in_slots(ask(node, "CLUSTER", "SLOTS")):
+                raise NotReadyError(f"the node at port {node.port} shows clients {len(missing)} nodes too few")
+            primary = view.primary_of(self._ids[node])
+            if primary is not None and (primary not in identifiers or view.primary_of(primary) is not None):
+                raise NotReadyError(f"the replica at port {node.port} follows a node that is away or a replica itself")
+        self._check_links(nodes)
 
-    def _check_link(self, node: StoreServer, view: ClusterView, identifiers: Collection[str]) -> None:
-        primary = view.primary_of(self._ids[node])
-        if primary is None:
-            return
-        if primary not in identifiers or view.primary_of(primary) is not None:
-            raise NotReadyError(f"the replica at port {node.port} follows a node that is away or a replica itself")
-        with node.client() as client:
-            if client.info("replication").get("master_link_status") != "up":
-                raise NotReadyError(f"the replica at port {node.port} has no link to its primary")
+    def _check_links(self, nodes: Iterable[StoreServer]) -> None:
+        for node in nodes:
+            with node.client() as client:
+                if client.info("replication").get("master_link_status", "up") != "up":
+                    raise NotReadyError(f"the replica at port {node.port} has no link to its primary")
+
+
+def _ids_in_slots(answer: object) -> set[str]:
+    """The nodes that an answer to CLUSTER SLOTS names."""
+    ranges = answer if isinstance(answer, list) else []
+    return {text_of(node[2]) for _, _, *nodes in ranges for node in nodes}
 
 
 def _tell(node: StoreServer, what: str, identifier: str) -> None:
     """Raises `RedisError` where the node refuses, as one does that does not know the other yet."""
     ask(node, "CLUSTER", what, identifier)
-
-
-def slot_of(key: str | bytes) -> int:
-    """The slot of a key, as redis-py computes it."""
-    from redis.crc import key_slot
-
-    return key_slot(key.encode() if isinstance(key, str) else key)

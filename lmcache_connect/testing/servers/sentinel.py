@@ -8,11 +8,13 @@ with SentinelServers() as group:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from ...errors import InvalidArgumentError
 from .process import NotReadyError, ServerProcess
 from .redis import RedisServer, StoreServer, ValkeyServer, quoted
 from .server_group import HEALTH_DEADLINE, ServerGroup, ask, flush_with_replicas, side_by_side, text_of
@@ -77,6 +79,13 @@ class SentinelServers(ServerGroup):
         tls: bool = False,
         config: Mapping[str, str] | None = None,
     ) -> None:
+        for argument, value in (("password", password), ("sentinel_password", sentinel_password)):
+            if value is not None and not re.fullmatch(r"[!#-&(-\[\]-~]+", value):
+                # It would not start again with what it has written.
+                raise InvalidArgumentError(
+                    argument,
+                    "a sentinel writes it into its file as it is; expected ASCII without spaces, quotes and \\",
+                )
         super().__init__(kind, password=password, tls=tls, config=config)
         self.service = service
         self.sentinel_password = sentinel_password

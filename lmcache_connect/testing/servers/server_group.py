@@ -183,6 +183,7 @@ class ServerGroup:
             # A server that ends would wait for its replicas, ten seconds long.
             "shutdown-timeout": "0",
             "repl-diskless-sync-delay": "0",
+            "repl-ping-replica-period": "1",
             **directives,
             **self._config,
         }

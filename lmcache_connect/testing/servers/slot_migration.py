@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
 from typing import Final
 
 from .redis import RedisServer, StoreServer
-from .server_group import ask_all
+from .server_group import ask, ask_all
 
 SLOTS: Final = 16_384
 """How many slots a cluster has."""
@@ -55,10 +56,10 @@ class SlotMigration:
         to, password = self.target, self.target.password
         port = to.tls_port if isinstance(to, RedisServer) and to.tls else to.port  # nodes with TLS talk TLS
         login = () if password is None else ("AUTH", password)
-        for start in range(0, len(moved), _KEYS_AT_ONCE):
-            some = moved[start : start + _KEYS_AT_ONCE]
-            command = ("MIGRATE", to.host, port, "", 0, _MIGRATE_TIMEOUT, "REPLACE", *login, "KEYS", *some)
-            ask_all(self.source, [command])
+        # A command has keys of one slot.
+        for _, names_of_slot in groupby(sorted(moved, key=slot_of), key=slot_of):
+            for some in iter(lambda names=names_of_slot: list(islice(names, _KEYS_AT_ONCE)), []):
+                ask(self.source, "MIGRATE", to.host, port, "", 0, _MIGRATE_TIMEOUT, "REPLACE", *login, "KEYS", *some)
 
     def finish(self) -> None:
         """Moves what is left, makes the target the owner of the slots, and tells the other primaries."""
@@ -69,9 +70,17 @@ class SlotMigration:
             self._set(node, "NODE", self._ids[1])
 
     def run(self) -> None:
-        """Moves the slots from the first step to the last."""
-        self.begin()
-        self.finish()
+        """Moves the slots from the first step to the last. Valkey 9 and newer go on with it after this has returned."""
+        import redis.exceptions
+
+        ranges = [number for first_last in _ranges(self.slots) for number in first_last]
+        try:
+            ask(self.source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", self._ids[1])
+        except redis.exceptions.ResponseError as error:
+            if "unknown subcommand" not in str(error).casefold():
+                raise
+            self.begin()
+            self.finish()
 
     def cancel(self) -> None:
         """Leaves the slots where they are. Keys that were moved stay at the target, where nobody finds them."""
@@ -80,3 +89,18 @@ class SlotMigration:
 
     def _set(self, node: StoreServer, *state: str) -> None:
         ask_all(node, [("CLUSTER", "SETSLOT", slot, *state) for slot in self.slots])
+
+
+def slot_of(key: str | bytes) -> int:
+    """The slot of a key, as redis-py computes it."""
+    from redis.crc import key_slot
+
+    return key_slot(key.encode() if isinstance(key, str) else key)
+
+
+def _ranges(slots: Iterable[int]) -> list[tuple[int, int]]:
+    """The first and the last slot of each run of neighbours."""
+    # What stays the same from one neighbour to the next is the distance of a slot from its place in the list.
+    runs = groupby(enumerate(sorted(slots)), key=lambda place_slot: place_slot[1] - place_slot[0])
+    found = ([slot for _, slot in run] for _, run in runs)
+    return [(run[0], run[-1]) for run in found]
