@@ -16,6 +16,7 @@ from .courier import Couriers
 from .dialing import open_tcp_stream, open_unix_stream
 from .loop_stream import LoopStream
 from .pool import ConnectionPool, lost_connection
+from .staggered import first_of
 from .stream import Stream
 from .thread_connections import ThreadConnections
 from .thread_stream import ThreadStream
@@ -38,6 +39,7 @@ __all__ = [
     "ThreadConnections",
     "ThreadStream",
     "Wire",
+    "first_of",
     "in_thread",
     "lost_connection",
     "open_tcp_stream",

@@ -1,7 +1,7 @@
 """Opening streams: TCP, TLS over TCP, and unix sockets.
 
 The addresses of a host are tried side by side, each a little after the one before ("Happy Eyeballs", RFC 8305). So an
-address that drops what is sent to it costs `_NEXT_ADDRESS_AFTER` seconds, and not the caller's deadline.
+address that drops what is sent to it costs `HEAD_START` seconds, and not the caller's deadline.
 """
 
 from __future__ import annotations
@@ -11,18 +11,15 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import zip_longest
-from typing import Any, Final, TypeAlias
-
-import anyio
+from typing import Any, TypeAlias
 
 from .loop_stream import LoopStream
 from .socket_options import end_by_themselves, find_dead_peers
+from .staggered import first_of
 from .tls import TLSSettings, handshake
 from .wire import StreamClosedError, TLSWire, Wire
-
-_NEXT_ADDRESS_AFTER: Final = 0.25
-"""Seconds after which the next address is tried as well. RFC 8305 recommends 250 ms."""
 
 AddressInfo: TypeAlias = tuple[Any, Any, int, str, Any]
 """What `getaddrinfo` returns for one address."""
@@ -52,35 +49,11 @@ async def open_first(
     addresses: Sequence[AddressInfo], host: str, peer: str, tls: TLSSettings | None, stall_timeout: float | None
 ) -> LoopStream:
     """Connects to the first of the addresses that answers. Raises what `open_tcp_stream` raises."""
-    # Not asyncio's `staggered_race`: a caller that it lets go on may find attempts that have not ended yet.
-    opened: list[Wire] = []
     errors: list[Exception] = []
-
-    async def attempt(address: AddressInfo, ended: anyio.Event) -> None:
-        try:
-            wire = await _open(address, host, peer, tls, stall_timeout)
-        except Exception as error:
-            errors.append(error.with_traceback(None))
-        else:
-            opened.append(wire)
-            group.cancel_scope.cancel()
-        ended.set()
-
-    try:
-        async with anyio.create_task_group() as group:
-            for address in _alternating(addresses):
-                ended = anyio.Event()
-                group.start_soon(attempt, address, ended)
-                with anyio.move_on_after(_NEXT_ADDRESS_AFTER):
-                    await ended.wait()
-    except BaseException:
-        for wire in opened:
-            wire.close()
-        raise
-    for wire in opened[1:]:
-        wire.close()  # it answered at the same moment as the first
-    if opened:
-        return LoopStream(opened[0], asyncio.get_running_loop())
+    attempts = [partial(_open, address, host, peer, tls, stall_timeout) for address in _alternating(addresses)]
+    wire = await first_of(attempts, Wire.close, errors)
+    if wire is not None:
+        return LoopStream(wire, asyncio.get_running_loop())
     for error in errors:
         if not isinstance(error, OSError) or isinstance(error, ssl.SSLCertVerificationError):
             raise error
