@@ -2,7 +2,7 @@
 
 It ties these together:
 
-* `SingleServer` (`topology/`) opens connections, and `Connection` (`protocol/`) sends commands and reads replies.
+* `Server` (`topology/`) opens connections, and `Connection` (`protocol/`) sends commands and reads replies.
 * A `Layout` (`layouts/`) knows which keys and values a chunk has. `framed` is ours, `two_key` is LMCache's.
 * `FetchLane`, `StoreLane` and `LookupLane` have calls that are made at the same time share connections.
 * `Announcements` keeps the documents of the processes that use the server.
@@ -52,7 +52,7 @@ from .protocol.setup import log_in_again
 from .protocol.transaction import TransactionRefusedError
 from .store_pipeline import StoreCall, StoreLane, StoreRequest
 from .topology.credentials import Credentials
-from .topology.single import SingleServer
+from .topology.server import Server
 
 Names = list[str]
 
@@ -76,7 +76,7 @@ class RedisConnector(StreamingConnector[Connection]):
         self,
         context: ConnectorContext,
         options: RedisOptions,
-        server: SingleServer,
+        server: Server,
         *,
         credentials: Credentials | None = None,
         line: RoomLine | None = None,

@@ -28,6 +28,11 @@ ADAPTERS: Final[dict[str, AdapterTarget]] = {
         None,
         *("redis-ring", "rediss-ring", "valkey-ring", "valkeys-ring"),
     ),
+    **_targets(
+        "lmcache_connect_redis.sentinel_adapter:RedisSentinelConnectorAdapter",
+        None,
+        *("redis-sentinel", "rediss-sentinel", "valkey-sentinel", "valkeys-sentinel"),
+    ),
     **_targets("lmcache_connect_s3.adapter:S3ConnectorAdapter", "s3", "s3"),
     **_targets("lmcache_connect_external.adapter:ExternalConnectorAdapter", None, "external"),
     **_targets(f"{_COMPOSITION}.hot_adapter:HotConnectorAdapter", None, f"hot+{ANY_SCHEME}"),

@@ -155,7 +155,7 @@ async def test_a_custom_scheme_works_like_a_built_in_one() -> None:
 async def test_schemes_match_exactly_and_an_unknown_one_is_refused_with_the_known_ones() -> None:
     for url in ("redisx://localhost", "redi://localhost", "rediss2://localhost"):
         manager = ConnectorManager(url)
-        with pytest.raises(UnknownSchemeError, match="redis, rediss, s3, unix"):
+        with pytest.raises(UnknownSchemeError, match=r"redis, .*rediss, .*s3, unix"):
             manager.create_connector()
 
 

@@ -32,11 +32,19 @@ BUILT_IN: Final = {
     "memory",
     "mock",
     "redis",
+    "redis-ring",
+    "redis-sentinel",
     "rediss",
+    "rediss-ring",
+    "rediss-sentinel",
     "s3",
     "unix",
     "valkey",
+    "valkey-ring",
+    "valkey-sentinel",
     "valkeys",
+    "valkeys-ring",
+    "valkeys-sentinel",
 }
 
 

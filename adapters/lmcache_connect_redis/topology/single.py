@@ -96,6 +96,11 @@ class SingleServer:
         plain.close()
         return connection
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether all connections that were opened are used up: another server may be the right one by now."""
+        return self._tenure.is_over
+
     def retire(self) -> None:
         """Another server has taken its place: no connection to this one is used for another call. From any thread."""
         self._tenure.is_over = True

@@ -1,0 +1,202 @@
+"""`Sentinels`: the processes that watch over a primary and its replicas, and say which server is which.
+
+Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
+
+from lmcache_connect import AuthenticationError, RemoteURL, StoreError, StoreUnavailableError
+from lmcache_connect.errors import InvalidOptionError, StoreCommandError, StoreProtocolError
+from lmcache_connect.transport import StreamClosedError, TLSSettings, first_of, open_tcp_stream
+from lmcache_connect.url import HostPort
+
+from ..protocol.connection import Connection, lost_connection
+from ..protocol.credential import Credential
+from ..protocol.nested import Tree, read_nested
+from ..protocol.replies import encode_command
+from ..protocol.setup import Login, open_connection
+from ..protocol.tenure import Tenure
+from ..sentinel_options import SENTINEL_PORT, SentinelOptions, service_of
+from .credential_sources import credentials_of
+from .credentials import Credentials
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port of a data node."""
+
+T = TypeVar("T")
+
+_NAME_BYTES: Final = 255
+_REPLY_BYTES: Final = 256 << 10
+_DEPTH: Final = 2
+
+
+class NoSuchServiceError(StoreCommandError):
+    """A sentinel does not watch over a primary of this name."""
+
+    permanent = True
+
+
+class Sentinels:
+    """Asks the sentinels of a URL. What one of them says is not believed: it is only where to look.
+
+    A connection to a sentinel is opened for one question. So none is kept that could be old, and sentinels that are
+    down or slow cost `HEAD_START` seconds.
+    """
+
+    def __init__(self, url: RemoteURL, options: SentinelOptions, stall_timeout: float | None, *, is_tls: bool) -> None:
+        """Opens nothing yet.
+
+        Raises:
+            InvalidURLError: the URL names no sentinel, one of them twice, or no service.
+            InvalidOptionError: the password cannot be read from where the options point.
+        """
+        self._store: Final = url.label()
+        self.service: Final = service_of(url)
+        self._addresses = list(url.several_hosts(SENTINEL_PORT))
+        self._stall_timeout: Final = stall_timeout
+        self._authorities: Final = options.ca_file or "the system's certificate authorities"
+        self._tls: Final = (
+            TLSSettings(options.ca_file, options.cert_file, options.key_file, options.verify, options.server_name)
+            if (is_tls if options.sentinel_tls is None else options.sentinel_tls)
+            else None
+        )
+        self._credentials: Final = _credentials(url, options)
+        self._primary_question: Final = encode_command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self.service.encode())
+
+    async def find(self, look: Callable[[Address], Awaitable[T]], discard: Callable[[T], object]) -> T:
+        """Returns what `look` makes of the primary, for the first address that it accepts.
+
+        The sentinels are asked one after the other, or side by side where one of them is late, and each address is
+        looked at once. The caller sets the deadline.
+
+        Raises:
+            StoreError: the data node's own, where it is permanent. Otherwise why no sentinel led to a primary.
+        """
+        looked: set[Address] = set()
+        refusals: list[StoreError] = []
+
+        async def try_one(sentinel: Address) -> T:
+            address = await self._ask_primary(sentinel)
+            if address in looked:
+                raise StoreUnavailableError(self._store, f"it names {_shown(address)} as well")
+            looked.add(address)
+            try:
+                found = await look(address)
+            except StoreError as error:
+                refusals.append(error.with_traceback(None))
+                raise
+            self._ask_first(sentinel)
+            return found
+
+        sentinels = tuple(self._addresses)
+        reasons: dict[Address, Exception] = {}
+        attempts = [partial(_noting, try_one, sentinel, reasons) for sentinel in sentinels]
+        errors: list[Exception] = []
+        found = await first_of(attempts, discard, errors)
+        if found is not None:
+            return found
+        raise self._failure(sentinels, refusals, reasons)
+
+    # --------------------------------------------------------------------------------------------------- inside
+
+    def _ask_first(self, sentinel: Address) -> None:
+        """Has the sentinel asked first that was right the last time."""
+        if self._addresses[0] != sentinel:
+            self._addresses.remove(sentinel)
+            self._addresses.insert(0, sentinel)
+
+    async def _ask_primary(self, sentinel: Address) -> Address:
+        reply = await self._ask(sentinel, self._primary_question)
+        if reply is None:
+            raise NoSuchServiceError(
+                self._store, f"the sentinel knows no service {self.service!r}; see SENTINEL MASTERS"
+            )
+        if not isinstance(reply, list) or len(reply) != 2 or (address := _address(*reply)) is None:
+            raise StoreProtocolError(
+                self._store, "the sentinel names no address of the primary; expected host and port"
+            )
+        return address
+
+    async def _ask(self, sentinel: Address, question: bytes) -> Tree:
+        try:
+            connection = await self._credentials.log_in(partial(self._connect, sentinel))
+        except AuthenticationError as error:
+            hint = "the sentinels are told ?sentinel_username= and ?sentinel_password_file= alone"
+            raise AuthenticationError(self._store, f"{_shown(sentinel)}: {error.message}; {hint}") from None
+        try:
+            await connection.send(question)
+            return await read_nested(connection, _REPLY_BYTES, _NAME_BYTES, _DEPTH)
+        except StreamClosedError as error:
+            raise lost_connection(self._store, error) from None
+        finally:
+            connection.close()
+
+    def _connect(self, sentinel: Address, credential: Credential) -> Awaitable[Connection]:
+        host, port = sentinel
+        dial = partial(open_tcp_stream, host, port, self._tls, self._stall_timeout)
+        login = Login(credential, 0, b"")
+        return open_connection(dial, self._store, login, Tenure(), self._authorities, is_plain=True)
+
+    def _failure(
+        self, sentinels: Sequence[Address], refusals: Sequence[StoreError], reasons: dict[Address, Exception]
+    ) -> Exception:
+        """Returns the one error that says why none of them led to a primary."""
+        for error in reasons.values():
+            if not isinstance(error, StoreError):
+                return error  # a fault of our own
+        for refusal in refusals:
+            if refusal.permanent:
+                return refusal  # such as a wrong password, which another sentinel does not mend
+        known = list(reasons.values())
+        first = known[0]
+        if all(isinstance(error, StoreError) and error.permanent for error in known):
+            return first
+        told = "; ".join(
+            f"{_shown(sentinel)}: {error.message if isinstance(error, StoreError) else error}"
+            for sentinel, error in reasons.items()
+        )
+        return StoreUnavailableError(
+            self._store, f"none of {len(sentinels)} sentinels leads to the primary of {self.service!r} ({told[:1000]})"
+        )
+
+
+async def _noting(ask: Callable[[Address], Awaitable[T]], sentinel: Address, reasons: dict[Address, Exception]) -> T:
+    try:
+        return await ask(sentinel)
+    except Exception as error:
+        reasons[sentinel] = error.with_traceback(None)
+        raise
+
+
+def _shown(address: Address) -> str:
+    return str(HostPort(host=address[0], port=address[1]))
+
+
+def _address(host: Tree, port: Tree) -> Address | None:
+    """Returns what a sentinel gives as an address, where it is one. Not every peer that says so is a sentinel."""
+    if not isinstance(host, bytes) or not isinstance(port, bytes):
+        return None
+    name = host.decode("ascii", "replace")
+    if not name.isascii() or not name.isprintable() or not name or set(name) & set(" /@?#,[]"):
+        return None
+    if not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
+        return None
+    return name, int(port)
+
+
+def _credentials(url: RemoteURL, options: SentinelOptions) -> Credentials:
+    """Returns what the sentinels are told: never what the data nodes are."""
+    without = url.model_copy(update={"username": options.sentinel_username, "password": None})
+    own = {
+        "password_file": options.sentinel_password_file,
+        "password_env": options.sentinel_password_env,
+        "credentials": None,
+    }
+    try:
+        return credentials_of(without, options.model_copy(update=own))
+    except InvalidOptionError as error:
+        raise InvalidOptionError(url.redacted(), f"sentinel_{error.option}", "***", error.expected) from None
