@@ -491,7 +491,13 @@ class AuthenticationError(StoreError, PermissionError):
 
 
 class CertificateError(StoreError, ConnectionError):
-    """The peer's TLS certificate does not verify. Never retried."""
+    """The peer's TLS certificate does not verify, or the peer does not accept this end's. Never retried."""
+
+    permanent = True
+
+
+class TLSMismatchError(StoreError, ConnectionError):
+    """One end speaks TLS, and the other one does not. Never retried. The message says what to check."""
 
     permanent = True
 

@@ -152,6 +152,7 @@ BUILTINS: Final[dict[str, type[BaseException]]] = {
     "AbandonedCallsError": ConnectionError,
     "AuthenticationError": PermissionError,
     "CertificateError": ConnectionError,
+    "TLSMismatchError": ConnectionError,
     "StoreLoadingError": ConnectionError,
     "StoreStalledError": ConnectionError,
     "WrongTypeError": TypeError,

@@ -92,7 +92,6 @@ class RedisConnector(StreamingConnector[Connection]):
             lookup_pool_size=1,
             connect_timeout=options.connect_timeout,
             io=options.io,
-            is_tls=server.is_tls,
             lost=lost_connection,
             renew=log_in_again,
             line=line,
@@ -139,9 +138,9 @@ class RedisConnector(StreamingConnector[Connection]):
         )
 
     def own_thread_calls(self) -> OwnThreadCalls | None:
-        # A thread cannot take TLS over, and `io=loop` wants none. A derived class may have calls of its own.
-        is_plain = type(self) is RedisConnector and not math.isinf(self._threads_from)
-        return self._own_thread if is_plain else None
+        # `io=loop` wants none. A derived class may have calls of its own.
+        is_allowed = type(self) is RedisConnector and not math.isinf(self._threads_from)
+        return self._own_thread if is_allowed else None
 
     async def dial(self) -> Connection:
         connection = await self._server.open_connection()

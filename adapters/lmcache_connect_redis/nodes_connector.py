@@ -24,7 +24,7 @@ from lmcache_connect.url import HostPort, RemoteURL
 from .connector import RedisConnector, layout_of
 from .node import Node, NodeState
 from .nodes_own_thread import NodesOwnThread
-from .options import TLS_SCHEMES, RedisOptions
+from .options import RedisOptions
 from .protocol.connection import Connection, lost_connection
 from .topology.credential_sources import credentials_of
 from .topology.placement import Address, Placement
@@ -53,7 +53,6 @@ class NodesConnector(StreamingConnector[Connection]):
             lookup_pool_size=1,
             connect_timeout=options.connect_timeout,
             io=options.io,
-            is_tls=scheme in TLS_SCHEMES,
             lost=lost_connection,
         )
         self.placement: Final = placement

@@ -41,7 +41,7 @@ class RedisOptions(ConnectorOptions):
 
     io: Literal["auto", "thread", "loop"] = "auto"
     """What moves a call's bytes: `thread`, a thread over one connection; `loop`, the event loop over up to `pool_size`
-    connections; `auto`, a thread from 1 MiB on. TLS is always on the loop."""
+    connections; `auto`, a thread from 1 MiB on."""
 
     connect_timeout: Seconds = 5.0
     """How long connecting, the TLS handshake and authentication may take together, in seconds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -13,13 +12,18 @@ from lmcache_connect import (
     ConnectorContext,
     CorruptRecordError,
     Key,
-    StoreUnavailableError,
     key_string,
 )
 from lmcache_connect.contract import Flags, gather, leave_out, note_progress
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, StreamingConnector
-from lmcache_connect.transport import StreamClosedError, TLSSettings, open_tcp_stream
+from lmcache_connect.transport import (
+    StreamClosedError,
+    TLSSettings,
+    TLSSettingsError,
+    lost_connection,
+    open_tcp_stream,
+)
 
 from .bucket import Bucket
 from .damaged_objects import DamagedObjects
@@ -61,7 +65,6 @@ class S3Connector(StreamingConnector[HTTPConnection]):
             lookup_pool_size=options.pool_size,
             connect_timeout=options.connect_timeout,
             io=options.io,
-            is_tls=location.is_tls,
         )
         self._options = options
         self._names = ObjectNames(location.prefix)
@@ -88,19 +91,16 @@ class S3Connector(StreamingConnector[HTTPConnection]):
 
     async def dial(self) -> HTTPConnection:
         location = self._signing.location
-        name = self._tls.server_name = location.server_name
+        self._tls.server_name = location.server_name
         if self._protocol is None:
             self._protocol = parser_protocol(asyncio.get_running_loop())
         try:
             tls = self._tls if location.is_tls else None
             stream = await open_tcp_stream(location.host, location.port, tls, self._stall_timeout)
-        except ssl.SSLCertVerificationError as error:
-            authorities = self._options.ca_file or "the system's certificate authorities"
-            raise CertificateError(
-                self._store, f"the certificate of {name} does not verify against {authorities}: {error.verify_message}"
-            ) from error
+        except TLSSettingsError as error:
+            raise CertificateError(self._store, str(error)) from error
         except StreamClosedError as error:
-            raise StoreUnavailableError(self._store, str(error)) from error
+            raise lost_connection(self._store, error) from error
         return HTTPConnection(stream, self._store, self._protocol)
 
     def names_of(self, keys: Sequence[str]) -> Names:

@@ -74,7 +74,7 @@ class S3Options(ConnectorOptions):
     """Connections for chunks. Look-ups and listings have as many of their own."""
 
     io: Literal["auto", "thread", "loop"] = "auto"
-    """What moves a call's bytes: threads or the event loop. `auto`: threads from 1 MiB on. TLS stays on the loop."""
+    """What moves a call's bytes: threads or the event loop. `auto`: threads from 1 MiB on."""
 
     threads: Count | None = None
     """How many threads move bytes at a time. By default one more than there are CPUs; more while they wait."""

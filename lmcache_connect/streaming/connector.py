@@ -69,7 +69,6 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         lookup_pool_size: int,
         connect_timeout: float,
         io: IO,
-        is_tls: bool,
         lost: Callable[[str, StreamClosedError], StoreError] = lost_connection,
         renew: Callable[[C], Awaitable[None] | None] | None = None,
         line: RoomLine | None = None,
@@ -79,8 +78,6 @@ class StreamingConnector(RemoteConnector, Generic[C]):
 
         `renew` returns what a connection needs before its next use, such as another login; None: nothing. `line` and
         `chunk_size`: those of the connector of several servers that this one belongs to; None: its own.
-
-        TLS stays on the event loop, whatever `io` says.
         """
         super().__init__(context.config, context.metadata)
         self._store: Final = context.remote_url.label()
@@ -88,7 +85,7 @@ class StreamingConnector(RemoteConnector, Generic[C]):
         self._renew: Final = renew
         self._stall_timeout: Final = context.settings.stall_timeout
         self._connect_timeout: Final = connect_timeout
-        self._threads_from: Final = math.inf if is_tls else {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
+        self._threads_from: Final = {"auto": LARGE_BYTES, "thread": 0, "loop": math.inf}[io]
         self._pools: Final[list[ConnectionPool[C]]] = []
         self._chunk_pool = self._new_pool(pool_size)
         # Look-ups have connections of their own: they must not wait behind megabytes.

@@ -120,8 +120,8 @@ class Couriers:
 
         Raises:
             What `job` raises.
-            RuntimeError: `job` waits for something else than the stream, no thread could be started, a thread has the
-                connection already, or the connection speaks TLS.
+            RuntimeError: `job` waits for something else than the stream, no thread could be started, or a thread has
+                the connection already.
         """
         try:
             with _taken_over(connection) as stream:

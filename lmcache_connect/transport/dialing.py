@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -19,7 +18,9 @@ from .loop_stream import LoopStream
 from .socket_options import end_by_themselves, find_dead_peers
 from .staggered import first_of
 from .tls import TLSSettings, handshake
-from .wire import StreamClosedError, TLSWire, Wire
+from .tls_errors import CertificateRefusedError, NotTLSError
+from .tls_wire import TLSWire
+from .wire import StreamClosedError, StreamStalledError, Wire
 
 AddressInfo: TypeAlias = tuple[Any, Any, int, str, Any]
 """What `getaddrinfo` returns for one address."""
@@ -34,7 +35,8 @@ async def open_tcp_stream(
 
     Raises:
         StreamClosedError: no address answers. Its cause is the last address's error.
-        ssl.SSLCertVerificationError: the peer's certificate does not verify.
+        CertificateRefusedError: one end does not accept the other's certificate.
+        NotTLSError: the peer speaks no TLS.
         TLSSettingsError: a file of `tls` cannot be used.
     """
     loop = asyncio.get_running_loop()
@@ -55,10 +57,12 @@ async def open_first(
     if wire is not None:
         return LoopStream(wire, asyncio.get_running_loop())
     for error in errors:
-        if not isinstance(error, OSError) or isinstance(error, ssl.SSLCertVerificationError):
+        if not isinstance(error, OSError) or isinstance(error, CertificateRefusedError | NotTLSError):
             raise error
     failure = errors[-1] if errors else OSError(f"the name {host!r} has no address")
     assert isinstance(failure, OSError)  # noqa: S101  # the others were raised
+    if isinstance(failure, StreamStalledError):
+        raise failure
     raise StreamClosedError(f"cannot connect to {peer}: {_reason(failure)}") from failure
 
 
@@ -80,10 +84,9 @@ async def _open(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         find_dead_peers(sock, stall_timeout)
         await _connect(sock, name, stall_timeout)
-        if tls is None:
-            end_by_themselves(sock, stall_timeout)
-            return Wire(sock, peer, stall_timeout)
-        return TLSWire(await handshake(sock, tls, host, stall_timeout), peer, stall_timeout)
+        layer = None if tls is None else await handshake(sock, tls, host, peer, stall_timeout)
+        end_by_themselves(sock, stall_timeout)
+        return Wire(sock, peer, stall_timeout) if layer is None else TLSWire(sock, layer, peer, stall_timeout)
     except BaseException:
         sock.close()
         raise
@@ -121,6 +124,6 @@ async def open_unix_stream(path: str, stall_timeout: float | None = None) -> Loo
 
 def _reason(error: OSError) -> str:
     # asyncio replaces the system's text by one that repeats the address.
-    if isinstance(error, ssl.SSLError) or not error.errno or error.errno < 0:
+    if not error.errno or error.errno < 0:
         return str(error.strerror or error)
     return os.strerror(error.errno)

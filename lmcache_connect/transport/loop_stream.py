@@ -18,7 +18,7 @@ from .stream import Stream
 from .thread_stream import ThreadStream
 from .transfer import Sending, Transfer
 from .turns import turns_of
-from .wire import BLOCKED, Wire, wants_write
+from .wire import BLOCKED, Wire
 
 
 class _Waiting:
@@ -76,14 +76,14 @@ class LoopStream(Stream):
                 raise wire.closed_error()
             if wire.is_taken_over:
                 raise RuntimeError(f"a thread has taken over {self.peer}; use the connection's `stream`")
-            moved = write = None
+            moved, is_blocked = None, False
             try:
                 moved = transfer.step(wire, self._budget)
-            except BLOCKED as blocked:
-                write = wants_write(blocked, reading)
+            except BLOCKED:
+                is_blocked = True
             # Not inside the handler: what is raised later would carry the blocked call's frames, and so its buffer.
             if moved is None:
-                await self._finish_in_callbacks(transfer, reading, write)
+                await self._finish_in_callbacks(transfer, reading, is_blocked)
                 return
             # Data that is always there already would keep the loop from everything else.
             self._budget -= moved
@@ -101,15 +101,15 @@ class LoopStream(Stream):
             self._turns.transfers -= 1
             transfer.release()
 
-    async def _finish_in_callbacks(self, transfer: Transfer, reading: bool, write: bool | None) -> None:
-        """Waits until the loop's callbacks have finished a transfer. `write` is None where only its turn is over."""
+    async def _finish_in_callbacks(self, transfer: Transfer, reading: bool, is_blocked: bool) -> None:
+        """Waits until the loop's callbacks have finished a transfer. If it is not blocked, only its turn is over."""
         self.waits += 1
         self._budget = self._turns.turn_bytes()
         waiting = _Waiting(transfer, reading, self._loop.create_future())
-        if write is None:
-            self._wait_for_turn(waiting)
+        if is_blocked:
+            self._wait_for_socket(waiting)
         else:
-            self._wait_for_socket(waiting, write)
+            self._wait_for_turn(waiting)
         try:
             await waiting.future
         finally:
@@ -130,8 +130,8 @@ class LoopStream(Stream):
             return
         try:
             finished = waiting.transfer.step(self._wire, self._turns.turn_bytes()) is not None
-        except BLOCKED as blocked:
-            self._wait_for_socket(waiting, wants_write(blocked, waiting.reading))
+        except BLOCKED:
+            self._wait_for_socket(waiting)
         except Exception as error:
             # Its frames hold slices of the buffer, which must not live as long as the error does.
             waiting.future.set_exception(error.with_traceback(None))
@@ -146,9 +146,9 @@ class LoopStream(Stream):
         if self._wire.hides_bytes:
             self._loop.call_soon(self._step_waiting, waiting)  # the selector would not tell of them
         else:
-            self._wait_for_socket(waiting, not waiting.reading)
+            self._wait_for_socket(waiting)
 
-    def _wait_for_socket(self, waiting: _Waiting, write: bool) -> None:
+    def _wait_for_socket(self, waiting: _Waiting) -> None:
         """Goes on with a transfer when the socket is ready.
 
         The registration with the loop outlives the transfer: in a row of replies the next one finds it in place, and
@@ -157,22 +157,16 @@ class LoopStream(Stream):
         self._clock.moved_at = self._loop.time()
         if self._stall_timer is None:
             self._set_stall_timer()
-        if write:
-            if self._reading is waiting:  # TLS may change its mind; the other direction must not spin
-                self._reading = None
-                self._stop_reader()
-            self._writing = waiting
-            if not self._writer_on:
-                self._loop.add_writer(self._wire.fileno(), self._writable)
-                self._writer_on = True
-        else:
-            if self._writing is waiting:
-                self._writing = None
-                self._stop_writer()
+        if waiting.reading:
             self._reading = waiting
             if not self._reader_on:
                 self._loop.add_reader(self._wire.fileno(), self._readable)
                 self._reader_on = True
+        else:
+            self._writing = waiting
+            if not self._writer_on:
+                self._loop.add_writer(self._wire.fileno(), self._writable)
+                self._writer_on = True
 
     def _forget(self, waiting: _Waiting) -> None:
         if self._reading is waiting:
@@ -242,9 +236,6 @@ class LoopStream(Stream):
         """Returns the stream with which one thread moves this connection's bytes, until its `hand_back()`.
 
         This stream must not be used meanwhile, except for `close()`. See `thread_stream`.
-
-        Raises:
-            RuntimeError: the wire speaks TLS.
         """
         self._stop_reader()
         self._stop_writer()

@@ -8,12 +8,20 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Generic, TypeVar
 
-from ..errors import ConnectorClosedError, StoreError, StoreStalledError, StoreUnavailableError
+from ..errors import (
+    CertificateError,
+    ConnectorClosedError,
+    StoreError,
+    StoreStalledError,
+    StoreUnavailableError,
+    TLSMismatchError,
+)
 from ..process import this_process
 from .connection import Connection
 from .loop_stream import LoopStream
 from .scratch import Scratch
 from .stream import Stream
+from .tls_errors import CertificateRefusedError, NotTLSError
 from .transfer import Transfer
 from .wire import StreamClosedError, StreamStalledError
 
@@ -21,7 +29,11 @@ C = TypeVar("C", bound=Connection)
 
 
 def lost_connection(store: str, error: StreamClosedError) -> StoreError:
-    """Returns the error that a caller gets whose connection was lost."""
+    """Returns the error that a caller gets whose connection was lost, or could not be made."""
+    if isinstance(error, CertificateRefusedError):
+        return CertificateError(store, str(error))
+    if isinstance(error, NotTLSError):
+        return TLSMismatchError(store, str(error))
     if isinstance(error, StreamStalledError):
         return StoreStalledError(store, str(error))
     return StoreUnavailableError(store, str(error))

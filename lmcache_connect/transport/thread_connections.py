@@ -32,7 +32,7 @@ class ThreadConnections(Generic[C]):
     """
 
     def __init__(self, size: int, connect: Callable[[], Awaitable[C]], loop: asyncio.AbstractEventLoop) -> None:
-        """`connect` opens a connection over plain sockets, on `loop`."""
+        """`connect` opens a connection, on `loop`."""
         self._process = this_process()
         self._size = size
         self._connect = connect

@@ -6,12 +6,17 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import anyio.to_thread
 
 from ..errors import LMCacheConnectError
+from .tls_errors import TLSMeaning
+from .tls_layer import TLSLayer
+from .wire import StreamClosedError, StreamStalledError
+
+_ANSWER_BYTES: Final = 16 << 10
 
 _Stamp = tuple[tuple[int, ...], ...]
 """Which versions of the files a context was made from."""
@@ -41,6 +46,11 @@ class TLSSettings:
     verify: bool = True
     server_name: str | None = None
     _made: tuple[_Stamp, ssl.SSLContext] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def authorities(self) -> str:
+        """What the peer's certificate is verified against, for people."""
+        return self.ca_file or "the system's certificate authorities"
 
     async def context(self) -> ssl.SSLContext:
         """Returns the context. It is made once, and again after one of the files has changed.
@@ -90,50 +100,50 @@ def _file_stamp(path: str) -> tuple[int, ...]:
 
 
 async def handshake(
-    sock: socket.socket, settings: TLSSettings, host: str, stall_timeout: float | None = None
-) -> ssl.SSLSocket:
-    """Does the handshake with `host` on a connected, non-blocking socket, which it owns from then on.
+    sock: socket.socket, settings: TLSSettings, host: str, peer: str, stall_timeout: float | None = None
+) -> TLSLayer:
+    """Does the handshake with `host` on a connected, non-blocking socket, which stays the caller's. Returns the layer.
 
-    `stall_timeout`: seconds that the peer may be silent.
+    `peer` names the other end in errors. `stall_timeout`: seconds that it may be silent.
 
     Raises:
         TLSSettingsError: one of the settings' files cannot be used.
-        OSError: the handshake failed; ssl.SSLCertVerificationError: the peer's certificate does not verify.
+        CertificateRefusedError, NotTLSError, StreamStalledError, StreamClosedError: the handshake failed.
+        OSError: the socket failed.
     """
     context = await settings.context()
-    loop = asyncio.get_running_loop()
     # With its final dot, a name is complete for the resolver. Certificates and SNI have it without.
     name = settings.server_name or host.removesuffix(".")
-    secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-    try:
-        while True:
-            try:
-                secured.do_handshake()
-                return secured
-            except ssl.SSLWantReadError:
-                add, remove = loop.add_reader, loop.remove_reader
-            except ssl.SSLWantWriteError:
-                add, remove = loop.add_writer, loop.remove_writer
-            # Outside the handler: the wait's own failure must not have OpenSSL's "not yet" as its context.
-            await _ready(loop, add, remove, secured.fileno(), stall_timeout)
-    except BaseException:
-        secured.close()
-        raise
+    layer = TLSLayer(context, peer, TLSMeaning(name, settings.authorities, settings.cert_file is not None))
+    received = memoryview(bytearray(_ANSWER_BYTES))
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            is_done = layer.shake_hands()
+        except StreamClosedError:
+            _tell(sock, layer)
+            raise
+        count = 1
+        try:
+            async with asyncio.timeout(stall_timeout):
+                if layer.has_encrypted:
+                    await loop.sock_sendall(sock, layer.encrypted())
+                if not is_done:
+                    count = await loop.sock_recv_into(sock, received)
+        except TimeoutError as error:
+            if error.errno is not None:  # the kernel's own
+                raise
+            raise StreamStalledError(f"the TLS handshake with {peer}", stall_timeout or 0.0) from None
+        if is_done:
+            return layer
+        if not count:
+            raise StreamClosedError(f"{peer} closed the connection in the TLS handshake")
+        layer.take(received[:count])
 
 
-async def _ready(
-    loop: asyncio.AbstractEventLoop,
-    add: Callable[[int, Callable[[], object]], object],
-    remove: Callable[[int], object],
-    descriptor: int,
-    stall_timeout: float | None,
-) -> None:
-    future: asyncio.Future[None] = loop.create_future()
-    add(descriptor, lambda: None if future.done() else future.set_result(None))
+def _tell(sock: socket.socket, layer: TLSLayer) -> None:
+    """Tells the peer why the handshake failed, where the socket takes that at once."""
     try:
-        async with asyncio.timeout(stall_timeout):
-            await future
-    except TimeoutError:
-        raise TimeoutError(f"the TLS handshake moved no byte for {stall_timeout:g} s") from None
-    finally:
-        remove(descriptor)
+        sock.send(layer.encrypted())
+    except OSError:
+        pass

@@ -1,14 +1,13 @@
-"""`Wire`: the system calls on one connected socket. `TLSWire`: the same for TLS.
+"""`Wire`: the system calls on one connected socket. `tls_wire` has the one for TLS.
 
 A wire is used by one stream at a time: by a `LoopStream`, or by the `ThreadStream` of a thread that has taken it over.
-Nothing here waits for the event loop, and nothing else in this package asks whether a connection is encrypted.
+Nothing here waits for the event loop, and no stream asks whether a connection is encrypted.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import ssl
 import struct
 import sys
 from collections.abc import Sequence
@@ -30,10 +29,11 @@ else:
         return 0
 
 
-BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+BLOCKED: Final = (BlockingIOError, InterruptedError)
 """Raised by a wire's calls when the socket is not ready; try again when it is."""
 
-_LAST_WORDS_BYTES: Final = 512
+LAST_WORDS_BYTES: Final = 512
+"""What is kept of what the peer said before it ended the connection."""
 
 
 class StreamClosedError(LMCacheConnectError, ConnectionError):
@@ -195,18 +195,20 @@ class Wire:
         if isinstance(error, TimeoutError) and self.stall_timeout is not None:
             return StreamStalledError(self.peer, self.stall_timeout)  # the kernel's own, see `socket_options.py`
         if isinstance(error, StreamClosedError):
-            return StreamClosedError(str(error), error.last_words)
+            return StreamClosedError(str(error), error.last_words or self._unread())
         return StreamClosedError(f"{self.peer}: {error}", self._last_words())
 
     def _last_words(self) -> bytes:
-        scratch = self.scratch
         try:
-            return bytes(scratch.view[scratch.start : scratch.stop]) + self._receive_rest()
+            return self._unread() + self._receive_rest()
         except OSError:
             return b""
 
+    def _unread(self) -> bytes:
+        return bytes(self.scratch.view[self.scratch.start : self.scratch.stop])
+
     def _receive_rest(self) -> bytes:
-        return self._sock.recv(_LAST_WORDS_BYTES, socket.MSG_DONTWAIT)
+        return self._sock.recv(LAST_WORDS_BYTES, socket.MSG_DONTWAIT)
 
     # -------------------------------------------------------------------------------------------------- lifetime
 
@@ -247,60 +249,6 @@ class Wire:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the peer has ended it already
-
-
-class TLSWire(Wire):
-    """One connected TLS socket that has done its handshake, for the event loop only.
-
-    TLS may have to write in order to read and the other way round, so `BLOCKED` errors tell what they wait for.
-    """
-
-    __slots__ = ()
-
-    _sock: ssl.SSLSocket
-
-    hides_bytes: ClassVar = True
-
-    def receive_piece(self, dest: memoryview, ahead: int) -> int:
-        """Receives into `dest`. OpenSSL cannot receive into two buffers by one call, so nothing is read ahead."""
-        return self._received(self._sock.recv_into(dest))
-
-    def receive_pieces(self, dests: Sequence[memoryview], size: int, ahead: int, *, whole: bool = False) -> int:
-        """Receives into the first buffer, for the same reason."""
-        return self._received(self._sock.recv_into(dests[0]))
-
-    def send(self, pieces: list[memoryview]) -> int:
-        """Sends from the first piece."""
-        count = self._sock.send(pieces[0])
-        self.bytes_sent += count
-        return count
-
-    def _is_readable(self) -> bool:
-        if self._sock.pending():
-            return True
-        if not super()._is_readable():
-            return False
-        try:  # a TLS peer may send session tickets or key updates, which are not data
-            self._sock.recv(1)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError:
-            pass
-        return True  # data that nobody asked for, or the end
-
-    def _receive_rest(self) -> bytes:
-        return self._sock.recv(_LAST_WORDS_BYTES)
-
-    def take_over(self) -> None:
-        """Raises RuntimeError: a blocking TLS socket cannot be read and written side by side."""
-        raise RuntimeError(f"a thread cannot take over {self.peer}: it speaks TLS, which needs the event loop")
-
-
-def wants_write(blocked: BaseException, reading: bool) -> bool:
-    """Returns whether a call that raised `blocked` goes on when the socket can be written, rather than read."""
-    if isinstance(blocked, ssl.SSLWantReadError):
-        return False
-    return isinstance(blocked, ssl.SSLWantWriteError) or not reading
 
 
 def limit_call(sock: socket.socket, option: int, seconds: float) -> None:

@@ -40,10 +40,9 @@ class DictConnector(StreamingConnector[FakeConnection]):
     """A store that is a dictionary. It receives one chunk after the other over one connection."""
 
     io: ClassVar[IO] = "loop"
-    is_tls: ClassVar[bool] = False
 
     def __init__(self, context: ConnectorContext) -> None:
-        super().__init__(context, pool_size=1, lookup_pool_size=1, connect_timeout=0.05, io=self.io, is_tls=self.is_tls)
+        super().__init__(context, pool_size=1, lookup_pool_size=1, connect_timeout=0.05, io=self.io)
         self.backend = context.local_cpu_backend
         self.values: dict[str, bytes] = {}
         self.damaged: set[str] = set()
@@ -226,19 +225,12 @@ async def test_connecting_that_takes_too_long_is_an_unavailable_store(store: Dic
 
 
 @pytest.mark.parametrize(
-    ("io", "is_tls", "in_thread"),
-    [
-        ("auto", False, [False, True]),
-        ("thread", False, [True, True]),
-        ("loop", False, [False, False]),
-        ("thread", True, [False, False]),
-    ],
+    ("io", "in_thread"), [("auto", [False, True]), ("thread", [True, True]), ("loop", [False, False])]
 )
-async def test_threads_move_large_calls_unless_the_url_or_tls_says_otherwise(
-    backend: LocalCPUBackend, monkeypatch: pytest.MonkeyPatch, io: IO, is_tls: bool, in_thread: list[bool]
+async def test_threads_move_large_calls_unless_the_url_says_otherwise(
+    backend: LocalCPUBackend, monkeypatch: pytest.MonkeyPatch, io: IO, in_thread: list[bool]
 ) -> None:
     monkeypatch.setattr(DictConnector, "io", io)
-    monkeypatch.setattr(DictConnector, "is_tls", is_tls)
     async with ConnectorManager("dict://x", local_cpu_backend=backend) as manager:
         manager.register(DictAdapter)
         store = cast(DictConnector, manager.create_connector().wrapped)

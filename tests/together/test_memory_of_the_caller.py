@@ -34,7 +34,7 @@ CHUNKS: Final = [evenly(10_000, 3), evenly(MIB, 128), [*evenly(6 * MIB, 7), 1]]
 AMID: Final = (0, 5, 200, 9_000, 100_000, 500_000)
 """Bytes after which a connection is held or cut: in a head, a header, a small and a large payload."""
 
-KINDS: Final = ("loop", "thread", "whole", "lmcache", "tls", "s3-loop", "s3-thread")
+KINDS: Final = ("loop", "thread", "whole", "lmcache", "tls-loop", "tls-thread", "s3-loop", "s3-thread")
 CONFIG: Final = ConnectorConfig.load(
     operation_timeout=20, stall_timeout=20, retries=0, breaker_failures=1000, close_grace=0.1
 )
@@ -88,11 +88,12 @@ def url(request: pytest.FixtureRequest) -> Iterator[tuple[str, FaultProxy]]:
             found = store.url("memory", io=kind[3:], range_size=MIB, multipart_threshold=5 * MIB, part_size=5 * MIB)
             yield found.replace(f"%3A{store.port}", f"%3A{proxy.port}"), proxy
         return
-    server: RedisServer | ValkeyServer = request.getfixturevalue("tls_server" if kind == "tls" else "valkey_server")
+    is_tls = kind.startswith("tls")
+    server: RedisServer | ValkeyServer = request.getfixturevalue("tls_server" if is_tls else "valkey_server")
     server.flush()
-    with FaultProxy(server.host, server.tls_port if kind == "tls" else server.port) as proxy:
+    with FaultProxy(server.host, server.tls_port if is_tls else server.port) as proxy:
         if isinstance(server, RedisServer):
-            yield f"rediss://{proxy.host}:{proxy.port}?ca_file={server.ca_file}", proxy
+            yield f"rediss://{proxy.host}:{proxy.port}?ca_file={server.ca_file}&io={kind[4:]}", proxy
         else:
             query = {"whole": "io=thread&stripe=0", "lmcache": "layout=lmcache"}.get(kind, f"io={kind}")
             yield f"redis://{proxy.host}:{proxy.port}?{query}", proxy
@@ -163,7 +164,7 @@ HASTY: Final = ConnectorConfig.load(
 )
 
 
-@pytest.mark.parametrize("url", ["loop", "thread", "tls", "s3-loop", "s3-thread"], indirect=True)
+@pytest.mark.parametrize("url", ["loop", "thread", "tls-loop", "tls-thread", "s3-loop", "s3-thread"], indirect=True)
 async def test_a_get_that_is_late_amid_its_bytes_writes_nothing_afterwards(held: Held, url: tuple[str, Any]) -> None:
     memory = Field(CHUNKS)
     stored = memory.fill(5)

@@ -80,7 +80,7 @@ async def test_an_address_that_refuses_hands_on_to_the_next_at_once() -> None:
 async def test_a_peer_that_answers_no_tls_handshake_costs_the_stall_timeout() -> None:
     with listener() as silent:
         started = time.monotonic()
-        with pytest.raises(StreamClosedError, match=r"the TLS handshake moved no byte for 0\.6 s"):
+        with pytest.raises(StreamClosedError, match=r"the TLS handshake with host:1 moved no byte for 0\.6 s"):
             await open_first([info(silent)], "localhost", "host:1", TLSSettings(), STALL)
         assert time.monotonic() - started < STALL + 0.5
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -14,7 +12,6 @@ import xxhash
 from lmcache_connect.testing import ScriptedWire
 from lmcache_connect.transport import LoopStream, Stream, StreamClosedError, ThreadStream
 from lmcache_connect.transport.transfer import SENT_PIECE_BYTES
-from lmcache_connect.transport.wire import TLSWire
 
 pytestmark = pytest.mark.asyncio
 
@@ -130,12 +127,6 @@ async def test_protocol_bytes_may_fill_the_scratch_many_times(over: Over) -> Non
     assert [await stream.read_until_crlf() for _ in lines] == lines
 
 
-async def test_tls_that_has_to_write_in_order_to_read_goes_on_when_it_can_write() -> None:
-    stream = ScriptedWire(ssl.SSLWantWriteError(), ssl.SSLWantReadError(), b"hello\r\n").loop_stream()
-    assert await stream.read_until_crlf() == b"hello"
-    stream.close()
-
-
 async def test_a_transfer_that_waits_fails_when_the_stream_is_closed() -> None:
     stream = ScriptedWire(*[BLOCKED] * 1000).loop_stream()
     dest = bytearray(8)
@@ -202,10 +193,3 @@ async def test_a_wire_that_is_closed_in_the_meantime_is_closed_when_it_is_handed
     assert not stream.is_open
     with pytest.raises(StreamClosedError, match="is closed"):
         await stream.read_until_crlf()
-
-
-async def test_a_thread_cannot_take_over_a_tls_connection() -> None:
-    wire = TLSWire(cast(Any, None), "cache.example:6380")
-    with pytest.raises(RuntimeError, match=r"cannot take over cache\.example:6380: it speaks TLS"):
-        LoopStream(wire, asyncio.get_running_loop()).take_over()
-    assert not wire.is_taken_over

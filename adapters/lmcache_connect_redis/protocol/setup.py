@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from lmcache_connect import StoreError, StoreUnavailableError
+from lmcache_connect import StoreError
 from lmcache_connect.errors import (
     CertificateError,
     ReadOnlyStoreError,
     StoreCommandError,
     StoreFullError,
+    TLSMismatchError,
     WrongNodeError,
 )
 from lmcache_connect.known_secrets import clean_foreign
-from lmcache_connect.transport import Stream, StreamClosedError, TLSSettingsError
+from lmcache_connect.transport import (
+    CertificateRefusedError,
+    NotTLSError,
+    Stream,
+    StreamClosedError,
+    TLSSettingsError,
+)
 
 from .connection import Connection, lost_connection
 from .credential import Credential, LatestCredential
@@ -26,6 +32,9 @@ from .tenure import Tenure
 from .traits import ServerTraits
 
 CLIENT_NAME: Final = "lmcache-connect"
+
+_TLS_ALERTS: Final = (b"\x15\x03",)
+"""How a TLS server answers what is not TLS: the beginning of an alert."""
 
 Dial = Callable[[], Awaitable[Stream]]
 
@@ -52,7 +61,7 @@ class CommandsRefusedError(Exception):
 
 
 async def open_connection(
-    dial: Dial, store: str, login: Login, tenure: Tenure, authorities: str, *, is_plain: bool = False
+    dial: Dial, store: str, login: Login, tenure: Tenure, *, is_plain: bool = False
 ) -> Connection:
     """Connects, authenticates and selects the database. The caller sets the deadline.
 
@@ -62,12 +71,17 @@ async def open_connection(
 
     Raises:
         CommandsRefusedError: the connection is to be opened again, `is_plain`.
+        TLSMismatchError: the server speaks TLS, and `dial` does not, or the other way round.
         StoreUnavailableError, AuthenticationError, CertificateError, and what else the server answers.
     """
     try:
         stream = await dial()
-    except (OSError, TLSSettingsError) as error:  # ssl.SSLError and StreamClosedError are OSErrors
-        raise _dial_error(error, store, authorities) from error
+    except TLSSettingsError as error:
+        raise CertificateError(store, str(error)) from error
+    except NotTLSError as error:
+        raise speaks_no_tls(store) from error
+    except StreamClosedError as error:
+        raise lost_connection(store, error) from error
     connection = Connection(stream, store, tenure=tenure, veil=login.credential.hide)
     connection.credential, connection.latest = login.credential, login.latest
     try:
@@ -158,7 +172,7 @@ async def _ask(connection: Connection, login: Login) -> ServerTraits:
         role = await read_role(connection)
         began, *queued, ended = [await _is_taken(connection) for _ in commands[2:]]
     except StreamClosedError as error:
-        if error.last_words.startswith(b"-"):
+        if isinstance(error, CertificateRefusedError) or error.last_words.startswith((b"-", *_TLS_ALERTS)):
             raise  # it says why
         raise CommandsRefusedError from None
     if began and not ended:
@@ -174,29 +188,21 @@ async def _is_taken(connection: Connection) -> bool:
         return True  # the server knows the command; its state, which may change, forbids it now
 
 
+def speaks_tls(store: str) -> TLSMismatchError:
+    """Returns the error for a server that speaks TLS, where the URL says that it does not."""
+    return TLSMismatchError(store, "the server speaks TLS on this port; use rediss:// or valkeys://, or its other port")
+
+
+def speaks_no_tls(store: str) -> TLSMismatchError:
+    """Returns the error for a server that speaks no TLS, where the URL says that it does."""
+    return TLSMismatchError(store, "the server speaks no TLS on this port; use its TLS port, or redis:// or valkey://")
+
+
 def _lost(store: str, error: StreamClosedError, login: Login) -> StoreError:
     """Returns the error for a connection that was closed during set-up. What the server said before is its reason."""
+    if error.last_words.startswith(_TLS_ALERTS):
+        return speaks_tls(store)
     line, ending, _ = error.last_words.partition(b"\r\n")
     if ending and line.startswith(b"-"):
         return reply_error(store, line[1:].decode("utf-8", "replace"), login.credential.hide)
     return lost_connection(store, error, login.credential.hide)
-
-
-def _dial_error(error: BaseException, store: str, authorities: str) -> StoreError:
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return CertificateError(
-                store, f"the server's certificate does not verify against {authorities}: {cause.verify_message}"
-            )
-        if isinstance(cause, ssl.SSLError):
-            return StoreUnavailableError(store, f"the TLS handshake failed: {cause.reason or cause}")
-        if isinstance(cause, TLSSettingsError):
-            return CertificateError(store, str(cause))
-    return StoreUnavailableError(store, str(error))
-
-
-def _causes(error: BaseException) -> Iterable[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Awaitable
 from functools import partial
 from typing import Final
 
@@ -19,6 +20,7 @@ from ..protocol.setup import CommandsRefusedError, Dial, Login, open_connection
 from ..protocol.tenure import Tenure
 from .credential_sources import credentials_of
 from .credentials import Credentials
+from .tls_guess import TLSGuess
 
 _PLAIN_SECONDS: Final = 600.0
 """For how long a peer that closed the connection over a command it lacks is not sent such commands again."""
@@ -49,11 +51,11 @@ class SingleServer:
         self._store = url.label()
         self._stall_timeout = stall_timeout
         self.is_tls = url.scheme in TLS_SCHEMES
+        self._guess: TLSGuess | None = None
         self._dial = self._dial_of(url, options)
         self._credentials = credentials if credentials is not None else credentials_of(url, options)
         self._database = database(url, options)
         self._probe = f"{options.prefix}:lmcache-connect:probe" if options.prefix else "lmcache-connect:probe"
-        self._authorities = options.ca_file or "the system's certificate authorities"
         self._tenure = Tenure(began=-math.inf)
         self._plain_until = -math.inf
         self._told_limits: set[str] = set()
@@ -64,20 +66,24 @@ class SingleServer:
         Where the server refuses the credential, its source is asked for another one, which is tried then.
 
         Raises:
+            TLSMismatchError: the server speaks TLS and the URL does not, or the other way round.
             StoreUnavailableError, AuthenticationError, CertificateError, and what else the server answers.
         """
-        connection = await self._credentials.log_in(lambda credential: self._open(self._login(credential)))
+        connection = await self._credentials.log_in(lambda credential: self._watched(self._login(credential)))
         self._tell_of_limits(connection)
         return connection
 
     def _login(self, credential: Credential) -> Login:
         return Login(credential, self._database, self._probe.encode(), self._credentials.latest)
 
+    def _watched(self, login: Login) -> Awaitable[Connection]:
+        return self._open(login) if self._guess is None else self._guess.watch(partial(self._open, login))
+
     async def _open(self, login: Login) -> Connection:
         if self._tenure.is_over:
             self._tenure = Tenure()
         tenure = self._tenure
-        opened = partial(open_connection, self._dial, self._store, login, tenure, self._authorities)
+        opened = partial(open_connection, self._dial, self._store, login, tenure)
         if time.monotonic() < self._plain_until:
             return await opened(is_plain=True)
         try:
@@ -125,6 +131,7 @@ class SingleServer:
         host, port = url.single_host(DEFAULT_PORT)
         if port == 0:
             raise InvalidURLError(url.redacted(), "the port is 0", "a number from 1 to 65535")
+        self._guess = TLSGuess(self._store, host, port, is_tls=self.is_tls)
         if not self.is_tls:
             return partial(open_tcp_stream, host, port, None, self._stall_timeout)
         tls = TLSSettings(options.ca_file, options.cert_file, options.key_file, options.verify, options.server_name)
