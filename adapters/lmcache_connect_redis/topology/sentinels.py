@@ -58,7 +58,6 @@ class Sentinels:
         self.service: Final = service_of(url)
         self._addresses = list(url.several_hosts(SENTINEL_PORT))
         self._stall_timeout: Final = stall_timeout
-        self._authorities: Final = options.ca_file or "the system's certificate authorities"
         self._tls: Final = (
             TLSSettings(options.ca_file, options.cert_file, options.key_file, options.verify, options.server_name)
             if (is_tls if options.sentinel_tls is None else options.sentinel_tls)
@@ -139,7 +138,7 @@ class Sentinels:
         host, port = sentinel
         dial = partial(open_tcp_stream, host, port, self._tls, self._stall_timeout)
         login = Login(credential, 0, b"")
-        return open_connection(dial, self._store, login, Tenure(), self._authorities, is_plain=True)
+        return open_connection(dial, self._store, login, Tenure(), is_plain=True)
 
     def _failure(
         self, sentinels: Sequence[Address], refusals: Sequence[StoreError], reasons: dict[Address, Exception]
