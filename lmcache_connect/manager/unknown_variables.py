@@ -11,6 +11,9 @@ from ..observability import event
 _OTHERS: Final = "LMCACHE_CONNECT_API_"
 """Variables of the internal API server. Its settings tell of them."""
 
+_TESTS: Final = "LMCACHE_CONNECT_TEST_REDIS"
+"""What the pytest plug-in reads. Its tests have managers, too."""
+
 _told: Final[set[str]] = set()
 
 
@@ -21,7 +24,7 @@ def tell_unknown_variables(settings: type[Settings]) -> None:
     """
     is_others = str(settings.model_config.get("env_prefix")) == _OTHERS
     for name, similar in settings.unknown_variables().items():
-        if name in _told or (name.upper().startswith(_OTHERS) and not is_others):
+        if name in _told or name == _TESTS or (name.upper().startswith(_OTHERS) and not is_others):
             continue
         _told.add(name)
         event(logging.WARNING, "unknown_variable", variable=name, did_you_mean=similar or "nothing similar is read")

@@ -15,7 +15,7 @@ from typing import Final
 from ...errors import InvalidArgumentError
 from .cluster_view import ClusterView
 from .process import NotReadyError, ServerProcess
-from .redis import RedisServer, StoreServer, ValkeyServer
+from .redis import StoreServer, TLSServer, ValkeyServer
 from .server_group import (
     HEALTH_DEADLINE,
     ServerGroup,
@@ -56,7 +56,7 @@ class ClusterServers(ServerGroup):
 
     def __init__(
         self,
-        kind: type[ValkeyServer] | type[RedisServer] = ValkeyServer,
+        kind: type[ValkeyServer] | type[TLSServer] = ValkeyServer,
         *,
         primaries: int = 3,
         replicas_each: int = 1,

