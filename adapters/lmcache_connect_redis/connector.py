@@ -17,12 +17,12 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import ChunkSize, Documents, Flags, OwnThreadCalls, leave_out, note_progress
 from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
-from lmcache_connect.keys import MAX_KEY_BYTES
+from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
 from lmcache_connect.streaming import (
     LARGE_BYTES,
@@ -53,6 +53,9 @@ from .protocol.transaction import TransactionRefusedError
 from .store_pipeline import StoreCall, StoreLane, StoreRequest
 from .topology.credentials import Credentials
 from .topology.server import Server
+from .way import Way
+
+T = TypeVar("T")
 
 Names = list[str]
 
@@ -176,54 +179,68 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def exists(self, key: Key) -> bool:
         """Returns whether the server holds the chunk."""
-        return (await self._look_up((key,), self._layout.encode_exists))[0]
+        return (await self._look_up((key,), self._layout.encode_exists, Way.PLAIN))[0]
 
-    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
+    async def batched_exists(self, keys: Sequence[Key], *, way: Way = Way.PLAIN) -> Flags:
         """Returns for each key whether the server holds its chunk. One round trip for all keys."""
-        return await self._look_up(keys, self._layout.encode_exists)
+        return await self._look_up(keys, self._layout.encode_exists, way)
 
-    async def remove(self, key: Key) -> bool:
+    async def remove(self, key: Key, *, way: Way = Way.PLAIN) -> bool:
         """Removes the chunk. Returns whether it was there. The server frees its memory in the background."""
-        return (await self._look_up((key,), self._layout.encode_remove))[0]
+        return (await self._look_up((key,), self._layout.encode_remove, way))[0]
 
-    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
+    async def batched_remove(self, keys: Sequence[Key], *, way: Way = Way.PLAIN) -> Flags:
         """Removes the chunks. Returns for each whether it is gone now. One round trip for all keys."""
-        await self._look_up(keys, self._layout.encode_remove)
+        try:
+            await self._look_up(keys, self._layout.encode_remove, way)
+        except RedirectionsError as redirections:
+            redirections.flags = dict.fromkeys(redirections.flags, True)
+            raise
         return [True] * len(keys)
 
-    async def _look_up(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]) -> Flags:
-        """Sends one command for each key. Returns for each whether it found all names of the chunk."""
-        if not keys:
-            return []
-        call = LookupCall(keys, lambda texts: encode(self.names_of(texts)))
-        await self._lookups.run(call)
-        return call.flags
-
-    async def look_up_asking(self, names: Sequence[str], *, removes: bool = False) -> Flags:
-        """Looks names up, or removes them, on a node that only is about to get their slots. Returns for each whether
-        it was there.
+    async def _look_up(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes], way: Way) -> Flags:
+        """Sends one command for each key. Returns for each whether it found all names of the chunk.
 
         Raises:
-            RedirectionsError: the node has not answered for some of them.
+            RedirectionsError: the node of a cluster has not answered for some of them.
         """
-        encode = self._layout.encode_remove if removes else self._layout.encode_exists
+        if not keys:
+            return []
+        if way is Way.ASKING:
+            return await self._look_up_asking(self.names_of(key_strings(keys)), encode)
+        call = LookupCall(keys, lambda texts: encode(self.names_of(texts)))
+        try:
+            await self._lookups.run(call)
+        except RedirectionsError as redirections:
+            redirections.flags = {at: flag for at, flag in enumerate(call.flags) if at not in redirections.by_slot}
+            raise
+        return call.flags
+
+    async def _look_up_asking(self, names: Sequence[str], encode: Callable[[Sequence[str]], bytes]) -> Flags:
+        """`_look_up` at a node that only is about to get the slots."""
         flags: list[bool] = []
-        moved: dict[int, RedirectedError] = {}
+        redirected: dict[int, RedirectedError] = {}
         async with self._lookup_pool.acquired() as connection:
             for start in range(0, len(names), NAMES_AT_A_TIME):
-                commands = [ASKING + encode([name]) for name in names[start : start + NAMES_AT_A_TIME]]
+                commands = [ASKING + encode((name,)) for name in names[start : start + NAMES_AT_A_TIME]]
                 await connection.send(b"".join(commands), replies=2 * len(commands))
                 for _ in commands:
                     await connection.read_ok()
                     try:
                         flags.append(await connection.read_integer() == self._layout.keys_each)
                     except RedirectedError as error:
-                        moved[len(flags)] = error
+                        redirected[len(flags)] = error.with_traceback(None)
                         flags.append(False)
-        if moved:
-            [first, *_] = moved.values()
-            raise RedirectionsError(self._store, first.message, moved)
+        if redirected:
+            redirections = RedirectionsError(self._store, redirected)
+            redirections.flags = {at: flag for at, flag in enumerate(flags) if at not in redirected}
+            raise redirections
         return flags
+
+    async def over_lookups(self, use: Callable[[Connection], Awaitable[T]]) -> T:
+        """Returns what `use` returns, which is given a connection of the look-ups."""
+        async with self._lookup_pool.acquired() as connection:
+            return await use(connection)
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """Looks at a damaged record again, over another connection. Removes it if the server holds what was seen.
@@ -352,12 +369,12 @@ class RedisConnector(StreamingConnector[Connection]):
         *,
         may_wait: bool = False,
         nbytes: int | None = None,
-        asking: bool = False,
+        way: Way = Way.PLAIN,
     ) -> Awaitable[None]:
         if nbytes is None:
             nbytes = self._nbytes_of(len(names))
         call = self._layout.fetching(names, arrivals, nbytes)
-        call.is_asking = asking
+        call.is_asking = way is Way.ASKING
         if may_wait:
             return self._waiting_gets.run_apart(call)
         return (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
@@ -368,16 +385,14 @@ class RedisConnector(StreamingConnector[Connection]):
         names: Sequence[str],
         objs: Sequence[ChunkBytes],
         *,
-        whole: bool = False,
-        asking: bool = False,
+        way: Way = Way.PLAIN,
     ) -> None:
-        """See `StreamingConnector.send`. With `whole`, each chunk is one value. `asking`: see `RedirectableCall`."""
         if not self._has_dialled:
             await self._put_lane(sum(obj.get_size() for obj in objs)).connect()  # which tells what the server can do
         while True:
-            requests = self._layout.put_requests(names, objs, whole=whole)
+            requests = self._layout.put_requests(names, objs, whole=way.is_whole)
             call = StoreCall(requests)
-            call.is_asking = asking
+            call.is_asking = way is Way.ASKING
             try:
                 await self._put_lane(call.nbytes).run(call)
             except TransactionRefusedError as refused:
@@ -388,6 +403,7 @@ class RedisConnector(StreamingConnector[Connection]):
             except RedirectionsError as redirected:
                 gone = [request for request in requests if request.slot in redirected.by_slot]
                 self._leftovers.free_soon(_staged(gone), call)
+                redirected.flags = {slot: True for slot in range(len(names)) if slot not in redirected.by_slot}
                 raise
             except StoreError:
                 await self._leftovers.free(_staged(requests), call)

@@ -93,7 +93,7 @@ class Node:
         admission = self.breaker.admit(is_transfer=is_transfer)
         if admission is None and not is_probe:
             raise CircuitOpenError(self.store, self.breaker.failures, self.breaker.retry_in)
-        seconds = _seconds_for_a_share()
+        seconds = seconds_for_a_share()
         if not is_transfer and self.breaker.is_probe(admission):
             seconds = min(seconds, self._settings.stall_timeout)
         timer = asyncio.timeout(None if math.isinf(seconds) else seconds)
@@ -182,6 +182,7 @@ class Node:
             event(logging.WARNING, "breaker", store=self.store, state=breaker.state.value)
 
 
-def _seconds_for_a_share() -> float:
+def seconds_for_a_share() -> float:
+    """Returns how many seconds a server has for its share of the call under way. Infinity: it has no deadline."""
     left = seconds_left()
     return left if math.isinf(left) else max(0.0, left - min(_MARGIN, _MARGIN_SHARE * left))

@@ -26,13 +26,18 @@ from .node import Node, NodeState
 from .nodes_own_thread import NodesOwnThread
 from .options import RedisOptions
 from .protocol.connection import Connection, lost_connection
+from .protocol.redirects import RedirectedError, RedirectionsError, damaged_copy
 from .topology.credential_sources import credentials_of
 from .topology.placement import Address, Placement
 from .topology.single import SingleServer
+from .way import Way
 
 T = TypeVar("T")
 
 Names = list[str]
+
+Share = Callable[[Node, list[int], Way], Awaitable[object]]
+"""Asks a server, in some way, for its share of a call: the keys at these positions."""
 
 
 class NodesConnector(StreamingConnector[Connection]):
@@ -132,10 +137,20 @@ class NodesConnector(StreamingConnector[Connection]):
         each = self._chunk_size.expected if nbytes is None else nbytes // max(len(names), 1)
         divided = DividedArrivals(arrivals)
 
-        def call(node: Node, slots: list[int]) -> Awaitable[bool]:
-            return self._receive_share(node, keys, names, divided, slots, each, may_wait)
+        def call(node: Node, slots: list[int], way: Way) -> Awaitable[bool]:
+            return self._receive_share(node, keys, names, divided, slots, each, may_wait, way)
 
-        await self._by_node("get", await self.place(names), call)
+        def unserved(slots: Sequence[int]) -> list[int]:
+            known = (arrivals.corrupt, arrivals.too_large)
+            return [
+                slot
+                for slot in slots
+                if slot < arrivals.wanted
+                and arrivals.found[slot] is None
+                and not any(slot in errors for errors in known)
+            ]
+
+        await self._serve("get", names, call, reads=True, unserved=unserved)
 
     async def _receive_share(
         self,
@@ -146,24 +161,34 @@ class NodesConnector(StreamingConnector[Connection]):
         slots: list[int],
         each: int,
         may_wait: bool,
+        way: Way,
     ) -> bool:
         left = slots
 
         async def attempt() -> bool:
             nonlocal left
-            share: ArrivalsShare = divided.share(left)
-            before = len(left)
+            asked = left
+            share: ArrivalsShare = divided.share(asked)
+            damaged: dict[int, RedirectedError] = {}
             try:
                 await node.connector.receive(
-                    [keys[slot] for slot in left],
-                    [names[slot] for slot in left],
+                    [keys[slot] for slot in asked],
+                    [names[slot] for slot in asked],
                     share,
                     may_wait=may_wait,
-                    nbytes=each * before,
+                    nbytes=each * len(asked),
+                    way=way,
                 )
+            except RedirectionsError as redirections:
+                raise redirections.at(asked) from None
             finally:
+                if way is Way.REPLICA:
+                    damaged = {asked[at]: damaged_copy(node.store, error) for at, error in share.corrupt.items()}
+                    share.corrupt.clear()
                 left = divided.take(share)
-            return len(left) < before
+            if damaged:
+                raise RedirectionsError(node.store, damaged)
+            return len(left) < len(asked)
 
         return await node.call("get", attempt, is_transfer=True, waits=may_wait)
 
@@ -182,17 +207,20 @@ class NodesConnector(StreamingConnector[Connection]):
         *,
         is_repeatable: bool = True,
     ) -> Flags:
-        async def call(node: Node, slots: list[int]) -> list[bool]:
+        async def call(node: Node, slots: list[int], way: Way) -> list[bool]:
             async def attempt() -> bool:
                 await node.connector.send(
-                    [keys[slot] for slot in slots], [names[slot] for slot in slots], [objs[slot] for slot in slots]
+                    [keys[slot] for slot in slots],
+                    [names[slot] for slot in slots],
+                    [objs[slot] for slot in slots],
+                    way=way,
                 )
                 return True
 
             await node.call(operation, attempt, is_transfer=True, is_repeatable=is_repeatable)
             return [True] * len(slots)
 
-        return await self._flags(operation, names, call)
+        return await self._flags(operation, names, call, repeats=is_repeatable)
 
     # ------------------------------------------------------------------------------------------------- look-ups
 
@@ -223,18 +251,18 @@ class NodesConnector(StreamingConnector[Connection]):
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for each key whether its server holds the chunk. One round trip to each server."""
 
-        def call(node: Node, slots: list[int]) -> Awaitable[Flags]:
+        def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
             share = [keys[slot] for slot in slots]
-            return node.call("exists", lambda: node.connector.batched_exists(share))
+            return node.call("exists", lambda: node.connector.batched_exists(share, way=way))
 
-        return await self._flags("exists", (await self._named(keys))[1], call)
+        return await self._flags("exists", (await self._named(keys))[1], call, reads=True)
 
     async def remove(self, key: Key) -> bool:
         """Removes the chunk from its server. Returns whether it was there."""
 
-        def call(node: Node, slots: list[int]) -> Awaitable[Flags]:
+        def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
             async def attempt() -> Flags:
-                return [await node.connector.remove(key)]
+                return [await node.connector.remove(key, way=way)]
 
             return node.call("remove", attempt)
 
@@ -243,9 +271,9 @@ class NodesConnector(StreamingConnector[Connection]):
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes the chunks. Returns for each whether it is gone now. One round trip to each server."""
 
-        def call(node: Node, slots: list[int]) -> Awaitable[Flags]:
+        def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
             share = [keys[slot] for slot in slots]
-            return node.call("remove", lambda: node.connector.batched_remove(share))
+            return node.call("remove", lambda: node.connector.batched_remove(share, way=way))
 
         return await self._flags("remove", (await self._named(keys))[1], call)
 
@@ -318,22 +346,49 @@ class NodesConnector(StreamingConnector[Connection]):
     # ---------------------------------------------------------------------------------------------------- inside
 
     async def _flags(
-        self, operation: str, names: Sequence[str], call: Callable[[Node, list[int]], Awaitable[Flags]]
+        self,
+        operation: str,
+        names: Sequence[str],
+        call: Callable[[Node, list[int], Way], Awaitable[Flags]],
+        *,
+        reads: bool = False,
+        repeats: bool = True,
     ) -> Flags:
         """Returns what `call` returns for the keys of each server, in the order of `names`. False: it has failed."""
         flags = [False] * len(names)
 
-        async def keep(node: Node, slots: list[int]) -> None:
-            for slot, flag in zip(slots, await call(node, slots), strict=True):
+        async def keep(node: Node, slots: list[int], way: Way) -> None:
+            try:
+                told = await call(node, slots, way)
+            except RedirectionsError as redirections:
+                for at, flag in redirections.flags.items():
+                    flags[slots[at]] = flag
+                raise redirections.at(slots) from None
+            for slot, flag in zip(slots, told, strict=True):
                 flags[slot] = flag
 
-        await self._by_node(operation, await self.place(names), keep)
+        await self._serve(operation, names, keep, reads=reads, repeats=repeats)
         return flags
 
-    async def _by_node(
-        self, operation: str, groups: dict[Address, list[int]], call: Callable[[Node, list[int]], Awaitable[object]]
+    async def _serve(
+        self,
+        operation: str,
+        names: Sequence[str],
+        call: Share,
+        *,
+        reads: bool = False,
+        repeats: bool = True,
+        unserved: Callable[[Sequence[int]], list[int]] | None = None,
     ) -> None:
-        """Awaits `call(node, slots)` for every group, side by side, each to its end.
+        """Awaits `call` for the keys of each server, side by side. Raises what `_by_node` raises.
+
+        `reads`: replicas may be asked as well. `repeats`: what has failed may be asked for again. `unserved` returns
+        those of some positions for which nothing has come yet; None: all of them.
+        """
+        await self._by_node(operation, await self.place(names), call)
+
+    async def _by_node(self, operation: str, groups: dict[Address, list[int]], call: Share) -> None:
+        """Awaits `call` for every group, side by side, each to its end.
 
         Raises:
             StoreError: what one of them raised, where that is not to be a miss, or where all of them have failed.
@@ -341,10 +396,10 @@ class NodesConnector(StreamingConnector[Connection]):
         """
         if len(groups) == 1:
             [(address, slots)] = groups.items()
-            await call(self.node(address), slots)
+            await call(self.node(address), slots, Way.PLAIN)
             return
         parts = [(self.node(address), slots) for address, slots in groups.items()]
-        _, failures = await self._outcomes([partial(call, node, slots) for node, slots in parts])
+        _, failures = await self._outcomes([partial(call, node, slots, Way.PLAIN) for node, slots in parts])
         errors = [error for error in failures if error is not None]
         if not errors:
             for node, _ in parts:
@@ -353,7 +408,7 @@ class NodesConnector(StreamingConnector[Connection]):
             return
         lasting = [error for error in errors if error.permanent]
         if lasting or len(errors) == len(parts) or self._context.settings.errors == "raise":
-            _raise_first(lasting or errors)
+            raise_first(lasting or errors)
         for (node, slots), error in zip(parts, failures, strict=True):
             if error is None:
                 if not node.conditions.is_clear:
@@ -364,9 +419,17 @@ class NodesConnector(StreamingConnector[Connection]):
 
     async def _on_any(self, call: Callable[[Node], Awaitable[T]]) -> list[T]:
         """Awaits `call` for every server, side by side. Returns the results of those that have answered."""
-        results, failures = await self._outcomes([partial(call, node) for node in await self._all_nodes()])
+        return await self._answered([partial(call, node) for node in await self._all_nodes()])
+
+    async def _answered(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """Awaits calls side by side. Returns the results of those that were answered.
+
+        Raises:
+            StoreError: none was.
+        """
+        results, failures = await self._outcomes(calls)
         if all(error is not None for error in failures):
-            _raise_first([error for error in failures if error is not None])
+            raise_first([error for error in failures if error is not None])
         return [result for result, error in zip(results, failures, strict=True) if error is None]
 
     async def _outcomes(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> tuple[list[T], list[StoreError | None]]:
@@ -394,7 +457,7 @@ class NodesConnector(StreamingConnector[Connection]):
         self._credentials.close()
 
 
-def _raise_first(errors: list[StoreError]) -> None:
+def raise_first(errors: list[StoreError]) -> None:
     """Raises an error, and forgets it: one that its own traceback holds is freed late."""
     error = errors[0]
     errors.clear()

@@ -36,4 +36,4 @@ class RedirectableCall(CombinedCall):
             if isinstance(self.failure, RedirectionsError):
                 self.failure.by_slot.setdefault(slot, error)
             elif not self.is_ended:
-                self.failure = RedirectionsError(error.store, error.message, {slot: error})
+                self.failure = RedirectionsError(error.store, {slot: error})

@@ -33,6 +33,11 @@ ADAPTERS: Final[dict[str, AdapterTarget]] = {
         None,
         *("redis-sentinel", "rediss-sentinel", "valkey-sentinel", "valkeys-sentinel"),
     ),
+    **_targets(
+        "lmcache_connect_redis.cluster_adapter:RedisClusterConnectorAdapter",
+        None,
+        *("redis-cluster", "rediss-cluster", "valkey-cluster", "valkeys-cluster"),
+    ),
     **_targets("lmcache_connect_s3.adapter:S3ConnectorAdapter", "s3", "s3"),
     **_targets("lmcache_connect_external.adapter:ExternalConnectorAdapter", None, "external"),
     **_targets(f"{_COMPOSITION}.hot_adapter:HotConnectorAdapter", None, f"hot+{ANY_SCHEME}"),

@@ -6,11 +6,11 @@ Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 
-from lmcache_connect import StoreError
+from lmcache_connect import CorruptRecordError, StoreError
 from lmcache_connect.errors import WrongNodeError
 
 from .replies import encode_command
@@ -23,12 +23,16 @@ _SLOTS: Final = 16_384
 
 
 class Redirect(Enum):
-    """Why a node does not answer: another one has the slot now, or the key; or nobody can answer for now."""
+    """Why a node does not answer: another one has the slot now, or the key; or nobody can answer for now.
+
+    `PRIMARY` is said by no node: the copy of a replica is damaged, so that its primary is to be asked.
+    """
 
     MOVED = "MOVED"
     ASK = "ASK"
     TRYAGAIN = "TRYAGAIN"
     CLUSTERDOWN = "CLUSTERDOWN"
+    PRIMARY = "PRIMARY"
 
 
 class RedirectedError(WrongNodeError):
@@ -39,8 +43,6 @@ class RedirectedError(WrongNodeError):
         slot: the slot. None where the node did not name it.
         host, port: the node to ask, for `MOVED` and `ASK`. An empty host is that of the node which said it.
     """
-
-    retryable = True
 
     def __init__(
         self, store: str, message: str, kind: Redirect, slot: int | None = None, host: str = "", port: int = 0
@@ -55,14 +57,25 @@ class RedirectedError(WrongNodeError):
 class RedirectionsError(WrongNodeError):
     """Some requests of a call were not run where they were sent. All others were answered.
 
-    `by_slot`: for each of the call's slots, the positions of its keys, that was not served, what the node said.
+    Attributes:
+        by_slot: for each of the call's slots, the positions of its keys, that was not served, what the node said.
+        flags: what the others were answered, for a call whose answers are flags.
     """
 
-    retryable = True
-
-    def __init__(self, store: str, message: str, by_slot: Mapping[int, RedirectedError]) -> None:
-        super().__init__(store, message)
+    def __init__(self, store: str, by_slot: Mapping[int, RedirectedError]) -> None:
+        first = next(iter(by_slot.values()))
+        super().__init__(store, first.message)
         self.by_slot: Final = dict(by_slot)
+        self.flags: dict[int, bool] = {}
+
+    def at(self, slots: Sequence[int]) -> RedirectionsError:
+        """Returns the error for the call whose slots `slots` this call's are."""
+        return RedirectionsError(self.store, {slots[at]: error for at, error in self.by_slot.items()})
+
+
+def damaged_copy(store: str, error: CorruptRecordError) -> RedirectedError:
+    """Returns what stands for a chunk of a replica that does not verify."""
+    return RedirectedError(store, f"the copy of a replica: {error}", Redirect.PRIMARY)
 
 
 def redirect_of(error: StoreError, line: str) -> RedirectedError | None:

@@ -27,8 +27,9 @@ from ..protocol.connection import Connection, lost_connection
 from ..protocol.nested import read_nested
 from ..protocol.redirects import Redirect, RedirectedError
 from ..protocol.replies import encode_command
-from .placement import Address
+from .placement import Address, Placement
 from .slot_map import Node, SlotMap, SlotMapError, address_of, slot_map_of
+from .slots import slot_of
 
 _EVERY: Final = 0.5
 """Seconds between two renewals, at least."""
@@ -54,8 +55,8 @@ class NoClusterError(StoreCommandError):
     permanent = True
 
 
-class Cluster:
-    """The map of a cluster's slots. Belongs to one event loop."""
+class Cluster(Placement):
+    """The map of a cluster's slots. Belongs to one event loop; what is known may be asked for from any thread."""
 
     def __init__(
         self,
@@ -63,9 +64,13 @@ class Cluster:
         seeds: Sequence[Address],
         open_connection: Callable[[Address], Awaitable[Connection]],
         seconds: float,
+        on_renewed: Callable[[SlotMap], None],
     ) -> None:
-        """`seeds`: the hosts of the URL. `open_connection` connects to a node. `seconds`: how long asking one takes."""
-        self._store: Final = store
+        """`seeds`: the hosts of the URL. `open_connection` connects to a node. `seconds`: how long asking one takes.
+
+        `on_renewed` is told of each map that was asked for.
+        """
+        self.store: Final = store
         self._seeds: Final = tuple(seeds)
         self._open: Final = open_connection
         self._seconds: Final = seconds
@@ -73,6 +78,9 @@ class Cluster:
         self._renewal: asyncio.Task[SlotMap] | None = None
         self._is_closed = False
         self._renewed_at = float("-inf")
+        self._on_renewed: Final = on_renewed
+        self.asked_at = float("-inf")
+        """When the map was asked for, by `time.monotonic`."""
         self._learned: dict[int, tuple[Address, float]] = {}
         """What redirects have told since a renewal began: a map that was asked for before may be older."""
 
@@ -80,6 +88,25 @@ class Cluster:
     def known(self) -> SlotMap | None:
         """The map as it is known now."""
         return self._map
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """The primaries that are known, or the hosts of the URL."""
+        known = self._map
+        return self._seeds if known is None else tuple(shard.primary.address for shard in known.shards)
+
+    def place(self, names: Sequence[str]) -> dict[Address, list[int]]:
+        groups: dict[Address, list[int]] = {}
+        for position, name in enumerate(names):
+            groups.setdefault(self.address_of(name), []).append(position)
+        return groups
+
+    def address_of(self, name: str) -> Address:
+        known = self._map
+        address = None if known is None else known.primary_of(slot_of(name))
+        if address is None:
+            raise StoreUnavailableError(self.store, "no node of the cluster is known to have the slot of a key")
+        return address
 
     async def map(self) -> SlotMap:
         """Returns the map, which is asked for where none is known. Raises what `renewed` raises."""
@@ -98,10 +125,10 @@ class Cluster:
         """
         renewal = self._begin()
         if renewal is None:
-            raise ConnectorClosedError(f"the connector of {self._store}")
+            raise ConnectorClosedError(f"the connector of {self.store}")
         await asyncio.wait((renewal,))
         if renewal.cancelled():
-            raise ConnectorClosedError(f"the connector of {self._store}")
+            raise ConnectorClosedError(f"the connector of {self.store}")
         return renewal.result()
 
     def doubt(self) -> None:
@@ -117,7 +144,7 @@ class Cluster:
         try:
             target = address_of(redirected.host, redirected.port, said_by)
         except SlotMapError as error:
-            raise StoreProtocolError(self._store, f"a redirect leads nowhere: {error}") from None
+            raise StoreProtocolError(self.store, f"a redirect leads nowhere: {error}") from None
         if redirected.kind is not Redirect.MOVED:
             return target
         self.doubt()
@@ -150,12 +177,14 @@ class Cluster:
             fresh = await self._ask_any()
         finally:
             self._renewed_at = time.monotonic()
+        self.asked_at = began
         self._learned = {slot: said for slot, said in self._learned.items() if said[1] >= began}
         for slot, (address, _) in self._learned.items():
             fresh = fresh.with_slot(slot, address)
         before, self._map = self._map, fresh
         if before is not None and _primaries(before) != _primaries(fresh):
-            event(logging.INFO, "cluster_changed", store=self._store, primaries=len(fresh.shards))
+            event(logging.INFO, "cluster_changed", store=self.store, primaries=len(fresh.shards))
+        self._on_renewed(fresh)
         return fresh
 
     async def _ask_any(self) -> SlotMap:
@@ -172,7 +201,7 @@ class Cluster:
                 return answered
             if answered is not None and (failure is None or not failure.permanent):
                 failure = answered
-        raise failure or StoreUnavailableError(self._store, "no node of the cluster answers")
+        raise failure or StoreUnavailableError(self.store, "no node of the cluster answers")
 
     async def _ask_first(self, addresses: Sequence[Address]) -> SlotMap | StoreError | None:
         found: list[SlotMap] = []
@@ -210,16 +239,16 @@ class Cluster:
                 await connection.send(_SLOTS_COMMAND)
                 return slot_map_of(await read_nested(connection, _MAP_BYTES, _HOST_BYTES, _DEPTH), address)
         except SlotMapError as error:
-            raise StoreProtocolError(self._store, f"the reply to CLUSTER SLOTS cannot be a map: {error}") from None
+            raise StoreProtocolError(self.store, f"the reply to CLUSTER SLOTS cannot be a map: {error}") from None
         except StreamClosedError as error:
-            raise lost_connection(self._store, error) from error.with_traceback(None)
+            raise lost_connection(self.store, error) from error.with_traceback(None)
         except TimeoutError:
-            raise StoreUnavailableError(self._store, f"no map of the slots within {self._seconds:g} s") from None
+            raise StoreUnavailableError(self.store, f"no map of the slots within {self._seconds:g} s") from None
         except StoreCommandError as error:
             if "cluster support disabled" not in error.message:
                 raise
             plain = f"redis://{HostPort(host=address[0], port=address[1])}"
-            raise NoClusterError(self._store, f"{error.message}; use a URL of one server, such as {plain}") from None
+            raise NoClusterError(self.store, f"{error.message}; use a URL of one server, such as {plain}") from None
         finally:
             if connection is not None:
                 connection.close()

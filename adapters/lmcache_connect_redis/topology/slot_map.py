@@ -65,10 +65,14 @@ class SlotMap:
         index = self._owners[slot]
         return None if index == NOWHERE else self.shards[index]
 
-    def owners_of(self, slots: Sequence[int]) -> list[int]:
-        """Returns for each slot the index of its shard in `shards`, or `NOWHERE`."""
-        owners = self._owners
-        return [owners[slot] for slot in slots]
+    def primary_of(self, slot: int) -> Address | None:
+        """Returns the primary that has a slot. None where none has it."""
+        index = self._owners[slot]
+        return None if index == NOWHERE else self.shards[index].primary.address
+
+    def owner_of(self, slot: int) -> int:
+        """Returns the index in `shards` of the shard that has a slot, or `NOWHERE`."""
+        return self._owners[slot]
 
     def with_slot(self, slot: int, address: Address) -> SlotMap:
         """Returns the map in which the primary at `address` has `slot` as well."""

@@ -1,0 +1,24 @@
+"""`Way`: how a server is asked for its share of a call."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Way(Enum):
+    """How the requests for some keys are made. All but the first are for nodes of a cluster.
+
+    `WHOLE`: no chunk is put in pieces, since its slot is moving to another node, where no transaction is possible yet.
+    `ASKING`: of a node that only is about to get the slots; whole as well. `REPLICA`: of a replica, whose copy may be
+    old or damaged while the primary's is not.
+    """
+
+    PLAIN = "plain"
+    WHOLE = "whole"
+    ASKING = "asking"
+    REPLICA = "replica"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each chunk is put as one value."""
+        return self is Way.WHOLE or self is Way.ASKING
