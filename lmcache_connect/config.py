@@ -164,7 +164,8 @@ class ConnectorConfig(Settings):
     """The names of plug-ins, `type` or `type.instance`. `extra_config` has their settings. JSON in the environment."""
 
     allowed_modules: tuple[str, ...] | None = None
-    """The exact names of modules that plug-ins may be imported from; None: any module. JSON in the environment."""
+    """The exact names of modules that plug-ins may be imported from; None: any module. Callables of `?credentials=` are
+    imported from these alone; None: no module. JSON in the environment."""
 
     trusted_modules: tuple[str, ...] = ()
     """The exact names of modules whose `RemoteConnector`s keep their contract; `*`: all. They are called as this

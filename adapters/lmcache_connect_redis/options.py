@@ -14,6 +14,9 @@ from lmcache_connect.record import MIN_STRIPE_BYTES
 DEFAULT_PORT: Final = 6379
 TLS_SCHEMES: Final = frozenset({"rediss", "valkeys"})
 
+CALLABLE: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+"""What `credentials` looks like: `module:callable`."""
+
 Count = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -58,7 +61,7 @@ class RedisOptions(ConnectorOptions):
     password_env: str | None = None
     """An environment variable that holds the password."""
 
-    credentials: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    credentials: Annotated[str, Field(pattern=CALLABLE)] | None = None
     """`module:callable`, which returns the user, the password and for how many seconds they are good. The setting
     `allowed_modules` has to name the module."""
 

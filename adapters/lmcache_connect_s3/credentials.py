@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import Context
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import anyio
 
 from lmcache_connect import AuthenticationError, StoreError
-from lmcache_connect.errors import MissingExtraError
+from lmcache_connect.errors import LMCacheConnectError, MissingExtraError
 from lmcache_connect.known_secrets import Holder, know
-from lmcache_connect.outside import Lane
+from lmcache_connect.outside import Lane, SharedQuestion
 
 from .options import S3Options
 
@@ -59,7 +58,7 @@ class CredentialSource:
         self._found: Any = None
         self._frozen: ReadOnlyCredentials | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._question: Final = SharedQuestion(f"the credentials of {store}", self._ask)
         self._known: Holder | None = None
         self.region: str | None = None
         """The region that the environment or the profile names, if any. Known after the first `current()`."""
@@ -90,30 +89,23 @@ class CredentialSource:
 
     def close(self) -> None:
         """Stops a renewal in the background."""
-        for task in (self._renewing, self._asking):
-            if task is not None:
-                task.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
+        self._question.close()
         self._lane.close()
 
     async def _renew_quietly(self) -> None:
         try:
             await self._renew(self._is_due)
-        except StoreError:
+        except LMCacheConnectError:
             pass  # those at hand are still good, and the call that finds none raises
 
     async def _renew(self, is_needed: Callable[[], bool], *, from_scratch: bool = False) -> None:
         """Asks the chain, unless the question of another call helps. `from_scratch`: forgets what it said before."""
-        if self._asking is not None and not self._asking.done():
-            await asyncio.shield(self._asking)
-            if not is_needed():
-                return
-        if self._asking is None or self._asking.done():
-            if from_scratch:
-                self._found = self._session = None
-            # In a context of its own: it outlives the call, and its deadline.
-            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=Context())
-            self._asking.add_done_callback(_retrieve)
-        await asyncio.shield(self._asking)
+        await self._question.ask(is_needed, self._forget if from_scratch else None)
+
+    def _forget(self) -> None:
+        self._found = self._session = None
 
     async def _ask(self) -> None:
         resolve = partial(_resolve, self._store, self._options, self._session, self._found)
@@ -124,7 +116,7 @@ class CredentialSource:
             raise
         except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError):
-                self._found = self._session = None  # the thread may still use them
+                self._forget()  # the thread may still use them
             # Its text may hold the answer of a metadata server, so only its class is shown.
             raise AuthenticationError(
                 self._store, f"no credentials: asking {_CHAIN} failed with {type(error).__name__}"
@@ -164,9 +156,3 @@ def _resolve(store: str, options: S3Options, session: Any, found: Any) -> _Answe
             "or ?anonymous=true for a bucket that is open to everybody",
         )
     return _Answer(session, found, found.get_frozen_credentials(), region)  # renews them where they have to be
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Marks the outcome of a question as looked at: every caller may have left."""
-    if not task.cancelled():
-        task.exception()

@@ -187,7 +187,12 @@ def _without_secrets(url: RemoteURL) -> tuple[str, list[str]]:
     fields: list[str] = []
     for field in query.split("&") if query else ():
         name, _, value = field.partition("=")
-        if any(secrets_of_setting(unquote_plus(name), unquote_plus(value))):
+        if name == "credentials":
+            notes.append(
+                "the option credentials is left out: name the callable there as here, and its module in the variable "
+                "LMCACHE_CONNECT_ALLOWED_MODULES of the engine"
+            )
+        elif any(secrets_of_setting(unquote_plus(name), unquote_plus(value))):
             notes.append(
                 f"the option {unquote_plus(name)} is left out, because it holds a secret: "
                 "give it to the engine another way"

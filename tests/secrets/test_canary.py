@@ -21,6 +21,7 @@ from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServ
 from lmcache_connect.testing import ValkeyServer
 
 from ..internal_api_server.conftest import client_of
+from . import peers
 from .peers import REDIS, listening, s3_answer
 
 STRONG: Final = "c4nary/4f9a+Zq8'w\"x"
@@ -116,7 +117,7 @@ async def managed(
 
 @BOTH
 @pytest.mark.parametrize("how", REDIS)
-@pytest.mark.parametrize("door", ["url", "file", "environment"])
+@pytest.mark.parametrize("door", ["url", "file", "environment", "callable"])
 @pytest.mark.asyncio
 async def test_a_redis_server_that_repeats_the_password_makes_it_seen_nowhere(
     secret: str,
@@ -133,6 +134,10 @@ async def test_a_redis_server_that_repeats_the_password_makes_it_seen_nowhere(
         elif door == "file":
             (tmp_path / "word").write_text(secret)
             url = f"redis://somebody@127.0.0.1:{port}?password_file={tmp_path / 'word'}"
+        elif door == "callable":
+            monkeypatch.setattr(peers, "login", lambda: ("somebody", secret, 900), raising=False)
+            monkeypatch.setenv("LMCACHE_CONNECT_ALLOWED_MODULES", f'["{peers.__name__}"]')
+            url = f"redis://127.0.0.1:{port}?credentials={peers.__name__}:login"
         else:
             monkeypatch.setenv("SOME_WORD", secret)
             url = f"redis://somebody@127.0.0.1:{port}?password_env=SOME_WORD"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
@@ -185,4 +186,96 @@ async def test_closing_the_pool_closes_every_connection_and_tells_who_waits() ->
     assert not idle.is_open
     pool.release(first)
     pool.release(third)
+    assert pool.open_connections == 0
+
+
+# --------------------------------------------------------------------------------------------------- renewing
+
+
+class Renewing(Server):
+    """A server whose connections are to be renewed before their next use, once `is_due`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_due = False
+        self.failure: BaseException | None = None
+        self.renewed: list[int] = []
+        self.gate: asyncio.Event | None = None
+
+    def pool(self, size: int = 2) -> ConnectionPool[Connection]:
+        return ConnectionPool(size, self.connect, "the store", renew=self.renew)
+
+    def renew(self, connection: Connection) -> Awaitable[None] | None:
+        return self._renew(connection) if self.is_due else None
+
+    async def _renew(self, connection: Connection) -> None:
+        self.renewed.append(connection.number)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+async def test_an_idle_connection_is_renewed_before_its_next_use_and_a_new_one_is_not() -> None:
+    server = Renewing()
+    pool = server.pool()
+    server.is_due = True
+    async with pool.acquired():
+        assert server.renewed == []
+    server.is_due = False
+    async with pool.acquired():
+        assert server.renewed == []
+    server.is_due = True
+    async with pool.acquired() as connection:
+        assert server.renewed == [0]
+        assert connection.number == 0
+    pool.close()
+
+
+@pytest.mark.parametrize("failure", [StoreError("the store", "no"), StreamClosedError("it is gone")])
+async def test_a_connection_that_cannot_be_renewed_is_closed_and_another_one_is_used(failure: Exception) -> None:
+    server = Renewing()
+    pool = server.pool(size=1)
+    async with pool.acquired():
+        pass
+    server.is_due, server.failure = True, failure
+    async with pool.acquired() as connection:
+        assert connection.number == 1
+    assert not server.connections[0].wire.is_open
+    assert pool.open_connections == 1
+    pool.close()
+
+
+async def test_a_caller_that_leaves_while_its_connection_is_renewed_closes_it_and_frees_its_place() -> None:
+    server = Renewing()
+    pool = server.pool(size=1)
+    async with pool.acquired():
+        pass
+    server.is_due, server.gate = True, asyncio.Event()
+    leaving = asyncio.create_task(pool.acquire())
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert server.renewed == [0]
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert (await asyncio.wait_for(waiting, 1)).number == 1
+    assert not server.connections[0].wire.is_open
+    pool.close()
+
+
+async def test_a_pool_that_is_closed_while_a_connection_is_renewed_raises() -> None:
+    server = Renewing()
+    pool = server.pool(size=1)
+    async with pool.acquired():
+        pass
+    server.is_due, server.gate = True, asyncio.Event()
+    acquiring = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    pool.close()
+    server.gate.set()
+    with pytest.raises(ConnectorClosedError):
+        await asyncio.wait_for(acquiring, 1)
     assert pool.open_connections == 0

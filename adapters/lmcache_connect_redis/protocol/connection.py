@@ -14,7 +14,7 @@ from lmcache_connect.transport import CertificateRefusedError, Stream, StreamClo
 
 from .credential import Credential, LatestCredential
 from .redirects import redirect_of
-from .replies import ends_connection, is_refusal, reply_error
+from .replies import LapsedLoginError, ends_connection, is_login_missing, is_refusal, reply_error
 from .tenure import Tenure
 from .traits import FULL_SERVER, Role, ServerTraits
 
@@ -298,6 +298,8 @@ class Connection:
             return redirected
         if ends_connection(said):
             self.end_tenure()
+        if is_login_missing(said) and self.credential.password is not None:
+            return LapsedLoginError(self.store, error.message)
         return error
 
     def shown(self, line: bytes) -> str:

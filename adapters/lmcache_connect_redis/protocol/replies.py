@@ -36,7 +36,10 @@ _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
     "MASTERDOWN": (StoreUnavailableError, "the replica has lost its primary"),
     "TRYAGAIN": (StoreUnavailableError, "the cluster is moving this key's slot"),
     "CLUSTERDOWN": (StoreUnavailableError, "the cluster has lost part of its slots; see CLUSTER INFO"),
-    "NOAUTH": (AuthenticationError, "the server wants a password; give it in the URL or by ?password_file="),
+    "NOAUTH": (
+        AuthenticationError,
+        "the server wants a password; give it in the URL, by ?password_file= or ?credentials=",
+    ),
     "WRONGPASS": (AuthenticationError, "the user or the password is wrong"),
     "NOPERM": (AuthenticationError, "the user may not do this; see ACL GETUSER on the server"),
     "DENIED": (
@@ -65,6 +68,15 @@ class SetupError(StoreCommandError):
     permanent = True
 
 
+class LapsedLoginError(AuthenticationError):
+    """The server does not know any more that the connection has logged in. It has not done what it was told.
+
+    Retried: another connection logs in with the credential as it is by then. If that is wrong, the server says so.
+    """
+
+    retryable = True
+
+
 _ENDING: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH"})
 
 
@@ -74,6 +86,11 @@ def ends_connection(line: str) -> bool:
     It may lead to another server by now, or log in with another password.
     """
     return line.partition(" ")[0] in _ENDING
+
+
+def is_login_missing(line: str) -> bool:
+    """Returns whether an error reply says that the connection has to log in first."""
+    return line.partition(" ")[0] == "NOAUTH"
 
 
 def is_refusal(line: str) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lmcache_connect import StoreError
 from lmcache_connect.errors import (
@@ -105,7 +105,7 @@ async def open_connection(
         raise
 
 
-def log_in_again(connection: Connection) -> Awaitable[None] | None:
+def log_in_again(connection: Connection) -> Coroutine[Any, Any, None] | None:
     """Logs a connection in with the latest credential, before it is used for the next call. None: that is not due.
 
     It keeps its database and its name. The caller sets the deadline, and closes the connection where this raises.

@@ -69,7 +69,7 @@ def _seconds(value: object) -> float:
             raise WrongAnswerError("its expiry is a datetime without a time zone; expected an aware one")
         seconds = (value - datetime.now(UTC)).total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(min(value, 2 * _MOST_SECONDS))
+        seconds = float(max(min(value, 2 * _MOST_SECONDS), -1))
     else:
         raise WrongAnswerError(f"its expiry is a {type(value).__name__}; expected seconds, a datetime or None")
     if not seconds <= _MOST_SECONDS:

@@ -94,8 +94,8 @@ class CredentialCallable(Credentials):
             AuthenticationError: the callable failed, or did not answer in time. Its error's text is not shown.
         """
         if not self._held.is_good:
-            if time.monotonic() >= self._pause_ends:
-                await self._question.ask(lambda: not self._held.is_good and time.monotonic() >= self._pause_ends)
+            if self._may_ask():
+                await self._question.ask(lambda: not self._held.is_good and self._may_ask())
             if not self._held.is_good:
                 raise AuthenticationError(self._store, f"no credentials: {self._failure}")
         return self._held.credential
@@ -103,9 +103,11 @@ class CredentialCallable(Credentials):
     async def after_refusal(self, refused: Credential) -> Credential | None:
         """Asks again, at once where this credential is refused for the first time. It may just have been replaced."""
         if refused is self._held.credential:
-            if not self._is_refused(refused) or time.monotonic() >= self._pause_ends:
+            if not self._is_refused(refused):
                 self._refused.append(refused)
                 await self._question.ask(lambda: refused is self._held.credential)
+            elif self._may_ask():
+                await self._question.ask(lambda: refused is self._held.credential and self._may_ask())
             if refused is self._held.credential and self._previous.is_good:
                 self._hold(self._previous)
                 self._previous = _NOTHING
@@ -161,6 +163,9 @@ class CredentialCallable(Credentials):
         else:
             self._pause, self._pause_ends = 0.0, -math.inf
         self._plan()
+
+    def _may_ask(self) -> bool:
+        return time.monotonic() >= self._pause_ends
 
     def _is_refused(self, credential: Credential) -> bool:
         return any(each.is_like(credential) for each in self._refused)

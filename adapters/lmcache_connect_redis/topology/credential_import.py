@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from lmcache_connect import ConnectorConfig, RemoteURL
 from lmcache_connect.errors import InvalidOptionError, PluginError
 from lmcache_connect.foreign import PluginClass
+
+from ..options import CALLABLE
 
 
 def import_callable(url: RemoteURL, path: str, settings: ConnectorConfig | None) -> Callable[[], Any]:
@@ -42,7 +45,7 @@ def import_callable(url: RemoteURL, path: str, settings: ConnectorConfig | None)
 def prepare_callable(url: RemoteURL, settings: ConnectorConfig) -> None:
     """Imports the module in advance, where the URL names a callable. Raises as `import_callable` does."""
     path = url.query.get("credentials")
-    if path is not None and ":" in path.get_secret_value():
+    if path is not None and re.match(CALLABLE, path.get_secret_value()):
         import_callable(url, path.get_secret_value(), settings)
 
 
