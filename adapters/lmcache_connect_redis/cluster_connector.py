@@ -56,6 +56,8 @@ _HOPS: Final = 4
 class ClusterConnector(NodesConnector):
     """Stores each chunk on one node of a cluster. Connects to a node on the first call that concerns it."""
 
+    follows = True
+
     def __init__(
         self, context: ConnectorContext, options: RedisClusterOptions, seeds: Sequence[Address], scheme: str
     ) -> None:

@@ -179,36 +179,49 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def exists(self, key: Key) -> bool:
         """Returns whether the server holds the chunk."""
-        return (await self._look_up((key,), self._layout.encode_exists, Way.PLAIN))[0]
+        return (await self._look_up((key,), self._layout.encode_exists))[0]
 
-    async def batched_exists(self, keys: Sequence[Key], *, way: Way = Way.PLAIN) -> Flags:
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for each key whether the server holds its chunk. One round trip for all keys."""
-        return await self._look_up(keys, self._layout.encode_exists, way)
+        return await self._look_up(keys, self._layout.encode_exists)
 
-    async def remove(self, key: Key, *, way: Way = Way.PLAIN) -> bool:
+    async def remove(self, key: Key) -> bool:
         """Removes the chunk. Returns whether it was there. The server frees its memory in the background."""
-        return (await self._look_up((key,), self._layout.encode_remove, way))[0]
+        return (await self._look_up((key,), self._layout.encode_remove))[0]
 
-    async def batched_remove(self, keys: Sequence[Key], *, way: Way = Way.PLAIN) -> Flags:
+    async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes the chunks. Returns for each whether it is gone now. One round trip for all keys."""
-        try:
-            await self._look_up(keys, self._layout.encode_remove, way)
-        except RedirectionsError as redirections:
-            redirections.flags = dict.fromkeys(redirections.flags, True)
-            raise
+        await self._look_up(keys, self._layout.encode_remove)
         return [True] * len(keys)
 
-    async def _look_up(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes], way: Way) -> Flags:
-        """Sends one command for each key. Returns for each whether it found all names of the chunk.
+    async def names_held(self, names: Sequence[str], way: Way = Way.PLAIN) -> Flags:
+        """`batched_exists` for the names of chunks in the store.
 
         Raises:
             RedirectionsError: the node of a cluster has not answered for some of them.
         """
+        return await self._look_names_up(names, self._layout.encode_exists, way)
+
+    async def names_removed(self, names: Sequence[str], way: Way = Way.PLAIN) -> Flags:
+        """Removes chunks by their names in the store. Returns for each whether it was there.
+
+        Raises:
+            RedirectionsError: the node of a cluster has not removed some of them.
+        """
+        return await self._look_names_up(names, self._layout.encode_remove, way)
+
+    async def _look_up(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]) -> Flags:
+        """Sends one command for each key. Returns for each whether it found all names of the chunk."""
         if not keys:
             return []
+        call = LookupCall(keys, lambda some: encode(self.names_of(key_strings(some))))
+        await self._lookups.run(call)
+        return call.flags
+
+    async def _look_names_up(self, names: Sequence[str], encode: Callable[[Sequence[str]], bytes], way: Way) -> Flags:
         if way is Way.ASKING:
-            return await self._look_up_asking(self.names_of(key_strings(keys)), encode)
-        call = LookupCall(keys, lambda texts: encode(self.names_of(texts)))
+            return await self._look_up_asking(names, encode)
+        call = LookupCall(names, encode)
         try:
             await self._lookups.run(call)
         except RedirectionsError as redirections:
@@ -217,7 +230,7 @@ class RedisConnector(StreamingConnector[Connection]):
         return call.flags
 
     async def _look_up_asking(self, names: Sequence[str], encode: Callable[[Sequence[str]], bytes]) -> Flags:
-        """`_look_up` at a node that only is about to get the slots."""
+        """`_look_names_up` at a node that only is about to get the slots."""
         flags: list[bool] = []
         redirected: dict[int, RedirectedError] = {}
         async with self._lookup_pool.acquired() as connection:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from lmcache_connect import StoreError
-from lmcache_connect.keys import Key, key_strings
+from lmcache_connect.keys import Key
 from lmcache_connect.streaming import NAMES_AT_A_TIME, CallQueue, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool
 
@@ -28,8 +28,8 @@ class LookupCall(RedirectableCall):
 
     __slots__ = ("_begun", "_encode", "_keys", "flags")
 
-    def __init__(self, keys: Sequence[Key], encode: Callable[[Sequence[str]], bytes]) -> None:
-        """`encode` returns the commands for some keys."""
+    def __init__(self, keys: Sequence[Key], encode: Callable[[Sequence[Any]], bytes]) -> None:
+        """`encode` returns the commands for some of `keys`. It is given them as they are."""
         super().__init__()
         self._keys: Final = keys
         self._encode: Final = encode
@@ -41,7 +41,7 @@ class LookupCall(RedirectableCall):
 
     def next_request(self) -> tuple[tuple[bytes, int], int]:
         start = self._begun
-        keys = key_strings(self._keys[start : start + NAMES_AT_A_TIME])
+        keys = self._keys[start : start + NAMES_AT_A_TIME]
         self._begun = start + len(keys)
         return (self._encode(keys), len(keys)), 0
 

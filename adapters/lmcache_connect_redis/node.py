@@ -8,12 +8,11 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 from weakref import WeakSet
 
 from lmcache_connect import ConnectorConfig, StoreError
-from lmcache_connect.contract import Admission, BreakerState, CircuitBreaker, seconds_left
+from lmcache_connect.contract import Admission, BreakerState, CircuitBreaker, ServerState, operation_under_way
 from lmcache_connect.errors import CircuitOpenError, Incident, OperationTimeoutError, StoreUnavailableError
 from lmcache_connect.observability import Conditions, event
 
@@ -29,16 +28,6 @@ _MARGIN_SHARE: Final = 0.1
 """The part of the time left that `_MARGIN` may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
-    """What is known of one server. `failures`: attempts in a row that it did not answer. `error`: the last failure."""
-
-    store: str
-    breaker: BreakerState
-    failures: int
-    error: str
-
-
 class Node:
     """One server. What fails here says nothing about the others. Belongs to one event loop."""
 
@@ -51,17 +40,28 @@ class Node:
         self.conditions: Final = Conditions(store)
         """What fails here again and again, and is a miss. It is told at a bounded rate."""
         self._counted: WeakSet[Incident] = WeakSet()
-        self._last_error = ""
+        self._last_failure = ("", "")
+        self._is_suspect = False
 
     @property
-    def state(self) -> NodeState:
-        """What is known of it now."""
-        return NodeState(self.store, self.breaker.state, self.breaker.failures, self._last_error)
+    def state(self) -> ServerState:
+        """What is known of it now. From any thread."""
+        error, detail = self._last_failure
+        return ServerState(self.store, self.breaker.state, self.breaker.failures, error, detail)
 
     @property
     def is_plain(self) -> bool:
         """Whether a thread may ask it without the event loop: nothing has failed. From any thread."""
-        return not self.breaker.failures
+        return not (self.breaker.failures or self._is_suspect)
+
+    def check_breaker(self) -> None:
+        """Raises `CircuitOpenError` where the server has failed before, and is not asked now."""
+        if self.breaker.state is BreakerState.OPEN:
+            raise CircuitOpenError(self.store, self.breaker.failures, self.breaker.retry_in)
+
+    def suspect(self) -> None:
+        """Told that a call in a thread has failed: the next ones go over the event loop. From any thread."""
+        self._is_suspect = True
 
     def note_missed(self, operation: str, error: StoreError) -> None:
         """Tells of a failure that the call's keys on this server are misses for."""
@@ -78,12 +78,15 @@ class Node:
         is_transfer: bool = False,
         is_repeatable: bool = True,
         is_probe: bool = False,
+        is_alone: bool = False,
         waits: bool = False,
     ) -> T:
         """Returns what `attempt()` returns, after at most `retries` repetitions. The result of a transfer is a bool.
 
-        It says whether bytes were moved. `is_probe`: the server is asked also while its breaker is open. `waits`: the
-        attempt may wait for something else than the server, so that its being late says nothing about it.
+        It says whether bytes were moved. `is_probe`: the server is asked also while its breaker is open. `is_alone`: no
+        other server is asked, now or later. Otherwise this ends a little before the deadline of the operation under
+        way.
+        `waits`: the attempt may wait for something else than the server, so that its being late says nothing of it.
 
         Raises:
             CircuitOpenError: the server has failed before, and is not asked now.
@@ -93,32 +96,49 @@ class Node:
         admission = self.breaker.admit(is_transfer=is_transfer)
         if admission is None and not is_probe:
             raise CircuitOpenError(self.store, self.breaker.failures, self.breaker.retry_in)
-        seconds = seconds_for_a_share()
+        verdict: bool | None = None
+        has_moved = False
+        try:
+            result = await self._limited(operation, attempt, admission, is_transfer, is_repeatable, is_alone)
+            verdict, has_moved = True, is_transfer and bool(result)
+            if not self.conditions.is_clear:
+                self.conditions.succeeded(operation)
+            self._is_suspect = False
+            return result
+        except StoreError as error:
+            self._last_failure = (type(error).__name__, str(error))
+            if not waits and isinstance(error, OperationTimeoutError):
+                verdict = False
+            raise  # each attempt that failed was told already
+        except asyncio.CancelledError:
+            if not waits and _deadline() <= asyncio.get_running_loop().time():
+                verdict = False
+            raise
+        finally:
+            self._tell(verdict, admission, is_transfer=is_transfer, has_moved=has_moved)
+
+    async def _limited(
+        self,
+        operation: str,
+        attempt: Callable[[], Awaitable[T]],
+        admission: Admission | None,
+        is_transfer: bool,
+        is_repeatable: bool,
+        is_alone: bool,
+    ) -> T:
+        seconds = math.inf if is_alone else seconds_for_a_share()
         if not is_transfer and self.breaker.is_probe(admission):
             seconds = min(seconds, self._settings.stall_timeout)
-        timer = asyncio.timeout(None if math.isinf(seconds) else seconds)
-        told = False
+        if math.isinf(seconds):
+            return await self._attempts(attempt, admission, is_transfer, is_repeatable)
+        timer = asyncio.timeout(seconds)
         try:
             async with timer:
-                result = await self._attempts(attempt, admission, is_transfer, is_repeatable)
-                self._tell(True, admission, is_transfer=is_transfer, has_moved=is_transfer and bool(result))
-                told = True
-                return result
-        except StoreError as error:
-            self._last_error = str(error)
-            raise
-        except TimeoutError:
-            if not timer.expired():
+                return await self._attempts(attempt, admission, is_transfer, is_repeatable)
+        except TimeoutError as error:
+            if isinstance(error, StoreError) or not timer.expired():
                 raise
-            if not waits:
-                told = True
-                self._tell(False, admission, is_transfer=is_transfer)
-            late = OperationTimeoutError(self.store, operation, seconds)
-            self._last_error = str(late)
-            raise late from None
-        finally:
-            if not told:  # each attempt that failed was told already
-                self._tell(None, admission, is_transfer=is_transfer)
+        raise OperationTimeoutError(self.store, operation, seconds)
 
     async def _attempts(
         self, attempt: Callable[[], Awaitable[T]], admission: Admission | None, is_transfer: bool, is_repeatable: bool
@@ -182,7 +202,12 @@ class Node:
             event(logging.WARNING, "breaker", store=self.store, state=breaker.state.value)
 
 
+def _deadline() -> float:
+    running = operation_under_way.get()
+    return math.inf if running is None else running.deadline
+
+
 def seconds_for_a_share() -> float:
     """Returns how many seconds a server has for its share of the call under way. Infinity: it has no deadline."""
-    left = seconds_left()
+    left = _deadline() - asyncio.get_running_loop().time()
     return left if math.isinf(left) else max(0.0, left - min(_MARGIN, _MARGIN_SHARE * left))

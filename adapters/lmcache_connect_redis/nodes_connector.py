@@ -10,19 +10,20 @@ answered. With `errors=raise` the call fails when all others have ended: what th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import Documents, Flags, OwnThreadCalls, gather, note_missed
+from lmcache_connect.contract import BreakerState, Documents, Flags, OwnThreadCalls, ServerState, note_missed
 from lmcache_connect.errors import StoreUnavailableError, UnsupportedOperationError
-from lmcache_connect.streaming import Arrivals, ArrivalsShare, ChunkBytes, DividedArrivals, StreamingConnector
+from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals, StreamingConnector
 from lmcache_connect.url import HostPort, RemoteURL
 
 from .connector import RedisConnector, layout_of
-from .node import Node, NodeState
+from .node import Node
 from .nodes_own_thread import NodesOwnThread
 from .options import RedisOptions
 from .protocol.connection import Connection, lost_connection
@@ -45,6 +46,8 @@ class NodesConnector(StreamingConnector[Connection]):
 
     repeats_itself = True
     judges_itself = True
+    follows: ClassVar[bool] = False
+    """Whether a call goes on elsewhere with keys that a server has not served."""
 
     def __init__(self, context: ConnectorContext, options: RedisOptions, placement: Placement, scheme: str) -> None:
         """`scheme`: that of one server's URL, `redis` or `rediss`, by which a server is named and connected to.
@@ -68,14 +71,17 @@ class NodesConnector(StreamingConnector[Connection]):
         self._credentials: Final = credentials_of(context.remote_url, options, context.settings, context.lane)
         self._layout: Final = layout_of(self._store, options)
         self._nodes: Final[dict[Address, Node]] = {}
-        self._is_closed = False
         self._own_thread: Final = NodesOwnThread(self._node_of_name, self.names_of)
 
     # ---------------------------------------------------------------------------------------------------- nodes
 
-    def states(self) -> list[NodeState]:
-        """What is known of each server, in the order of their addresses."""
-        return [self.node(address).state for address in sorted(self.placement.addresses)]
+    def servers(self) -> Sequence[ServerState]:
+        """What is known of each server, in the order of their addresses. From any thread."""
+        return [self._state_of(address) for address in sorted(self.placement.addresses)]
+
+    def _state_of(self, address: Address) -> ServerState:
+        node = self._nodes.get(address)
+        return ServerState(self._url_of(address).label(), BreakerState.CLOSED) if node is None else node.state
 
     def node(self, address: Address) -> Node:
         """The server at an address."""
@@ -138,19 +144,39 @@ class NodesConnector(StreamingConnector[Connection]):
         divided = DividedArrivals(arrivals)
 
         def call(node: Node, slots: list[int], way: Way) -> Awaitable[bool]:
+            if len(slots) == len(names) and way is Way.PLAIN:
+                return self._receive_all(node, keys, names, arrivals, divided, each, may_wait)
             return self._receive_share(node, keys, names, divided, slots, each, may_wait, way)
 
-        def unserved(slots: Sequence[int]) -> list[int]:
-            known = (arrivals.corrupt, arrivals.too_large)
-            return [
-                slot
-                for slot in slots
-                if slot < arrivals.wanted
-                and arrivals.found[slot] is None
-                and not any(slot in errors for errors in known)
-            ]
+        await self._serve("get", names, call, reads=True, unserved=divided.unknown)
 
-        await self._serve("get", names, call, reads=True, unserved=unserved)
+    async def _receive_all(
+        self,
+        node: Node,
+        keys: Sequence[str],
+        names: Sequence[str],
+        arrivals: Arrivals,
+        divided: DividedArrivals,
+        each: int,
+        may_wait: bool,
+    ) -> bool:
+        """Receives chunks that are all on one server."""
+        left: list[int] | None = None
+
+        async def attempt() -> bool:
+            nonlocal left
+            if left is not None:
+                return await self._receive_slots(node, keys, names, divided, left, each, may_wait, Way.PLAIN)
+            made = arrivals.room.made
+            try:
+                await node.connector.receive(keys, names, arrivals, may_wait=may_wait, nbytes=each * len(names))
+            except StoreError:
+                arrivals.room.release_since(made, arrivals.found)
+                left = divided.unknown(range(len(names)))
+                raise
+            return any(chunk is not None for chunk in arrivals.found)
+
+        return await node.call("get", attempt, is_transfer=True, is_alone=not self.follows, waits=may_wait)
 
     async def _receive_share(
         self,
@@ -163,34 +189,58 @@ class NodesConnector(StreamingConnector[Connection]):
         may_wait: bool,
         way: Way,
     ) -> bool:
-        left = slots
+        """Receives chunks that are on one of several servers which are asked."""
+        left = [*slots]
 
         async def attempt() -> bool:
-            nonlocal left
-            asked = left
-            share: ArrivalsShare = divided.share(asked)
-            damaged: dict[int, RedirectedError] = {}
-            try:
-                await node.connector.receive(
-                    [keys[slot] for slot in asked],
-                    [names[slot] for slot in asked],
-                    share,
-                    may_wait=may_wait,
-                    nbytes=each * len(asked),
-                    way=way,
-                )
-            except RedirectionsError as redirections:
-                raise redirections.at(asked) from None
-            finally:
-                if way is Way.REPLICA:
-                    damaged = {asked[at]: damaged_copy(node.store, error) for at, error in share.corrupt.items()}
-                    share.corrupt.clear()
-                left = divided.take(share)
-            if damaged:
-                raise RedirectionsError(node.store, damaged)
-            return len(left) < len(asked)
+            return await self._receive_slots(node, keys, names, divided, left, each, may_wait, way)
 
         return await node.call("get", attempt, is_transfer=True, waits=may_wait)
+
+    async def _receive_slots(
+        self,
+        node: Node,
+        keys: Sequence[str],
+        names: Sequence[str],
+        divided: DividedArrivals,
+        left: list[int],
+        each: int,
+        may_wait: bool,
+        way: Way,
+    ) -> bool:
+        """Receives chunks into the slots of `left`, and leaves there those of which nothing is known afterwards."""
+        if not left:
+            return True  # all had come before the last attempt failed
+        asked = [*left]
+        share = divided.share(asked)
+        damaged: dict[int, RedirectedError] = {}
+        try:
+            await node.connector.receive(
+                [keys[slot] for slot in asked],
+                [names[slot] for slot in asked],
+                share,
+                may_wait=may_wait,
+                nbytes=each * len(asked),
+                way=way,
+            )
+        except RedirectionsError as redirections:
+            raise redirections.at(asked) from None
+        finally:
+            if way is Way.REPLICA and not share.is_plain:
+                damaged = {asked[at]: damaged_copy(node.store, error) for at, error in share.corrupt.items()}
+                share.corrupt.clear()
+            left[:] = divided.take(share)
+        if damaged:
+            raise RedirectionsError(node.store, damaged)
+        return any(chunk is not None for chunk in share.found)
+
+    async def _fill_up(self, texts: Sequence[str], names: Sequence[str], arrivals: Arrivals) -> None:
+        try:
+            await super()._fill_up(texts, names, arrivals)
+        except StoreError as error:  # of one chunk's server: what the others have brought is kept
+            if self._context.settings.errors == "raise" or error.permanent:
+                raise
+            note_missed(type(error).__name__)
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         await self._send("put", keys, names, objs)
@@ -217,7 +267,8 @@ class NodesConnector(StreamingConnector[Connection]):
                 )
                 return True
 
-            await node.call(operation, attempt, is_transfer=True, is_repeatable=is_repeatable)
+            is_alone = self._is_alone(slots, names)
+            await node.call(operation, attempt, is_transfer=True, is_repeatable=is_repeatable, is_alone=is_alone)
             return [True] * len(slots)
 
         return await self._flags(operation, names, call, repeats=is_repeatable)
@@ -225,57 +276,54 @@ class NodesConnector(StreamingConnector[Connection]):
     # ------------------------------------------------------------------------------------------------- look-ups
 
     async def ping(self) -> int:
-        """Returns 0 when every server answers. Asks them side by side.
+        """Returns 0 when a server answers. Asks all of them side by side. `servers` says which do not.
 
         Raises:
-            StoreError: one does not. Where several do not, the message names all of them.
+            StoreError: none does. The message names all of them.
         """
 
         async def call(node: Node) -> int:
             return await node.call("ping", node.connector.ping, is_probe=True)
 
-        nodes = await self._all_nodes()
-        _, failures = await self._outcomes([partial(call, node) for node in nodes])
+        _, failures = await self._outcomes([partial(call, node) for node in await self._all_nodes()])
         errors = [error for error in failures if error is not None]
-        if not errors:
+        if len(errors) < len(failures):
             return 0
-        if len(errors) == 1 and len(nodes) > 1 and errors[0].permanent:
-            raise errors[0]
-        told = "; ".join(str(error) for error in errors)
-        raise StoreUnavailableError(self._store, f"{len(nodes) - len(errors)} of {len(nodes)} servers answer: {told}")
+        if len(errors) == 1 or errors[0].permanent:
+            raise_first(errors, failures)
+        told = "; ".join(map(str, errors))
+        raise StoreUnavailableError(self._store, f"none of {len(errors)} servers answers: {told}")
 
     async def exists(self, key: Key) -> bool:
         """Returns whether the key's server holds the chunk."""
-        return (await self.batched_exists((key,)))[0]
+        return (await self._look_up("exists", self.names_of([key_string(key)]), _held, reads=True))[0]
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for each key whether its server holds the chunk. One round trip to each server."""
-
-        def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
-            share = [keys[slot] for slot in slots]
-            return node.call("exists", lambda: node.connector.batched_exists(share, way=way))
-
-        return await self._flags("exists", (await self._named(keys))[1], call, reads=True)
+        return await self._look_up("exists", (await self._named(keys))[1], _held, reads=True)
 
     async def remove(self, key: Key) -> bool:
         """Removes the chunk from its server. Returns whether it was there."""
-
-        def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
-            async def attempt() -> Flags:
-                return [await node.connector.remove(key, way=way)]
-
-            return node.call("remove", attempt)
-
-        return (await self._flags("remove", self.names_of([key_string(key)]), call))[0]
+        return (await self._look_up("remove", self.names_of([key_string(key)]), _removed))[0]
 
     async def batched_remove(self, keys: Sequence[Key]) -> Flags:
         """Removes the chunks. Returns for each whether it is gone now. One round trip to each server."""
+        return await self._look_up("remove", (await self._named(keys))[1], _gone)
 
+    async def _look_up(
+        self,
+        operation: str,
+        names: Sequence[str],
+        ask: Callable[[RedisConnector, Sequence[str], Way], Awaitable[Flags]],
+        *,
+        reads: bool = False,
+    ) -> Flags:
         def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
-            share = [keys[slot] for slot in slots]
-            return node.call("remove", lambda: node.connector.batched_remove(share, way=way))
+            share = [names[slot] for slot in slots]
+            attempt = partial(ask, node.connector, share, way)
+            return node.call(operation, attempt, is_alone=self._is_alone(slots, names))
 
-        return await self._flags("remove", (await self._named(keys))[1], call)
+        return await self._flags(operation, names, call, reads=reads)
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """See `RedisConnector.remove_damaged`. Asks the key's server."""
@@ -289,6 +337,7 @@ class NodesConnector(StreamingConnector[Connection]):
         A key is yielded where it is looked for. What lies on another server is left out: see `docs/ring.md`.
         """
         for node in await self._all_nodes():
+            node.check_breaker()
             async for key in node.connector.scan(prefix):
                 [address] = await self.place(self.names_of([key]))
                 if self._nodes.get(address) is node:
@@ -402,20 +451,14 @@ class NodesConnector(StreamingConnector[Connection]):
         _, failures = await self._outcomes([partial(call, node, slots, Way.PLAIN) for node, slots in parts])
         errors = [error for error in failures if error is not None]
         if not errors:
-            for node, _ in parts:
-                if not node.conditions.is_clear:
-                    node.conditions.succeeded(operation)
             return
         lasting = [error for error in errors if error.permanent]
         if lasting or len(errors) == len(parts) or self._context.settings.errors == "raise":
-            raise_first(lasting or errors)
+            raise_first(lasting or errors, errors, failures)
         for (node, slots), error in zip(parts, failures, strict=True):
-            if error is None:
-                if not node.conditions.is_clear:
-                    node.conditions.succeeded(operation)
-                continue
-            node.note_missed(operation, error)
-            note_missed(type(error).__name__, len(slots))
+            if error is not None:
+                node.note_missed(operation, error)
+                note_missed(type(error).__name__, len(slots))
 
     async def _on_any(self, call: Callable[[Node], Awaitable[T]]) -> list[T]:
         """Awaits `call` for every server, side by side. Returns the results of those that have answered."""
@@ -429,22 +472,45 @@ class NodesConnector(StreamingConnector[Connection]):
         """
         results, failures = await self._outcomes(calls)
         if all(error is not None for error in failures):
-            raise_first([error for error in failures if error is not None])
+            raise_first(failures)
         return [result for result, error in zip(results, failures, strict=True) if error is None]
 
     async def _outcomes(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> tuple[list[T], list[StoreError | None]]:
-        """Awaits calls side by side. Returns their results, and the errors of those that the store has failed."""
+        """Awaits calls side by side, each to its end. Returns their results, and the errors of the store.
+
+        Raises:
+            What one of them raised that is no `StoreError`. The others were cancelled then, and have ended.
+        """
+        results: list[Any] = [None] * len(calls)
         failures: list[StoreError | None] = [None] * len(calls)
+        others: list[Exception] = []
+        tasks: list[asyncio.Task[None]] = []
 
-        async def run(index: int) -> T:
+        async def run(index: int) -> None:
+            # Nothing is raised into the group, where it would swallow a cancellation of the caller's task. Tracebacks
+            # are cut off, since their frames may hold views of buffers.
             try:
-                return await calls[index]()
+                results[index] = await calls[index]()
             except StoreError as error:
-                failures[index] = error.with_traceback(None)  # whose frames may hold views of buffers
-                return None  # type: ignore[return-value]  # whoever looks at the failures does not look at it
+                failures[index] = error.with_traceback(None)
+            except Exception as error:
+                others.append(error.with_traceback(None))
+                for task in tasks:
+                    if not task.done() and task is not asyncio.current_task():
+                        task.cancel()
 
-        results = await gather([partial(run, index) for index in range(len(calls))], at_a_time=max(len(calls), 1))
+        async with asyncio.TaskGroup() as group:
+            for index in range(len(calls)):
+                if others:  # of a task that was begun at once
+                    break
+                tasks.append(group.create_task(run(index)))
+        if others:
+            raise_first(others)
         return results, failures
+
+    def _is_alone(self, slots: Sequence[int], names: Sequence[str]) -> bool:
+        """Whether a call about `names` asks no other server than that of `slots`, now or later."""
+        return len(slots) == len(names) and not self.follows
 
     async def close(self) -> None:
         """Closes every connection to every server. Idempotent."""
@@ -452,15 +518,33 @@ class NodesConnector(StreamingConnector[Connection]):
         for node in nodes:
             node.conditions.end()
         if nodes:
-            await gather([node.connector.close for node in nodes], at_a_time=len(nodes))
+            await self._outcomes([node.connector.close for node in nodes])
         await super().close()
         self._credentials.close()
 
 
-def raise_first(errors: list[StoreError]) -> None:
-    """Raises an error, and forgets it: one that its own traceback holds is freed late."""
-    error = errors[0]
-    errors.clear()
+def _held(connector: RedisConnector, names: Sequence[str], way: Way) -> Awaitable[Flags]:
+    return connector.names_held(names, way)
+
+
+def _removed(connector: RedisConnector, names: Sequence[str], way: Way) -> Awaitable[Flags]:
+    return connector.names_removed(names, way)
+
+
+async def _gone(connector: RedisConnector, names: Sequence[str], way: Way) -> Flags:
+    try:
+        await connector.names_removed(names, way)
+    except RedirectionsError as redirections:
+        redirections.flags = dict.fromkeys(redirections.flags, True)
+        raise
+    return [True] * len(names)
+
+
+def raise_first(*errors: list[Any]) -> NoReturn:
+    """Raises the first error, and empties the lists: an error that its own traceback holds is freed late."""
+    error = errors[0][0]
+    for each in errors:
+        each.clear()
     try:
         raise error
     finally:

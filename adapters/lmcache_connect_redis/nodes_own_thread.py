@@ -54,23 +54,24 @@ class NodesOwnThread(OwnThreadCalls):
         connection.calls.put_back(connection.connection)
 
     async def exists(self, connection: NodeConnection, key: Key) -> bool:
-        return await _made(connection.calls.exists(connection.connection, key))
+        return await _made(connection.node, connection.calls.exists(connection.connection, key))
 
     async def get(self, connection: NodeConnection, key: Key) -> MemoryObj | None:
-        return await _made(connection.calls.get(connection.connection, key))
+        return await _made(connection.node, connection.calls.get(connection.connection, key))
 
     async def put(self, connection: NodeConnection, key: Key, memory_obj: MemoryObj) -> None:
-        await _made(connection.calls.put(connection.connection, key, memory_obj))
+        await _made(connection.node, connection.calls.put(connection.connection, key, memory_obj))
 
     async def get_into(self, connection: NodeConnection, memory: CallerMemory) -> bool:
-        return await _made(connection.calls.get_into(connection.connection, memory))
+        return await _made(connection.node, connection.calls.get_into(connection.connection, memory))
 
     async def put_from(self, connection: NodeConnection, memory: CallerMemory) -> bool:
-        return await _made(connection.calls.put_from(connection.connection, memory))
+        return await _made(connection.node, connection.calls.put_from(connection.connection, memory))
 
 
-async def _made(call: Coroutine[Any, Any, T]) -> T:
+async def _made(node: Node, call: Coroutine[Any, Any, T]) -> T:
     try:
         return await call
     except StoreError:
+        node.suspect()
         raise NotInThisThreadError from None

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from lmcache_connect import Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import CallerMemory, ChunkSize, NotInThisThreadError, OwnThreadCalls
+from lmcache_connect.keys import key_strings
 from lmcache_connect.streaming import Arrivals, CallersChunk, CallersRoom, ChunkBytes, RoomLine
 from lmcache_connect.transport import StreamClosedError, ThreadConnections
 
@@ -81,8 +82,8 @@ class RedisOwnThread(OwnThreadCalls):
         call.raise_failure()
         return call.flags[0]
 
-    def _encode_exists(self, keys: Sequence[str]) -> bytes:
-        return self._layout.encode_exists(self._layout.names_of(keys))
+    def _encode_exists(self, keys: Sequence[Key]) -> bytes:
+        return self._layout.encode_exists(self._layout.names_of(key_strings(keys)))
 
     async def get(self, connection: Connection, key: Key) -> MemoryObj | None:
         place = self._line.new_place()

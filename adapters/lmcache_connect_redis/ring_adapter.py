@@ -53,7 +53,10 @@ class RedisRingConnectorAdapter(ConnectorAdapter):
             raise InvalidURLError(
                 url.redacted(), f"the path {url.path!r}", "no path: ?db= names the database, the same on every server"
             )
-        return NodesConnector(context, context.options(RedisOptions), _ring_of(url), _SCHEMES[url.scheme])
+        ring = _ring_of(url)
+        connector = NodesConnector(context, context.options(RedisOptions), ring, _SCHEMES[url.scheme])
+        connector.node(ring.addresses[0])  # which tells now what is wrong about the options
+        return connector
 
 
 def _ring_of(url: RemoteURL) -> Ring:

@@ -26,6 +26,7 @@ from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
+from .server_state import ServerState
 from .staging import MISMATCH, Staging, copy_out
 from .time_left import Deadlined, note_missed, note_progress, operation_under_way, release_budget_share, seconds_left
 from .wrapping_adapter import WrappingAdapter
@@ -60,6 +61,7 @@ __all__ = [
     "PrefixAdapter",
     "RemoteConnector",
     "RemovalPolicy",
+    "ServerState",
     "Slots",
     "Staging",
     "WorkerAnnouncement",

@@ -24,6 +24,7 @@ from .batches import gather, hit_prefix, prefix_length
 from .caller_memory import CallerMemory, Descriptions
 from .own_thread import OwnThreadCalls
 from .removal import RemovalPolicy
+from .server_state import ServerState
 from .single_gets import SingleGets
 from .staging import Staging, get_copied, put_copied
 
@@ -179,6 +180,10 @@ class RemoteConnector(ABC):
     def find_hot_cache(self) -> HotCache | None:
         """The first hot cache on the way to the store: the connector's own, or that of one inside it; None: none."""
         return self.own_hot_cache()
+
+    def servers(self) -> Sequence[ServerState]:
+        """What is known of each server, where each of several has a circuit breaker of its own. From any thread."""
+        return ()
 
     def support_announcements(self) -> bool:
         """Whether the store can say which workers use it: `announce`, `withdraw` and `announced`."""

@@ -14,6 +14,7 @@ from .caller_memory import Descriptions
 from .connector import Documents, Flags, RemoteConnector, Slots
 from .removal import RemovalPolicy
 from .scanning import end_scan
+from .server_state import ServerState
 from .staging import Staging
 
 T = TypeVar("T")
@@ -157,6 +158,10 @@ class WrappingConnector(RemoteConnector):
         return await self.around(
             "batched_put_from", keys, lambda: self.wrapped.batched_put_from(keys, buffers, metadata)
         )
+
+    def servers(self) -> Sequence[ServerState]:
+        """The servers of the connector inside."""
+        return self.wrapped.servers()
 
     def find_hot_cache(self) -> HotCache | None:
         """This connector's own cache, or that of the connector inside. See `RemoteConnector`."""

@@ -13,6 +13,7 @@ from ..contract import (
     Flags,
     RemoteConnector,
     RemovalPolicy,
+    ServerState,
     Slots,
     Staging,
     WrappingConnector,
@@ -219,6 +220,11 @@ class OutsideConnector(WrappingConnector):
         """Passes the call through. See `RemoteConnector`."""
         with self._contained("reshape_partial_chunk"):
             return self.wrapped.reshape_partial_chunk(memory_obj, bytes_read)
+
+    def servers(self) -> Sequence[ServerState]:
+        """What the connector inside knows of its servers."""
+        with self._contained("servers"):
+            return [*self.wrapped.servers()]
 
     async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
         """Passes the call through. See `RemoteConnector`."""

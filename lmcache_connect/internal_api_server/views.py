@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from ..contract import ServerState
 from ..managed import ManagedConnector
 from ..manager import ConnectorManager
 from ..memory import HotCache as Cache
@@ -43,6 +44,27 @@ class Operation(BaseModel):
         )
 
 
+class Server(BaseModel):
+    """One server of a store that has several, each with a circuit breaker of its own."""
+
+    server: str = Field(description="its address, without credentials")
+    breaker: Literal["closed", "open", "half_open"]
+    failures: int = Field(description="attempts in a row that it has not answered")
+    error: str = Field(description="the class of its last failure, or an empty string")
+    detail: str = Field(description="the message of that failure")
+
+    @classmethod
+    def of(cls, state: ServerState) -> Server:
+        """The server now."""
+        return cls(
+            server=state.server,
+            breaker=state.breaker.value,
+            failures=state.failures,
+            error=state.error,
+            detail=state.detail,
+        )
+
+
 class Connector(BaseModel):
     """One connector. `store` is its address without credentials."""
 
@@ -51,6 +73,7 @@ class Connector(BaseModel):
     kind: str = Field(description="the connector's class")
     state: Literal["open", "closed"]
     breaker: Literal["closed", "open", "half_open"] = Field(description="the circuit breaker; `closed`: calls are made")
+    servers: list[Server] = Field(description="of a store that has several servers; `breaker` is then always `closed`")
     bypass: bool = Field(description="whether the store is left out: every get is a miss, every put is dropped")
     in_flight: int
     abandoned_calls: int = Field(description="calls of foreign code that were left behind, and have not ended")
@@ -72,6 +95,7 @@ class Connector(BaseModel):
             kind=connector.class_name,
             state="closed" if connector.is_closed else "open",
             breaker=connector.breaker_state.value,
+            servers=[Server.of(state) for state in connector.servers()],
             bypass=connector.bypass,
             in_flight=connector.in_flight,
             abandoned_calls=connector.abandoned_calls,

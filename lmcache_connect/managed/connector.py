@@ -21,6 +21,7 @@ from ..contract import (
     OwnThreadCalls,
     RemoteConnector,
     RemovalPolicy,
+    ServerState,
     Slots,
     Staging,
     end_scan,
@@ -142,8 +143,12 @@ class ManagedConnector(RemoteConnector):
 
     @property
     def breaker_state(self) -> BreakerState:
-        """The circuit breaker's state."""
+        """The circuit breaker's state. It stays closed where servers have breakers of their own: see `servers`."""
         return self._runner.breaker.state
+
+    def servers(self) -> Sequence[ServerState]:
+        """What is known of each server of a store that has several, each with a breaker of its own. From any thread."""
+        return self._wrapped.servers()
 
     @property
     def in_flight(self) -> int:

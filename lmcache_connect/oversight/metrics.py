@@ -107,6 +107,16 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         f"{_PREFIX}_abandoned_calls", "Calls of foreign code that were left behind and still run", labels=labels
     )
     held = GaugeMetricFamily(f"{_PREFIX}_abandoned_bytes", "Bytes that those calls hold", labels=labels)
+    servers = GaugeMetricFamily(
+        f"{_PREFIX}_server_breaker_state",
+        "1 for the state that the circuit breaker of one of a store's servers is in",
+        labels=[*labels, "server", "state"],
+    )
+    failures = GaugeMetricFamily(
+        f"{_PREFIX}_server_failures",
+        "Attempts in a row that one of a store's servers has not answered",
+        labels=[*labels, "server"],
+    )
     for connector in manager.known_connectors:
         name = connector.name
         left.add_metric([name], connector.abandoned_calls)
@@ -118,7 +128,11 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         now = connector.breaker_state
         for one in BreakerState:
             state.add_metric([name, one.value], one is now)
-    yield from (info, is_open, bypass, left, held, suspended, state)
+        for server in connector.servers():
+            failures.add_metric([name, server.server], server.failures)
+            for one in BreakerState:
+                servers.add_metric([name, server.server, one.value], one is server.breaker)
+    yield from (info, is_open, bypass, left, held, suspended, state, servers, failures)
 
 
 def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:

@@ -64,6 +64,12 @@ def trouble_of(connector: ManagedConnector) -> tuple[Trouble, ...]:
     if not found and connector.breaker_state is BreakerState.OPEN:
         text = "calls are refused, since the last transfers failed"
         found.append(Trouble("transfers", "CircuitOpenError", text, None, 0, 0, _ADVICE["StoreUnavailableError"]))
+    for state in connector.servers():
+        if state.breaker is not BreakerState.CLOSED:
+            error = state.error or "StoreUnavailableError"
+            text = f"{state.server} does not answer, and costs its share of the keys"
+            detail = f"{text}: {state.detail}" if state.detail else text
+            found.append(Trouble("server", error, detail, None, state.failures, 0, _ADVICE.get(error, _OTHERWISE)))
     if connector.removals_suspended:
         text = "many records do not verify, and none is removed for now"
         advice = "look for a fault of the network, a proxy or a writer"

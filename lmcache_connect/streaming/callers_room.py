@@ -101,16 +101,23 @@ class CallersRoom:
         """Gives all of the memory up: the get has ended."""
         for part in self._parts:
             part.release()
-        self.release_others(())
-
-    def release_others(self, kept: Sequence[object]) -> None:
-        """Gives up what was made here, except for the chunks in `kept`."""
-        wanted = {id(chunk) for chunk in kept}
-        held = [chunk for chunk in self._made if id(chunk) in wanted]
         for chunk in self._made:
+            chunk.ref_count_down()
+        self._made.clear()
+
+    @property
+    def made(self) -> int:
+        """How many chunks were made here, and not by a part."""
+        return len(self._made)
+
+    def release_since(self, made: int, kept: Sequence[object]) -> None:
+        """Gives up what was made here after the first `made` chunks, except for those in `kept`."""
+        wanted = {id(chunk) for chunk in kept}
+        since = self._made[made:]
+        self._made[made:] = [chunk for chunk in since if id(chunk) in wanted]
+        for chunk in since:
             if id(chunk) not in wanted:
                 chunk.ref_count_down()
-        self._made[:] = held
 
     def _slot(self, slot: int) -> int:
         return slot if self._slots is None else self._slots[slot]

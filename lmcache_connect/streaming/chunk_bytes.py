@@ -74,8 +74,13 @@ class ChunkRoom(Protocol):
         """
         ...
 
-    def release_others(self, kept: Sequence[object]) -> None:
-        """Releases what was made here and not by a part, except for the chunks in `kept`.
+    @property
+    def made(self) -> int:
+        """How many chunks were made here, and not by a part."""
+        ...
+
+    def release_since(self, made: int, kept: Sequence[object]) -> None:
+        """Releases what was made here after the first `made` chunks, except for those in `kept`.
 
         Nothing is received into it any more.
         """

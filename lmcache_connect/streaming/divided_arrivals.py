@@ -43,21 +43,29 @@ class DividedArrivals:
     def take(self, share: ArrivalsShare) -> list[int]:
         """Takes over what has come to a share, and releases the rest: nothing is received there any more.
 
-        Returns the slots of the whole that are still wanted, and of which the share knows nothing.
+        Returns the slots of the share of which nothing is known, and that are wanted.
         """
         whole = self._whole
-        unknown: list[int] = []
-        share.room.release_others([chunk for chunk in share.found if chunk is not None])
+        share.room.release_since(0, share.found)
         with self._lock:
             self._shares.remove(share)
         for at, slot in enumerate(share.slots):
             if share.found[at] is not None:
                 whole.found[slot] = share.found[at]
-            elif at in share.corrupt:
-                whole.corrupt[slot] = share.corrupt[at]
-            elif slot < whole.wanted and slot not in whole.too_large:
-                unknown.append(slot)
-        return unknown
+        if not share.is_plain:
+            whole.corrupt.update({share.slots[at]: error for at, error in share.corrupt.items()})
+        return self.unknown(share.slots)
+
+    def unknown(self, slots: Sequence[int]) -> list[int]:
+        """Returns those of some slots of the whole that have no chunk, and are still to be asked for."""
+        whole = self._whole
+        return [
+            slot
+            for slot in slots
+            if slot < whole.wanted
+            and whole.found[slot] is None
+            and (whole.is_plain or (slot not in whole.corrupt and slot not in whole.too_large))
+        ]
 
 
 class ArrivalsShare(Arrivals):

@@ -353,17 +353,26 @@ class Room:
         """
         for part in self._parts or ():
             part.release()
-        self.release_others(())
+        self.release_spare()
+        for obj in self._made:
+            if obj.is_valid():
+                obj.ref_count_down()
+        self._made.clear()
 
-    def release_others(self, kept: Sequence[object]) -> None:
-        """Releases what was made here, except for the chunks in `kept`: nothing is received any more."""
+    @property
+    def made(self) -> int:
+        """How many chunks were made here, and not by a part."""
+        return len(self._made)
+
+    def release_since(self, made: int, kept: Sequence[object]) -> None:
+        """Releases what was made here after the first `made` chunks, except for those in `kept`."""
         self.release_spare()
         wanted = {id(obj) for obj in kept}
-        held = [obj for obj in self._made if id(obj) in wanted]
-        for obj in self._made:
+        since = self._made[made:]
+        self._made[made:] = [obj for obj in since if id(obj) in wanted]
+        for obj in since:
             if id(obj) not in wanted and obj.is_valid():
                 obj.ref_count_down()
-        self._made[:] = held
 
     def _held_bytes(self) -> int:
         made = [*self._made, *(obj for part in self._parts or () for obj in part._made)]

@@ -128,6 +128,12 @@ class SingleServer:
             if url.hosts or not url.path:
                 raise InvalidURLError(url.redacted(), "a unix socket has a path and no host", "unix:///path/to/socket")
             return partial(open_unix_stream, url.path, self._stall_timeout)
+        if len(url.hosts) > 1:
+            raise InvalidURLError(
+                url.redacted(),
+                f"{len(url.hosts)} hosts",
+                "exactly one host[:port]; for several servers: redis-ring://, redis-cluster:// or redis-sentinel://",
+            )
         host, port = url.single_host(DEFAULT_PORT)
         if port == 0:
             raise InvalidURLError(url.redacted(), "the port is 0", "a number from 1 to 65535")

@@ -1,0 +1,1 @@
+"""Several plain servers behind one URL."""
