@@ -11,7 +11,7 @@ from .callers_room import CallersChunk, CallersRoom, OtherChunkError
 from .chunk_bytes import ChunkBytes, ChunkRoom
 from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
-from .divided_arrivals import ArrivalsShare, DividedArrivals
+from .divided_arrivals import DividedArrivals
 from .lane import SHARE_BYTES, SMALL_SHARE_BYTES, Lane
 from .pipeline import Pipeline, Sent
 from .room import NoRoomError, Room, RoomLine
@@ -22,7 +22,6 @@ __all__ = [
     "SHARE_BYTES",
     "SMALL_SHARE_BYTES",
     "Arrivals",
-    "ArrivalsShare",
     "CallPayload",
     "CallQueue",
     "CallersChunk",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlencode
 
-from lmcache_connect import LocalCPUBackend
+from lmcache_connect import LocalCPUBackend, MemoryObj
 from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
@@ -76,10 +76,12 @@ def behind_proxies(servers: Servers) -> Iterator[tuple[Servers, list[FaultProxy]
 
 
 @contextmanager
-def chunks(backend: LocalCPUBackend, keys: Sequence[str], nbytes: int) -> Iterator[list[object]]:
+def chunks(backend: LocalCPUBackend, keys: Sequence[str], nbytes: int) -> Iterator[list[MemoryObj]]:
     """A chunk for each key, released at the end."""
-    made = [chunk(backend, key, nbytes) for key in keys]
+    made: list[MemoryObj] = []
     try:
+        for key in keys:
+            made.append(chunk(backend, key, nbytes))
         yield made
     finally:
         for obj in made:
