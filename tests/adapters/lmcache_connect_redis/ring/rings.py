@@ -80,8 +80,7 @@ def chunks(backend: LocalCPUBackend, keys: Sequence[str], nbytes: int) -> Iterat
     """A chunk for each key, released at the end."""
     made: list[MemoryObj] = []
     try:
-        for key in keys:
-            made.append(chunk(backend, key, nbytes))
+        made.extend(chunk(backend, key, nbytes) for key in keys)
         yield made
     finally:
         for obj in made:
