@@ -497,7 +497,7 @@ class CertificateError(StoreError, ConnectionError):
 
 
 class TLSMismatchError(StoreError, ConnectionError):
-    """One end speaks TLS, and the other one does not. Never retried. The message says what to check."""
+    """One end speaks TLS and the other one does not, or no version and cipher that both know. Never retried."""
 
     permanent = True
 

@@ -21,7 +21,7 @@ from .stream import Stream
 from .thread_connections import ThreadConnections
 from .thread_stream import ThreadStream
 from .tls import TLSSettings, TLSSettingsError
-from .tls_errors import CertificateRefusedError, NotTLSError
+from .tls_errors import CertificateRefusedError, NoCommonTLSError, NotTLSError
 from .transfer import COPIED_BYTES
 from .waiting import in_thread, wait_uncancelled
 from .wire import StreamClosedError, StreamStalledError, Wire
@@ -33,6 +33,7 @@ __all__ = [
     "ConnectionPool",
     "Couriers",
     "LoopStream",
+    "NoCommonTLSError",
     "NotTLSError",
     "Stream",
     "StreamClosedError",

@@ -18,7 +18,7 @@ from .loop_stream import LoopStream
 from .socket_options import end_by_themselves, find_dead_peers
 from .staggered import first_of
 from .tls import TLSSettings, handshake
-from .tls_errors import CertificateRefusedError, NotTLSError
+from .tls_errors import CertificateRefusedError, NoCommonTLSError
 from .tls_wire import TLSWire
 from .wire import StreamClosedError, StreamStalledError, Wire
 
@@ -36,7 +36,7 @@ async def open_tcp_stream(
     Raises:
         StreamClosedError: no address answers. Its cause is the last address's error.
         CertificateRefusedError: one end does not accept the other's certificate.
-        NotTLSError: the peer speaks no TLS.
+        NoCommonTLSError: the two ends have no TLS in common; NotTLSError: the peer speaks none.
         TLSSettingsError: a file of `tls` cannot be used.
     """
     loop = asyncio.get_running_loop()
@@ -57,7 +57,7 @@ async def open_first(
     if wire is not None:
         return LoopStream(wire, asyncio.get_running_loop())
     for error in errors:
-        if not isinstance(error, OSError) or isinstance(error, CertificateRefusedError | NotTLSError):
+        if not isinstance(error, OSError) or isinstance(error, CertificateRefusedError | NoCommonTLSError):
             raise error
     failure = errors[-1] if errors else OSError(f"the name {host!r} has no address")
     assert isinstance(failure, OSError)  # noqa: S101  # the others were raised

@@ -21,7 +21,7 @@ from .connection import Connection
 from .loop_stream import LoopStream
 from .scratch import Scratch
 from .stream import Stream
-from .tls_errors import CertificateRefusedError, NotTLSError
+from .tls_errors import CertificateRefusedError, NoCommonTLSError
 from .transfer import Transfer
 from .wire import StreamClosedError, StreamStalledError
 
@@ -32,7 +32,7 @@ def lost_connection(store: str, error: StreamClosedError) -> StoreError:
     """Returns the error that a caller gets whose connection was lost, or could not be made."""
     if isinstance(error, CertificateRefusedError):
         return CertificateError(store, str(error))
-    if isinstance(error, NotTLSError):
+    if isinstance(error, NoCommonTLSError):
         return TLSMismatchError(store, str(error))
     if isinstance(error, StreamStalledError):
         return StoreStalledError(store, str(error))

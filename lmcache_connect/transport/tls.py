@@ -108,7 +108,7 @@ async def handshake(
 
     Raises:
         TLSSettingsError: one of the settings' files cannot be used.
-        CertificateRefusedError, NotTLSError, StreamStalledError, StreamClosedError: the handshake failed.
+        CertificateRefusedError, NoCommonTLSError, StreamStalledError, StreamClosedError: the handshake failed.
         OSError: the socket failed.
     """
     context = await settings.context()

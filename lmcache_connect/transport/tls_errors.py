@@ -13,7 +13,11 @@ class CertificateRefusedError(StreamClosedError):
     """One end does not accept the other's certificate, or has none to show. The reason says what to check."""
 
 
-class NotTLSError(StreamClosedError):
+class NoCommonTLSError(StreamClosedError):
+    """The two ends have no version of TLS and no cipher in common."""
+
+
+class NotTLSError(NoCommonTLSError):
     """The peer speaks, and not TLS."""
 
 
@@ -67,6 +71,11 @@ _OURS_IS_REFUSED: Final = (
 _OURS_IS_OLD: Final = ("CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED")
 """Alerts by which a peer refuses this end's certificate."""
 
+_NOTHING_IN_COMMON: Final = frozenset(
+    {"HANDSHAKE_FAILURE", "PROTOCOL_VERSION", "INSUFFICIENT_SECURITY", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION"}
+)
+"""Alerts, and what OpenSSL says itself."""
+
 
 def tls_error(peer: str, failure: TLSFailure, meaning: TLSMeaning) -> StreamClosedError:
     """Returns the error that says what `failure` means, and what to check."""
@@ -90,11 +99,16 @@ def tls_error(peer: str, failure: TLSFailure, meaning: TLSMeaning) -> StreamClos
         return CertificateRefusedError(
             f"{peer} refuses this client's certificate ({alert.lower()}); replace the one in cert_file"
         )
-    if alert == "HANDSHAKE_FAILURE":
-        cause = "no protocol version and cipher is known to both ends"
-        if not meaning.has_certificate:
-            cause = f"it requires a client certificate (set cert_file and key_file), or {cause}"
-        return CertificateRefusedError(f"{peer} refuses the TLS handshake: {cause}")
+    if alert == "HANDSHAKE_FAILURE" and not meaning.has_certificate:
+        return CertificateRefusedError(
+            f"{peer} refuses the TLS handshake: it requires a client certificate (set cert_file and key_file to one "
+            "that it trusts), or takes none of this end's ciphers"
+        )
+    if alert in _NOTHING_IN_COMMON or said in _NOTHING_IN_COMMON:
+        return NoCommonTLSError(
+            f"{peer} and this end have no TLS version and cipher in common ({failure.reason or failure.text}); check "
+            "which ones the server takes: at least TLS 1.2 is needed"
+        )
     return StreamClosedError(f"the TLS connection to {peer} failed: {failure.reason or failure.text}")
 
 

@@ -143,7 +143,7 @@ class TLSWire(Wire):
             if is_readable:
                 self._receive_encrypted(socket.MSG_DONTWAIT)
             # A TLS peer may send session tickets or key updates, which are not data.
-            return bool(self._layer.decrypt(memoryview(bytearray(1))))
+            return bool(self._layer.decrypt(memoryview(bytearray(1)))) or self._layer.is_ended
         except BLOCKED:
             return False
         except OSError:

@@ -8,9 +8,15 @@ from collections.abc import Callable
 from typing import Final
 
 from lmcache_connect import StoreError, StoreUnavailableError
-from lmcache_connect.errors import CertificateError, StoreProtocolError, StoreStalledError
+from lmcache_connect.errors import CertificateError, StoreProtocolError, StoreStalledError, TLSMismatchError
 from lmcache_connect.known_secrets import clean_foreign
-from lmcache_connect.transport import CertificateRefusedError, Stream, StreamClosedError, StreamStalledError
+from lmcache_connect.transport import (
+    CertificateRefusedError,
+    NoCommonTLSError,
+    Stream,
+    StreamClosedError,
+    StreamStalledError,
+)
 
 from .credential import Credential, LatestCredential
 from .redirects import redirect_of
@@ -320,6 +326,8 @@ def lost_connection(store: str, error: StreamClosedError, veil: Callable[[str], 
     """Returns the error for a connection that was lost. It quotes an error reply that came before, behind the veil."""
     if isinstance(error, CertificateRefusedError):
         return CertificateError(store, str(error))
+    if isinstance(error, NoCommonTLSError):
+        return TLSMismatchError(store, str(error))
     # Only an error reply is for people; anything else may be the rest of a record.
     found = _LAST_REFUSAL.match(error.last_words)
     said = veil(found.group(1).decode("utf-8", "replace"))[:200] if found is not None else ""
