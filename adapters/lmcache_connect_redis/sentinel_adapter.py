@@ -5,10 +5,14 @@ from __future__ import annotations
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
 from .connector import RedisConnector
+from .options import TLS_SCHEMES
+from .replica_reading import ReplicaReadingConnector
 from .sentinel_options import SENTINEL_SCHEMES, SentinelOptions
 from .topology.credential_import import prepare_callable
 from .topology.credential_sources import credentials_of
-from .topology.sentinel import SentinelPrimary
+from .topology.data_nodes import DataNodes
+from .topology.sentinel import SentinelPrimary, SentinelReplica
+from .topology.sentinels import Sentinels
 
 
 class RedisSentinelConnectorAdapter(ConnectorAdapter):
@@ -32,6 +36,15 @@ class RedisSentinelConnectorAdapter(ConnectorAdapter):
             InvalidURLError, InvalidOptionError: the URL names no sentinel, no service, or no readable credentials.
         """
         url, options, settings = context.remote_url, context.options(SentinelOptions), context.settings
+        scheme = url.scheme.removesuffix("-sentinel")
+        is_tls = scheme in TLS_SCHEMES
+        sentinels = Sentinels(url, options, settings.stall_timeout, is_tls=is_tls)
         credentials = credentials_of(url, options, settings, context.lane)
-        primary = SentinelPrimary(url, options, settings.stall_timeout, credentials)
-        return RedisConnector(context, options, primary, credentials=credentials)
+        nodes = DataNodes(url, options, settings.stall_timeout, credentials, scheme)
+        primary = SentinelPrimary(url.label(), sentinels, nodes, is_tls=is_tls)
+        if options.replicas == "never":
+            return RedisConnector(context, options, primary, credentials=credentials)
+        # Nodes of its own: a server that was a replica may become the primary, and its connections have one tenure.
+        copies = DataNodes(url, options, settings.stall_timeout, credentials, scheme)
+        replica = SentinelReplica(url.label(), sentinels, copies, is_tls=is_tls)
+        return ReplicaReadingConnector(context, options, primary, replica, credentials=credentials)

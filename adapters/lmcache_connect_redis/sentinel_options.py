@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import model_validator
 
@@ -34,6 +34,9 @@ class SentinelOptions(RedisOptions):
 
     sentinel_tls: bool | None = None
     """Whether the sentinels speak TLS. By default they do if the data nodes do, as the scheme says."""
+
+    replicas: Literal["never", "prefer"] = "never"
+    """What gets and look-ups are made at: `never`, at the primary; `prefer`, at a replica, as long as one answers."""
 
     @model_validator(mode="after")
     def _one_sentinel_password_source(self) -> Self:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 from lmcache_connect import AuthenticationError, RemoteURL, StoreError, StoreUnavailableError
 from lmcache_connect.errors import InvalidOptionError, StoreCommandError, StoreProtocolError
 from lmcache_connect.transport import StreamClosedError, TLSSettings, first_of, open_tcp_stream
-from lmcache_connect.url import HostPort
 
 from ..protocol.connection import Connection, lost_connection
 from ..protocol.credential import Credential
@@ -23,9 +22,8 @@ from ..protocol.tenure import Tenure
 from ..sentinel_options import SENTINEL_PORT, SentinelOptions, service_of
 from .credential_sources import credentials_of
 from .credentials import Credentials
-
-Address: TypeAlias = tuple[str, int]
-"""Host and port of a data node."""
+from .data_nodes import shown
+from .placement import Address
 
 T = TypeVar("T")
 
@@ -64,9 +62,10 @@ class Sentinels:
             else None
         )
         self._credentials: Final = _credentials(url, options)
-        self._primary_question: Final = encode_command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self.service.encode())
+        self._primary_question: Final = self._question(b"GET-MASTER-ADDR-BY-NAME")
+        self._replicas_question: Final = self._question(b"SLAVES")  # the only name that old sentinels know
 
-    async def find(self, look: Callable[[Address], Awaitable[T]], discard: Callable[[T], object]) -> T:
+    async def find_primary(self, look: Callable[[Address], Awaitable[T]], discard: Callable[[T], object]) -> T:
         """Returns what `look` makes of the primary, for the first address that it accepts.
 
         The sentinels are asked one after the other, or side by side where one of them is late, and each address is
@@ -81,7 +80,7 @@ class Sentinels:
         async def try_one(sentinel: Address) -> T:
             address = await self._ask_primary(sentinel)
             if address in looked:
-                raise StoreUnavailableError(self._store, f"it names {_shown(address)} as well")
+                raise StoreUnavailableError(self._store, f"it names {shown(address)} as well")
             looked.add(address)
             try:
                 found = await look(address)
@@ -100,7 +99,20 @@ class Sentinels:
             return found
         raise self._failure(sentinels, refusals, reasons)
 
+    async def replicas(self) -> list[Address]:
+        """Returns the replicas that the first sentinel which answers calls well. Raises as `find_primary` does."""
+        sentinels = tuple(self._addresses)
+        reasons: dict[Address, Exception] = {}
+        attempts = [partial(_noting, self._ask_replicas, sentinel, reasons) for sentinel in sentinels]
+        found = await first_of(attempts, _nothing, [])
+        if found is not None:
+            return found
+        raise self._failure(sentinels, [], reasons)
+
     # --------------------------------------------------------------------------------------------------- inside
+
+    def _question(self, subcommand: bytes) -> bytes:
+        return encode_command(b"SENTINEL", subcommand, self.service.encode())
 
     def _ask_first(self, sentinel: Address) -> None:
         """Has the sentinel asked first that was right the last time."""
@@ -120,12 +132,19 @@ class Sentinels:
             )
         return address
 
+    async def _ask_replicas(self, sentinel: Address) -> list[Address]:
+        reply = await self._ask(sentinel, self._replicas_question)
+        if not isinstance(reply, list):
+            raise StoreProtocolError(self._store, "the sentinel does not answer with a list of replicas")
+        found = [_usable(fields) for fields in reply]
+        return [address for address in found if address is not None]
+
     async def _ask(self, sentinel: Address, question: bytes) -> Tree:
         try:
             connection = await self._credentials.log_in(partial(self._connect, sentinel))
         except AuthenticationError as error:
             hint = "the sentinels are told ?sentinel_username= and ?sentinel_password_file= alone"
-            raise AuthenticationError(self._store, f"{_shown(sentinel)}: {error.message}; {hint}") from None
+            raise AuthenticationError(self._store, f"{shown(sentinel)}: {error.message}; {hint}") from None
         try:
             await connection.send(question)
             return await read_nested(connection, _REPLY_BYTES, _NAME_BYTES, _DEPTH)
@@ -155,7 +174,7 @@ class Sentinels:
         if all(isinstance(error, StoreError) and error.permanent for error in known):
             return first
         told = "; ".join(
-            f"{_shown(sentinel)}: {error.message if isinstance(error, StoreError) else error}"
+            f"{shown(sentinel)}: {error.message if isinstance(error, StoreError) else error}"
             for sentinel, error in reasons.items()
         )
         return StoreUnavailableError(
@@ -171,8 +190,8 @@ async def _noting(ask: Callable[[Address], Awaitable[T]], sentinel: Address, rea
         raise
 
 
-def _shown(address: Address) -> str:
-    return str(HostPort(host=address[0], port=address[1]))
+def _nothing(_: object) -> None:
+    pass
 
 
 def _address(host: Tree, port: Tree) -> Address | None:
@@ -185,6 +204,19 @@ def _address(host: Tree, port: Tree) -> Address | None:
     if not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
         return None
     return name, int(port)
+
+
+def _usable(fields: Tree) -> Address | None:
+    """Returns the address of a replica, where the sentinel says that it is up and follows its primary."""
+    if not isinstance(fields, list):
+        return None
+    pairs = list(zip(fields[::2], fields[1::2], strict=False))
+    about = {name: value for name, value in pairs if isinstance(name, bytes)}
+    flags = about.get(b"flags")
+    states = set(flags.split(b",")) if isinstance(flags, bytes) else set[bytes]()
+    if states & {b"s_down", b"o_down", b"disconnected"} or about.get(b"master-link-status", b"ok") != b"ok":
+        return None
+    return _address(about.get(b"ip"), about.get(b"port"))
 
 
 def _credentials(url: RemoteURL, options: SentinelOptions) -> Credentials:
