@@ -93,6 +93,12 @@ def test_a_password_that_is_elsewhere_already_stays_there(invoke: Callable[..., 
     assert urls(invoke("engines", "--url", url, "--json")) == {url}
 
 
+def test_a_callable_for_credentials_is_left_out_and_said(invoke: Callable[..., Ran]) -> None:
+    ran = invoke("engines", "--url", "redis://store:6379?ttl=60&credentials=myapp.logins:redis", "--json")
+    assert urls(ran) == {"redis://store:6379?ttl=60"}
+    assert any("LMCACHE_CONNECT_ALLOWED_MODULES" in note for note in json.loads(ran.out)["notes"])
+
+
 def test_what_another_store_cannot_read_from_the_environment_is_left_out_and_said(
     invoke: Callable[..., Ran],
 ) -> None:

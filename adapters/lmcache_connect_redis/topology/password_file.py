@@ -21,7 +21,8 @@ UNREADABLE: Final = (OSError, IndexError, UnicodeDecodeError)
 class PasswordFile(Credentials):
     """Reads the file again for every connection, and once more where the server refuses what it says.
 
-    Connections that are open stay as they are: a server that changes a user's password lets them live.
+    Connections that are open stay as they are: a server that changes a user's password lets them live. Where the server
+    does not take the new password yet, the one before is tried, until the server has taken a new one.
     """
 
     def __init__(self, store: str, username: str | None, file: str, option: str = "password_file") -> None:
@@ -35,6 +36,7 @@ class PasswordFile(Credentials):
         self._file = file
         self._option = option
         self._credential = self._credential_of(_first_line(file))
+        self._previous: Credential | None = None
 
     async def current(self) -> Credential:
         """Returns what the file says now. It is read in a thread, which a cancelled caller does not wait for."""
@@ -46,13 +48,19 @@ class PasswordFile(Credentials):
                 f"the file of ?{self._option}= cannot be read ({type(error).__name__}); expected one line",
             ) from None
         if password != self._credential.secret:
-            self._credential = self._credential_of(password)
+            self._previous, self._credential = self._credential, self._credential_of(password)
         return self._credential
 
     async def after_refusal(self, refused: Credential) -> Credential | None:
-        """Reads the file again. Returns what it says, where that has changed meanwhile."""
+        """Reads the file again. Returns what it says, where that has changed meanwhile, or said before it changed."""
+        if refused is self._previous:
+            return None
         renewed = await self.current()
-        return None if renewed.is_like(refused) else renewed
+        return self._previous if renewed is refused else renewed
+
+    def accepted(self, credential: Credential) -> None:
+        if credential is self._credential:
+            self._previous = None
 
     def _credential_of(self, password: str) -> Credential:
         return Credential(self._username, know_login(SecretStr(password), self._username, password))

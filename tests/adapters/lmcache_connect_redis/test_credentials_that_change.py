@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import pytest
 
 from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager
 from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing.servers.cluster import ClusterServers
+from lmcache_connect.testing.servers.redis import RedisServer, StoreServer
 from lmcache_connect.testing.servers.ring import RingServers
+from lmcache_connect.testing.servers.sentinel import SentinelServers
+from lmcache_connect.testing.servers.server_group import ServerGroup
 
 from . import logins
 from .chunks import chunk, holds
@@ -42,7 +47,7 @@ def server() -> Iterator[ValkeyServer]:
         yield started
 
 
-def live_connections(server: ValkeyServer) -> dict[str, str]:
+def live_connections(server: StoreServer) -> dict[str, str]:
     """The connections of the connector by number, and the user that each is logged in as."""
     with server.client() as client:
         return {found["id"]: found["user"] for found in client.client_list() if found["name"] == "lmcache-connect"}
@@ -200,12 +205,33 @@ async def test_a_server_that_refuses_the_new_token_closes_the_connection_and_no_
         assert set(now) != set(first)
 
 
-async def test_a_new_token_serves_the_servers_of_a_ring_and_is_asked_for_once() -> None:
-    with RingServers() as ring, TokenIssuer(*ring.servers, seconds=2) as issuer:
-        async with managed(ring.url() + OPTION, issuer, retries=0) as manager:
+@pytest.mark.parametrize(
+    "group",
+    [RingServers, partial(ClusterServers, replicas_each=0), SentinelServers],
+    ids=["ring", "cluster", "sentinel"],
+)
+async def test_a_new_token_serves_all_servers_under_load_and_is_asked_for_once(
+    group: Callable[[], ServerGroup],
+) -> None:
+    with group() as servers, TokenIssuer(*servers.servers, seconds=2) as issuer:
+        async with managed(servers.url() + OPTION, issuer, retries=0) as manager:
             async with Load(manager):
                 await until(lambda: issuer.forgotten >= 2)
             assert issuer.issued <= issuer.forgotten + 2
+
+
+@pytest.mark.tls
+@pytest.mark.skipif(not RedisServer.available(), reason="no redis-server with TLS is installed")
+async def test_connections_with_tls_log_in_again_under_load() -> None:
+    with RedisServer(tls=True) as server, TokenIssuer(server, seconds=2) as issuer:
+        url = f"{server.url('rediss')}{OPTION}&ca_file={server.ca_file}"
+        async with managed(url, issuer, retries=0) as manager, Load(manager):
+            await until(lambda: issuer.forgotten >= 1)
+            before = live_connections(server)
+            await until(lambda: issuer.forgotten >= 3)
+            now = live_connections(server)
+        assert not set(before.values()) & set(now.values())
+        assert len(before.keys() & now.keys()) >= 3
 
 
 async def test_a_token_that_the_issuer_cannot_renew_serves_until_it_expires_and_calls_recover(
@@ -266,6 +292,27 @@ async def test_a_password_file_that_is_rotated_serves_open_and_new_connections(t
                 with chunk(manager.local_cpu_backend, "k", 64) as obj:
                     await connector.put("k", obj)  # a new one, at first
                 assert first <= set(live_connections(server))
+
+
+async def test_a_password_file_that_is_ahead_of_the_server_costs_no_call(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("the-password-0\n")
+    with ValkeyServer() as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">the-password-0", "~*", "&*", "+@all")
+        url = server.url().replace("redis://", "redis://worker@") + f"?password_file={file}"
+        async with managed(url, retries=0) as manager:
+            connector = manager.create_connector()
+            for number in range(1, 4):
+                await connector.ping()
+                file.write_text(f"the-password-{number}\n")
+                client.execute_command("CLIENT", "KILL", "USER", "worker", "SKIPME", "yes")
+                await connector.ping()  # logged in with the password before
+                client.execute_command("ACL", "SETUSER", "worker", "resetpass", f">the-password-{number}")
+                client.execute_command("CLIENT", "KILL", "USER", "worker", "SKIPME", "yes")
+            client.execute_command("ACL", "SETUSER", "worker", "resetpass", ">another")
+            client.execute_command("CLIENT", "KILL", "USER", "worker", "SKIPME", "yes")
+            with pytest.raises(AuthenticationError):
+                await connector.ping()
 
 
 async def test_a_wrong_password_is_an_authentication_error_at_once_and_a_right_one_ends_it() -> None:
