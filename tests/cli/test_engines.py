@@ -93,8 +93,12 @@ def test_a_password_that_is_elsewhere_already_stays_there(invoke: Callable[..., 
     assert urls(invoke("engines", "--url", url, "--json")) == {url}
 
 
-def test_a_callable_for_credentials_is_left_out_and_said(invoke: Callable[..., Ran]) -> None:
-    ran = invoke("engines", "--url", "redis://store:6379?ttl=60&credentials=myapp.logins:redis", "--json")
+def test_a_callable_for_credentials_is_left_out_and_said(
+    invoke: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "tests.adapters.lmcache_connect_redis.logins"
+    monkeypatch.setenv("LMCACHE_CONNECT_ALLOWED_MODULES", json.dumps([module]))
+    ran = invoke("engines", "--url", f"redis://store:6379?ttl=60&credentials={module}:login", "--json")
     assert urls(ran) == {"redis://store:6379?ttl=60"}
     assert any("LMCACHE_CONNECT_ALLOWED_MODULES" in note for note in json.loads(ran.out)["notes"])
 
