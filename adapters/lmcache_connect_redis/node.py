@@ -13,7 +13,13 @@ from weakref import WeakSet
 
 from lmcache_connect import ConnectorConfig, StoreError
 from lmcache_connect.contract import Admission, BreakerState, CircuitBreaker, ServerState, operation_under_way
-from lmcache_connect.errors import CircuitOpenError, Incident, OperationTimeoutError, StoreUnavailableError
+from lmcache_connect.errors import (
+    CircuitOpenError,
+    Incident,
+    OperationTimeoutError,
+    StoreStalledError,
+    StoreUnavailableError,
+)
 from lmcache_connect.observability import Conditions, event
 
 from .connector import RedisConnector
@@ -180,7 +186,10 @@ class Node:
             if error.incident in self._counted and not self.breaker.is_probe(admission):
                 return  # it has failed another call, and counts once
             self._counted.add(error.incident)
-        self._tell(not is_lost, admission, is_transfer=is_transfer)
+        # Small messages may pass where transfers stall. A server that is gone is there for both when it is back: a put
+        # must not wait for another trial because the first one was a get of a key that it does not hold any more.
+        is_stalled = isinstance(error, StoreStalledError)
+        self._tell(not is_lost, admission, is_transfer=is_transfer and (is_stalled or not is_lost))
 
     def _tell(
         self, verdict: bool | None, admission: Admission | None, *, is_transfer: bool, has_moved: bool = False
