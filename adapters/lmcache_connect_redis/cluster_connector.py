@@ -168,7 +168,7 @@ class ClusterConnector(NodesConnector):
         return await self.make_server(self._url_of(address)).open_connection()
 
     async def _map(self) -> SlotMap:
-        """Returns the map of the slots. Where nobody was there to ask for one, again and again, it soon is not asked for.
+        """Returns the map of the slots. Where nobody has answered, again and again, nobody is asked for a moment.
 
         Raises:
             CircuitOpenError: nobody was there to ask a moment ago. What asking raises.

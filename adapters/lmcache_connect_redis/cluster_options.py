@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from .options import RedisOptions
 
@@ -24,6 +24,13 @@ class RedisClusterOptions(RedisOptions):
         if db:
             raise ValueError("no database: a cluster has one, which has no number")
         return db
+
+    @field_validator("zone")
+    @classmethod
+    def _for_replicas(cls, zone: str | None, info: ValidationInfo) -> str | None:
+        if zone is not None and info.data.get("replicas") != "prefer":
+            raise ValueError("replicas=prefer besides it: primaries are asked wherever they are")
+        return zone
 
     @field_validator("layout")
     @classmethod

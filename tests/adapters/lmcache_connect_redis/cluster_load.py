@@ -1,0 +1,93 @@
+"""What tests of clusters share: names by node, and calls under way while the cluster changes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from lmcache_connect import ConnectorManager, LMCacheConnectError, RemoteConnector
+from lmcache_connect.record import chunk_names
+from lmcache_connect_redis.topology.slots import slot_of
+
+from .chunks import chunk, holds
+
+
+def slot_of_key(key: str) -> int:
+    [name] = chunk_names("", [key])
+    return slot_of(name)
+
+
+def keys_in(slot: int, count: int, start: str = "key") -> list[str]:
+    """`count` keys whose chunks lie in one slot."""
+    found: list[str] = []
+    number = 0
+    while len(found) < count:
+        key = f"{start}-{number}"
+        number += 1
+        if slot_of_key(key) == slot:
+            found.append(key)
+    return found
+
+
+class Load:
+    """Calls that go on until they are stopped, each with keys of its own, so that it knows what must be there."""
+
+    def __init__(self, manager: ConnectorManager, connector: RemoteConnector, sizes: Sequence[int]) -> None:
+        self._manager = manager
+        self._connector = connector
+        self._sizes = sizes
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_over = False
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.failed: list[LMCacheConnectError] = []
+
+    def start(self, workers: int, keys: int) -> None:
+        self._tasks = [asyncio.create_task(self._work(number, keys)) for number in range(workers)]
+
+    async def stop(self) -> None:
+        self._is_over = True
+        await asyncio.gather(*self._tasks)
+
+    async def go_on(self, calls: int) -> None:
+        """Returns when so many more calls have been answered."""
+        goal = self.done.total() + calls
+        while self.done.total() < goal and not all(task.done() for task in self._tasks):
+            await asyncio.sleep(0.005)
+
+    async def _work(self, number: int, count: int) -> None:
+        generator = random.Random(number)
+        keys = [f"worker-{number}-{index}" for index in range(count)]
+        stored: set[str] = set()
+        while not self._is_over:
+            some = generator.sample(keys, 3)
+            operation = generator.choice(["put", "put", "get", "batched_get", "batched_exists", "remove"])
+            try:
+                await self._call(operation, some, stored, generator)
+            except LMCacheConnectError as error:
+                self.failed.append(error)
+                return
+            self.done[operation] += 1
+
+    async def _call(self, operation: str, keys: list[str], stored: set[str], generator: random.Random) -> None:
+        connector, expected = self._connector, [key in stored for key in keys]
+        first = keys[0]
+        match operation:
+            case "put":
+                with chunk(self._manager.local_cpu_backend, first, generator.choice(self._sizes)) as obj:
+                    await connector.put(first, obj)
+                stored.add(first)
+                return
+            case "get":
+                told = [holds(await connector.get(first), first)]
+            case "batched_get":
+                told = [holds(obj, key) for key, obj in zip(keys, await connector.batched_get(keys), strict=True)]
+            case "batched_exists":
+                told = await connector.batched_exists(keys)
+            case _:
+                told = [await connector.remove(first)]
+                stored.discard(first)
+        if told != expected[: len(told)]:
+            self.wrong.append(f"{operation} of {keys} says {told}; expected {expected}")

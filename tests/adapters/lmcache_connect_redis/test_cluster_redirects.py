@@ -1,0 +1,174 @@
+"""What nodes of a cluster may say instead of an answer: all of it ends, and concerns no other key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lmcache_connect import ConnectorConfig, ConnectorManager, RemoteConnector, StoreError, StoreUnavailableError
+from lmcache_connect.errors import StoreProtocolError, WrongNodeError
+from lmcache_connect.record import chunk_names
+from lmcache_connect_redis.topology.slots import SLOTS, slot_of
+
+from .scripted_server import Answer, ScriptedServer
+
+pytestmark = pytest.mark.asyncio
+
+STRICT = ConnectorConfig.load(errors="raise", operation_timeout=8, retries=0, max_local_cpu_bytes=16 << 20)
+[NAME] = chunk_names("", ["key"])
+SLOT = slot_of(NAME)
+
+
+def map_of(*shares: tuple[int, int, str, int]) -> bytes:
+    """The reply to CLUSTER SLOTS: for each share its first and last slot, and the host and port of its primary."""
+    told = [
+        b"*3\r\n:%d\r\n:%d\r\n*3\r\n$%d\r\n%b\r\n:%d\r\n$2\r\nid\r\n" % (first, last, len(host), host.encode(), port)
+        for first, last, host, port in shares
+    ]
+    return b"*%d\r\n%b" % (len(told), b"".join(told))
+
+
+def whole_map(server: ScriptedServer) -> bytes:
+    return map_of((0, SLOTS - 1, "127.0.0.1", server.port))
+
+
+def for_key(answer: Callable[[], bytes]) -> Callable[[list[bytes]], bytes]:
+    """Answers for the one key as `answer` says. Every other key is there."""
+    return lambda command: answer() if command[1].decode() == NAME else b":1\r\n"
+
+
+@asynccontextmanager
+async def connected(
+    server: ScriptedServer, answers: dict[bytes, Answer], config: ConnectorConfig = STRICT
+) -> AsyncIterator[RemoteConnector]:
+    server.answers.update({b"CLUSTER": whole_map(server), **answers})
+    async with ConnectorManager(f"redis-cluster://127.0.0.1:{server.port}", config=config) as manager:
+        yield manager.create_connector()
+
+
+async def test_a_circle_of_redirects_ends_and_costs_no_other_key() -> None:
+    async with ScriptedServer({}) as first, ScriptedServer({}) as second:
+        circle = {
+            port: for_key(lambda to=other: b"-MOVED %d 127.0.0.1:%d\r\n" % (SLOT, to))  # type: ignore[misc]
+            for port, other in ((first.port, second.port), (second.port, first.port))
+        }
+        second.answers.update({b"EXISTS": circle[second.port], b"CLUSTER": whole_map(first)})
+        miss = STRICT.model_copy(update={"errors": "miss"})
+        async with connected(first, {b"EXISTS": circle[first.port]}, miss) as connector:
+            assert await connector.batched_exists(["key", "other"]) == [False, True]
+        async with connected(first, {b"EXISTS": circle[first.port]}) as connector:
+            with pytest.raises(StoreUnavailableError, match="nodes named another one"):
+                await connector.exists("key")
+
+
+@pytest.mark.parametrize(
+    "target", [b"MOVED %d 127.0.0.1:99999", b"MOVED %d", b"ASK %d a b:1", b"ASK %d unix/x:1", b"MOVED -%d 127.0.0.1:1"]
+)
+async def test_a_redirect_that_leads_nowhere_is_an_error_of_its_key(target: bytes) -> None:
+    async with (
+        ScriptedServer({}) as server,
+        connected(server, {b"EXISTS": for_key(lambda: b"-" + target % SLOT + b"\r\n")}) as connector,
+    ):
+        with pytest.raises(WrongNodeError):
+            await connector.exists("key")
+        assert await connector.exists("other")
+
+
+async def test_redirects_to_nodes_without_number_are_bounded() -> None:
+    async with ScriptedServer({}) as server:
+        ports = iter(range(1, 1000))
+
+        def elsewhere(command: list[bytes]) -> bytes:
+            return b"-MOVED %d 127.0.0.1:%d\r\n" % (slot_of(command[1].decode()), next(ports))
+
+        async with connected(server, {b"EXISTS": elsewhere}) as connector:
+            with pytest.raises(StoreError):
+                await connector.batched_exists([f"key-{number}" for number in range(200)])
+
+
+async def test_a_node_of_the_same_host_needs_not_name_it() -> None:
+    async with ScriptedServer({}) as first, ScriptedServer({b"EXISTS": b":1\r\n"}) as second:
+        answers: dict[bytes, Answer] = {
+            b"CLUSTER": map_of((0, SLOTS - 1, "", first.port)),
+            b"EXISTS": b"-MOVED %d :%d\r\n" % (SLOT, second.port),
+        }
+        second.answers[b"CLUSTER"] = map_of((0, SLOTS - 1, "", second.port))
+        async with connected(first, answers) as connector:
+            assert await connector.exists("key")
+
+
+async def test_a_cluster_that_is_down_for_a_moment_is_waited_for() -> None:
+    async with ScriptedServer({}) as server:
+        left = [3]
+
+        def answer() -> bytes:
+            left[0] -= 1
+            return b"-CLUSTERDOWN The cluster is down\r\n" if left[0] >= 0 else b":1\r\n"
+
+        async with connected(server, {b"EXISTS": for_key(answer)}) as connector:
+            assert await connector.batched_exists(["key", "other"]) == [True, True]
+
+
+async def test_a_cluster_that_stays_down_is_waited_for_once() -> None:
+    async with ScriptedServer({}) as server:
+        down: dict[bytes, Answer] = {b"EXISTS": b"-CLUSTERDOWN The cluster is down\r\n"}
+        async with connected(server, down) as connector:
+            asked = [0]
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match="lost part of its slots"):
+                    await connector.exists("key")
+                asked.append(sum(command[0] == b"EXISTS" for command in server.commands))
+            assert asked[1] > 2
+            assert asked[2] == asked[1] + 1
+
+
+async def test_slots_that_nobody_has_cost_no_other_key() -> None:
+    async with ScriptedServer({}) as server:
+        holes = map_of((0, SLOT - 1, "127.0.0.1", server.port), (SLOT + 1, SLOTS - 1, "127.0.0.1", server.port))
+        miss = STRICT.model_copy(update={"errors": "miss"})
+        async with connected(server, {b"CLUSTER": holes, b"EXISTS": b":1\r\n"}, miss) as connector:
+            assert await connector.batched_exists(["key", "other"]) == [False, True]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"+OK\r\n",
+        b"*1\r\n*2\r\n:0\r\n:1\r\n",
+        b"*1\r\n:7\r\n",
+        b"*1000000000\r\n",
+        b"*-7\r\n",
+        b"$900000000\r\n",
+        b"*1\r\n" * 40,
+        map_of((0, SLOTS, "127.0.0.1", 1)),
+        map_of((0, 5, "a b", 1)),
+    ],
+)
+async def test_a_map_that_cannot_be_one_is_refused_at_once(reply: bytes) -> None:
+    async with ScriptedServer({}) as server, connected(server, {b"CLUSTER": reply}) as connector:
+        with pytest.raises(StoreProtocolError):
+            await connector.exists("key")
+
+
+async def test_a_thousand_redirects_ask_for_the_map_a_few_times() -> None:
+    async with ScriptedServer({}) as first, ScriptedServer({}) as second:
+        moved: dict[bytes, Answer] = {
+            b"EXISTS": lambda command: b"-MOVED %d 127.0.0.1:%d\r\n" % (slot_of(command[1].decode()), second.port)
+        }
+        second.answers.update({b"EXISTS": b":1\r\n", b"CLUSTER": whole_map(first)})
+        async with connected(first, moved) as connector:
+            keys = [[f"key-{number}-{index}" for index in range(100)] for number in range(10)]
+            told = await asyncio.gather(*[connector.batched_exists(some) for some in keys])
+            assert all(all(flags) for flags in told)
+            asked = [command for command in first.commands + second.commands if command[0] == b"CLUSTER"]
+            assert len(asked) <= 4
+
+
+async def test_a_user_who_may_not_ask_for_the_map_is_told_which_command_is_needed() -> None:
+    refused = b"-NOPERM this user has no permissions to run the 'cluster|slots' command\r\n"
+    async with ScriptedServer({}) as server, connected(server, {b"CLUSTER": refused}) as connector:
+        with pytest.raises(StoreError, match=r"cluster\|slots"):
+            await connector.exists("key")
