@@ -66,7 +66,7 @@ class ReplicaReadingConnector(RedisConnector):
         """Returns whether a replica, or else the primary, holds the chunk."""
         return (await self.batched_exists((key,)))[0]
 
-    async def batched_exists(self, keys: Sequence[Key], *, way: Way = Way.PLAIN) -> Flags:
+    async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for each key whether a replica, or else the primary, holds its chunk."""
         flags: Flags = []
 
@@ -76,7 +76,7 @@ class ReplicaReadingConnector(RedisConnector):
 
         if await self._is_answered(ask):
             return flags
-        return await super().batched_exists(keys, way=way)
+        return await super().batched_exists(keys)
 
     async def receive(
         self,
