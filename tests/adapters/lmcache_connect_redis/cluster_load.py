@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from lmcache_connect import ConnectorManager, LMCacheConnectError, RemoteConnector
 from lmcache_connect.record import chunk_names
+from lmcache_connect.testing import ClusterServers
 from lmcache_connect_redis.topology.slots import slot_of
 
 from .chunks import chunk, holds
@@ -29,6 +30,44 @@ def keys_in(slot: int, count: int, start: str = "key") -> list[str]:
         if slot_of_key(key) == slot:
             found.append(key)
     return found
+
+
+async def put(manager: ConnectorManager, connector: RemoteConnector, key: str, nbytes: int) -> None:
+    with chunk(manager.local_cpu_backend, key, nbytes) as obj:
+        await connector.put(key, obj)
+
+
+async def use_while_a_slot_moves(
+    cluster: ClusterServers, manager: ConnectorManager, connector: RemoteConnector, nbytes: int
+) -> None:
+    """Makes every kind of call for keys that have moved, for others of the slot, and for new ones."""
+    slot = 4_711
+    stays, moves, new, gone = keys_in(slot, 4)
+    elsewhere = "key-elsewhere"
+    source = await asyncio.to_thread(cluster.owner_of, slot)
+    target = next(server for server in await asyncio.to_thread(cluster.primaries) if server is not source)
+    for key in (stays, moves, gone, elsewhere):
+        await put(manager, connector, key, nbytes)
+    migration = await asyncio.to_thread(cluster.migrate_slot, slot, target)
+    await asyncio.to_thread(migration.move_keys, chunk_names("", [moves, gone]))
+    for _ in range(2):  # while the slot moves, and after it has
+        await put(manager, connector, new, nbytes)
+        keys = [stays, elsewhere, moves, new, "absent", gone]
+        assert await connector.batched_exists(keys) == [key != "absent" for key in keys]
+        got = await connector.batched_get(keys)
+        assert [holds(obj, key) for key, obj in zip(keys, got, strict=True)] == [key != "absent" for key in keys]
+        for key in (stays, moves):
+            await put(manager, connector, key, nbytes)  # replaces it, wherever it is
+            assert holds(await connector.get(key), key)
+        assert await connector.remove(gone)
+        assert not await connector.exists(gone)
+        assert await connector.batched_remove([new, elsewhere]) == [True, True]
+        assert not await connector.exists(new)
+        await put(manager, connector, gone, nbytes)
+        await put(manager, connector, elsewhere, nbytes)
+        await asyncio.to_thread(migration.finish)
+    assert sorted(await connector.list()) == sorted([stays, moves, elsewhere, gone])
+    await asyncio.to_thread(cluster.move_slots, [slot], source)
 
 
 class Load:
@@ -76,8 +115,7 @@ class Load:
         first = keys[0]
         match operation:
             case "put":
-                with chunk(self._manager.local_cpu_backend, first, generator.choice(self._sizes)) as obj:
-                    await connector.put(first, obj)
+                await put(self._manager, connector, first, generator.choice(self._sizes))
                 stored.add(first)
                 return
             case "get":

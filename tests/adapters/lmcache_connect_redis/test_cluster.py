@@ -15,7 +15,6 @@ from lmcache_connect import (
     InvalidURLError,
     LMCacheConnectError,
     ManagedConnector,
-    RemoteConnector,
 )
 from lmcache_connect.errors import InvalidOptionError
 from lmcache_connect.record import chunk_names
@@ -24,7 +23,7 @@ from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect_redis.topology.cluster import NoClusterError
 
 from .chunks import chunk, holds
-from .cluster_load import Load, keys_in, slot_of_key
+from .cluster_load import Load, keys_in, put, slot_of_key, use_while_a_slot_moves
 
 pytestmark = pytest.mark.asyncio
 
@@ -45,11 +44,6 @@ async def opened(
     await asyncio.to_thread(cluster.flush)
     async with ConnectorManager(cluster.url(options=options), config=config) as manager:
         yield manager, manager.create_connector()
-
-
-async def put(manager: ConnectorManager, connector: RemoteConnector, key: str, nbytes: int) -> None:
-    with chunk(manager.local_cpu_backend, key, nbytes) as obj:
-        await connector.put(key, obj)
 
 
 def size(server: StoreServer) -> int:
@@ -149,38 +143,8 @@ async def test_announcements_are_read_by_others(cluster: ClusterServers) -> None
 async def test_a_slot_that_moves_hides_nothing_and_refuses_nothing(
     cluster: ClusterServers, nbytes: int, io: str
 ) -> None:
-    slot = 4_711
-    stays, moves, new, gone = keys_in(slot, 4)
-    elsewhere = "key-elsewhere"
-    source = await asyncio.to_thread(cluster.owner_of, slot)
-    target = next(server for server in await asyncio.to_thread(cluster.primaries) if server is not source)
     async with opened(cluster, io=io) as (manager, connector):
-        for key in (stays, moves, gone, elsewhere):
-            await put(manager, connector, key, nbytes)
-        migration = await asyncio.to_thread(cluster.migrate_slot, slot, target)
-        await asyncio.to_thread(migration.move_keys, chunk_names("", [moves, gone]))
-        for _ in range(2):  # while the slot moves, and after it has
-            await put(manager, connector, new, nbytes)
-            keys = [stays, elsewhere, moves, new, "absent", gone]
-            assert await connector.batched_exists(keys) == [True, True, True, True, False, True]
-            got = await connector.batched_get(keys)
-            assert [obj is not None and holds(obj, key) for key, obj in zip(keys, got, strict=True)] == [
-                *[True] * 4,
-                False,
-                True,
-            ]
-            for key in (stays, moves):
-                await put(manager, connector, key, nbytes)  # replaces it, wherever it is
-                assert holds(await connector.get(key), key)
-            assert await connector.remove(gone)
-            assert not await connector.exists(gone)
-            assert await connector.batched_remove([new, elsewhere]) == [True, True]
-            assert not await connector.exists(new)
-            await put(manager, connector, gone, nbytes)
-            await put(manager, connector, elsewhere, nbytes)
-            await asyncio.to_thread(migration.finish)
-        assert sorted(await connector.list()) == sorted([stays, moves, elsewhere, gone])
-    await asyncio.to_thread(cluster.move_slots, [slot], source)
+        await use_while_a_slot_moves(cluster, manager, connector, nbytes)
 
 
 async def test_calls_from_other_threads_follow_a_slot_that_moves(cluster: ClusterServers) -> None:
