@@ -8,10 +8,13 @@ from typing import Final
 from .stall_clock import SEND_TICK, TICKS
 from .wire import limit_call
 
-_IDLE_SECONDS: Final = 15
+_IDLE_SECONDS: Final = 5
 """After so long without traffic, the kernel asks whether the peer is there. It also keeps a NAT's entry alive."""
 
-_INTERVAL_SECONDS: Final = 5
+_INTERVAL_SECONDS: Final = 2
+"""A connection that a balancer has forgotten without a word ends after two such questions, 7 s, or three where
+`TCP_USER_TIMEOUT` is unknown."""
+
 _PROBES: Final = 3
 
 

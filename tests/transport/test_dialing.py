@@ -104,5 +104,7 @@ async def test_the_kernel_looks_after_connections_that_are_idle_and_ends_those_t
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 assert twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2500
             if hasattr(socket, "TCP_KEEPIDLE"):
-                assert twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 15
+                idle = twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                interval = twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+                assert idle + interval <= 7, "a connection that a balancer forgot is found within seconds"
         stream.close()
