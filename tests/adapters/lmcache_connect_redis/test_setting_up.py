@@ -29,6 +29,7 @@ from lmcache_connect_redis.protocol.connection import Connection
 from lmcache_connect_redis.protocol.replies import encode_command
 from lmcache_connect_redis.topology.single import SingleServer
 
+from .address import Address
 from .chunks import chunk, holds
 from .scripted_server import ScriptedServer
 
@@ -83,44 +84,6 @@ async def chunks_work(manager: ConnectorManager) -> None:
         assert await connector.remove(key)
         assert not await connector.exists(key)
     await connector.ping()
-
-
-class Address:
-    """A port that leads to one server, and from the next connection on to another. Old connections stay."""
-
-    def __init__(self, server: ValkeyServer) -> None:
-        self._server = server
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Address:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listener.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def lead_to(self, server: ValkeyServer) -> None:
-        """From now on, new connections reach `server`."""
-        self._server = server
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(self._server.host, self._server.port)
-        self._tasks |= {asyncio.create_task(_copy(reader, back)), asyncio.create_task(_copy(there, writer))}
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
 
 
 @asynccontextmanager
