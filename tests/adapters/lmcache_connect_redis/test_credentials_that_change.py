@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager
+from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager, LMCacheConnectError
 from lmcache_connect.testing import ValkeyServer
 from lmcache_connect.testing.servers.cluster import ClusterServers
 from lmcache_connect.testing.servers.redis import RedisServer, StoreServer
@@ -150,19 +151,26 @@ async def test_a_connection_that_is_never_without_requests_logs_in_between_two_o
             await asyncio.gather(*crowd)
 
 
-async def test_an_idle_connection_logs_in_again_at_its_next_use(server: ValkeyServer) -> None:
+async def test_an_idle_connection_logs_in_again_at_its_next_use_and_keeps_its_database(server: ValkeyServer) -> None:
     script = ScriptedLogin(("default", "any-1", 0.4), ("worker", "right-2", 900))
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">right-2", "~*", "+@all")
-    async with managed(server.url() + OPTION, script) as manager:
+    async with managed(server.url(db=3) + OPTION, script) as manager:
         connector = manager.create_connector()
-        await connector.ping()
+        with chunk(manager.local_cpu_backend, "k", 4096) as obj:
+            await connector.put("k", obj)
+        assert await connector.exists("k")
         first = live_connections(server)
-        assert [*first.values()] == ["default"]
+        assert [*first.values()] == ["default"] * 2
         await until(lambda: script.calls >= 2)
         await asyncio.sleep(0.4)  # no task of the connector does anything
         assert live_connections(server) == first
-        await connector.ping()
+        assert await connector.exists("k")
+        now = live_connections(server)
+        assert now.keys() == first.keys()
+        assert sorted(now.values()) == ["default", "worker"]
+        with chunk(manager.local_cpu_backend, "k", 4096) as obj:
+            await connector.put("k", obj)
         assert live_connections(server) == dict.fromkeys(first, "worker")
 
 
@@ -256,6 +264,20 @@ async def test_a_token_that_the_issuer_cannot_renew_serves_until_it_expires_and_
                 except AuthenticationError:
                     assert time.monotonic() < ends
                     await asyncio.sleep(0.05)
+
+
+async def test_a_connector_whose_callable_hangs_is_closed_in_time(server: ValkeyServer) -> None:
+    over = threading.Event()
+    try:
+        async with managed(server.url() + OPTION, lambda: over.wait(30), close_grace=0.1) as manager:
+            waiting = asyncio.create_task(manager.create_connector().ping())
+            await asyncio.sleep(0.05)
+            began = time.monotonic()
+        assert time.monotonic() - began < 3
+        with pytest.raises(LMCacheConnectError):
+            await asyncio.wait_for(waiting, 1)
+    finally:
+        over.set()
 
 
 # --------------------------------------------------------------------------------------------- rotated passwords
