@@ -441,7 +441,7 @@ class NodesConnector(StreamingConnector[Connection]):
 
         Raises:
             StoreError: what one of them raised, where that is not to be a miss, or where all of them have failed.
-            What one of them raised that is no `StoreError`. The others were cancelled then, and have ended.
+            What one of them raised that is not a `StoreError`. The others were cancelled then, and have ended.
         """
         if len(groups) == 1:
             [(address, slots)] = groups.items()
@@ -479,7 +479,7 @@ class NodesConnector(StreamingConnector[Connection]):
         """Awaits calls side by side, each to its end. Returns their results, and the errors of the store.
 
         Raises:
-            What one of them raised that is no `StoreError`. The others were cancelled then, and have ended.
+            What one of them raised that is not a `StoreError`. The others were cancelled then, and have ended.
         """
         results: list[Any] = [None] * len(calls)
         failures: list[StoreError | None] = [None] * len(calls)

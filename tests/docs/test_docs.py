@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from lmcache_connect import ConnectorConfig, ConnectorManager
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect_composition.hot_adapter import HotOptions
+from lmcache_connect_redis.cluster_options import RedisClusterOptions
 from lmcache_connect_redis.options import RedisOptions
 from lmcache_connect_redis.sentinel_options import SentinelOptions
 from lmcache_connect_s3.options import S3Options
@@ -63,6 +64,7 @@ def test_the_readmes_conformance_class_runs_as_written(tmp_path: Path) -> None:
         ("s3", "## Options", S3Options),
         ("hot-cache", "## Options", HotOptions),
         ("sentinel", "## Options", SentinelOptions),
+        ("cluster", "## Options", RedisClusterOptions),
     ],
 )
 def test_the_operators_pages_list_every_option_with_its_default(
