@@ -108,14 +108,9 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     )
     held = GaugeMetricFamily(f"{_PREFIX}_abandoned_bytes", "Bytes that those calls hold", labels=labels)
     servers = GaugeMetricFamily(
-        f"{_PREFIX}_server_breaker_state",
-        "1 for the state that the circuit breaker of one of a store's servers is in",
-        labels=[*labels, "server", "state"],
-    )
-    failures = GaugeMetricFamily(
-        f"{_PREFIX}_server_failures",
-        "Attempts in a row that one of a store's servers has not answered",
-        labels=[*labels, "server"],
+        f"{_PREFIX}_servers",
+        "Servers of a store that has several, by the state that the circuit breaker of each is in",
+        labels=[*labels, "state"],
     )
     for connector in manager.known_connectors:
         name = connector.name
@@ -128,11 +123,10 @@ def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         now = connector.breaker_state
         for one in BreakerState:
             state.add_metric([name, one.value], one is now)
-        for server in connector.servers():
-            failures.add_metric([name, server.server], server.failures)
-            for one in BreakerState:
-                servers.add_metric([name, server.server, one.value], one is server.breaker)
-    yield from (info, is_open, bypass, left, held, suspended, state, servers, failures)
+        states = [server.breaker for server in connector.servers()]
+        for one in BreakerState if states else ():
+            servers.add_metric([name, one.value], states.count(one))
+    yield from (info, is_open, bypass, left, held, suspended, state, servers)
 
 
 def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ class DividedArrivals:
     """Gives each of several receivers a share of the slots of one get. All of them use the room of the whole get.
 
     Where one finds no room for a chunk, the get brings the prefix that fits: the slots behind that chunk are not wanted
-    any more, whoever receives them.
+    any more, of any receiver.
     """
 
     def __init__(self, whole: Arrivals) -> None:

@@ -56,15 +56,8 @@ def owners_of(addresses: tuple[Address, ...]) -> array[int]:
 
     Of two servers with the same score, the one that comes first has the slot.
     """
-    owners = array("H", bytes(2 * SLOTS))
-    best = _scores_of(addresses[0])
-    for position, address in enumerate(addresses[1:], 1):
-        scores = _scores_of(address)
-        for slot, (score, highest) in enumerate(zip(scores, best, strict=True)):
-            if score > highest:
-                owners[slot] = position
-                best[slot] = score
-    return owners
+    scores = map(_scores_of, addresses)
+    return array("H", [in_slot.index(max(in_slot)) for in_slot in zip(*scores, strict=True)])
 
 
 def _scores_of(address: Address) -> array[int]:

@@ -1,0 +1,1 @@
+"""How keys are placed on several servers, computed without any: `python -m benchmarks.placement`."""
