@@ -2,7 +2,7 @@
 
 `NativeClient` (checksums on) and LMCache's own `resp` (C++, without checksums) store and load the same chunks on one
 server, in turns with sockets that do nothing else (`bare_sockets.py`), which show what the machine gives at most.
-Prints GB/s and seconds of CPU of this process per GB, medians. The server is a Valkey. It needs LMCache (`make lmcache`).
+Prints medians: GB/s, and seconds of CPU of this process per GB. It starts a Valkey. It needs LMCache (`make lmcache`).
 """
 
 from __future__ import annotations
