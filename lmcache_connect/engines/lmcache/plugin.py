@@ -19,7 +19,6 @@ from ...config import ConnectorConfig
 from ...errors import (
     BackendClosedError,
     ConnectorClosedError,
-    InvalidConfigError,
     LMCacheConnectError,
     ReleasedObjectError,
 )
@@ -30,6 +29,7 @@ from ...metadata import CacheMetadata
 from ...observability import event
 from ..engine_memory import EngineMemoryObj
 from ..memory_guard import MemoryGuard
+from ..store_url import store_url
 
 # Before the imports of LMCache, because it says what is missing where LMCache is not installed.
 from .memory import LMCacheMemory
@@ -79,12 +79,8 @@ class ConnectAdapter(ConnectorAdapter):  # type: ignore[misc]
         settings = ConnectorConfig.load(
             **{**_DEFAULTS, **{key: value for key, value in own.items() if key not in _PLACES}}
         )
-        url = own.get("url") or (settings.url.get_secret_value() if settings.url is not None else None)
-        if not url:
-            raise InvalidConfigError(
-                f"remote_storage_plugin.{name}.url", "it is missing from extra_config: expected the store's URL"
-            )
-        return InsideConnector(context, str(url), settings)
+        url = store_url(own.get("url"), f"remote_storage_plugin.{name}.url", "extra_config")
+        return InsideConnector(context, url, settings)
 
 
 class InsideConnector(RemoteConnector):  # type: ignore[misc]

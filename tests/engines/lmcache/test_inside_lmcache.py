@@ -18,6 +18,8 @@ from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
 
+from ..secret_urls import WITH_A_SECRET, check_warning
+
 # Read when LMCache is imported.
 os.environ.setdefault("LMCACHE_LOG_LEVEL", "ERROR")
 os.environ["LMCACHE_TRACK_USAGE"] = "false"
@@ -373,6 +375,14 @@ def test_a_missing_url_is_named() -> None:
     context = ConnectorContext("plugin://connect", None, None, None, None, "connect")
     with pytest.raises(InvalidConfigError, match=r"remote_storage_plugin\.connect\.url"):
         ConnectAdapter().create_connector(context)
+
+
+@pytest.mark.parametrize("holder", ["password", "key"])
+def test_a_secret_in_the_url_is_taken_and_warned_of_once(
+    start: Start, holder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(WITH_A_SECRET[holder])
+    check_warning(caplog, "remote_storage_plugin.connect.url")
 
 
 def test_bytes_that_lmcache_has_compressed_come_back_as_bytes(start: Start, valkey_url: str) -> None:
