@@ -32,6 +32,7 @@ from ..memory_guard import MemoryGuard
 from ..store_url import store_url
 
 # Before the imports of LMCache, because it says what is missing where LMCache is not installed.
+from .inside_names import name_of
 from .memory import LMCacheMemory
 
 # ruff: isort: split
@@ -110,11 +111,11 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     async def exists(self, key: Any) -> bool:
         """Whether the store holds the chunk."""
-        return await self.connector.exists(key.to_string())
+        return await self.connector.exists(name_of(key))
 
     def exists_sync(self, key: Any) -> bool:
         """`exists` for a thread without an event loop."""
-        return self.connector.exists_sync(key.to_string())
+        return self.connector.exists_sync(name_of(key))
 
     async def get(self, key: Any) -> Any:
         """Returns LMCache's object with a reference for the caller, or None for a miss."""
@@ -126,7 +127,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     def remove_sync(self, key: Any) -> bool:
         """Removes the chunk. Returns whether it was there. For a thread without an event loop."""
-        return self.connector.remove_sync(key.to_string())
+        return self.connector.remove_sync(name_of(key))
 
     # -------------------------------------------------------------------------------------------------- batches
 
@@ -221,7 +222,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
 
 def _names(keys: Sequence[Any]) -> list[str]:
-    return [key.to_string() for key in keys]
+    return [name_of(key) for key in keys]
 
 
 def _handed_over(obj: Any) -> Any:

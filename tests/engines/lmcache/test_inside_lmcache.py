@@ -366,6 +366,24 @@ def test_an_adapter_answers_for_its_own_plug_in_alone() -> None:
         assert not adapter.can_parse(url)
 
 
+def test_tags_that_lmcaches_text_takes_for_others_are_kept_apart(start: Start, valkey_url: str) -> None:
+    import dataclasses
+
+    inside = start(valkey_url)
+    plain = inside.key(1)
+    one, two = (
+        dataclasses.replace(plain, request_configs={f"lmcache.tag.{tag}": value for tag, value in tags})
+        for tags in ([("t", "a@u%b")], [("t", "a"), ("u", "b")])
+    )
+    assert one.to_string() == two.to_string()
+    obj = inside.chunk(1)
+    inside.run(inside.remote.connection.put(one, obj))
+    assert inside.run(inside.remote.connection.exists(one))
+    assert not inside.run(inside.remote.connection.exists(two))
+    assert inside.run(inside.remote.connection.get(two)) is None
+    obj.ref_count_down()
+
+
 def test_a_missing_url_is_named() -> None:
     from lmcache.v1.storage_backend.connector import ConnectorContext
 
