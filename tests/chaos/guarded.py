@@ -64,7 +64,7 @@ class Guarded:
                 raise WrongValueError(f"guard bytes of the caller's memory were written to, below byte {place}")
 
     def paint(self) -> None:
-        """Overwrites everything: what is sent from here now is no value."""
+        """Overwrites everything: what is sent from here now is not a value."""
         self._room[:] = _PAINT * len(self._room)
 
     def is_painted(self) -> bool:
