@@ -82,7 +82,7 @@ class OwnMemory:
         return list(flags)
 
     def _end(self, memory: Sequence[Guarded], call: Outcome) -> None:
-        """Looks at the memory of a call that has ended, and overwrites it: what is sent from there now is not a value."""
+        """Looks at the memory of a call that has ended, and overwrites it: what is sent now is not a value."""
         if not call.has_ended:
             return  # which was told
         for room in memory:
