@@ -20,13 +20,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from ..contract import CallerMemory
 from ..lease import Lease
-
-JobKind = Literal["get", "put", "exists", "remove"]
-KINDS: Final[tuple[JobKind, ...]] = ("get", "put", "exists", "remove")
+from ..observability import JobKind
 
 WHY: Final = {
     "deadline": "it did not end within its deadline",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
 
 from ..contract import CallerMemory
 from ..errors import BackendClosedError, ConnectorClosedError, InvalidArgumentError
+from ..observability import JobKind, JobStatistics
 from .event_descriptor import EventDescriptor
-from .job import Job, JobKind, JobResult
-from .job_statistics import JobStatistics
+from .job import Job, JobResult
 
 
 class JobBook:
@@ -35,6 +37,8 @@ class JobBook:
         self._results: dict[int, JobResult] = {}
         self._awaited: dict[int, int] = {}
         self._statistics = JobStatistics()
+        self.statistics: Final = partial(_copied, self._changed, self._statistics)
+        """Gives a copy of the counters. It does not keep this book alive, nor its port."""
 
     # ------------------------------------------------------------------------------------------------ submitting
 
@@ -124,11 +128,6 @@ class JobBook:
         with self._changed:
             return self._changed.wait_for(lambda: all(job.is_over for job in left), seconds)
 
-    def statistics(self) -> JobStatistics:
-        """A copy of the counters."""
-        with self._changed:
-            return self._statistics.copy()
-
     # ---------------------------------------------------------------------------------------- what jobs tell it
 
     def job_begins(self, job: Job) -> None:
@@ -172,7 +171,7 @@ class JobBook:
         counters.keys += len(result.flags)
         counters.succeeded += succeeded
         counters.nbytes += result.nbytes
-        counters.seconds += result.seconds
+        counters.times.observe(result.seconds)
         if result.reason is None:
             counters.missed += len(result.flags) - succeeded
             return
@@ -180,3 +179,8 @@ class JobBook:
         if result.reason == "shed":
             self._statistics.shed_jobs += 1
             self._statistics.shed_bytes += job.nbytes
+
+
+def _copied(guard: threading.Condition, counters: JobStatistics) -> JobStatistics:
+    with guard:
+        return counters.copy()

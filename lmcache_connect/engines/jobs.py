@@ -23,12 +23,11 @@ from ..errors import InvalidArgumentError
 from ..keys import Key, key_strings
 from ..managed import ManagedConnector
 from ..manager import ConnectorManager
-from ..observability import RepeatedEvent, event
+from ..observability import JobKind, JobStatistics, RepeatedEvent, event
 from ..outside import described
 from ..process import this_process
-from .job import Job, JobKind, JobResult
+from .job import Job, JobResult
 from .job_book import JobBook
-from .job_statistics import JobStatistics
 from .port_settings import checked_bytes, checked_deadline, port_settings
 from .shared_store import open_store
 from .watched_methods import WatchedMethods
@@ -104,6 +103,7 @@ class JobPort:
         except BaseException:
             self._book.close_event()
             raise
+        self._store.begin_counting(self._book.statistics)
         self._has_ended = threading.Event()
         self._methods = WatchedMethods(self)
         self._late = RepeatedEvent("engine_job_late")
@@ -338,7 +338,7 @@ class JobPort:
         finally:
             self._methods.end()
             self._book.close_event()
-            self._store.close()
+            self._store.close(self._book.statistics)
             self._has_ended.set()
 
     def _end_jobs(self, jobs: Iterable[Job], why: str, grace: float) -> bool:
@@ -389,7 +389,9 @@ class JobPort:
         # which closing waits for. An interpreter that ends starts no thread, and would wait for it for ever.
         if not sys.is_finalizing():
             try:
-                threading.Thread(target=self._store.close, name="lmcache-connect closing", daemon=True).start()
+                threading.Thread(
+                    target=self._store.close, args=(self._book.statistics,), name="lmcache-connect closing", daemon=True
+                ).start()
             except RuntimeError:
                 pass  # no thread could be started: the loop's own thread stays, which keeps no process alive
         _warn(f"{self!r} was never closed: call close()", ResourceWarning, stacklevel=1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from ..config import ConnectorConfig
 from ..manager import ConnectorManager
-from ..observability import event
+from ..observability import JobStatistics, event
 from ..outside import described
 from ..process import ModuleLock
 from .job_line import JobLine
@@ -41,13 +42,18 @@ class SharedStore:
         self.line: Final = JobLine(self.connector, loop.owner.loop, settings.breaker_reset)
         """Where jobs are posted."""
 
-    def close(self) -> None:
+    def begin_counting(self, statistics: Callable[[], JobStatistics]) -> None:
+        """Has the manager's metrics count one port's jobs, which `statistics` gives a copy of."""
+        self.manager.job_counts.begin(statistics)
+
+    def close(self, statistics: Callable[[], JobStatistics]) -> None:
         """Ends one port's use of it. Blocks until the connector is closed where it was the last one, in bounded time.
 
-        In a fork it does nothing: all of it is the parent's.
+        `statistics` is what `begin_counting` was given. In a fork it does nothing: all of it is the parent's.
         """
         if self.loop.process.is_forked():
             return
+        self.manager.job_counts.end(statistics)
         with _lock:
             self.users -= 1
             if self.users:

@@ -35,22 +35,16 @@ from ..memory import HotCache, MemoryObj, release_all
 from ..metadata import ChunkMetadata
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
 from .arguments import caller_memory, checked_keys, listed_objects, size_of_borrowed
-from .checked_calls import CheckedCalls
-from .first_attempt import FirstAttempt
+from .guarded_calls import GuardedCalls
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
 from .listing import Listing
-from .load import Load, load_of_get, load_of_keys, load_of_put, load_of_transfer
+from .load import load_of_keys
 from .operation_runner import OperationRunner, note_corrupt
 from .operations import (
     ANNOUNCE,
     ANNOUNCED,
-    BATCHED_EXISTS,
-    BATCHED_GET,
     BATCHED_GET_INTO,
-    BATCHED_PUT,
-    BATCHED_PUT_FROM,
-    BATCHED_REMOVE,
     CHECK,
     EXISTS,
     GET,
@@ -105,6 +99,7 @@ class ManagedConnector(RemoteConnector):
         )
         self._lifetime = Lifetime(self._runner, self._store, self._class_name)
         self._chunk_size = ChunkSize(context.metadata)
+        self._guarded = GuardedCalls(self._runner, wrapped, self._store, self._class_name, self._chunk_size)
         self._listing = Listing(self._store)
         timeout = min(
             REMOVAL_TIMEOUT, self._settings.operation_timeout / 4
@@ -218,8 +213,8 @@ class ManagedConnector(RemoteConnector):
         """
         key_string(key)
         if self._recall is not None:
-            return await self._owner.run(self._recall.exists, key, self._exists)
-        return await self._owner.run(self._exists, key)
+            return await self._owner.run(self._recall.exists, key, self._guarded.exists)
+        return await self._owner.run(self._guarded.exists, key)
 
     @_waits_once
     async def get(self, key: Key) -> MemoryObj | None:
@@ -230,8 +225,8 @@ class ManagedConnector(RemoteConnector):
         """
         key_string(key)
         if self._recall is not None:
-            return await self._owner.run(self._recall.get, key, self._get)
-        return await self._owner.run(self._get, key)
+            return await self._owner.run(self._recall.get, key, self._guarded.get)
+        return await self._owner.run(self._guarded.get, key)
 
     @_waits_once
     async def put(self, key: Key, memory_obj: MemoryObj) -> None:
@@ -246,7 +241,7 @@ class ManagedConnector(RemoteConnector):
         self._forget((key,))
         memory_obj.ref_count_up()  # as Holds does it for a batch
         try:
-            await self._owner.run(self._put, key, memory_obj, nbytes)
+            await self._owner.run(self._guarded.put, key, memory_obj, nbytes)
         finally:
             memory_obj.ref_count_down()
 
@@ -264,7 +259,7 @@ class ManagedConnector(RemoteConnector):
         """Removes keys. Returns for each whether it is gone now. One that was not there counts as gone."""
         wanted = await checked_keys(self._owner, keys)
         try:
-            return await self._owner.run(self._remove_all, wanted)
+            return await self._owner.run(self._guarded.batched_remove, wanted)
         finally:
             self._forget(wanted)
 
@@ -380,8 +375,8 @@ class ManagedConnector(RemoteConnector):
         """Returns for every key, in order, whether the store holds it."""
         wanted = await checked_keys(self._owner, keys)
         if self._recall is not None:
-            return await self._owner.run(self._recall.batched_exists, wanted, self._look_up)
-        return await self._owner.run(self._look_up, wanted)
+            return await self._owner.run(self._recall.batched_exists, wanted, self._guarded.batched_exists)
+        return await self._owner.run(self._guarded.batched_exists, wanted)
 
     @_waits_once
     async def batched_async_contains(self, lookup_id: str, keys: Sequence[Key], pin: bool = False) -> int:
@@ -396,8 +391,8 @@ class ManagedConnector(RemoteConnector):
         """
         wanted = await checked_keys(self._owner, keys)
         if self._recall is not None:
-            return await self._owner.run(self._recall.batched_get, wanted, self._fetch)
-        return await self._owner.run(self._fetch, wanted)
+            return await self._owner.run(self._recall.batched_get, wanted, self._guarded.batched_get)
+        return await self._owner.run(self._guarded.batched_get, wanted)
 
     @_waits_once
     async def batched_get_non_blocking(self, lookup_id: str, keys: Sequence[Key]) -> Hits:
@@ -415,20 +410,20 @@ class ManagedConnector(RemoteConnector):
         nbytes = sum(size_of_borrowed(obj, memory) for obj in objs)
         self._forget(wanted)
         with Holds(objs):
-            await self._owner.run(self._put_all, wanted, objs, nbytes)
+            await self._owner.run(self._guarded.batched_put, wanted, objs, nbytes)
 
     @_waits_once
     async def get_into(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """`batched_get_into` for one key: whether `buffer` now holds exactly the key's chunk, verified."""
         with await caller_memory(self._owner, [key], [buffer], metadata, writable=True) as theirs:
-            return (await self._owner.run(self._into, GET_INTO, theirs, self._get_into)).flags[0]
+            return (await self._owner.run(self._into, GET_INTO, theirs, self._guarded.get_into)).flags[0]
 
     @_waits_once
     async def put_from(self, key: Key, buffer: Any, metadata: ChunkMetadata | None = None) -> bool:
         """`batched_put_from` for one key: whether the chunk in `buffer` was stored."""
         with await caller_memory(self._owner, [key], [buffer], metadata, writable=False) as theirs:
             self._forget(theirs.keys)
-            return (await self._owner.run(self._put_from, theirs)).flags[0]
+            return (await self._owner.run(self._guarded.put_from, theirs)).flags[0]
 
     @_waits_once
     async def batched_get_into(
@@ -451,7 +446,7 @@ class ManagedConnector(RemoteConnector):
             InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
         """
         with await caller_memory(self._owner, keys, buffers, metadata, writable=True) as theirs:
-            return (await self._owner.run(self._into, BATCHED_GET_INTO, theirs, self._fetch_into)).flags
+            return (await self._owner.run(self._into, BATCHED_GET_INTO, theirs, self._guarded.batched_get_into)).flags
 
     @_waits_once
     async def batched_put_from(
@@ -474,7 +469,7 @@ class ManagedConnector(RemoteConnector):
         """
         with await caller_memory(self._owner, keys, buffers, metadata, writable=False) as theirs:
             self._forget(theirs.keys)
-            return (await self._owner.run(self._put_all_from, theirs)).flags
+            return (await self._owner.run(self._guarded.batched_put_from, theirs)).flags
 
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
@@ -566,7 +561,7 @@ class ManagedConnector(RemoteConnector):
 
     def _use_inside(self) -> None:
         """Makes what depends on the connector inside. Its hot cache, if it has one, is asked first, and counted."""
-        self._calls = CheckedCalls(self._wrapped, self._store, self._class_name, self._chunk_size)
+        self._guarded.use(self._wrapped)
         self._runner.in_flight.ends_when_cancelled = self._wrapped.ends_when_cancelled
         # One behind another wrapper is asked by that wrapper alone, which must see every call.
         cache = self._wrapped.own_hot_cache()
@@ -585,56 +580,13 @@ class ManagedConnector(RemoteConnector):
             is_current=lambda here: self.sync.own_thread is here,
             forget=self._forget,
             go_on={
-                EXISTS.name: self._exists,
-                GET.name: self._get,
-                PUT.name: self._put_held,
-                GET_INTO.name: self._get_into,
-                PUT_FROM.name: self._put_from,
+                EXISTS.name: self._guarded.exists,
+                GET.name: self._guarded.get,
+                PUT.name: self._guarded.put_held,
+                GET_INTO.name: self._guarded.get_into,
+                PUT_FROM.name: self._guarded.put_from,
             },
         )
-
-    def _forget(self, keys: Sequence[Key]) -> None:
-        """Drops keys that change from the hot cache of the memory, which other connectors may have filled."""
-        cache = self._context.local_cpu_backend.hot_cache
-        if cache is not None and len(cache):
-            for key in keys:
-                cache.remove(key)
-
-    # These are called on the owning loop: the connector inside is another one after `recreate`.
-
-    def _exists(self, key: Key, first: FirstAttempt | None = None) -> Coroutine[Any, Any, bool]:
-        return self._runner.run(EXISTS, self._wrapped.exists, (key,), first=first)
-
-    def _get(self, key: Key, first: FirstAttempt | None = None) -> Coroutine[Any, Any, MemoryObj | None]:
-        load = self._load_of_chunks(1)
-        return self._runner.run(GET, self._calls.get, (key,), load, self._wrapped.exists, first)
-
-    def _put(
-        self, key: Key, memory_obj: MemoryObj, nbytes: int, first: FirstAttempt | None = None
-    ) -> Coroutine[Any, Any, None]:
-        load = load_of_put(1, nbytes)
-        return self._runner.run(PUT, self._wrapped.put, (key, memory_obj), load, self._wrapped.exists, first)
-
-    async def _put_held(self, key: Key, memory_obj: MemoryObj, first: FirstAttempt) -> None:
-        """`_put` that holds the chunk itself: its caller, in a thread, may give it up."""
-        with Holds((memory_obj,)):
-            await self._put(key, memory_obj, memory_obj.get_size(), first)
-
-    def _look_up(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
-        return self._runner.run(BATCHED_EXISTS, self._calls.batched_exists, (keys,), load_of_keys(len(keys)))
-
-    def _remove_all(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Flags]:
-        return self._runner.run(BATCHED_REMOVE, self._calls.batched_remove, (keys,), load_of_keys(len(keys)))
-
-    def _put_all(self, keys: Sequence[Key], objs: Sequence[MemoryObj], nbytes: int) -> Coroutine[Any, Any, None]:
-        load = load_of_put(len(keys), nbytes)
-        probe = self._calls.probe if keys else None
-        return self._runner.run(BATCHED_PUT, self._wrapped.batched_put, (keys, objs), load, probe)
-
-    def _fetch(self, keys: Sequence[Key]) -> Coroutine[Any, Any, Slots]:
-        load = self._load_of_chunks(len(keys))
-        probe = self._calls.probe if keys else None
-        return self._runner.run(BATCHED_GET, self._calls.batched_get, (keys,), load, probe)
 
     def _into(
         self,
@@ -644,29 +596,12 @@ class ManagedConnector(RemoteConnector):
     ) -> Coroutine[Any, Any, Transferred]:
         return ask(theirs) if self._recall is None else self._recall.into(operation, theirs, ask)
 
-    def _get_into(self, theirs: CallerMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
-        load, probe = load_of_transfer(1, theirs.nbytes), self._wrapped.exists
-        return self._runner.run(GET_INTO, self._calls.get_into, (theirs.keys[0], theirs), load, probe, first)
-
-    def _put_from(self, theirs: CallerMemory, first: FirstAttempt | None = None) -> Coroutine[Any, Any, Transferred]:
-        load, probe = load_of_transfer(1, theirs.nbytes), self._wrapped.exists
-        return self._runner.run(PUT_FROM, self._calls.put_from, (theirs.keys[0], theirs), load, probe, first)
-
-    def _fetch_into(self, theirs: CallerMemory) -> Coroutine[Any, Any, Transferred]:
-        keys = theirs.keys
-        load = load_of_transfer(len(keys), theirs.nbytes)
-        probe = self._calls.probe if keys else None
-        return self._runner.run(BATCHED_GET_INTO, self._calls.batched_get_into, (keys, theirs), load, probe)
-
-    def _put_all_from(self, theirs: CallerMemory) -> Coroutine[Any, Any, Transferred]:
-        keys = theirs.keys
-        load = load_of_transfer(len(keys), theirs.nbytes)
-        probe = self._calls.probe if keys else None
-        return self._runner.run(BATCHED_PUT_FROM, self._calls.batched_put_from, (keys, theirs), load, probe)
-
-    def _load_of_chunks(self, items: int) -> Load:
-        size = self._chunk_size
-        return load_of_get(items, size.for_deadline, size.for_budget)
+    def _forget(self, keys: Sequence[Key]) -> None:
+        """Drops keys that change from the hot cache of the memory, which other connectors may have filled."""
+        cache = self._context.local_cpu_backend.hot_cache
+        if cache is not None and len(cache):
+            for key in keys:
+                cache.remove(key)
 
 
 def _closed_until_called(cache: HotCache | None, before: HotCache | None) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import anyio.to_thread
 
@@ -30,7 +30,7 @@ from ..loop import LoopOwner
 from ..managed import ManagedConnector
 from ..memory import ChunkMemory, LocalCPUBackend
 from ..metadata import CacheMetadata
-from ..observability import StoreMetrics
+from ..observability import JobCounts, StoreMetrics
 from ..outside import Lane, hidden_causes
 from ..process import this_process
 from ..url import RemoteURL
@@ -96,6 +96,8 @@ class ConnectorManager:
         self._maker = Maker(self._config, self._settings, metadata)
         self._lane = Lane("the manager")
         self._roster = Roster()
+        self.job_counts: Final = JobCounts()
+        """The counters of the ports of jobs that use this manager's connectors."""
         self._owner = LoopOwner.of(loop) if loop is not None else None
         self._backend = local_cpu_backend
         self._owns_backend = local_cpu_backend is None

@@ -10,6 +10,8 @@ from __future__ import annotations
 from .conditions import Condition, Conditions
 from .events import event
 from .histogram import Histogram
+from .job_counts import JobCounts
+from .job_statistics import JobKind, JobStatistics
 from .repeated_event import RepeatedEvent
 from .secret_file import read_secret_file
 from .statistics import HotCacheCounts, OperationStatistics, StoreMetrics
@@ -20,6 +22,9 @@ __all__ = [
     "Conditions",
     "Histogram",
     "HotCacheCounts",
+    "JobCounts",
+    "JobKind",
+    "JobStatistics",
     "OperationStatistics",
     "RepeatedEvent",
     "Span",

@@ -35,6 +35,9 @@ GONE: Final = "gone"
 ARENA: Final = "arena"
 """The connector label for the hot cache of the arena, which LMCache's names fill (`submit_put_task`)."""
 
+DONE: Final = "done"
+"""The outcome of a job that has not failed, though some of its keys may have been missed."""
+
 _MOST_REASONS: Final = 64
 """The most reasons of misses, or classes of errors, with a series of their own. The rest are `other`."""
 
@@ -84,6 +87,7 @@ class _ManagerCollector(Collector):
         yield _damaged_records(manager)
         yield from _hot_cache_metrics(manager)
         yield from _arena_metrics(manager)
+        yield from _job_metrics(manager)
 
 
 def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
@@ -249,6 +253,40 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     )
     for name, text, value in counters:
         yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=value)
+
+
+def _job_metrics(manager: ConnectorManager) -> Iterator[Metric]:
+    labels = ["kind"]
+    jobs = CounterMetricFamily(
+        f"{_PREFIX}_jobs", "Jobs of ports that have ended, by what became of them", labels=[*labels, "outcome"]
+    )
+    keys = CounterMetricFamily(
+        f"{_PREFIX}_job_keys", "Keys of those jobs, by what became of them", labels=[*labels, "outcome"]
+    )
+    moved = CounterMetricFamily(f"{_PREFIX}_job_bytes", "Bytes of the keys that succeeded", labels=labels)
+    seconds = HistogramMetricFamily(
+        f"{_PREFIX}_job_seconds", "Time of jobs from their submission to their end", labels=labels
+    )
+    in_flight = GaugeMetricFamily(f"{_PREFIX}_jobs_in_flight", "Jobs that have not ended", labels=labels)
+    total = manager.job_counts.total()
+    for kind, counted in total.kinds.items():
+        jobs.add_metric([kind, DONE], counted.jobs - counted.failures.total())
+        for reason, count in _bounded(counted.failures, OTHER).items():
+            jobs.add_metric([kind, reason], count)
+        failed = counted.keys - counted.succeeded - counted.missed
+        for outcome, count in (("succeeded", counted.succeeded), ("missed", counted.missed), ("failed", failed)):
+            keys.add_metric([kind, outcome], count)
+        moved.add_metric([kind], counted.nbytes)
+        seconds.add_metric([kind], *_buckets(counted.times))
+        in_flight.add_metric([kind], counted.in_flight)
+    yield from (jobs, keys, moved, seconds, in_flight)
+    yield GaugeMetricFamily(
+        f"{_PREFIX}_job_waiting_store_bytes", "Bytes of stores that have not begun", value=total.waiting_store_bytes
+    )
+    yield CounterMetricFamily(
+        f"{_PREFIX}_job_shed_stores", "Stores that were refused, because too many bytes waited", value=total.shed_jobs
+    )
+    yield CounterMetricFamily(f"{_PREFIX}_job_shed_bytes", "Bytes of those stores", value=total.shed_bytes)
 
 
 def _bounded(counts: Counter[T], other: T) -> dict[T, int]:

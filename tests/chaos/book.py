@@ -23,6 +23,11 @@ class Book:
         self._certain_since = time.monotonic()
         self._possible: dict[Version, float] = {}  # what else may be there, and when the call for it ended
 
+    @property
+    def certain(self) -> Version:
+        """What the last acknowledged change has left."""
+        return self._certain
+
     def acknowledged(self, version: Version) -> None:
         """The key was changed, and now holds `version`."""
         now = time.monotonic()

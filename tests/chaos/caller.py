@@ -37,10 +37,11 @@ SETTINGS: Final = ConnectorConfig.load(
 
 @dataclass(slots=True)
 class Outcome:
-    """How a call ended. `value` is its result where it is `ok`."""
+    """How a call ended, where it has. `value` is its result where it is `ok`."""
 
     ok: bool
     value: Any = None
+    has_ended: bool = True
 
 
 class Caller:
@@ -106,7 +107,7 @@ class LoopCaller(Caller):
         ended = time.monotonic()
         if not task.done():
             self.journal.violate(f"{self.store} {operation} has not ended {_STUCK:g} s after it had to")
-            return Outcome(False)
+            return Outcome(False, has_ended=False)
         if task.cancelled():
             what = "cancelled"
         elif (error := task.exception()) is not None:
@@ -146,6 +147,10 @@ def deadline(operation: str, args: tuple[Any, ...]) -> float:
             nbytes = args[1].get_size()
         case "batched_put":
             nbytes = sum(obj.get_size() for obj in args[1])
+        case "put_from" | "get_into":
+            nbytes = sum(map(len, args[1]))
+        case "batched_put_from" | "batched_get_into":
+            nbytes = sum(len(view) for views in args[1] for view in views)
         case "get":
             nbytes = _UNKNOWN_CHUNK
         case "batched_get":

@@ -10,9 +10,10 @@ from typing import Final
 from lmcache_connect import LocalCPUBackend, MemoryObj
 from lmcache_connect.errors import ArenaExhaustedError
 
-from .book import Book
+from .book import Book, Version
 from .caller import Caller, release
-from .value import Value, WrongValueError, random_size
+from .own_memory import MOST_BYTES, OwnMemory
+from .value import MIN_BYTES, Value, WrongValueError, random_size
 
 
 class Keeper:
@@ -42,21 +43,25 @@ class Keeper:
         """The keys that nobody else writes."""
         self._may_be_gone = may_be_gone
         self._changing = dict.fromkeys(self.keys, 0.0)  # when the last acknowledged change began
+        self._sizes: dict[int, int] = {}  # of the values that may still be there, by version
+        self._own = OwnMemory(caller, rng, end_after)
         self._books = {key: Book(stray, echoes=caller.store == "cut") for key in self.keys}
 
     async def step(self) -> None:
         """Does one thing, chosen at random, and checks what it can."""
         rng = self._rng
+        self._own.check()
         some = rng.sample(self.keys, rng.randint(2, len(self.keys)))
+        in_its_own = rng.random() < 0.4
         match rng.choices(("put", "put_some", "get", "get_some", "remove", "remove_some"), (40, 10, 25, 12, 8, 5))[0]:
             case "put":
-                await self._put(some[:1])
+                await (self._put_from(some[:1]) if in_its_own else self._put(some[:1]))
             case "put_some":
-                await self._put(some)
+                await (self._put_from(some) if in_its_own else self._put(some))
             case "get":
-                await self._get(some[0])
+                await (self._get_into(some[:1]) if in_its_own else self._get(some[0]))
             case "get_some":
-                await self._get_some(some)
+                await (self._get_into(some) if in_its_own else self._get_some(some))
             case "remove":
                 await self._remove(some[:1])
             case _:
@@ -64,17 +69,11 @@ class Keeper:
 
     async def _put(self, keys: list[str]) -> None:
         rng = self._rng
-        if len(keys) == 1:
-            sizes = [random_size(rng, self._largest)]
-        else:  # smaller ones, which fit the memory together
-            sizes = [random_size(rng, self._largest // 4) for _ in keys]
         objs: list[MemoryObj] = []
         try:
-            values = []
-            for key, nbytes in zip(keys, sizes, strict=True):
-                self._version += 1
-                values.append(value := Value.new(key, self._writer, self._version, nbytes))
-                objs.append(obj := await self._backend.allocate_async((nbytes,), "uint8", timeout=5))
+            values = self._new_values(keys, self._largest)
+            for value in values:
+                objs.append(obj := await self._backend.allocate_async((value.nbytes,), "uint8", timeout=5))
                 await value.fill(obj.byte_array)
             early = end_after(rng)
             begun = time.monotonic()
@@ -90,14 +89,60 @@ class Keeper:
         finally:
             release(objs)
         for value in values:
-            book = self._books[value.key]
-            if put.ok:
-                book.acknowledged(value.version)
-                self._changing[value.key] = begun
-            else:
-                book.failed(value.version)
+            self._note(value, put.ok, begun)
         if put.ok and rng.random() < 0.5:
             await self._get(rng.choice(keys))
+
+    async def _put_from(self, keys: list[str]) -> None:
+        """Puts from memory of its own. Each key has an answer."""
+        begun = time.monotonic()
+        values = self._new_values(keys, min(self._largest, MOST_BYTES))
+        flags = await self._own.put(values)
+        for value, flag in zip(values, flags, strict=True):
+            self._note(value, flag, begun)
+        if all(flags) and self._rng.random() < 0.5:
+            await self._get_into([self._rng.choice(keys)])
+
+    async def _get_into(self, keys: list[str]) -> None:
+        """Gets into memory of its own, with the size of the value that must be there."""
+        sizes = [self._sizes.get(self._books[key].certain or 0, MIN_BYTES) for key in keys]
+        if max(sizes) > MOST_BYTES:
+            await self._get(keys[0])
+            return
+        found = await self._own.get(keys, sizes)
+        for key, value, nbytes in zip(keys, found or (), sizes, strict=found is not None):
+            if value is not None:
+                self._judge_value(key, value)
+            else:
+                self._judge_miss(key, nbytes)
+
+    def _judge_miss(self, key: str, nbytes: int) -> None:
+        """A miss of a get into memory of so many bytes: there is nothing, or a value of another length."""
+        self._excuse(key)
+        answers = self._books[key].answers()
+        if all(version is not None and self._sizes[version] == nbytes for version in answers):
+            self._caller.journal.violate(
+                f"{self._caller.store} {key}: LOST: not there with {nbytes} bytes; expected one of {answers}"
+            )
+
+    def _new_values(self, keys: list[str], largest: int) -> list[Value]:
+        """A new value for each key: smaller ones where they are several, which fit the memory together."""
+        values: list[Value] = []
+        for key in keys:
+            self._version += 1
+            nbytes = random_size(self._rng, largest if len(keys) == 1 else largest // 4)
+            values.append(Value.new(key, self._writer, self._version, nbytes))
+        return values
+
+    def _note(self, value: Value, is_stored: bool, begun: float) -> None:
+        """Notes that a put of this value, which began at `begun`, was acknowledged, or has failed."""
+        book = self._books[value.key]
+        self._sizes[value.version] = value.nbytes
+        if is_stored:
+            book.acknowledged(value.version)
+            self._changing[value.key] = begun
+        else:
+            book.failed(value.version)
 
     async def _get(self, key: str) -> None:
         got = await self._caller.call("get", key, end_after=end_after(self._rng))
@@ -154,29 +199,35 @@ class Keeper:
                 self._books[key].failed(None)
 
     async def _check(self, key: str, obj: MemoryObj | None) -> None:
-        store, journal = self._caller.store, self._caller.journal
         if obj is None:
-            version = None
-        else:
-            try:
-                value = await Value.read(key, obj.byte_array)
-            except WrongValueError as error:
-                journal.violate(f"{store} {key}: WRONG VALUE: {error}")
-                return
-            finally:
-                obj.ref_count_down()
-            journal.count("values verified")
-            journal.count("bytes verified", value.nbytes)
-            if value.writer != self._writer:
-                journal.violate(f"{store} {key}: WRONG VALUE: of writer {value.writer:x}, not of {self._writer:x}")
-                return
-            version = value.version
-        if version is None:
             self._excuse(key)
+            self._judge(key, None)
+            return
+        try:
+            value = await Value.read(key, obj.byte_array)
+        except WrongValueError as error:
+            self._caller.journal.violate(f"{self._caller.store} {key}: WRONG VALUE: {error}")
+            return
+        finally:
+            obj.ref_count_down()
+        self._judge_value(key, value)
+
+    def _judge_value(self, key: str, value: Value) -> None:
+        store, journal = self._caller.store, self._caller.journal
+        journal.count("values verified")
+        journal.count("bytes verified", value.nbytes)
+        if value.writer != self._writer:
+            journal.violate(f"{store} {key}: WRONG VALUE: of writer {value.writer:x}, not of {self._writer:x}")
+            return
+        self._judge(key, value.version)
+
+    def _judge(self, key: str, version: Version) -> None:
         expected = self._books[key].answers()
         if version not in expected:
             kind = "LOST" if version is None else "STALE"
-            journal.violate(f"{store} {key}: {kind}: found version {version}; expected one of {expected}")
+            self._caller.journal.violate(
+                f"{self._caller.store} {key}: {kind}: found version {version}; expected one of {expected}"
+            )
 
     def _excuse(self, key: str) -> bool:
         """Whether the store has lost the key since it was put. Then it may be missing from now on."""

@@ -10,7 +10,8 @@ from lmcache_connect.errors import ArenaExhaustedError
 
 from .caller import SETTINGS, Caller, release
 from .keeper import end_after
-from .value import Value, WrongValueError, random_size
+from .own_memory import MOST_BYTES, OwnMemory
+from .value import MIN_BYTES, Value, WrongValueError, random_size
 
 SHARED_KEYS: Final = tuple(f"shared/{number}" for number in range(10))
 TTL: Final = 1.0
@@ -30,20 +31,26 @@ class Roamer:
         self._largest = largest
         self._writer = rng.getrandbits(64)
         self._version = 0
+        self._own = OwnMemory(caller, rng, end_after)
+        self._sizes = dict.fromkeys(SHARED_KEYS, MIN_BYTES)  # of the last value that this one has put or seen
 
     async def step(self) -> None:
         """Does one thing, chosen at random, and checks what it can."""
         rng = self._rng
+        self._own.check()
         keys = rng.sample(SHARED_KEYS, rng.randint(1, 4))
+        in_its_own = rng.random() < 0.4
         if rng.random() < self._writes:
             if rng.random() < 0.85:
-                await self._put(keys)
+                await (self._put_from(keys) if in_its_own else self._put(keys))
             elif len(keys) == 1:
                 await self._caller.call("remove", keys[0], end_after=end_after(rng))
             else:
                 await self._caller.call("batched_remove", keys, end_after=end_after(rng))
         elif rng.random() < 0.1:
             await self._caller.call("batched_exists", keys, end_after=end_after(rng))
+        elif in_its_own:
+            await self._get_into(keys)
         else:
             await self._get(keys)
 
@@ -68,6 +75,21 @@ class Roamer:
         finally:
             release(objs)
 
+    async def _put_from(self, keys: list[str]) -> None:
+        largest = min(self._largest if len(keys) == 1 else self._largest // 4, MOST_BYTES)
+        values: list[Value] = []
+        for key in keys:
+            self._version += 1
+            values.append(Value.new(key, self._writer, self._version, random_size(self._rng, largest)))
+        await self._own.put(values)
+        self._sizes.update({value.key: value.nbytes for value in values})
+
+    async def _get_into(self, keys: list[str]) -> None:
+        found = await self._own.get(keys, [min(self._sizes[key], MOST_BYTES) for key in keys])
+        for value in found or ():
+            if value is not None:
+                self._judge(value)
+
     async def _get(self, keys: list[str]) -> None:
         rng = self._rng
         if len(keys) == 1:
@@ -91,6 +113,11 @@ class Roamer:
             return
         finally:
             obj.ref_count_down()
+        self._judge(value)
+
+    def _judge(self, value: Value) -> None:
+        store, journal, key = self._caller.store, self._caller.journal, value.key
+        self._sizes[key] = value.nbytes
         journal.count("values verified")
         journal.count("bytes verified", value.nbytes)
         # A value is made, then put, then kept for a second, then fetched. Each call may take until its deadline.

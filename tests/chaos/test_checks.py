@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +18,14 @@ from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector,
 from lmcache_connect.testing import ValkeyServer
 
 from .book import Book
-from .caller import SETTINGS, LoopCaller, ThreadCaller, deadline
+from .caller import SETTINGS, Caller, LoopCaller, Outcome, ThreadCaller, deadline
 from .crew import Crew, Orders
+from .guarded import Guarded
 from .journal import Journal
 from .keeper import Keeper
 from .lag import Lag
 from .losses import STRUCK, Losses
+from .own_memory import OwnMemory
 from .value import BLOCK, Value, WrongValueError, random_size
 
 SIZE = 5 * BLOCK + 1000
@@ -49,6 +54,74 @@ def test_one_changed_bit_is_found_anywhere_but_in_the_time(place: int) -> None:
     view[place] ^= 1
     with pytest.raises(WrongValueError):
         read("k", view)
+
+
+class Careless(Caller):
+    """A store that gives one value to every get. `harm` is done to the memory of the call, and then nothing else."""
+
+    def __init__(self, journal: Journal, value: bytearray, harm: Callable[[list[memoryview]], object]) -> None:
+        super().__init__("careless", None, journal, [])  # type: ignore[arg-type]  # it is not called
+        self._value = value
+        self._harm = harm
+
+    async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
+        done = 0
+        for view in args[1]:
+            view[:] = self._value[done : done + len(view)]
+            done += len(view)
+        self.kept = self._harm(args[1])
+        return Outcome(True, True)
+
+
+def below(views: list[memoryview]) -> None:
+    """Writes the byte in front of the first region."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(views[0]))
+    ctypes.memset(address - 1, 0, 1)
+
+
+def above(views: list[memoryview]) -> None:
+    """Writes the byte behind the last region."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(views[-1]))
+    ctypes.memset(address + len(views[-1]), 0, 1)
+
+
+def swapped(views: list[memoryview]) -> None:
+    views[0][0] ^= 1
+
+
+def keep(views: list[memoryview]) -> memoryview:
+    return views[0][:1]
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [(below, "guard bytes"), (above, "guard bytes"), (keep, "a view"), (swapped, "WRONG VALUE"), (len, None)],
+)
+def test_memory_of_the_caller_that_is_not_as_it_must_be_is_found(
+    harm: Callable[[list[memoryview]], object], told: str | None
+) -> None:
+    journal = Journal()
+    own = OwnMemory(Careless(journal, filled("k"), harm), random.Random(5), lambda rng: None)
+    found = asyncio.run(own.get(["k"], [SIZE]))
+    if told is None:
+        assert not journal.violations
+        assert found is not None
+        assert found[0] is not None
+    else:
+        [violation] = journal.violations
+        assert told in violation
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_memory_that_is_written_to_after_its_call_is_found(is_written: bool) -> None:
+    room = Guarded(random.Random(1), SIZE)
+    assert sum(map(len, room.views)) == SIZE
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room.views[-1]))
+    room.end()
+    room.paint()
+    if is_written:
+        ctypes.memset(address, 0, 1)
+    assert room.is_painted() is not is_written
 
 
 def test_another_keys_value_and_a_torn_one_are_found() -> None:
@@ -157,13 +230,13 @@ async def test_a_keeper_finds_what_was_lost_or_is_old_or_anothers() -> None:
                 await keeper.step()
             assert not journal.violations
             assert journal.counts["values verified"]
-            other = await backend.allocate_async((5000,), "uint8")
-            await Value.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
-            await connector.put(keeper.keys[0], other)
-            other.ref_count_down()
-            for key in keeper.keys[1:]:
-                await connector.remove(key)
-            while len(journal.violations) < 2:
+            while len(journal.violations) < 2:  # again where the keeper has put something else in its place
+                other = await backend.allocate_async((5000,), "uint8")
+                await Value.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
+                await connector.put(keeper.keys[0], other)
+                other.ref_count_down()
+                for key in keeper.keys[1:]:
+                    await connector.remove(key)
                 await keeper.step()
             assert any("of writer 5" in text or "LOST" in text for text in journal.violations)
 

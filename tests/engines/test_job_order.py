@@ -10,6 +10,7 @@ import pytest
 
 from lmcache_connect.engines.job_line import MOST_STORES
 from lmcache_connect.engines.jobs import JobPort
+from lmcache_connect.oversight import ManagerMetrics
 
 from .conftest import OpenPort
 from .gated_store import GATES, Gates, caught_up
@@ -131,6 +132,14 @@ def test_stores_are_shed_and_counted_when_too_many_bytes_wait(
     assert (counted.shed_jobs, counted.shed_bytes, counted.waiting_store_bytes) == (30, 30 * MIB, 2 * MIB)
     assert counted.kinds["put"].failures == {"shed": 30}
     assert len([record for record in caplog.records if "engine_stores_shed" in record.message]) == 10
+    lines = ManagerMetrics(port.manager).render()[0].decode().splitlines()
+    for sample in (
+        "lmcache_connect_job_waiting_store_bytes 2.097152e+06",
+        "lmcache_connect_job_shed_stores_total 30.0",
+        'lmcache_connect_jobs_in_flight{kind="put"} 2.0',
+        'lmcache_connect_jobs_total{kind="put",outcome="shed"} 30.0',
+    ):
+        assert sample in lines
     gates.let_go_on("*")
     assert all(port.wait(job) is not None for job in kept)
     assert port.statistics().waiting_store_bytes == 0

@@ -23,7 +23,7 @@ from ..port_settings import PORT_OPTIONS
 from .accounts import Accounts
 from .dispatcher import Dispatcher
 from .object_names import ObjectNames
-from .opening import open_port
+from .opening import open_ports
 
 try:
     from lmcache.lmcache_native import Bitmap
@@ -71,10 +71,8 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]
         self._names = ObjectNames(given.get("identity"), strict_identity=given.get("strict_identity", False))
         options = {name: value for name, value in given.items() if name not in (*_OWN, "url")}
         known = (*PORT_OPTIONS, *_OWN)
-        self._port = open_port(given.get("url"), options, known)
-        self._calls = open_port(
-            given.get("url"), options, known
-        )  # what a thread waits for: no dispatcher may take it away
+        # The second one is for what a thread waits for: no dispatcher may take it away.
+        self._port, self._calls = open_ports(given.get("url"), options, known, 2)
         self._accounts = Accounts()
         self._lock = threading.Lock()
         self._has_ended = threading.Event()

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..jobs import JobPort
 from ..port_settings import PORT_OPTIONS
 from .object_names import ObjectNames
-from .opening import open_port
+from .opening import open_ports
 
 Completion = tuple[int, bool, str, list[bool] | None]
 """What LMCache is told of a batch: its number, whether it went well, the error, and one answer per key."""
@@ -45,7 +45,7 @@ class NativeClient:
             InvalidURLError, AdapterLoadError: no connector can be made for the URL.
         """
         self._names: Final = ObjectNames(identity, strict_identity=strict_identity)
-        self.port: Final[JobPort] = open_port(url, options, _OWN)
+        self.port: Final[JobPort] = open_ports(url, options, _OWN, 1)[0]
         """What runs the batches."""
 
     def event_fd(self) -> int:

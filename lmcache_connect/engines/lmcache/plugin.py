@@ -19,7 +19,6 @@ from ...config import ConnectorConfig
 from ...errors import (
     BackendClosedError,
     ConnectorClosedError,
-    InvalidConfigError,
     LMCacheConnectError,
     ReleasedObjectError,
 )
@@ -30,8 +29,10 @@ from ...metadata import CacheMetadata
 from ...observability import event
 from ..engine_memory import EngineMemoryObj
 from ..memory_guard import MemoryGuard
+from ..store_url import store_url
 
 # Before the imports of LMCache, because it says what is missing where LMCache is not installed.
+from .inside_names import name_of
 from .memory import LMCacheMemory
 
 # ruff: isort: split
@@ -79,12 +80,8 @@ class ConnectAdapter(ConnectorAdapter):  # type: ignore[misc]
         settings = ConnectorConfig.load(
             **{**_DEFAULTS, **{key: value for key, value in own.items() if key not in _PLACES}}
         )
-        url = own.get("url") or (settings.url.get_secret_value() if settings.url is not None else None)
-        if not url:
-            raise InvalidConfigError(
-                f"remote_storage_plugin.{name}.url", "it is missing from extra_config: expected the store's URL"
-            )
-        return InsideConnector(context, str(url), settings)
+        url = store_url(own.get("url"), f"remote_storage_plugin.{name}.url", "extra_config")
+        return InsideConnector(context, url, settings)
 
 
 class InsideConnector(RemoteConnector):  # type: ignore[misc]
@@ -114,11 +111,11 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     async def exists(self, key: Any) -> bool:
         """Whether the store holds the chunk."""
-        return await self.connector.exists(key.to_string())
+        return await self.connector.exists(name_of(key))
 
     def exists_sync(self, key: Any) -> bool:
         """`exists` for a thread without an event loop."""
-        return self.connector.exists_sync(key.to_string())
+        return self.connector.exists_sync(name_of(key))
 
     async def get(self, key: Any) -> Any:
         """Returns LMCache's object with a reference for the caller, or None for a miss."""
@@ -130,7 +127,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
     def remove_sync(self, key: Any) -> bool:
         """Removes the chunk. Returns whether it was there. For a thread without an event loop."""
-        return self.connector.remove_sync(key.to_string())
+        return self.connector.remove_sync(name_of(key))
 
     # -------------------------------------------------------------------------------------------------- batches
 
@@ -225,7 +222,7 @@ class InsideConnector(RemoteConnector):  # type: ignore[misc]
 
 
 def _names(keys: Sequence[Any]) -> list[str]:
-    return [key.to_string() for key in keys]
+    return [name_of(key) for key in keys]
 
 
 def _handed_over(obj: Any) -> Any:

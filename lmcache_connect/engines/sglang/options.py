@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from ...config import ConnectorConfig
 from ...errors import InvalidConfigError
 from ..jobs import DEADLINE, MAX_WAITING_STORE_BYTES
 from ..port_settings import check_option_names
+from ..store_url import store_url
 
 _OF_SGLANG: Final = frozenset(
     {
@@ -59,15 +59,7 @@ class Options:
         """
         given = {name: value for name, value in (extra_config or {}).items() if name not in _OF_SGLANG}
         check_option_names(given, _OWN)
-        url = given.pop("url", None)
-        if not url and (known := ConnectorConfig.load().url) is not None:
-            url = known.get_secret_value()
-        if not isinstance(url, str) or not url:
-            raise InvalidConfigError(
-                "url",
-                "it is missing from --hicache-storage-backend-extra-config, and from LMCACHE_CONNECT_URL; "
-                "expected a store such as redis://host",
-            )
+        url = store_url(given.pop("url", None), "url", "--hicache-storage-backend-extra-config")
         own: dict[str, Any] = {name: given.pop(name) for name in _OWN if name in given}
         for name in ("skip_existing", "strict_identity"):
             if not isinstance(own.get(name, False), bool):

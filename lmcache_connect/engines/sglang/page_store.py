@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from ..jobs import JobPort, JobResult
+from .missed_pages import MissedPages
 from .pages import Page
 from .transfer_rates import TransferRates
 
@@ -32,6 +33,7 @@ class PageStore:
     def __init__(self, port: JobPort, *, skip_existing: bool) -> None:
         self.port: Final = port
         self._skip_existing = skip_existing
+        self._missed = MissedPages()
         self.loaded: Final = TransferRates()
         """The batches that were loaded."""
         self.stored: Final = TransferRates()
@@ -51,15 +53,19 @@ class PageStore:
         return flags
 
     def save(self, pages: Sequence[Page]) -> list[bool]:
-        """Stores pages from their memory. Returns for each whether the store has it now. Raises what `load` raises."""
+        """Stores pages from their memory. Returns for each whether the store has it now. Raises what `load` raises.
+
+        Where existing pages are skipped, one that could not be loaded is stored all the same: what is there is damaged.
+        """
         flags = [False] * len(pages)
         asked = [at for at, page in enumerate(pages) if page.buffers is not None]
         ends = time.monotonic() + self.port.deadline
-        if asked and self._skip_existing:
-            found = self._wait(self.port.submit_exists([pages[at].name for at in asked]))
+        known = [at for at in asked if pages[at].name not in self._missed] if self._skip_existing else []
+        if known:
+            found = self._wait(self.port.submit_exists([pages[at].name for at in known]))
             if found.error is not None:
                 return flags  # a store that does not answer this would be sent the bytes for nothing
-            _fill(flags, asked, found.flags)
+            _fill(flags, known, found.flags)
             asked = [at for at in asked if not flags[at]]
         self.stored.add(*self._move(pages, asked, self.port.submit_put, flags, ends))
         return flags
@@ -88,20 +94,23 @@ class PageStore:
                 del buffers
                 if len(under_way) < AT_A_TIME:
                     continue
-                result = self._take(under_way, flags)
+                result = self._take(pages, under_way, flags)
                 nbytes += result.nbytes
                 if result.error is not None:
                     break  # the parts that are left would fail as well
         finally:
             # Also after an exception: their memory is HiCache's again when this returns.
             while under_way:
-                nbytes += self._take(under_way, flags).nbytes
+                nbytes += self._take(pages, under_way, flags).nbytes
         return sum(flags[at] for at in asked), nbytes, time.monotonic() - began
 
-    def _take(self, under_way: deque[tuple[Sequence[int], int]], flags: list[bool]) -> JobResult:
+    def _take(self, pages: Sequence[Page], under_way: deque[tuple[Sequence[int], int]], flags: list[bool]) -> JobResult:
         part, job = under_way.popleft()
         result = self._wait(job)
         _fill(flags, part, result.flags)
+        if result.kind == "get" and result.error is None:
+            self._missed.add(pages[at].name for at in part if not flags[at])
+        self._missed.remove(pages[at].name for at in part if flags[at])
         return result
 
     def _wait(self, job: int) -> JobResult:

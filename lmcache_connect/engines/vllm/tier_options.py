@@ -12,6 +12,7 @@ from ...config import Bytes, ConnectorConfig, Seconds
 from ...errors import InvalidConfigError
 from ..jobs import DEADLINE, MAX_WAITING_STORE_BYTES
 from ..port_settings import check_option_names
+from ..store_url import store_url
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -83,12 +84,7 @@ class TierOptions:
         Raises:
             InvalidConfigError: neither has it.
         """
-        if self.url is not None:
-            return self.url
-        found = self.config().url
-        if found is None:
-            raise InvalidConfigError("url", "it is missing; expected the store's URL, such as redis://store:6379")
-        return found.get_secret_value()
+        return store_url(self.url, "url", "secondary_tiers")
 
 
 _OWN: Final = frozenset(option.name for option in fields(TierOptions)) - {"settings"}

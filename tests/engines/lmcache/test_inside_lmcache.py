@@ -18,6 +18,8 @@ from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
 
+from ..secret_urls import WITH_A_SECRET, check_warning
+
 # Read when LMCache is imported.
 os.environ.setdefault("LMCACHE_LOG_LEVEL", "ERROR")
 os.environ["LMCACHE_TRACK_USAGE"] = "false"
@@ -364,6 +366,24 @@ def test_an_adapter_answers_for_its_own_plug_in_alone() -> None:
         assert not adapter.can_parse(url)
 
 
+def test_tags_that_lmcaches_text_takes_for_others_are_kept_apart(start: Start, valkey_url: str) -> None:
+    import dataclasses
+
+    inside = start(valkey_url)
+    plain = inside.key(1)
+    one, two = (
+        dataclasses.replace(plain, request_configs={f"lmcache.tag.{tag}": value for tag, value in tags})
+        for tags in ([("t", "a@u%b")], [("t", "a"), ("u", "b")])
+    )
+    assert one.to_string() == two.to_string()
+    obj = inside.chunk(1)
+    inside.run(inside.remote.connection.put(one, obj))
+    assert inside.run(inside.remote.connection.exists(one))
+    assert not inside.run(inside.remote.connection.exists(two))
+    assert inside.run(inside.remote.connection.get(two)) is None
+    obj.ref_count_down()
+
+
 def test_a_missing_url_is_named() -> None:
     from lmcache.v1.storage_backend.connector import ConnectorContext
 
@@ -373,6 +393,14 @@ def test_a_missing_url_is_named() -> None:
     context = ConnectorContext("plugin://connect", None, None, None, None, "connect")
     with pytest.raises(InvalidConfigError, match=r"remote_storage_plugin\.connect\.url"):
         ConnectAdapter().create_connector(context)
+
+
+@pytest.mark.parametrize("holder", ["password", "key"])
+def test_a_secret_in_the_url_is_taken_and_warned_of_once(
+    start: Start, holder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(WITH_A_SECRET[holder])
+    check_warning(caplog, "remote_storage_plugin.connect.url")
 
 
 def test_bytes_that_lmcache_has_compressed_come_back_as_bytes(start: Start, valkey_url: str) -> None:

@@ -18,6 +18,7 @@ from lmcache_connect.errors import (
 )
 from lmcache_connect.testing import RcloneServer, ValkeyServer
 
+from ..secret_urls import WITH_A_SECRET, WITHOUT, check_warning, warnings_of
 from .restated import AdapterHost, Host, NativeHost, ObjectKey, is_readable
 
 Open = Callable[..., Host]
@@ -383,3 +384,21 @@ def test_the_status_is_healthy_until_it_is_closed_and_the_medium_is_shared(
 def test_a_wrong_capacity_is_named(open_adapter: Callable[..., AdapterHost], capacity: Any) -> None:
     with pytest.raises(InvalidConfigError, match="max_capacity_gb"):
         open_adapter("redis://h:1", max_capacity_gb=capacity)
+
+
+@pytest.mark.parametrize("url", WITH_A_SECRET.values(), ids=WITH_A_SECRET)
+def test_a_secret_in_the_url_is_taken_and_warned_of_once(
+    open_host: Open, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_host(url)
+    check_warning(caplog, "adapter_params.url")
+
+
+def test_a_url_that_says_where_the_password_is_or_one_of_the_environment_is_not_warned_of(
+    open_host: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_PASSWORD", "of the environment")
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", WITH_A_SECRET["password"])
+    open_host(WITHOUT)
+    open_host("")
+    assert not warnings_of(caplog)

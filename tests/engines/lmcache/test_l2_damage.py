@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import pytest
 
-from lmcache_connect.engines.lmcache.object_names import ObjectNames
-from lmcache_connect.record import chunk_names
-from lmcache_connect.testing import Fault, FaultKind, FaultProxy, RcloneServer, ValkeyServer
-from lmcache_connect.testing.servers.s3 import BUCKET
+from lmcache_connect.testing import Fault, FaultKind, FaultProxy
 
-from ...testing.conformance.raw_s3 import client_of
+from ..stores import Store
 from .restated import AdapterHost, Host, NativeHost
 from .test_l2_clients import SIZE, Open, chunk, key, keys, room
 
@@ -21,70 +17,9 @@ WATCH_SECONDS = 2.0
 """How long memory is watched after an answer."""
 
 
-class Records(Protocol):
-    """A store whose records can be changed behind the client's back."""
-
-    url: str
-
-    def read(self, number: int) -> bytes: ...
-
-    def write(self, number: int, record: bytes) -> None: ...
-
-    def remove(self, number: int) -> None: ...
-
-
-def name_of(number: int) -> str:
-    """The store's name for the record of the object with this number."""
-    [name] = chunk_names("", [ObjectNames().name(key(number).text())])
-    return name
-
-
-class ValkeyRecords:
-    def __init__(self, server: ValkeyServer) -> None:
-        server.flush()
-        self.url = server.url()
-        self._client = server.client()
-
-    def read(self, number: int) -> bytes:
-        record = self._client.get(name_of(number))
-        assert isinstance(record, bytes)
-        return record
-
-    def write(self, number: int, record: bytes) -> None:
-        self._client.set(name_of(number), record)
-
-    def remove(self, number: int) -> None:
-        assert self._client.delete(name_of(number)) == 1
-
-
-class S3Records:
-    def __init__(self, server: RcloneServer, prefix: str) -> None:
-        self.url = server.url(prefix)
-        self._prefix = prefix
-        self._client = client_of(server)
-
-    def _object(self, number: int) -> dict[str, str]:
-        found = self._client.list_objects_v2(Bucket=BUCKET, Prefix=f"{self._prefix}/")["Contents"]
-        ending = key(number).text().rpartition("@")[2]
-        [name] = [each["Key"] for each in found if ending in each["Key"]]
-        return {"Bucket": BUCKET, "Key": name}
-
-    def read(self, number: int) -> bytes:
-        return bytes(self._client.get_object(**self._object(number))["Body"].read())
-
-    def write(self, number: int, record: bytes) -> None:
-        self._client.put_object(**self._object(number), Body=record)
-
-    def remove(self, number: int) -> None:
-        self._client.delete_object(**self._object(number))
-
-
-@pytest.fixture(params=["valkey", "s3"])
-def records(request: pytest.FixtureRequest) -> Records:
-    if request.param == "valkey":
-        return ValkeyRecords(request.getfixturevalue("valkey_server"))
-    prefix = f"damage-{abs(hash(request.node.nodeid))}"
-    return S3Records(request.getfixturevalue("rclone_server"), prefix)
+def word_of(number: int) -> str:
+    """What only the name of this object's record holds."""
+    return "@" + key(number).text().rpartition("@")[2]
 
 
 def flip(record: bytes, other: bytes) -> bytes:
@@ -106,31 +41,31 @@ def lengthen(record: bytes, other: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [flip, swap, cut, lengthen])
 def test_a_damaged_record_is_a_failure_for_its_key_alone(
-    open_host: Open, records: Records, damage: Callable[[bytes, bytes], bytes]
+    open_host: Open, store: Store, damage: Callable[[bytes, bytes], bytes]
 ) -> None:
-    host = open_host(records.url)
+    host = open_host(store.url())
     assert host.store(keys(4), [chunk(number) for number in range(4)])
-    records.write(2, damage(records.read(2), records.read(3)))
+    store.write(word_of(2), damage(store.read(word_of(2)), store.read(word_of(3))))
     memory = room(4)
     assert host.load(keys(4), memory) == [True, True, False, True]
     assert [bytes(memory[number]) for number in (0, 1, 3)] == [chunk(number) for number in (0, 1, 3)]
 
 
 def test_an_object_that_goes_between_look_up_and_load_is_a_failure_for_its_key_alone(
-    open_host: Open, records: Records
+    open_host: Open, store: Store
 ) -> None:
-    host = open_host(records.url)
+    host = open_host(store.url())
     assert host.store(keys(3), [chunk(number) for number in range(3)])
     assert host.exists(keys(3)) == [True] * 3
-    records.remove(1)
+    store.remove(word_of(1))
     memory = room(3)
     assert host.load(keys(3), memory) == [True, False, True]
     assert [bytes(memory[0]), bytes(memory[2])] == [chunk(0), chunk(2)]
 
 
 @pytest.mark.parametrize("size", [SIZE - 8, SIZE + 8])
-def test_memory_of_another_length_is_a_failure_for_its_key_alone(open_host: Open, records: Records, size: int) -> None:
-    host = open_host(records.url)
+def test_memory_of_another_length_is_a_failure_for_its_key_alone(open_host: Open, store: Store, size: int) -> None:
+    host = open_host(store.url())
     assert host.store(keys(3), [chunk(number) for number in range(3)])
     memory = [bytearray(SIZE), bytearray(size), bytearray(SIZE)]
     assert host.load(keys(3), memory) == [True, False, True]
@@ -141,13 +76,12 @@ def test_memory_of_another_length_is_a_failure_for_its_key_alone(open_host: Open
 def test_a_server_that_stops_within_a_chunk_costs_the_deadline_and_nothing_is_written_later(
     open_native: Callable[..., NativeHost],
     open_adapter: Callable[..., AdapterHost],
-    valkey_server: ValkeyServer,
+    store: Store,
     io: str,
 ) -> None:
-    valkey_server.flush()
     size = 4 << 20
-    with FaultProxy(valkey_server.host, valkey_server.port) as proxy:
-        url = f"redis://{proxy.host}:{proxy.port}?io={io}"
+    with FaultProxy(store.server.host, store.server.port) as proxy:
+        url = store.url(proxy, io=io, pool_size=1)
         hosts: list[Host] = [open_native(url, deadline=1.0), open_adapter(url, deadline=1.0)]
         assert hosts[0].store(keys(2), [chunk(number, size) for number in range(2)])
         memory = [room(2, size) for _ in hosts]
@@ -173,58 +107,60 @@ def test_a_server_that_stops_within_a_chunk_costs_the_deadline_and_nothing_is_wr
 
 
 def test_a_frozen_server_costs_the_deadline_and_a_killed_one_less_and_nothing_is_written_later(
-    open_native: Callable[..., NativeHost], open_adapter: Callable[..., AdapterHost]
+    open_native: Callable[..., NativeHost], open_adapter: Callable[..., AdapterHost], own_store: Store
 ) -> None:
-    size = 4 << 20
-    with ValkeyServer() as server:
-        hosts: list[Host] = [open_native(server.url(), deadline=1.0), open_adapter(server.url(), deadline=1.0)]
-        assert hosts[0].store(keys(3), [chunk(number, size) for number in range(3)])
-        memory = [room(3, size) for _ in hosts]
-        numbers = [host.begin_load(keys(3), chunks) for host, chunks in zip(hosts, memory, strict=True)]
-        server.pause()
+    size, server, url = 4 << 20, own_store.server, own_store.url()
+    hosts: list[Host] = [open_native(url, deadline=1.0), open_adapter(url, deadline=1.0)]
+    assert hosts[0].store(keys(3), [chunk(number, size) for number in range(3)])
+    memory = [room(3, size) for _ in hosts]
+    numbers = [host.begin_load(keys(3), chunks) for host, chunks in zip(hosts, memory, strict=True)]
+    server.pause()
+    begun = time.monotonic()
+    answers = [host.end_load(number) for host, number in zip(hosts, numbers, strict=True)]
+    assert time.monotonic() - begun < 5
+    before = [[bytes(each) for each in chunks] for chunks in memory]
+    for answer, chunks in zip(answers, before, strict=True):
+        assert all(chunks[number] == chunk(number, size) for number, flag in enumerate(answer) if flag)
+    server.resume()
+    assert own_store.read(word_of(0))
+    ends = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < ends:
+        assert [[bytes(each) for each in chunks] for chunks in memory] == before
+        time.sleep(0.1)
+    server.kill()
+    for host in hosts:
         begun = time.monotonic()
-        answers = [host.end_load(number) for host, number in zip(hosts, numbers, strict=True)]
+        assert host.load(keys(1), room(1, size)) == [False]
         assert time.monotonic() - begun < 5
-        before = [[bytes(each) for each in chunks] for chunks in memory]
-        for answer, chunks in zip(answers, before, strict=True):
-            assert all(chunks[number] == chunk(number, size) for number, flag in enumerate(answer) if flag)
-        server.resume()
-        with server.client() as client:
-            assert client.ping()
-        ends = time.monotonic() + WATCH_SECONDS
-        while time.monotonic() < ends:
-            assert [[bytes(each) for each in chunks] for chunks in memory] == before
-            time.sleep(0.1)
-        server.kill()
-        for host in hosts:
-            begun = time.monotonic()
-            assert host.load(keys(1), room(1, size)) == [False]
-            assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("fault", ["stopped", "killed"])
 @pytest.mark.parametrize("client", ["native", "adapter"])
 def test_a_server_that_goes_amid_a_load_costs_the_objects_that_had_not_come(
-    open_native: Callable[..., NativeHost], open_adapter: Callable[..., AdapterHost], client: str, fault: str
+    open_native: Callable[..., NativeHost],
+    open_adapter: Callable[..., AdapterHost],
+    own_store: Store,
+    proxy: FaultProxy,
+    client: str,
+    fault: str,
 ) -> None:
-    size = 1 << 20
-    with ValkeyServer() as server, FaultProxy(server.host, server.port) as proxy:
-        open_host: Callable[..., Host] = open_native if client == "native" else open_adapter
-        host = open_host(f"redis://{proxy.host}:{proxy.port}?pool_size=1", deadline=1.0, retries=0)
-        assert host.store(keys(4), [chunk(number, size) for number in range(4)])
-        memory = room(4, size)
-        proxy.arm(Fault(FaultKind.STALL, after_bytes=2 * size + size // 2))
-        number = host.begin_load(keys(4), memory)
-        assert proxy.wait_fired(10)
-        end = server.pause if fault == "stopped" else server.kill
-        end()
-        assert host.end_load(number) == [True, True, False, False]
-        before = [bytes(each) for each in memory]
-        assert before[:2] == [chunk(number, size) for number in range(2)]
-        proxy.disarm()  # what was under way may now arrive
-        ends = time.monotonic() + WATCH_SECONDS
-        while time.monotonic() < ends:
-            assert [bytes(each) for each in memory] == before
-            time.sleep(0.1)
-        if fault == "stopped":
-            server.resume()
+    size, server = 1 << 20, own_store.server
+    open_host: Callable[..., Host] = open_native if client == "native" else open_adapter
+    host = open_host(own_store.url(proxy, pool_size=1, attempts=1), deadline=1.0, retries=0)
+    assert host.store(keys(4), [chunk(number, size) for number in range(4)])
+    memory = room(4, size)
+    proxy.arm(Fault(FaultKind.STALL, after_bytes=2 * size + size // 2))
+    number = host.begin_load(keys(4), memory)
+    assert proxy.wait_fired(10)
+    end = server.pause if fault == "stopped" else server.kill
+    end()
+    assert host.end_load(number) == [True, True, False, False]
+    before = [bytes(each) for each in memory]
+    assert before[:2] == [chunk(number, size) for number in range(2)]
+    proxy.disarm()  # what was under way may now arrive
+    ends = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < ends:
+        assert [bytes(each) for each in memory] == before
+        time.sleep(0.1)
+    if fault == "stopped":
+        server.resume()

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from lmcache_connect.engines.lmcache.object_names import ObjectNames
 from lmcache_connect.errors import InvalidConfigError
 
+from .restated import ObjectKey
+
 FACTS: dict[str, Any] = {"dtype": "bfloat16", "kv_layout": "NHD", "revision": "0a1b2c3"}
 KEY = "org/Model-8B@00000102@0@00ff"
 
@@ -51,6 +53,27 @@ def test_another_value_in_any_field_is_another_name(other: dict[str, Any]) -> No
 def test_two_servers_with_the_same_facts_have_the_same_names() -> None:
     reordered = dict(reversed(FACTS.items()))
     assert ObjectNames(reordered, strict_identity=True).name(KEY) == ObjectNames(FACTS).name(KEY)
+
+
+@given(
+    st.lists(
+        st.builds(
+            ObjectKey,
+            chunk_hash=st.binary(min_size=1, max_size=3),
+            model_name=st.sampled_from(["m", "m/1", "00000102", "m@1", "m@00000102", "m@00000102@0"]),
+            kv_rank=st.sampled_from([0, 0x102, 0x1000_0003]),
+            object_group_id=st.sampled_from([0, 0x10, 0x1000_0003]),
+            cache_salt=st.sampled_from(["", "0", "00", "ffff"]),
+        ),
+        min_size=2,
+        max_size=12,
+        unique=True,
+    )
+)
+def test_every_key_that_lmcache_can_make_has_a_name_of_its_own(keys: list[ObjectKey]) -> None:
+    names = ObjectNames(FACTS)
+    possible = [key for key in keys if "@" not in key.model_name]  # LMCache refuses the others
+    assert len(set(names.names(key.text() for key in possible))) == len(possible)
 
 
 PART = st.text(st.characters(exclude_characters="@", exclude_categories=["Cs"]), min_size=1, max_size=8)

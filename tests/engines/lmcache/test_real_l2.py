@@ -252,3 +252,9 @@ def test_a_wrong_url_is_said_at_lmcaches_start(kind: str) -> None:
     adapter = spec(kind, "redis://store:6379?tll=5")
     with pytest.raises(InvalidURLError, match="tll"):
         create_l2_adapter(get_l2_adapter_config_class(kind).from_dict(adapter))
+
+
+@pytest.mark.parametrize("field", ["model_name", "cache_salt"])
+def test_lmcache_refuses_the_sign_that_parts_its_keys_so_that_no_two_have_one_text(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must not contain"):
+        keys(1, **{field: "model@00000102"})

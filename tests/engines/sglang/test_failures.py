@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 
 from lmcache_connect.engines.sglang import page_store
-from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
 
+from ..stores import Store
 from .conftest import Start, keys_of
 from .pools import HostTensor, MHAPool, MLAPool
 from .restated import PoolName, PoolTransfer
@@ -22,7 +22,7 @@ DEADLINE: Final = 1.0
 LATE: Final = 1.0
 """Seconds that a busy machine may add to a deadline."""
 
-MODES: Final = pytest.mark.parametrize("io", ["io=thread", "io=loop"])
+MODES: Final = pytest.mark.parametrize("io", ["thread", "loop"])
 
 
 def stays(pool: MHAPool, seconds: float = WATCHED_SECONDS) -> bool:
@@ -35,18 +35,6 @@ def stays(pool: MHAPool, seconds: float = WATCHED_SECONDS) -> bool:
             return False
         time.sleep(0.01)
     return bool((pool.array == expected).all())
-
-
-@pytest.fixture
-def own_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(own_server: ValkeyServer) -> Iterator[FaultProxy]:
-    with FaultProxy(own_server.host, own_server.port) as proxy:
-        yield proxy
 
 
 class InThread:
@@ -68,33 +56,25 @@ class InThread:
 # ---------------------------------------------------------------------------------------------------- damage
 
 
-def records_of(server: ValkeyServer, keys: list[str], backend: Any) -> list[str]:
-    """The names of the keys' records in the server."""
-    prefix = backend.status()["pools"]["kv"]["pages"]["prefix"]
-    return chunk_names("", [prefix + key for key in keys])
-
-
 @MODES
 @pytest.mark.parametrize("layout", ["page_first", "layer_first"])
 def test_each_kind_of_damage_costs_its_own_page_alone_and_nothing_is_written_afterwards(
-    start: Start, server: ValkeyServer, layout: str, io: str
+    start: Start, store: Store, layout: str, io: str
 ) -> None:
     pool = MHAPool(layout, pages=14, page_size=64, layers=4, heads=4, dim=32)
     pool.fill()
-    backend = start(pool, url=server.url(options={"io": io.partition("=")[2]}))
+    backend = start(pool, url=store.url(io=io))
     keys = keys_of(7)
     assert all(backend.batch_set_v1(keys, pool.indices(range(7))))
     stored = [pool.bytes_of(page) for page in range(7)]
-    names = records_of(server, keys, backend)
-    with server.client() as client:
-        records = [bytes(client.get(name)) for name in names]
-        middle = len(records[1]) // 2
-        flipped = bytes([records[1][middle] ^ 1])
-        client.set(names[1], records[1][:middle] + flipped + records[1][middle + 1 :])
-        client.set(names[2], records[0])
-        client.set(names[3], records[3][:-1])
-        client.set(names[4], records[4] + b"\0")
-        client.delete(names[5])
+    records = [store.read(key) for key in keys]
+    middle = len(records[1]) // 2
+    flipped = bytes([records[1][middle] ^ 1])
+    store.write(keys[1], records[1][:middle] + flipped + records[1][middle + 1 :])
+    store.write(keys[2], records[0])
+    store.write(keys[3], records[3][:-1])
+    store.write(keys[4], records[4] + b"\0")
+    store.remove(keys[5])
 
     flags = backend.batch_get_v1(keys, pool.indices(range(7, 14)))
 
@@ -103,15 +83,14 @@ def test_each_kind_of_damage_costs_its_own_page_alone_and_nothing_is_written_aft
     assert stays(pool)
 
 
-def test_a_damaged_page_is_stored_again(start: Start, server: ValkeyServer) -> None:
+def test_a_damaged_page_is_stored_again(start: Start, store: Store) -> None:
     pool = MHAPool()
     pool.fill()
-    backend = start(pool)
+    backend = start(pool, url=store.url())
     keys = keys_of(1)
     backend.batch_set_v1(keys, pool.indices([0]))
-    [name] = records_of(server, keys, backend)
-    with server.client() as client:
-        client.setrange(name, client.strlen(name) - 20, b"damage")
+    record = store.read(keys[0])
+    store.write(keys[0], record[:-20] + b"damage" + record[-14:])
 
     assert backend.batch_get_v1(keys, pool.indices([1])) == [False]
     assert backend.batch_set_v1(keys, pool.indices([0])) == [True]
@@ -135,34 +114,33 @@ def test_a_page_of_another_length_is_a_miss(start: Start, server: ValkeyServer) 
 @MODES
 @pytest.mark.parametrize("layout", ["page_first", "layer_first"])
 def test_a_server_that_stops_during_a_load_costs_the_pages_until_the_deadline_and_writes_none_later(
-    start: Start, own_server: ValkeyServer, proxy: FaultProxy, layout: str, io: str
+    start: Start, own_store: Store, proxy: FaultProxy, layout: str, io: str
 ) -> None:
     pool = MHAPool(layout, pages=16, page_size=64, layers=8, heads=8, dim=64)
     pool.fill()
-    url = f"redis://{proxy.host}:{proxy.port}?{io}"
-    backend = start(pool, url=url, deadline=DEADLINE)
+    backend = start(pool, url=own_store.url(proxy, io=io, pool_size=1), deadline=DEADLINE)
     keys = keys_of(8)
     assert all(backend.batch_set_v1(keys, pool.indices(range(8))))
 
     proxy.arm(Fault(FaultKind.STALL, after_bytes=3 * pool.page_nbytes // 2))
     call = InThread(backend.batch_get_v1, keys, pool.indices(range(8, 16)))
     assert proxy.wait_fired(10)
-    own_server.pause()
+    own_store.server.pause()
     flags = call.answer()
 
     assert time.monotonic() - call.began < DEADLINE + LATE
     assert not all(flags)
-    own_server.resume()
+    own_store.server.resume()
     proxy.disarm()  # what was held back comes now
     assert stays(pool)
 
 
 def test_a_store_that_stalls_amid_a_batch_costs_the_pages_from_there_on(
-    start: Start, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    start: Start, own_store: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = MHAPool(pages=48, page_size=64, layers=8, heads=4, dim=32)
     pool.fill()
-    backend = start(pool, url=f"redis://{proxy.host}:{proxy.port}", deadline=DEADLINE, retries=0)
+    backend = start(pool, url=own_store.url(proxy, attempts=1), deadline=DEADLINE, retries=0)
     keys = keys_of(24)
     assert all(backend.batch_set_v1(keys, pool.indices(range(24))))
     monkeypatch.setattr(page_store, "PART_BYTES", 4 * pool.page_nbytes)
@@ -177,11 +155,11 @@ def test_a_store_that_stalls_amid_a_batch_costs_the_pages_from_there_on(
 
 
 def test_a_batch_that_is_refused_amid_its_parts_answers_when_those_before_have_ended(
-    start: Start, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    start: Start, own_store: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = MHAPool(pages=8, page_size=64, layers=8, heads=4, dim=32)
     pool.fill()
-    backend = start(pool, url=f"redis://{proxy.host}:{proxy.port}", deadline=DEADLINE, retries=0)
+    backend = start(pool, url=own_store.url(proxy, attempts=1), deadline=DEADLINE, retries=0)
     keys = keys_of(4)
     assert all(backend.batch_set_v1(keys, pool.indices(range(4))))
     monkeypatch.setattr(page_store, "PART_BYTES", 2 * pool.page_nbytes)
@@ -196,25 +174,25 @@ def test_a_batch_that_is_refused_amid_its_parts_answers_when_those_before_have_e
 
 @pytest.mark.parametrize("layout", ["page_first", "layer_first"])
 def test_a_server_that_is_killed_during_a_load_costs_answers_of_false_and_comes_back_by_itself(
-    start: Start, own_server: ValkeyServer, proxy: FaultProxy, layout: str
+    start: Start, own_store: Store, proxy: FaultProxy, layout: str
 ) -> None:
     pool = MHAPool(layout, pages=16, page_size=64, layers=8, heads=8, dim=64)
     pool.fill()
-    backend = start(pool, url=f"redis://{proxy.host}:{proxy.port}", deadline=DEADLINE, breaker_reset=0.05)
+    backend = start(pool, url=own_store.url(proxy, attempts=1), deadline=DEADLINE, breaker_reset=0.05)
     keys = keys_of(8)
     assert all(backend.batch_set_v1(keys, pool.indices(range(8))))
 
     proxy.arm(Fault(FaultKind.STALL, after_bytes=3 * pool.page_nbytes // 2))
     call = InThread(backend.batch_get_v1, keys, pool.indices(range(8, 16)))
     assert proxy.wait_fired(10)
-    own_server.kill()
+    own_store.server.kill()
     proxy.disarm()
     flags = call.answer()
 
     assert time.monotonic() - call.began < DEADLINE + LATE
     assert not all(flags)
     assert stays(pool)
-    own_server.start()
+    own_store.server.start()
     ends = time.monotonic() + 20
     while not all(backend.batch_set_v1(keys, pool.indices(range(8)))):
         assert time.monotonic() < ends, "it does not come back"
@@ -263,13 +241,13 @@ NOTHING: Final[dict[str, Any]] = {
 
 
 def test_a_store_that_is_killed_between_two_calls_costs_answers_and_no_exception(
-    start: Start, own_server: ValkeyServer
+    start: Start, own_store: Store
 ) -> None:
     pool = MHAPool()
-    backend = start(pool, url=own_server.url(), deadline=DEADLINE)
+    backend = start(pool, url=own_store.url(), deadline=DEADLINE)
     keys = keys_of(2)
     assert backend.batch_set_v1(keys, pool.indices([0, 1])) == [True, True]
-    own_server.kill()
+    own_store.server.kill()
 
     assert everything(backend, pool, keys) == NOTHING
 
@@ -304,12 +282,12 @@ def test_a_store_that_is_full_stores_no_more_and_gives_what_it_has(start: Start)
 
 
 def test_while_a_store_is_down_calls_are_answered_at_once_and_told_at_a_bounded_rate(
-    start: Start, own_server: ValkeyServer, caplog: pytest.LogCaptureFixture
+    start: Start, own_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = MHAPool()
-    backend = start(pool, url=own_server.url(), deadline=30.0, breaker_failures=2, breaker_reset=60.0)
+    backend = start(pool, url=own_store.url(), deadline=30.0, breaker_failures=2, breaker_reset=60.0)
     keys = keys_of(1)
-    own_server.kill()
+    own_store.server.kill()
     for _ in range(3):
         backend.batch_exists(keys)
 

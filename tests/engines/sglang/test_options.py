@@ -8,6 +8,7 @@ import pytest
 
 from lmcache_connect.errors import InvalidArgumentError, InvalidConfigError, InvalidURLError, UnknownSchemeError
 
+from ..secret_urls import WITH_A_SECRET, WITHOUT, check_warning, warnings_of
 from .conftest import Start
 
 WRONG: list[Any] = [
@@ -45,15 +46,18 @@ def test_a_missing_url_refuses_the_start(backend_class: Any) -> None:
             backend_class(config, {})
 
 
-def test_a_url_with_a_secret_may_come_from_the_environment(backend_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_with_a_secret_may_come_from_the_environment(
+    backend_class: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from .conftest import config_of
 
-    monkeypatch.setenv("LMCACHE_CONNECT_URL", "redis://:hidden@127.0.0.1:1")
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", WITH_A_SECRET["password"])
     config = config_of("redis://unused")
     config.extra_config = {}
     backend = backend_class(config, {})
     try:
-        assert backend.status()["port"]["store"] == "redis://127.0.0.1:1"
+        assert backend.status()["port"]["store"] == "redis://127.0.0.1:1/0"
+        assert not warnings_of(caplog)
     finally:
         backend.close()
 
@@ -66,3 +70,19 @@ def test_a_setting_of_the_toolkit_reaches_its_connector(start: Start) -> None:
     with pytest.raises(InvalidConfigError, match="breaker_failures"):
         start(breaker_failures=0)
     start(breaker_failures=9, max_waiting_store_bytes="64MiB")
+
+
+@pytest.mark.parametrize("url", WITH_A_SECRET.values(), ids=WITH_A_SECRET)
+def test_a_secret_in_the_url_is_taken_and_warned_of_once(
+    start: Start, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(url=url)
+    check_warning(caplog, "url")
+
+
+def test_a_url_that_says_where_the_password_is_is_not_warned_of(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_PASSWORD", "of the environment")
+    start(url=WITHOUT)
+    assert not warnings_of(caplog)

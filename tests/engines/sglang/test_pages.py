@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from lmcache_connect.engines.sglang.missed_pages import MissedPages
 from lmcache_connect.testing import RcloneServer, RedisServer, ValkeyServer
 
 from .conftest import Start, keys_of
@@ -262,3 +263,12 @@ def test_the_pools_memory_is_freed_only_when_nothing_touches_it(start: Start) ->
 
     assert freed == [True]
     assert backend.batch_get_v1(keys, pool.indices([0])) == [False]
+
+
+def test_pages_that_were_missed_are_few_and_leave_when_they_are_there() -> None:
+    missed = MissedPages(most=3)
+    missed.add(["a", "b"])
+    missed.remove(["a", "z"])
+    assert ("a" in missed, "b" in missed) == (False, True)
+    missed.add(["c", "d", "e"])
+    assert [name for name in "bcde" if name in missed] == ["c", "d", "e"]

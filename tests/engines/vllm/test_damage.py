@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from lmcache_connect.testing import Fault, FaultKind, FaultProxy, ValkeyServer
+from lmcache_connect.testing import Fault, FaultKind, FaultProxy
 
+from ..stores import Store
 from .host import Host, content_of, key_of
 
 Make = Callable[..., Host]
@@ -27,31 +28,25 @@ def assert_left_alone(host: Host, seconds: float = WATCHED) -> None:
         time.sleep(0.005)
 
 
-def names_of(server: ValkeyServer, number: int) -> list[bytes]:
-    """The names of all that the server keeps of a chunk."""
-    word = key_of(number)[:-4].hex().encode()
-    return sorted(name for name in server.client().scan_iter() if word in name)
+def word_of(number: int) -> str:
+    """What only the name of this chunk's record holds."""
+    return key_of(number)[:-4].hex()
 
 
-def test_each_damaged_record_fails_alone_and_nothing_is_written_afterwards(
-    host: Make, valkey_server: ValkeyServer, valkey_url: str
-) -> None:
-    first, second = host(valkey_url), host(valkey_url)
+def test_each_damaged_record_fails_alone_and_nothing_is_written_afterwards(host: Make, store: Store) -> None:
+    first, second = host(store.url()), host(store.url())
     first.store(range(8))
-    client = valkey_server.client()
-    record = {number: names_of(valkey_server, number)[0] for number in range(8)}
     keys = [key_of(number) for number in range(8)]
     context = second.request("r")
     assert second.look_up(keys, context) == [True] * 8
-    whole = client.get(record[1])
-    assert isinstance(whole, bytes)
+    whole = store.read(word_of(1))
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    client.set(record[1], bytes(flipped))
-    client.set(record[2], client.get(record[6]) or b"")
-    client.set(record[3], whole[:-1])
-    client.append(record[4], b"x")
-    client.delete(record[5])
+    store.write(word_of(1), bytes(flipped))
+    store.write(word_of(2), store.read(word_of(6)))
+    store.write(word_of(3), store.read(word_of(3))[:-1])
+    store.write(word_of(4), store.read(word_of(4)) + b"x")
+    store.remove(word_of(5))
     result = second.run("load", keys, range(8), context)
     assert second.loaded(result, keys) == [True, False, False, False, False, False, True, True]
     assert [second.read(number) for number in (0, 6, 7)] == [content_of(number) for number in (0, 6, 7)]
@@ -60,56 +55,57 @@ def test_each_damaged_record_fails_alone_and_nothing_is_written_afterwards(
 
 @pytest.mark.parametrize("end", ["pause", "kill"])
 def test_a_server_that_stops_in_the_middle_of_a_load_fails_it_by_its_deadline_and_nothing_is_written_afterwards(
-    host: Make, end: str
+    host: Make, own_store: Store, proxy: FaultProxy, end: str
 ) -> None:
     # Every other limit is far beyond what the test waits for.
     limits = {"operation_timeout": 600, "stall_timeout": 600, "close_grace": 0.1}
-    with ValkeyServer() as server, FaultProxy(server.host, server.port) as proxy:
-        host(server.url(), chunks=4, nbytes=MIB).store(range(4))
-        one = host(f"redis://{proxy.host}:{proxy.port}", chunks=8, nbytes=MIB, deadline=1.0, **limits)
-        context = one.request("r")
-        keys = [key_of(number) for number in range(4)]
-        assert one.look_up(keys, context) == [True] * 4
-        proxy.arm(Fault(FaultKind.STALL, after_bytes=MIB + MIB // 2))
-        job = one.submit("load", keys, [1, 3, 5, 7], context)
-        assert proxy.wait_fired(10)
-        getattr(server, end)()
-        result = one.result(job)
-        assert not result.success
-        before = bytes(one.memory)
-        if end == "pause":
-            server.resume()
-        proxy.disarm()  # what was held goes on to the client now, if it still listens
-        assert one.memory == before
-        assert_left_alone(one)
-        if end == "kill":
-            server.restart()
-            host(server.url(), chunks=4, nbytes=MIB).store(range(4))
-        later = host(server.url(), chunks=8, nbytes=MIB)
-        assert later.loaded(later.run("load", keys, [1, 3, 5, 7], later.request("s")), keys) == [True] * 4
-        assert [later.read(chunk) for chunk in (1, 3, 5, 7)] == [content_of(number, 0, MIB) for number in range(4)]
+    server, url = own_store.server, own_store.url()
+    host(url, chunks=4, nbytes=MIB).store(range(4))
+    one = host(own_store.url(proxy, attempts=1), chunks=8, nbytes=MIB, deadline=1.0, **limits)
+    context = one.request("r")
+    keys = [key_of(number) for number in range(4)]
+    assert one.look_up(keys, context) == [True] * 4
+    proxy.arm(Fault(FaultKind.STALL, after_bytes=MIB + MIB // 2))
+    job = one.submit("load", keys, [1, 3, 5, 7], context)
+    assert proxy.wait_fired(10)
+    getattr(server, end)()
+    result = one.result(job)
+    assert not result.success
+    before = bytes(one.memory)
+    if end == "pause":
+        server.resume()
+    proxy.disarm()  # what was held goes on to the client now, if it still listens
+    assert one.memory == before
+    assert_left_alone(one)
+    if end == "kill":
+        server.restart()
+        host(url, chunks=4, nbytes=MIB).store(range(4))
+    later = host(url, chunks=8, nbytes=MIB)
+    assert later.loaded(later.run("load", keys, [1, 3, 5, 7], later.request("s")), keys) == [True] * 4
+    assert [later.read(chunk) for chunk in (1, 3, 5, 7)] == [content_of(number, 0, MIB) for number in range(4)]
 
 
-def test_a_load_of_many_chunks_keeps_what_whole_jobs_have_brought_when_the_server_stops(host: Make) -> None:
+def test_a_load_of_many_chunks_keeps_what_whole_jobs_have_brought_when_the_server_stops(
+    host: Make, own_store: Store, proxy: FaultProxy
+) -> None:
     nbytes, chunks = 8 * MIB, 12  # two chunks a job, four jobs at a time
-    with ValkeyServer() as server, FaultProxy(server.host, server.port) as proxy:
-        keys = [key_of(number) for number in range(chunks)]
-        host(server.url(), chunks=chunks, nbytes=nbytes).store(range(chunks))
-        one = host(
-            f"redis://{proxy.host}:{proxy.port}?pool_size=1",
-            chunks=chunks,
-            nbytes=nbytes,
-            deadline=3.0,
-            operation_timeout=600,
-            stall_timeout=600,
-            close_grace=0.1,
-        )
-        context = one.request("r")
-        assert one.look_up(keys, context) == [True] * chunks
-        proxy.arm(Fault(FaultKind.STALL, after_bytes=80 * MIB, count=None))
-        loaded = one.loaded(one.run("load", keys, range(chunks), context), keys)
-        assert 0 < sum(loaded) < chunks, loaded
-        for number, is_loaded in enumerate(loaded):
-            if is_loaded:
-                assert one.read(number) == content_of(number, 0, nbytes)
-        assert_left_alone(one, 0.2)
+    keys = [key_of(number) for number in range(chunks)]
+    host(own_store.url(), chunks=chunks, nbytes=nbytes).store(range(chunks))
+    one = host(
+        own_store.url(proxy, pool_size=1, attempts=1),
+        chunks=chunks,
+        nbytes=nbytes,
+        deadline=3.0,
+        operation_timeout=600,
+        stall_timeout=600,
+        close_grace=0.1,
+    )
+    context = one.request("r")
+    assert one.look_up(keys, context) == [True] * chunks
+    proxy.arm(Fault(FaultKind.STALL, after_bytes=80 * MIB, count=None))
+    loaded = one.loaded(one.run("load", keys, range(chunks), context), keys)
+    assert 0 < sum(loaded) < chunks, loaded
+    for number, is_loaded in enumerate(loaded):
+        if is_loaded:
+            assert one.read(number) == content_of(number, 0, nbytes)
+    assert_left_alone(one, 0.2)

@@ -15,6 +15,7 @@ from lmcache_connect.engines.vllm.tasks import Place
 from lmcache_connect.errors import InvalidConfigError, InvalidURLError, LMCacheConnectError
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, RcloneServer, ValkeyServer
 
+from ..secret_urls import WITH_A_SECRET, WITHOUT, check_warning, warnings_of
 from .host import AT_MOST, CHUNK, Host, content_of, key_of
 from .restated import spec
 
@@ -366,3 +367,21 @@ def test_memory_of_another_form_is_refused(tier_class: Any) -> None:
             match = "read-only|contiguous"
         with pytest.raises(LMCacheConnectError, match=match):
             tier_class(offloading_spec=spec(), primary_kv_view=view, tier_type="Tier", url="redis://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("url", WITH_A_SECRET.values(), ids=WITH_A_SECRET)
+def test_a_secret_in_the_url_is_taken_and_warned_of_once(
+    host: Make, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host(url)
+    check_warning(caplog, "url")
+
+
+def test_a_url_that_says_where_the_password_is_or_one_of_the_environment_is_not_warned_of(
+    host: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_PASSWORD", "of the environment")
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", WITH_A_SECRET["password"])
+    host(WITHOUT)
+    host("")
+    assert not warnings_of(caplog)
