@@ -22,6 +22,8 @@ RECEIVED_BYTES: Final = 256 << 10
 ENCRYPTED_BYTES: Final = 128 << 10
 """Bytes of a payload that are encrypted before they are sent: few enough to be in the CPU's cache still."""
 
+_AMID: Final = " in the middle of a value"
+
 _NOTHING: Final = memoryview(b"")
 
 
@@ -78,27 +80,27 @@ class TLSWire(Wire):
 
     def receive_whole(self, dest: memoryview) -> int:
         """Receives into `dest` until it is full, or the socket has no more. Returns how many bytes are in it."""
-        filled = self._decrypt(dest)
+        filled = self._decrypt(dest, _AMID)
         size = len(dest)
         try:
             while filled < size:
-                filled += self._decrypt(dest[filled:])
+                filled += self._decrypt(dest[filled:], _AMID)
         except BLOCKED:
             pass
         return filled
 
-    def _decrypt(self, dest: memoryview) -> int:
+    def _decrypt(self, dest: memoryview, amid: str = "") -> int:
         """Decrypts one record into `dest`, or what fits. Returns how many bytes, at least one. May raise `BLOCKED`."""
         while not (count := self._layer.decrypt(dest)):
             if self._layer.has_encrypted:
                 self._send_own()
-            self._receive_encrypted()
+            self._receive_encrypted(amid)
         return count
 
-    def _receive_encrypted(self, flags: int = 0) -> None:
+    def _receive_encrypted(self, amid: str = "", flags: int = 0) -> None:
         count = 0 if self._layer.is_ended else self._sock.recv_into(self._received_into, 0, flags)
         if not count:
-            raise StreamClosedError(f"{self.peer} closed the connection")
+            raise StreamClosedError(f"{self.peer} closed the connection{amid}")
         self.bytes_received += count
         self._layer.take(self._received_into[:count])
 
@@ -141,7 +143,7 @@ class TLSWire(Wire):
             return False
         try:
             if is_readable:
-                self._receive_encrypted(socket.MSG_DONTWAIT)
+                self._receive_encrypted(flags=socket.MSG_DONTWAIT)
             # A TLS peer may send session tickets or key updates, which are not data.
             return bool(self._layer.decrypt(memoryview(bytearray(1)))) or self._layer.is_ended
         except BLOCKED:
@@ -166,7 +168,7 @@ class TLSWire(Wire):
             filled += count
             if not count:
                 try:
-                    self._receive_encrypted(socket.MSG_DONTWAIT)
+                    self._receive_encrypted(flags=socket.MSG_DONTWAIT)
                 except OSError:
                     break
         return bytes(rest[:filled])

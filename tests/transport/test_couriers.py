@@ -21,6 +21,8 @@ from lmcache_connect.transport import Couriers, Stream, StreamClosedError, Threa
 from lmcache_connect.transport.loop_stream import LoopStream
 from lmcache_connect.transport.wire import Wire
 
+from .tls_pair import Peer, tls_pair
+
 pytestmark = pytest.mark.asyncio
 
 
@@ -43,8 +45,14 @@ def couriers() -> Iterator[Couriers]:
     made.close()
 
 
-@pytest_asyncio.fixture
-async def ends() -> AsyncIterator[tuple[Connection, socket.socket]]:
+@pytest_asyncio.fixture(params=["plain", "tls"])
+async def ends(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Connection, socket.socket | Peer]]:
+    if request.param == "tls":
+        async with tls_pair() as (wire, peer):
+            connection = Connection(LoopStream(wire, asyncio.get_running_loop()))
+            yield connection, peer
+            connection.close()
+        return
     here, there = socket.socketpair()
     here.setblocking(False)
     stream = LoopStream(Wire(here, "the peer"), asyncio.get_running_loop())
@@ -64,7 +72,7 @@ async def read_line(connection: Connection) -> bytes:
 
 
 async def test_a_job_runs_in_another_thread_and_its_result_comes_back(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     dest = bytearray(5)
@@ -75,7 +83,7 @@ async def test_a_job_runs_in_another_thread_and_its_result_comes_back(
 
 
 async def test_the_event_loop_turns_while_a_thread_waits_for_its_peer(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     dest = bytearray(5)
@@ -89,7 +97,7 @@ async def test_the_event_loop_turns_while_a_thread_waits_for_its_peer(
 
 
 async def test_a_thread_is_used_again_and_ends_when_closed(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     threads = set()
@@ -106,7 +114,7 @@ async def test_a_thread_is_used_again_and_ends_when_closed(
 
 
 async def test_what_a_job_raises_is_raised_without_the_frames_that_hold_buffers(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     dest = bytearray(5)
@@ -121,7 +129,7 @@ async def test_what_a_job_raises_is_raised_without_the_frames_that_hold_buffers(
 
 @pytest.mark.parametrize("way", ["native", "anyio"])
 async def test_a_cancelled_caller_goes_on_when_the_thread_has_let_go_of_the_buffer(
-    couriers: Couriers, ends: tuple[Connection, socket.socket], way: str
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer], way: str
 ) -> None:
     connection, peer = ends
     dest = bytearray(1 << 20)
@@ -143,7 +151,7 @@ async def test_a_cancelled_caller_goes_on_when_the_thread_has_let_go_of_the_buff
 
 
 async def test_a_stream_that_is_closed_meanwhile_ends_the_job(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, _ = ends
     running = asyncio.ensure_future(couriers.run(connection, receive(connection, bytearray(5))))
@@ -155,7 +163,7 @@ async def test_a_stream_that_is_closed_meanwhile_ends_the_job(
 
 
 async def test_a_connection_has_a_thread_stream_while_a_job_runs_and_its_loop_stream_afterwards(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, _ = ends
     loop_stream = connection.stream
@@ -177,7 +185,7 @@ async def test_a_connection_has_a_thread_stream_while_a_job_runs_and_its_loop_st
 
 
 async def test_two_threads_cannot_take_over_one_connection(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     dest = bytearray(5)
@@ -192,7 +200,7 @@ async def test_two_threads_cannot_take_over_one_connection(
 
 
 async def test_a_job_that_waits_for_something_else_is_refused(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, _ = ends
 
@@ -204,7 +212,7 @@ async def test_a_job_that_waits_for_something_else_is_refused(
 
 
 async def test_a_thread_cannot_take_over_a_closed_stream(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, _ = ends
     connection.stream.close()
@@ -212,7 +220,7 @@ async def test_a_thread_cannot_take_over_a_closed_stream(
         await couriers.run(connection, receive(connection, bytearray(5)))
 
 
-async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[Connection, socket.socket]) -> None:
+async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[Connection, socket.socket | Peer]) -> None:
     connection, peer = ends
     couriers = Couriers()
     peer.sendall(b"hello")
@@ -227,7 +235,7 @@ async def test_threads_of_couriers_that_were_forgotten_end(ends: tuple[Connectio
 
 
 async def test_a_stream_that_comes_back_is_used_on_the_loop_as_before(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     peer.sendall(b"hello\r\nagain")
@@ -236,7 +244,7 @@ async def test_a_stream_that_comes_back_is_used_on_the_loop_as_before(
     await receive(connection, dest)
     assert dest == b"again"
     await connection.stream.send(b"thanks")
-    assert await asyncio.to_thread(peer.recv, 6) == b"thanks"
+    assert await asyncio.to_thread(lambda: peer.recv(6)) == b"thanks"
 
 
 @given(
@@ -288,7 +296,7 @@ async def test_values_arrive_whole_however_the_network_cuts_them(sizes: list[int
 
 
 async def test_a_caller_whose_coroutine_is_closed_goes_on_when_the_thread_has_let_go(
-    couriers: Couriers, ends: tuple[Connection, socket.socket]
+    couriers: Couriers, ends: tuple[Connection, socket.socket | Peer]
 ) -> None:
     connection, peer = ends
     dest = bytearray(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -36,11 +37,23 @@ class Glide(BytesContender):
             address = glide.NodeAddress(parts.hostname or "localhost", parts.port or 6379)
             database = parts.path.strip("/") or "0"
         configuration = glide.GlideClientConfiguration(
-            [address], request_timeout=TIMEOUT_MS, database_id=int(database), client_name="benchmark"
+            [address],
+            use_tls=parts.scheme == "rediss",
+            request_timeout=TIMEOUT_MS,
+            database_id=int(database),
+            client_name="benchmark",
+            advanced_config=self._trusting(parse_qs(parts.query).get("ca_file")),
         )
         for _ in range(self.connections):
             self._clients.append(await glide.GlideClient.create(configuration))
         self.make_room(chunk_bytes, chunks)
+
+    def _trusting(self, ca_files: list[str] | None) -> Any:
+        """What makes a client verify its server against the authority in a file, as `?ca_file=` does."""
+        if ca_files is None:
+            return None
+        tls = self._glide.TlsAdvancedConfiguration(root_pem_cacerts=Path(ca_files[0]).read_bytes())
+        return self._glide.AdvancedGlideClientConfiguration(tls_config=tls)
 
     async def exists(self, keys: Sequence[str]) -> list[bool]:
         """Looks up all keys in one batch."""

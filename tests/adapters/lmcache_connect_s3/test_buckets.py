@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from lmcache_connect import AuthenticationError, ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
-from lmcache_connect.errors import CertificateError
+from lmcache_connect.errors import CertificateError, TLSMismatchError
 from lmcache_connect.oversight import clear
 from lmcache_connect.testing import FaultyS3Server
 from lmcache_connect.testing.loop_watch import LoopWatch
@@ -211,19 +211,40 @@ async def test_a_key_that_was_found_may_count_as_there_for_a_while_and_one_that_
 
 
 @pytest.mark.asyncio
-async def test_tls_is_verified(local_cpu_backend: LocalCPUBackend, prefix: str) -> None:
+async def test_tls_is_verified_whether_a_thread_moves_the_bytes_or_not(
+    local_cpu_backend: LocalCPUBackend, prefix: str
+) -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "lmcache-connect courier"]
+
     with RcloneServer(tls=True) as server:
-        async with ConnectorManager(
-            server.url(prefix, ca_file=server.ca_file), None, local_cpu_backend, CONFIG
-        ) as manager:
-            connector = manager.create_connector()
-            await put(connector, "k", nbytes=3 << 20)
-            got = await connector.get("k")
-            assert got is not None
-            got.ref_count_down()
-        async with ConnectorManager(server.url(prefix), None, local_cpu_backend, CONFIG) as manager:
-            with pytest.raises(CertificateError, match="does not verify"):
-                await manager.create_connector().get("k")
+        for io in ("loop", "thread"):
+            url = server.url(prefix, ca_file=server.ca_file, io=io)
+            async with ConnectorManager(url, None, local_cpu_backend, CONFIG) as manager:
+                before = len(threads())
+                connector = manager.create_connector()
+                await put(connector, "k", nbytes=3 << 20)
+                got = await connector.get("k")
+                assert got is not None
+                got.ref_count_down()
+                assert (len(threads()) > before) is (io == "thread")
+        for options, told in (
+            ({}, "does not verify against the system's certificate authorities: .*; set ca_file"),
+            ({"ca_file": "/nonexistent.pem"}, "the ca_file '/nonexistent.pem' cannot be used: No such file"),
+        ):
+            async with ConnectorManager(server.url(prefix, **options), None, local_cpu_backend, CONFIG) as manager:
+                with pytest.raises(CertificateError, match=told):
+                    await manager.create_connector().get("k")
+
+
+@pytest.mark.asyncio
+async def test_a_server_without_tls_behind_an_https_endpoint_is_told_of_at_once(
+    local_cpu_backend: LocalCPUBackend, rclone_server: RcloneServer, prefix: str
+) -> None:
+    url = rclone_server.url(prefix, endpoint=rclone_server.endpoint.replace("http:", "https:"))
+    async with ConnectorManager(url, None, local_cpu_backend, CONFIG) as manager:
+        with pytest.raises(TLSMismatchError, match="does not speak TLS"):
+            await manager.create_connector().get("k")
 
 
 # ------------------------------------------------------------------------------------------------------- credentials
