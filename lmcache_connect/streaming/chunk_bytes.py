@@ -42,15 +42,23 @@ class ChunkBytes(Protocol):
 
 
 class ChunkRoom(Protocol):
-    """Makes memory for the chunks of one attempt at a get, and owns it until the get has succeeded.
+    """Makes memory for the chunks of one attempt at a get, and owns it until the get has succeeded."""
 
-    Attributes:
-        is_short: whether it was found that not all chunks fit.
-        is_filled_up: whether room that was released a moment ago is made again.
-    """
+    @property
+    def is_short(self) -> bool:
+        """Whether it was found that not all chunks fit."""
+        ...
 
-    is_short: bool
-    is_filled_up: bool
+    @is_short.setter
+    def is_short(self, value: bool) -> None: ...
+
+    @property
+    def is_filled_up(self) -> bool:
+        """Whether room that was released a moment ago is made again."""
+        ...
+
+    @is_filled_up.setter
+    def is_filled_up(self, value: bool) -> None: ...
 
     async def make(self, metadata: ChunkMetadata, slot: int = 0) -> ChunkBytes:
         """Returns memory for the chunk of a slot, whose payload is on the wire.
