@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -15,6 +20,7 @@ from lmcache_connect.testing.servers.server_group import ServerGroup
 
 pytest_plugins = ["pytester"]
 
+PAGE: Final = Path(__file__).parents[2] / "docs/testing-on-redis.md"
 QUIET = ("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestDeprecationWarning")
 
 PROGRAM = """
@@ -161,6 +167,24 @@ def test_the_first_source_that_has_a_topology_serves_it(theirs: ValkeyServer) ->
 def test_a_url_on_which_tests_could_not_keep_to_their_own_keys_is_refused(option: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"a URL with \?\w+= cannot be tested on"):
         RedisSources([f"redis://host?{option}"])
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_programs_on_the_page_run_as_written(pytester: pytest.Pytester) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    fixtures, groups = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    pytester.makepyfile(fixtures)
+    pytester.runpytest_inprocess(*QUIET).assert_outcomes(passed=3 if RedisServer.available() else 2)
+    done = subprocess.run([sys.executable, "-c", groups], capture_output=True, text=True, timeout=50, check=False)
+    assert done.stderr == ""
+    assert f"This prints `{done.stdout.strip()}`" in text
+
+
+def test_the_page_lists_every_fixture() -> None:
+    listed = re.findall(r"^\| `(redis_\w+)` \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted([*(f"redis_{topology}" for topology in TOPOLOGIES), "redis_store", "redis_sources"])
 
 
 # ------------------------------------------------------------------------------------------------- how it is said

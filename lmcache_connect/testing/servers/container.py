@@ -104,7 +104,10 @@ def why_unavailable() -> str | None:
         docker = importlib.import_module("docker")
         _testcontainers("containers")
     except ImportError:
-        return "testcontainers is not installed; pip install testcontainers"
+        return "testcontainers is not installed; pip install 'lmcache-connect[containers]'"
+    url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if url.startswith("unix://") and not os.path.exists(url.removeprefix("unix://")):
+        return f"no container engine listens at {url}; start one, or set DOCKER_HOST"
     try:
         with closing(docker.from_env(timeout=5)) as client:
             client.ping()

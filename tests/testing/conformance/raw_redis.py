@@ -40,21 +40,27 @@ class RedisConformance(ConnectorConformance):
 
     def _read(self, name: str) -> bytes | None:
         with self.server.client() as client:
-            if pieces := self._pieces(client, name):
-                return b"".join(pieces)
-            value = client.get(name)
-            assert value is None or isinstance(value, bytes)
-            return value
+            return self._read_by(client, name)
 
     def _write(self, name: str, data: bytes) -> None:
         with self.server.client() as client:
-            pieces = self._pieces(client, name)
-            if len(data) != sum(map(len, pieces)):
-                client.set(name, data)
-                return
-            ends = list(accumulate(map(len, pieces), initial=0))
-            for index, (start, end) in enumerate(pairwise(ends)):  # into the pieces of a large chunk's hash
-                client.hset(name, str(index), data[start:end])
+            self._write_by(client, name, data)
+
+    def _read_by(self, client: Any, name: str) -> bytes | None:
+        if pieces := self._pieces(client, name):
+            return b"".join(pieces)
+        value = client.get(name)
+        assert value is None or isinstance(value, bytes)
+        return value
+
+    def _write_by(self, client: Any, name: str, data: bytes) -> None:
+        pieces = self._pieces(client, name)
+        if len(data) != sum(map(len, pieces)):
+            client.set(name, data)
+            return
+        ends = list(accumulate(map(len, pieces), initial=0))
+        for index, (start, end) in enumerate(pairwise(ends)):  # into the pieces of a large chunk's hash
+            client.hset(name, str(index), data[start:end])
 
     def _pieces(self, client: Any, name: str) -> list[bytes]:
         if client.type(name) != b"hash":

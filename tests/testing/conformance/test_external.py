@@ -11,18 +11,8 @@ from lmcache_connect import ConnectorConfig
 from lmcache_connect.testing import Capabilities, ConnectorConformance
 
 from ...foreign.strangers.adapters import MinimalAdapter
-from .raw_redis import RedisConformance
 
 STRANGERS = "tests.foreign.strangers"
-
-
-class TestReferenceRedisByName(RedisConformance):
-    adapters = ()
-
-    @pytest.fixture
-    def store_url(self) -> str:
-        where = self.server.url().removeprefix("redis://").partition("/")[0]
-        return f"external://{where}/lmcache_reference_connectors.redis/?connector_name=RedisReferenceConnector"
 
 
 class MinimalConformance(ConnectorConformance):
