@@ -40,9 +40,9 @@ async def connected(
         yield manager.create_connector()
 
 
-def split(servers: Servers, count: int = 30) -> tuple[list[str], list[str], list[str]]:
+def split(servers: Servers) -> tuple[list[str], list[str], list[str]]:
     """All keys, and those of the server that fails and of the others."""
-    keys = [f"k{number}" for number in range(count)]
+    keys = [f"k{number}" for number in range(30)]
     lost = [key for key in keys if servers.index_of(key) == 0]
     return keys, lost, [key for key in keys if key not in lost]
 
@@ -261,3 +261,30 @@ async def test_a_deadline_of_the_callers_own_says_nothing_about_a_server(
         finally:
             servers.servers[0].resume()
         assert holds(await connector.get(lost[0]), lost[0])
+
+
+@pytest.mark.parametrize("io", ["thread", "loop"])
+async def test_a_put_tells_what_the_others_have_stored_while_a_server_stands_still(
+    servers: Servers, backend: LocalCPUBackend, io: str
+) -> None:
+    keys = [key for index in range(3) for key in servers.keys_on(index, 3)]
+    others = keys[3:]
+    nbytes = 6 << 20
+    settings = {**FAST, "operation_timeout": 2.0, "stall_timeout": 10.0}
+    config = ConnectorConfig.load(errors="miss", **settings)
+    async with ConnectorManager(servers.url(io=io), local_cpu_backend=backend, config=config) as manager:
+        connector = manager.create_connector()
+        sources = [payload(key, nbytes) for key in keys]
+        assert await connector.batched_put_from(keys, sources) == [True] * len(keys)
+        servers.servers[0].pause()
+        try:
+            began = time.monotonic()
+            assert await connector.batched_put_from(keys, sources) == [key in others for key in keys]
+            assert time.monotonic() - began < 2.0
+            buffers = [bytearray(nbytes) for _ in keys]
+            assert await connector.batched_get_into(keys, buffers) == [key in others for key in keys]
+            assert all(
+                buffer == source for key, buffer, source in zip(keys, buffers, sources, strict=True) if key in others
+            )
+        finally:
+            servers.servers[0].resume()
