@@ -108,14 +108,18 @@ class CredentialCallable(Credentials):
                 await self._question.ask(lambda: refused is self._held.credential)
             elif self._may_ask():
                 await self._question.ask(lambda: refused is self._held.credential and self._may_ask())
-            if refused is self._held.credential and self._previous.is_good:
-                self._hold(self._previous)
+            before = self._previous
+            if refused is self._held.credential and before.is_good and not self._is_refused(before.credential):
                 self._previous = _NOTHING
+                self._hold(before)
+                self._plan()
         return None if refused is self._held.credential or not self._held.is_good else self._held.credential
 
     def accepted(self, credential: Credential) -> None:
         if self._refused and self._is_refused(credential):
             self._refused = deque((each for each in self._refused if not each.is_like(credential)), _REFUSED)
+            self._pause, self._pause_ends = 0.0, -math.inf
+            self._plan()
 
     def close(self) -> None:
         self._is_closed = True
@@ -154,7 +158,7 @@ class CredentialCallable(Credentials):
         is_refused = self._is_refused(found.credential)
         if found.credential.is_like(self._held.credential):
             # The same object: no connection has to log in again.
-            self._held = _Held(self._held.credential, max(self._held.expires, found.expires))
+            self._held = _Held(self._held.credential, found.expires)
         elif not is_refused or not self._held.is_good:
             self._previous = self._held
             self._hold(found)
@@ -187,12 +191,14 @@ class CredentialCallable(Credentials):
         self._pause_ends = time.monotonic() + self._pause
 
     def _plan(self) -> None:
-        """Has the callable asked again in time, while there is a good credential. Without one, its users ask."""
+        """Has the callable asked again in time, while there is a credential that serves. Without one, its users ask."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         left = self._held.expires - time.monotonic()
         if self._is_closed or left <= 0 or (math.isinf(left) and not self._pause):
+            return
+        if self._is_refused(self._held.credential):
             return
         seconds = self._pause or max(left - min(_AHEAD * left, _LONGEST_AHEAD), _FIRST_PAUSE)
         self._timer = asyncio.get_running_loop().call_later(min(seconds, _LONGEST_TIMER), self._question.begin)

@@ -250,18 +250,30 @@ async def test_a_refused_one_that_is_returned_again_is_asked_about_once_a_pause(
 
 
 async def test_the_one_before_serves_on_where_the_new_one_is_refused() -> None:
-    script = ScriptedLogin(("u", "p1", 900), ("u", "p2", 900))
+    script = ScriptedLogin(("u", "p1", 4), ("u", "p2", 900))
     async with asking(script) as source:
         first = await source.current()
-        assert await refused(source) == "p2"
+        await until(lambda: source.latest.credential is not first)
         assert await refused(source) == "p1"
         assert await source.current() is first
         assert source.latest.credential is first  # no connection logs in with the refused one
-        await until(lambda: script.calls >= 5)
+        calls = script.calls
+        await until(lambda: script.calls > calls)  # though nobody waits
         assert source.latest.credential is first
         script.answers = [("u", "p3", 900)]
         await until(lambda: source.latest.credential is not first)
         assert await secret(source) == "p3"
+
+
+async def test_one_that_was_refused_itself_does_not_serve_on() -> None:
+    script = ScriptedLogin(("u", "p1", 900), ("u", "p2", 900))
+    async with asking(script) as source:
+        assert await secret(source) == "p1"
+        assert await refused(source) == "p2"
+        assert await refused(source) is None
+        calls = script.calls
+        await asyncio.sleep(0.4)
+        assert script.calls == calls  # nobody wants to know
 
 
 async def test_a_login_ends_after_some_credentials_though_the_callable_has_ever_new_ones() -> None:
