@@ -156,6 +156,9 @@ def test_a_store_of_another_topology_is_skipped_with_the_reason(
 
 def test_the_first_source_that_has_a_topology_serves_it(theirs: ValkeyServer) -> None:
     sources = RedisSources([theirs.url(), "embedded"])
+    assert sources.origin("ring") == "embedded"
+    assert sources.origin("single") == theirs.url().replace("canary-1", "***")
+    assert RedisSources([theirs.url()]).origin("ring") is None
     try:
         assert not sources.store("single").is_own
         assert sources.store("ring").is_own

@@ -58,6 +58,17 @@ class RedisSources:
         store.prepare()
         return store
 
+    def origin(self, topology: str) -> str | None:
+        """Where the store of a topology comes from: `embedded`, `container...` or a URL without its password.
+
+        None: no source has it, or this machine lacks what it needs. Nothing is started.
+        """
+        try:
+            source = self._source_of(topology)
+        except NoSuchStoreError:
+            return None
+        return source.redacted() if isinstance(source, RemoteURL) else source
+
     def close(self) -> None:
         """Stops every server that was started."""
         for store in self._stores.values():
@@ -70,19 +81,23 @@ class RedisSources:
         return "; ".join(_described(source) for source in self._sources)
 
     def _open(self, topology: str) -> RedisStore:
+        source = self._source_of(topology)
+        if isinstance(source, RemoteURL):
+            return TheirRedisStore(topology, source)
+        return _own(topology, source, _kind_of(source, topology))
+
+    def _source_of(self, topology: str) -> str | RemoteURL:
         reasons: list[str] = []
         for source in self._sources:
             if isinstance(source, RemoteURL):
-                if topology_of(source) == topology or (
-                    topology == "password" and topology_of(source) == "single" and source.password is not None
-                ):
-                    return TheirRedisStore(topology, source)
+                has_password = topology_of(source) == "single" and source.password is not None
+                if topology in {topology_of(source), "password" if has_password else ""}:
+                    return source
                 reasons.append(f"{source.redacted()} is another topology")
-                continue
-            kind = _kind_of(source, topology)
-            if (missing := _what_is_missing(kind)) is None:
-                return _own(topology, source, kind)
-            reasons.append(missing)
+            elif (missing := _what_is_missing(_kind_of(source, topology))) is None:
+                return source
+            else:
+                reasons.append(missing)
         raise NoSuchStoreError(f"no Redis of the topology {topology!r}: {'; '.join(reasons)}")
 
 

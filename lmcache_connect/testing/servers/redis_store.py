@@ -26,6 +26,7 @@ class RedisStore(ABC):
         self.topology = topology
         self.origin = origin
         """Where the servers come from, as `--lmcache-connect-redis` says it; without a password."""
+        self._places: dict[str | bytes, int] = {}
 
     @property
     @abstractmethod
@@ -51,10 +52,17 @@ class RedisStore(ABC):
 
     @contextmanager
     def client_of(self, name: str | bytes) -> Iterator[Any]:
-        """A client of the server that has this key; of any where none has it. For reading and damaging records."""
+        """A client of the server that has this key, for reading and damaging records.
+
+        Where none has it, of the one that had it when it was last asked for, or of the first.
+        """
         clients = self.clients()
         try:
-            yield next((client for client in clients if client.exists(name)), clients[0])
+            found = next((place for place, client in enumerate(clients) if client.exists(name)), None)
+            # On a ring, a record that was removed and is written again must not come to another server.
+            place = self._places.get(name, 0) if found is None else found
+            self._places[name] = place
+            yield clients[place]
         finally:
             for client in clients:
                 client.close()

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from lmcache_connect.testing import SentinelServers
+from lmcache_connect.testing.servers.redis_sources import RedisSources
 from lmcache_connect.testing.servers.redis_store import OwnRedisStore, RedisStore
 from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
@@ -25,8 +26,13 @@ class StoreConformance(RedisConformance):
     options: ClassVar[dict[str, str]] = {}
     store: RedisStore
 
+    elsewhere: ClassVar[str] = ""
+    """The file whose suite tests the same on embedded servers."""
+
     @pytest.fixture(autouse=True)
-    def _on_valkey(self, request: pytest.FixtureRequest) -> None:
+    def _on_valkey(self, request: pytest.FixtureRequest, redis_sources: RedisSources) -> None:
+        if self.elsewhere and redis_sources.origin(self.topology) == "embedded":
+            pytest.skip(f"{self.elsewhere} runs the suite on embedded servers; --lmcache-connect-redis names others")
         self.store = store = request.getfixturevalue(f"redis_{self.topology}")
         self.store_address = store.address if isinstance(store, OwnRedisStore) else ""
 
@@ -49,15 +55,36 @@ class StoreConformance(RedisConformance):
 
 class TestSingle(StoreConformance):
     topology = "single"
+    elsewhere = "test_fast_redis.py"
     capabilities = replace(RedisConformance.capabilities, ttl=True)
+
+
+class TestUnix(TestSingle):
+    topology = "unix"
+
+
+class TestASentinelGroup(TestSingle):
+    topology = "sentinel"
+    elsewhere = "TestSentinel"
+
+
+class TestCluster(TestSingle):
+    topology = "cluster"
+    elsewhere = "test_redis_cluster.py"
+
+
+class TestRing(TestSingle):
+    topology = "ring"
+    elsewhere = "test_redis_ring.py"
 
 
 class TestPassword(TestSingle):
     topology = "password"
+    elsewhere = ""
 
 
 @pytest.mark.tls
-class TestTLS(TestSingle):
+class TestTLS(TestPassword):
     topology = "tls"
 
 
