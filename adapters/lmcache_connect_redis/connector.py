@@ -19,9 +19,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
+from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import ChunkSize, Documents, Flags, OwnThreadCalls, leave_out, note_progress
-from lmcache_connect.errors import UnsupportedOperationError, WrongTypeError
+from lmcache_connect.errors import StoreCommandError, UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
 from lmcache_connect.streaming import (
@@ -43,7 +43,7 @@ from .layouts.layout import Layout
 from .layouts.two_key.layout import TwoKeyLayout
 from .leftovers import Leftovers
 from .lookup_pipeline import LookupCall, LookupLane
-from .options import RedisOptions
+from .options import RedisOptions, probe_of
 from .own_thread import RedisOwnThread
 from .protocol.connection import Connection, lost_connection
 from .protocol.redirects import ASKING, RedirectedError, RedirectionsError
@@ -103,6 +103,8 @@ class RedisConnector(StreamingConnector[Connection]):
         self._server = server
         self._credentials = credentials
         self._prefix = f"{options.prefix}:" if options.prefix else ""
+        self._probe = probe_of(options)
+        self._was_told: set[str] = set()
         self._announcements = Announcements(self._prefix)
         self._layout = layout_of(self._store, options)
         self._leftovers = Leftovers(self._lookup_pool)
@@ -148,6 +150,7 @@ class RedisConnector(StreamingConnector[Connection]):
     async def dial(self) -> Connection:
         connection = await self._server.open_connection()
         self._layout.has_transactions = connection.traits.has_transactions
+        self._layout.remove_command = "UNLINK" if connection.traits.has_unlink else "DEL"
         self._has_dialled = True
         return connection
 
@@ -173,7 +176,8 @@ class RedisConnector(StreamingConnector[Connection]):
     async def ping(self) -> int:
         """Returns 0 when the server answers, also where the user may not use PING."""
         async with self._lookup_pool.acquired() as connection:
-            await connection.send(encode_command(b"PING"))
+            is_plain = connection.traits.knows_little
+            await connection.send(encode_command(b"EXISTS", self._probe) if is_plain else encode_command(b"PING"))
             await connection.read_taken()
         return 0
 
@@ -312,10 +316,20 @@ class RedisConnector(StreamingConnector[Connection]):
                     start = await connection.read_value(OUTDATED_HEADER_BYTES)
                 except WrongTypeError:
                     continue  # it was replaced meanwhile
+                except (AuthenticationError, StoreCommandError) as error:
+                    if connection.is_suspect:
+                        raise
+                    self._tell_once("outdated_unread", error)  # no GETRANGE, or not for this user
+                    continue
                 if is_outdated(name, start):
                     found.append(name)
         note_progress()
         return found
+
+    def _tell_once(self, name: str, error: StoreError) -> None:
+        if name not in self._was_told:
+            self._was_told.add(name)
+            event(logging.INFO, name, store=self._store, error=error.message)
 
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Removes what `scan_outdated` has named. Returns how many were there."""
@@ -323,7 +337,7 @@ class RedisConnector(StreamingConnector[Connection]):
             return 0
         async with self._lookup_pool.acquired() as connection:
             # A command for each: in a cluster, they lie in different slots.
-            await connection.send(encode_for_each("UNLINK", names), replies=len(names))
+            await connection.send(encode_for_each(self._layout.remove_command, names), replies=len(names))
             return sum(await connection.read_flags(1))
 
     async def _scan(self, pattern: bytes, *kind: bytes) -> AsyncIterator[str]:

@@ -126,3 +126,8 @@ def database(url: RemoteURL, options: RedisOptions) -> int:
     if options.db is not None and options.db != int(digits):
         raise InvalidOptionError(url.redacted(), "db", str(options.db), f"the path says {digits}; give one of them")
     return int(digits)
+
+
+def probe_of(options: RedisOptions) -> bytes:
+    """Returns a key under the connector's prefix that never exists, for asking which commands the user may use."""
+    return (f"{options.prefix}:lmcache-connect:probe" if options.prefix else "lmcache-connect:probe").encode()

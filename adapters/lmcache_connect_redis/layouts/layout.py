@@ -28,6 +28,9 @@ class Layout(ABC):
     has_transactions = True
     """Whether the server has transactions, as the newest connection has found."""
 
+    remove_command = "UNLINK"
+    """What removes a name, as the newest connection has found."""
+
     @abstractmethod
     def names_of(self, keys: Sequence[str]) -> list[str]:
         """Returns the name of each key's chunk, with the connector's prefix."""

@@ -85,7 +85,12 @@ def ends_connection(line: str) -> bool:
 
     It may lead to another server by now, or log in with another password.
     """
-    return line.partition(" ")[0] in _ENDING
+    return cause_of(line).partition(" ")[0] in _ENDING
+
+
+def cause_of(line: str) -> str:
+    """Returns the error reply that another one quotes as its cause, as that to EXEC does where EXEC is refused."""
+    return line.removeprefix("EXECABORT Transaction discarded because of: ")
 
 
 def is_login_missing(line: str) -> bool:
@@ -108,8 +113,9 @@ def reply_error(store: str, line: str, veil: Callable[[str], str] = clean_foreig
 
     The line as it came decides its class; `veil` returns what may be shown of it.
     """
-    code = line.partition(" ")[0]
     shown = veil(line)[:300]
+    line = cause_of(line)
+    code = line.partition(" ")[0]
     if (known := _ADVICE.get(code)) is not None:
         kind, advice = known
         return kind(store, f"{advice} (the server said: {shown})")

@@ -65,7 +65,7 @@ async def open_connection(
 ) -> Connection:
     """Connects, authenticates and selects the database. The caller sets the deadline.
 
-    With `is_plain` nothing else is sent but PING, for proxies that know few commands; the connection's traits are then
+    With `is_plain` nothing else is sent but EXISTS, for proxies that know little; the connection's traits are then
     those of a server that can do little. RESP3 is never asked for: with its push messages, an unsolicited reply could
     be taken for the next command's.
 
@@ -87,9 +87,9 @@ async def open_connection(
     try:
         await _authenticate(connection, login.credential)
         if is_plain:
-            await _select(connection, login, encode_command(b"PING"))
+            await _select(connection, login, encode_command(b"EXISTS", login.probe))
             await connection.read_taken()
-            connection.traits = ServerTraits(has_transactions=False)
+            connection.traits = ServerTraits(has_transactions=False, has_unlink=False, knows_little=True)
         else:
             connection.traits = await _ask(connection, login)
         if not connection.is_reusable:
@@ -160,6 +160,7 @@ async def _ask(connection: Connection, login: Login) -> ServerTraits:
     commands = (
         encode_command(b"CLIENT", b"SETNAME", CLIENT_NAME.encode()),
         ASK_ROLE,
+        encode_command(b"UNLINK", probe),
         encode_command(b"MULTI"),
         encode_command(b"PEXPIRE", probe, b"1"),
         encode_command(b"PERSIST", probe),
@@ -168,17 +169,29 @@ async def _ask(connection: Connection, login: Login) -> ServerTraits:
     )
     try:
         await _select(connection, login, b"".join(commands), len(commands))
-        is_named = await _is_taken(connection)
+        is_named = await _is_taken(connection)  # and it is logged in, if it has to be
         role = await read_role(connection)
-        began, *queued, ended = [await _is_taken(connection) for _ in commands[2:]]
+        unlinks = await _is_known(connection)
+        began, *queued, ended = [await _is_taken(connection) for _ in commands[3:]]
     except StreamClosedError as error:
         if isinstance(error, CertificateRefusedError) or error.last_words.startswith((b"-", *_TLS_ALERTS)):
             raise  # it says why
         raise CommandsRefusedError from None
     if began and not ended:
         raise CommandsRefusedError  # the transaction is still open
-    refused = [nicety for nicety, is_there in (("CLIENT SETNAME", is_named), ("ROLE", role)) if not is_there]
-    return ServerTraits(has_transactions=began and all(queued), role=role, refused=tuple(refused))
+    niceties = {"CLIENT SETNAME": is_named, "ROLE": role is not None, "UNLINK": unlinks}
+    refused = tuple(nicety for nicety, is_there in niceties.items() if not is_there)
+    return ServerTraits(began and all(queued), has_unlink=unlinks, role=role, refused=refused)
+
+
+async def _is_known(connection: Connection) -> bool:
+    """Returns whether a nicety is there. Whatever else the server says of it is said again where it is used."""
+    try:
+        return await connection.read_taken()
+    except StoreError:
+        if not connection.stream.is_open:
+            raise
+        return True
 
 
 async def _is_taken(connection: Connection) -> bool:

@@ -20,6 +20,13 @@ class ServerTraits:
     has_transactions: bool = True
     """Whether hashes can be filled, renamed and given an expiry inside MULTI and EXEC. Some proxies know neither."""
 
+    has_unlink: bool = True
+    """Whether removed memory is freed in the background. Otherwise DEL is used, which every server knows."""
+
+    knows_little: bool = False
+    """Whether it closes the connection over commands that it lacks, as some proxies do. It is asked GET, SET, EXISTS
+    and DEL, unless a call needs more."""
+
     role: Role | None = None
     """What the server was then. None: it does not tell, or does not let this user ask."""
 

@@ -13,7 +13,7 @@ from lmcache_connect import InvalidURLError, RemoteURL
 from lmcache_connect.observability import event
 from lmcache_connect.transport import TLSSettings, open_tcp_stream, open_unix_stream
 
-from ..options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database
+from ..options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database, probe_of
 from ..protocol.connection import Connection
 from ..protocol.credential import Credential
 from ..protocol.setup import CommandsRefusedError, Dial, Login, open_connection
@@ -55,7 +55,7 @@ class SingleServer:
         self._dial = self._dial_of(url, options)
         self._credentials = credentials if credentials is not None else credentials_of(url, options)
         self._database = database(url, options)
-        self._probe = f"{options.prefix}:lmcache-connect:probe" if options.prefix else "lmcache-connect:probe"
+        self._probe = probe_of(options)
         self._tenure = Tenure(began=-math.inf)
         self._plain_until = -math.inf
         self._told_limits: set[str] = set()
@@ -74,7 +74,7 @@ class SingleServer:
         return connection
 
     def _login(self, credential: Credential) -> Login:
-        return Login(credential, self._database, self._probe.encode(), self._credentials.latest)
+        return Login(credential, self._database, self._probe, self._credentials.latest)
 
     def _watched(self, login: Login) -> Awaitable[Connection]:
         return self._open(login) if self._guess is None else self._guess.watch(partial(self._open, login))

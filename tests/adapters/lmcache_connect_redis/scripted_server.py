@@ -17,7 +17,7 @@ class ScriptedServer:
         self.commands: list[list[bytes]] = []
         self.connections = 0
         self.close_after: bytes | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> ScriptedServer:
         self._server = await asyncio.start_server(self._begin, "127.0.0.1", 0, limit=1 << 26)
@@ -31,13 +31,15 @@ class ScriptedServer:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
+        for writer in self._serving.values():  # also where a task was cancelled before it began
+            writer.close()
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._serving.add(asyncio.create_task(self._serve(reader, writer)))
+        self._serving[asyncio.create_task(self._serve(reader, writer))] = writer
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

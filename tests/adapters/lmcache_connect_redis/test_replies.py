@@ -41,6 +41,7 @@ QUICK = ConnectorConfig.load(operation_timeout=2, retries=0, breaker_failures=10
         ("OOM command not allowed when used memory > 'maxmemory'.", StoreFullError, "raise it"),
         ("READONLY You can't write against a read only replica.", ReadOnlyStoreError, "point the URL at the primary"),
         ("LOADING Redis is loading the dataset in memory", StoreLoadingError, "answers when that is done"),
+        ("EXECABORT Transaction discarded because of: OOM command not allowed", StoreFullError, "maxmemory is reached"),
         ("NOAUTH Authentication required.", AuthenticationError, "wants a password"),
         ("NOPERM this user has no permissions", AuthenticationError, "ACL GETUSER"),
         ("MOVED 3999 127.0.0.1:6381", WrongNodeError, "lives on another node"),
@@ -57,7 +58,9 @@ async def test_an_error_reply_becomes_a_typed_error_that_says_what_to_do(
 ) -> None:
     answer = f"-{line}\r\n".encode()
     async with (
-        ScriptedServer(dict.fromkeys((b"GET", b"SET", b"EXISTS", b"UNLINK", b"SCAN", b"PING"), answer)) as server,
+        ScriptedServer(
+            dict.fromkeys((b"GET", b"SET", b"EXISTS", b"UNLINK", b"DEL", b"SCAN", b"PING"), answer)
+        ) as server,
         ConnectorManager(f"{server.url}?io={io}", config=QUICK) as manager,
     ):
         connector = manager.create_connector()

@@ -156,7 +156,17 @@ async def test_a_state_of_the_server_is_no_lack_of_a_command(over: Over, reply: 
     assert connection.is_reusable
 
 
-@pytest.mark.parametrize("code", [b"READONLY", b"LOADING", b"MASTERDOWN", b"MOVED", b"NOAUTH"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"READONLY",
+        b"LOADING",
+        b"MASTERDOWN",
+        b"MOVED",
+        b"NOAUTH",
+        b"EXECABORT Transaction discarded because of: READONLY",
+    ],
+)
 async def test_where_a_new_connection_may_do_better_no_old_one_is_used_again(over: Over, code: bytes) -> None:
     tenure = Tenure(began=-math.inf)
     one, other = (

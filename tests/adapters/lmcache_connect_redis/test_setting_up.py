@@ -165,7 +165,7 @@ async def test_no_error_shows_the_credentials_that_a_peer_repeats(says: bytes, b
 @pytest.mark.parametrize("excess", [b"+OK\r\n", b"$3\r\nabc\r\n", b"x"])
 async def test_a_peer_that_answers_more_than_it_was_asked_gets_no_command(excess: bytes) -> None:
     # The excess would be taken for the reply to the first put.
-    async with peer(b"+OK\r\n" * 7 + excess) as url:
+    async with peer(b"+OK\r\n" * 8 + excess) as url:
         with pytest.raises(StoreProtocolError, match="more than it was asked"):
             async with connected(url):
                 pass

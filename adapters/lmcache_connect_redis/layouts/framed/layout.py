@@ -38,7 +38,7 @@ class FramedLayout(Layout):
         return encode_for_each("EXISTS", names)
 
     def encode_remove(self, names: Sequence[str]) -> bytes:
-        return encode_for_each("UNLINK", names)
+        return encode_for_each(self.remove_command, names)
 
     def listed_pattern(self, key_prefix: str) -> str:
         return f"{escaped(start_of_names(self._prefix, key_prefix))}*{END_OF_NAMES}"

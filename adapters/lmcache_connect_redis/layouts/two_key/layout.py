@@ -39,7 +39,7 @@ class TwoKeyLayout(Layout):
         return b"".join([encode_command(b"EXISTS", *both_keys(name)) for name in names])
 
     def encode_remove(self, names: Sequence[str]) -> bytes:
-        return b"".join([encode_command(b"UNLINK", *both_keys(name)) for name in names])
+        return b"".join([encode_command(self.remove_command.encode(), *both_keys(name)) for name in names])
 
     def listed_pattern(self, key_prefix: str) -> str:
         return f"{escaped(key_prefix)}*{METADATA_SUFFIX}"
