@@ -58,13 +58,13 @@ class Side:
         """Loads the chunks."""
         return self._cost(lambda: self._connector.batched_get_into(keys, chunks))
 
-    def _cost(self, call: Callable[[], list[bool]]) -> Cost:
+    def _cost(self, call: Callable[[], Sequence[bool]]) -> Cost:
         busy = [_cpu_seconds(server.pid) for server in self._servers]
         began, worked = time.perf_counter(), time.process_time()
         flags = call()
         wall, client = time.perf_counter() - began, time.process_time() - worked
         if not all(flags):
-            raise SystemExit(f"{self.name}: {flags.count(False)} of {len(flags)} chunks failed")
+            raise SystemExit(f"{self.name}: {list(flags).count(False)} of {len(flags)} chunks failed")
         return Cost(
             wall,
             client,
