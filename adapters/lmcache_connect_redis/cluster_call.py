@@ -4,9 +4,9 @@ The keys are grouped by node, and the nodes asked side by side. What a node does
 rest of the call is answered:
 
 * MOVED: the node that it names is asked, which has the slot from now on.
-* ASK: the node that it names is asked, for these keys alone. A chunk is put whole there: the target of a slot that is
-  moving runs no transaction, and the source renames nothing whose other name has moved already.
-* TRYAGAIN: the chunk is put whole, at the same node.
+* ASK: the node that it names is asked, for these keys alone.
+* TRYAGAIN: the chunk is put whole, at the same node. So is one of whose pieces ASK was said: the target of a slot that
+  is moving runs no transaction, and where the pieces may go says nothing about the chunk that they would replace.
 * CLUSTERDOWN, and slots that nobody has: asked again after a pause, for a while.
 * A replica that fails, or whose copy is damaged: its primary is asked.
 * A node that does not answer: asked again where another one has taken its slots meanwhile.
@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.contract import gather
-from lmcache_connect.errors import CircuitOpenError, OperationTimeoutError
+from lmcache_connect.errors import CircuitOpenError, OperationTimeoutError, ValueTooLargeError
 
 from .node import Node, seconds_for_a_share
 from .protocol.redirects import Redirect, RedirectedError, RedirectionsError
@@ -218,9 +218,15 @@ class ClusterCall:
         """Goes on with keys whose node has failed, where another one has them by now."""
         address, way = route
         left = positions if self._unserved is None else self._unserved(positions)
+        if not left:
+            return
+        if way.is_whole and isinstance(error, ValueTooLargeError):
+            moving = StoreUnavailableError(self._cluster.store, f"its slot is moving to another node: {error.message}")
+            await self._outwait(address, left, moving, hops)
+            return
         is_lost = isinstance(error, (StoreUnavailableError, OperationTimeoutError)) or error.retryable
-        if error.permanent or not is_lost or not self._repeats or not left or hops >= _HOPS:
-            self._fail(node, positions, error)
+        if error.permanent or not is_lost or not self._repeats or hops >= _HOPS:
+            self._fail(node, left, error)
             return
         if way is Way.REPLICA:
             slots = self._cluster.known

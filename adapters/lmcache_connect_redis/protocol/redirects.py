@@ -78,6 +78,17 @@ def damaged_copy(store: str, error: CorruptRecordError) -> RedirectedError:
     return RedirectedError(store, f"the copy of a replica: {error}", Redirect.PRIMARY)
 
 
+def whole_instead(error: RedirectedError) -> RedirectedError:
+    """Returns what a redirect of a piece means for its chunk.
+
+    While a slot moves, a name that is new to its node is to be asked for at the other one. The chunk's own name may
+    still be here: put there, it would stand twice. So it is asked for here, as one value.
+    """
+    if error.kind is not Redirect.ASK:
+        return error
+    return RedirectedError(error.store, error.message, Redirect.TRYAGAIN)
+
+
 def redirect_of(error: StoreError, line: str) -> RedirectedError | None:
     """Returns what an error reply says of the node to ask. None for any other. `error`: its typed error.
 

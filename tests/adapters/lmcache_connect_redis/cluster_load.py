@@ -37,6 +37,13 @@ async def put(manager: ConnectorManager, connector: RemoteConnector, key: str, n
         await connector.put(key, obj)
 
 
+async def size_of(connector: RemoteConnector, key: str) -> int | None:
+    """The size of a key's chunk, whose bytes are looked at. None: a miss, or other bytes."""
+    obj = await connector.get(key)
+    nbytes = None if obj is None else obj.get_size()
+    return nbytes if holds(obj, key) else None
+
+
 async def use_while_a_slot_moves(
     cluster: ClusterServers, manager: ConnectorManager, connector: RemoteConnector, nbytes: int
 ) -> None:
@@ -50,22 +57,31 @@ async def use_while_a_slot_moves(
         await put(manager, connector, key, nbytes)
     migration = await asyncio.to_thread(cluster.migrate_slot, slot, target)
     await asyncio.to_thread(migration.move_keys, chunk_names("", [moves, gone]))
-    for _ in range(2):  # while the slot moves, and after it has
+    for is_over in (False, True):  # while the slot moves, and after it has
+        if is_over:
+            await asyncio.to_thread(migration.finish)
+            assert not await connector.exists(stays)
+            await put(manager, connector, stays, nbytes)
         await put(manager, connector, new, nbytes)
         keys = [stays, elsewhere, moves, new, "absent", gone]
         assert await connector.batched_exists(keys) == [key != "absent" for key in keys]
         got = await connector.batched_get(keys)
         assert [holds(obj, key) for key, obj in zip(keys, got, strict=True)] == [key != "absent" for key in keys]
-        for key in (stays, moves):
-            await put(manager, connector, key, nbytes)  # replaces it, wherever it is
-            assert holds(await connector.get(key), key)
+        for more in (1, 2):
+            for key in (stays, moves):
+                await put(manager, connector, key, nbytes + more)  # replaces it, wherever it is
+                assert await size_of(connector, key) == nbytes + more
+        assert await connector.remove(stays)
+        assert not await connector.exists(stays)  # nor does it come back
+        assert await connector.get(stays) is None
+        if is_over:
+            await put(manager, connector, stays, nbytes)
         assert await connector.remove(gone)
         assert not await connector.exists(gone)
         assert await connector.batched_remove([new, elsewhere]) == [True, True]
         assert not await connector.exists(new)
         await put(manager, connector, gone, nbytes)
         await put(manager, connector, elsewhere, nbytes)
-        await asyncio.to_thread(migration.finish)
     assert sorted(await connector.list()) == sorted([stays, moves, elsewhere, gone])
     await asyncio.to_thread(cluster.move_slots, [slot], source)
 
@@ -99,7 +115,7 @@ class Load:
     async def _work(self, number: int, count: int) -> None:
         generator = random.Random(number)
         keys = [f"worker-{number}-{index}" for index in range(count)]
-        stored: set[str] = set()
+        stored: dict[str, int] = {}
         while not self._is_over:
             some = generator.sample(keys, 3)
             operation = generator.choice(["put", "put", "get", "batched_get", "batched_exists", "remove"])
@@ -110,22 +126,26 @@ class Load:
                 return
             self.done[operation] += 1
 
-    async def _call(self, operation: str, keys: list[str], stored: set[str], generator: random.Random) -> None:
+    async def _call(self, operation: str, keys: list[str], stored: dict[str, int], generator: random.Random) -> None:
         connector, expected = self._connector, [key in stored for key in keys]
         first = keys[0]
         match operation:
             case "put":
-                await put(self._manager, connector, first, generator.choice(self._sizes))
-                stored.add(first)
+                nbytes = generator.choice(self._sizes) + generator.randrange(100)
+                await put(self._manager, connector, first, nbytes)
+                stored[first] = nbytes
                 return
             case "get":
-                told = [holds(await connector.get(first), first)]
+                brought = await size_of(connector, first)
+                told = [brought is not None]
+                if brought != stored.get(first):
+                    self.wrong.append(f"get of {first} brings {brought} bytes; expected {stored.get(first)}")
             case "batched_get":
                 told = [holds(obj, key) for key, obj in zip(keys, await connector.batched_get(keys), strict=True)]
             case "batched_exists":
                 told = await connector.batched_exists(keys)
             case _:
                 told = [await connector.remove(first)]
-                stored.discard(first)
+                stored.pop(first, None)
         if told != expected[: len(told)]:
             self.wrong.append(f"{operation} of {keys} says {told}; expected {expected}")

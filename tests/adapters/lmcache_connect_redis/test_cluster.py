@@ -147,6 +147,24 @@ async def test_a_slot_that_moves_hides_nothing_and_refuses_nothing(
         await use_while_a_slot_moves(cluster, manager, connector, nbytes)
 
 
+async def test_a_chunk_that_fits_no_value_is_put_when_its_slot_has_moved(cluster: ClusterServers) -> None:
+    slot = 4_713
+    [key] = keys_in(slot, 1)
+    source = await asyncio.to_thread(cluster.owner_of, slot)
+    target = next(server for server in await asyncio.to_thread(cluster.primaries) if server is not source)
+    async with opened(cluster, stripe="65536", max_value_bytes=str(1 << 20)) as (manager, connector):
+        migration = await asyncio.to_thread(cluster.migrate_slot, slot, target)
+        before = await asyncio.to_thread(calls, source, "multi")
+        putting = asyncio.create_task(put(manager, connector, key, 2 << 20))
+        while await asyncio.to_thread(calls, source, "multi") <= before + 1 and not putting.done():
+            await asyncio.sleep(0.005)
+        assert not putting.done()
+        await asyncio.to_thread(migration.finish)
+        await putting
+        assert holds(await connector.get(key), key)
+    await asyncio.to_thread(cluster.move_slots, [slot], source)
+
+
 async def test_calls_from_other_threads_follow_a_slot_that_moves(cluster: ClusterServers) -> None:
     slot = 4_712
     stays, moves = keys_in(slot, 2)

@@ -16,7 +16,7 @@ from lmcache_connect.record import MIN_STRIPE_BYTES, StripePlan, staging_name
 from lmcache_connect.streaming import ChunkBytes
 
 from ...protocol.connection import Connection
-from ...protocol.redirects import RedirectedError
+from ...protocol.redirects import RedirectedError, whole_instead
 from ...store_pipeline import Names, StoreRequest
 from .record_writer import RecordWriter
 
@@ -115,9 +115,9 @@ class _PiecePut(StoreRequest):
             return None
         try:
             held = await put.writer.read_piece_stored(connection)
-        except RedirectedError:
+        except RedirectedError as error:
             put.is_redirected = True
-            raise
+            raise whole_instead(error) from None
         if not put.answered(held):
             return None
         if put.held != put.plan.pieces:
@@ -140,5 +140,8 @@ class _Commit(StoreRequest):
         await put.writer.send_commit(connection, put.name, put.staging)
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
-        await self._put.writer.read_committed(connection)
+        try:
+            await self._put.writer.read_committed(connection)
+        except RedirectedError as error:
+            raise whole_instead(error) from None
         return None
