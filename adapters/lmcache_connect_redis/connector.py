@@ -24,6 +24,7 @@ from lmcache_connect.contract import ChunkSize, Documents, Flags, OwnThreadCalls
 from lmcache_connect.errors import StoreCommandError, UnsupportedOperationError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
+from lmcache_connect.record import chunk_of_piece
 from lmcache_connect.streaming import (
     LARGE_BYTES,
     NAMES_AT_A_TIME,
@@ -84,10 +85,12 @@ class RedisConnector(StreamingConnector[Connection]):
         credentials: Credentials | None = None,
         line: RoomLine | None = None,
         chunk_size: ChunkSize | None = None,
+        part_options: RedisOptions | None = None,
     ) -> None:
         """`credentials` are closed with the connector. None: `server` has some that others close.
 
-        `line` and `chunk_size`: see `StreamingConnector`.
+        `line` and `chunk_size`: see `StreamingConnector`. `part_options`: how pieces of spread chunks are put, by
+        `Way.PART`; None: there are none.
         """
         super().__init__(
             context,
@@ -107,6 +110,8 @@ class RedisConnector(StreamingConnector[Connection]):
         self._was_told: set[str] = set()
         self._announcements = Announcements(self._prefix)
         self._layout = layout_of(self._store, options)
+        # Of its own, since it guesses from the last chunk how the next one is stored.
+        self._part_layout = self._layout if part_options is None else layout_of(self._store, part_options)
         self._leftovers = Leftovers(self._lookup_pool)
         self._has_dialled = False
         self._lookups = LookupLane(self._lookup_pool, self._layout.keys_each)
@@ -149,8 +154,9 @@ class RedisConnector(StreamingConnector[Connection]):
 
     async def dial(self) -> Connection:
         connection = await self._server.open_connection()
-        self._layout.has_transactions = connection.traits.has_transactions
-        self._layout.remove_command = "UNLINK" if connection.traits.has_unlink else "DEL"
+        for layout in (self._layout, self._part_layout):
+            layout.has_transactions = connection.traits.has_transactions
+            layout.remove_command = "UNLINK" if connection.traits.has_unlink else "DEL"
         self._has_dialled = True
         return connection
 
@@ -267,17 +273,23 @@ class RedisConnector(StreamingConnector[Connection]):
         [name] = self.names_of([key_string(key)])
         async with self._lookup_pool.acquired() as connection:
             removal = await self._layout.encode_removal_of_damage(connection, name)
-            if removal is None:
-                return False
-            await connection.send(removal)
-            line = await connection.read_line()
-            if line[:1] == b"-" and is_refusal(line[1:].decode("utf-8", "replace")):
-                connection.pending -= 1
-                raise UnsupportedOperationError(self._store, "remove_damaged")  # no scripts, or not for this user
-            if line[:1] != b":":
-                raise connection.unexpected(line, "an integer")
+            return removal is not None and await self.remove_seen(connection, removal)
+
+    async def remove_seen(self, connection: Connection, removal: bytes) -> bool:
+        """Sends a command that removes what was seen, and nothing else. Returns whether it has removed something.
+
+        Raises:
+            UnsupportedOperationError: the server has no scripts, or not for this user.
+        """
+        await connection.send(removal)
+        line = await connection.read_line()
+        if line[:1] == b"-" and is_refusal(line[1:].decode("utf-8", "replace")):
             connection.pending -= 1
-            return connection.number(line) > 0
+            raise UnsupportedOperationError(self._store, "remove_damaged")
+        if line[:1] != b":":
+            raise connection.unexpected(line, "an integer")
+        connection.pending -= 1
+        return connection.number(line) > 0
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the keys under the connector's prefix that start with `prefix`. The server may name one twice."""
@@ -302,6 +314,23 @@ class RedisConnector(StreamingConnector[Connection]):
                 page = []
         for found in await self._outdated_among(page):
             yield found
+
+    async def scan_pieces(self, prefix: str) -> AsyncIterator[Names]:
+        """Yields the names of pieces of spread chunks whose keys start with `prefix`, some at a time."""
+        page: Names = []
+        async for name in self._scan(self._layout.pieces_pattern(prefix).encode()):
+            if chunk_of_piece(name) is not None:
+                page.append(name)
+            if len(page) == NAMES_AT_A_TIME:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    @property
+    def remove_command(self) -> str:
+        """What removes a name."""
+        return self._layout.remove_command
 
     async def _outdated_among(self, names: Sequence[str]) -> Names:
         if not names:
@@ -400,7 +429,7 @@ class RedisConnector(StreamingConnector[Connection]):
     ) -> Awaitable[None]:
         if nbytes is None:
             nbytes = self._nbytes_of(len(names))
-        call = self._layout.fetching(names, arrivals, nbytes)
+        call = self._layout_for(way).fetching(names, arrivals, nbytes)
         call.is_asking = way is Way.ASKING
         if may_wait:
             return self._waiting_gets.run_apart(call)
@@ -416,15 +445,16 @@ class RedisConnector(StreamingConnector[Connection]):
     ) -> None:
         if not self._has_dialled:
             await self._put_lane(sum(obj.get_size() for obj in objs)).connect()  # which tells what the server can do
+        layout = self._layout_for(way)
         while True:
-            requests = self._layout.put_requests(names, objs, whole=way.is_whole)
+            requests = layout.put_requests(names, objs, whole=way.is_whole)
             call = StoreCall(requests)
             call.is_asking = way is Way.ASKING
             try:
                 await self._put_lane(call.nbytes).run(call)
             except TransactionRefusedError as refused:
                 await self._leftovers.free(_staged(requests), call)
-                if not self._layout.keep_whole():
+                if not layout.keep_whole():
                     raise refused.refusal from None
                 event(logging.WARNING, "transactions_refused", store=self._store, error=str(refused))
             except RedirectionsError as redirected:
@@ -433,13 +463,24 @@ class RedisConnector(StreamingConnector[Connection]):
                 redirected.flags = {slot: True for slot in range(len(names)) if slot not in redirected.by_slot}
                 raise
             except StoreError:
-                await self._leftovers.free(_staged(requests), call)
+                await self._leftovers.free(self._left_by(requests, names, way), call)
                 raise
             except asyncio.CancelledError:
-                self._leftovers.free_soon(_staged(requests), call)
+                self._leftovers.free_soon(self._left_by(requests, names, way), call)
                 raise
             else:
                 return
+
+    def _layout_for(self, way: Way) -> Layout:
+        return self._part_layout if way is Way.PART else self._layout
+
+    def _left_by(self, requests: Sequence[StoreRequest], names: Sequence[str], way: Way) -> Names:
+        """What a put that has failed may have left: a piece of a spread chunk is worth nothing without the others."""
+        return [*_staged(requests), *names] if way is Way.PART else _staged(requests)
+
+    def free_soon(self, names: Sequence[str]) -> None:
+        """Removes names in the background, if the server lets us within a second. No call waits for it."""
+        self._leftovers.free_soon(names)
 
     def _put_lane(self, nbytes: int) -> StoreLane:
         return self._small_puts if nbytes < self._large_from else self._large_puts

@@ -59,11 +59,14 @@ class Leftovers:
         except (StoreError, ConnectorClosedError):
             pass
 
-    def free_soon(self, names: Iterable[str], call: CombinedCall) -> None:
-        """The same, without the caller: one that was cancelled, or is late, does not wait for it."""
+    def free_soon(self, names: Iterable[str], call: CombinedCall | None = None) -> None:
+        """The same, without the caller: one that was cancelled, or is late, does not wait for it.
+
+        `call`: None where nothing is on its way any more.
+        """
         if not (names := [*names]):
             return
-        if (over := call.when_over()) is not None:
+        if call is not None and (over := call.when_over()) is not None:
             self._later.add(over)
             over.add_done_callback(partial(self._free_later, names, call))
         self._names += names

@@ -48,6 +48,8 @@ class NodesConnector(StreamingConnector[Connection]):
     judges_itself = True
     follows: ClassVar[bool] = False
     """Whether a call goes on elsewhere with keys that a server has not served."""
+    part_options: RedisOptions | None = None
+    """How pieces of spread chunks are put. None: there are none."""
 
     def __init__(self, context: ConnectorContext, options: RedisOptions, placement: Placement, scheme: str) -> None:
         """`scheme`: that of one server's URL, `redis` or `rediss`, by which a server is named and connected to.
@@ -95,7 +97,12 @@ class NodesConnector(StreamingConnector[Connection]):
         url = self._url_of(address)
         context = replace(self._context, remote_url=url)
         connector = RedisConnector(
-            context, self._options, self.make_server(url), line=self._line, chunk_size=self._chunk_size
+            context,
+            self._options,
+            self.make_server(url),
+            line=self._line,
+            chunk_size=self._chunk_size,
+            part_options=self.part_options,
         )
         return Node(connector, url.label(), self._context.settings)
 

@@ -12,9 +12,11 @@ from lmcache_connect import (
     RemoteConnector,
     RemoteURL,
 )
+from lmcache_connect.errors import InvalidOptionError
 
-from .nodes_connector import NodesConnector
-from .options import DEFAULT_PORT, RedisOptions
+from .options import DEFAULT_PORT
+from .ring_connector import RingConnector
+from .ring_options import RedisRingOptions
 from .topology.credential_import import prepare_callable
 from .topology.ring import Ring
 
@@ -30,12 +32,12 @@ _SCHEMES: Final = {
 class RedisRingConnectorAdapter(ConnectorAdapter):
     """`redis-ring://`, `rediss-ring://` (TLS), `valkey-ring://` and `valkeys-ring://` (TLS).
 
-    Options: `RedisOptions`.
+    Options: `RedisRingOptions`.
     """
 
     schema = "redis-ring://"
     schemes = tuple(_SCHEMES)
-    options = RedisOptions
+    options = RedisRingOptions
 
     def prepare(self, url: RemoteURL, settings: ConnectorConfig) -> None:
         """Computes which server has which keys, and imports the module of `?credentials=`."""
@@ -46,7 +48,8 @@ class RedisRingConnectorAdapter(ConnectorAdapter):
         """Returns a connector that connects on first use.
 
         Raises:
-            InvalidURLError, InvalidOptionError: the URL names no server or one twice, or has a database in its path.
+            InvalidURLError, InvalidOptionError: the URL names no server or one twice, has a database in its path, or
+                spreads chunks over more servers than it names.
         """
         url = context.remote_url
         if url.path.strip("/"):
@@ -54,7 +57,11 @@ class RedisRingConnectorAdapter(ConnectorAdapter):
                 url.redacted(), f"the path {url.path!r}", "no path: ?db= names the database, the same on every server"
             )
         ring = _ring_of(url)
-        connector = NodesConnector(context, context.options(RedisOptions), ring, _SCHEMES[url.scheme])
+        options = context.options(RedisRingOptions)
+        if options.spread > len(ring.addresses):
+            reason = f"expected at most {len(ring.addresses)}: the URL names no more servers"
+            raise InvalidOptionError(url.redacted(), "spread", str(options.spread), reason)
+        connector = RingConnector(context, options, ring, _SCHEMES[url.scheme])
         connector.node(ring.addresses[0])  # which tells now what is wrong about the options
         return connector
 

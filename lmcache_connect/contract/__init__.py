@@ -17,7 +17,7 @@ from .announcement import (
 from .batch_slots import BatchSlots
 from .batches import gather, hit_prefix, prefix_length
 from .breaker import ORDINARY, Admission, BreakerState, CircuitBreaker
-from .caller_memory import CallerMemory, Descriptions
+from .caller_memory import CallerMemory, Descriptions, bytes_metadata
 from .chunk_size import ChunkSize
 from .connector import Documents, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
@@ -67,6 +67,7 @@ __all__ = [
     "WorkerAnnouncement",
     "WrappingAdapter",
     "WrappingConnector",
+    "bytes_metadata",
     "copy_out",
     "counting_left_out",
     "end_scan",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from .frame import (
     CRC_BYTES,
     DIGEST,
+    FIXED_HEADER_BYTES,
+    INDEX_BYTES,
     MAGIC,
     MAX_HEADER_BYTES,
     MIN_HEADER_BYTES,
@@ -19,8 +21,10 @@ from .frame import (
     PayloadHasher,
     decode_header,
     encode_header,
+    encode_index,
     header_length,
     key_digest,
+    spread_plan,
 )
 from .lmcache_metadata import (
     MAX_REMOTE_METADATA_BYTES,
@@ -28,7 +32,17 @@ from .lmcache_metadata import (
     decode_remote_metadata,
     encode_remote_metadata,
 )
-from .names import END_OF_NAMES, chunk_names, key_of_name, staging_name, start_of_names
+from .names import (
+    END_OF_NAMES,
+    PIECES_PATTERN,
+    chunk_names,
+    chunk_of_piece,
+    key_of_name,
+    piece_names,
+    staging_name,
+    start_of_names,
+)
+from .spread import MAX_SPREAD, SpreadChunkError, SpreadPlan
 from .stripes import MIN_STRIPE_BYTES, StripePlan
 from .whole_record import decode_piece, decode_record, encode_record, encode_views
 
@@ -36,30 +50,40 @@ __all__ = [
     "CRC_BYTES",
     "DIGEST",
     "END_OF_NAMES",
+    "FIXED_HEADER_BYTES",
+    "INDEX_BYTES",
     "MAGIC",
     "MAX_HEADER_BYTES",
     "MAX_REMOTE_METADATA_BYTES",
+    "MAX_SPREAD",
     "MIN_HEADER_BYTES",
     "MIN_STRIPE_BYTES",
     "NO_CHECKSUM_TRAILER",
     "OVERHEAD_BYTES",
+    "PIECES_PATTERN",
     "REMOTE_DTYPE_CODES",
     "TRAILER_BYTES",
     "FrameHeader",
     "PayloadHasher",
+    "SpreadChunkError",
+    "SpreadPlan",
     "StripePlan",
     "chunk_names",
+    "chunk_of_piece",
     "decode_header",
     "decode_piece",
     "decode_record",
     "decode_remote_metadata",
     "encode_header",
+    "encode_index",
     "encode_record",
     "encode_remote_metadata",
     "encode_views",
     "header_length",
     "key_digest",
     "key_of_name",
+    "piece_names",
+    "spread_plan",
     "staging_name",
     "start_of_names",
 ]

@@ -2,7 +2,7 @@
 
     offset  size  field
          0     4  magic "KVCF"
-         4     1  version: 1 for a whole chunk, 2 for a piece of a striped one
+         4     1  version: 1 for a whole chunk, 2 for a piece of a striped one, 3 for the index of a spread one
          5     1  flags: bit 0: the trailer holds a checksum; bit 1: the record is a piece of a striped chunk
          6     2  header length in bytes, including its CRC
          8     8  length of the chunk's payload in bytes, all pieces together
@@ -12,11 +12,13 @@
         44     4  index of the piece, from 0; 0 for a whole chunk
         48     1  memory format
         49     1  number of tensor groups
-        50     2  reserved, 0
+        50     2  number of pieces of a spread chunk; 0 for any other
         52     -  per group: dtype code (1), number of dimensions (1), reserved (2), dimensions (8 each)
          -     4  CRC-32 (zlib) of the header up to here
          -     -  payload
          -     8  XXH3-64 of the payload, or 0 where flag bit 0 is clear
+
+The index of a spread chunk has no flags and no payload, and from offset 32 to 48 the random number of its put.
 
 The checksum follows the payload, so that a sender and a receiver hash each piece while it is still in the CPU's cache.
 Decoding never allocates memory by a number that was not checked, and raises only `FrameError`.
@@ -37,16 +39,22 @@ import xxhash
 from ..dtypes import DType, dtype_from_code
 from ..errors import FrameError, InvalidShapeError
 from ..metadata import MAX_DIMS, MAX_GROUPS, ChunkMetadata, MemoryFormat, Shape
+from .spread import SpreadChunkError, SpreadPlan, checked_spread
 from .stripes import StripePlan, checked_plan
 
 MAGIC: Final = b"KVCF"
 VERSION_WHOLE: Final = 1
 VERSION_PIECE: Final = 2
+VERSION_INDEX: Final = 3
 FLAG_CHECKSUM: Final = 1
 FLAG_STRIPED: Final = 2
 _KNOWN_FLAGS: Final = FLAG_CHECKSUM | FLAG_STRIPED
+_KNOWN_VERSIONS: Final = (VERSION_WHOLE, VERSION_PIECE, VERSION_INDEX)
 
 _FIXED: Final = struct.Struct("<4sBBHQ16sQIIBBH")
+_PUT: Final = struct.Struct("<QII")
+"""The random number of a spread chunk's put, as the fields that stand there in other records."""
+
 _GROUP: Final = struct.Struct("<BBH")
 _CRC: Final = struct.Struct("<I")
 _TRAILER: Final = struct.Struct("<Q")
@@ -57,6 +65,9 @@ MIN_HEADER_BYTES: Final = _FIXED.size + _GROUP.size + 8 + _CRC.size
 MAX_HEADER_BYTES: Final = _FIXED.size + MAX_GROUPS * (_GROUP.size + 8 * MAX_DIMS) + _CRC.size
 DIGEST: Final = slice(16, 32)
 """The bytes of a header that hold the key's digest."""
+
+INDEX_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
+"""The longest index of a spread chunk."""
 
 CRC_BYTES: Final = _CRC.size
 """The length of the CRC at the end of a header."""
@@ -158,9 +169,9 @@ def header_length(prefix: bytes | bytearray | memoryview) -> int:
     magic, version, _, length = struct.unpack_from("<4sBBH", prefix)
     if magic != MAGIC:
         raise FrameError("magic", f"it starts with {bytes(magic)!r}, not {MAGIC!r}", removable=False)
-    if version not in (VERSION_WHOLE, VERSION_PIECE):
+    if version not in _KNOWN_VERSIONS:
         # A record of another version is valid data of another release. It is a miss here, and stays in the store.
-        reads = f"this release reads {VERSION_WHOLE} and {VERSION_PIECE}"
+        reads = f"this release reads {VERSION_WHOLE} to {VERSION_INDEX}"
         raise FrameError("version", f"version {version}; {reads}", removable=False)
     if not MIN_HEADER_BYTES <= length <= MAX_HEADER_BYTES:
         raise FrameError("header", f"a header of {length} bytes; expected {MIN_HEADER_BYTES} to {MAX_HEADER_BYTES}")
@@ -172,6 +183,7 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
 
     Raises:
         FrameError: the first check that fails.
+        SpreadChunkError: all is well, and the record is the index of a spread chunk.
     """
     length = header_length(header)
     if len(header) < length:
@@ -180,8 +192,10 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
     (stored_crc,) = _CRC.unpack_from(header, length - _CRC.size)
     if crc != stored_crc:
         raise FrameError("header", f"its CRC is {stored_crc:08x}, its bytes give {crc:08x}")
-    (_, version, flags, _, payload, digest, generation, stripe_size, index, fmt, groups, _) = _FIXED.unpack_from(header)
-    if flags & ~_KNOWN_FLAGS:
+    (_, version, flags, _, payload, digest, generation, stripe_size, index, fmt, groups, pieces) = _FIXED.unpack_from(
+        header
+    )
+    if flags & ~(0 if version == VERSION_INDEX else _KNOWN_FLAGS):
         raise FrameError("version", f"flags {flags:#x} are of a newer release", removable=False)
     if digest != key_digest(key):
         # An intact record of another key: the reply to another request, or of a writer who names chunks otherwise.
@@ -191,6 +205,10 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
         raise FrameError("length", f"a payload of {payload} bytes for shapes of {metadata.nbytes}")
     plan = None
     held = payload
+    if version == VERSION_INDEX:
+        if record_length != length + TRAILER_BYTES:
+            raise FrameError("length", f"an index of {record_length} bytes; expected {length + TRAILER_BYTES}")
+        raise SpreadChunkError(metadata, checked_spread(payload, pieces, _PUT.pack(generation, stripe_size, index)))
     if flags & FLAG_STRIPED:
         if version != VERSION_PIECE:
             raise FrameError("version", "a striped chunk of release 0.1", removable=False)
@@ -213,6 +231,42 @@ def decode_header(header: bytes | bytearray | memoryview, key: str, record_lengt
         plan=plan,
         index=index,
     )
+
+
+def encode_index(name: str, metadata: ChunkMetadata, plan: SpreadPlan) -> bytes:
+    """The whole record that stands under `name` for a spread chunk, whose pieces are those of `plan`."""
+    groups = _encode_groups(metadata)
+    fixed = _FIXED.pack(
+        MAGIC,
+        VERSION_INDEX,
+        0,
+        _FIXED.size + len(groups) + _CRC.size,
+        metadata.nbytes,
+        key_digest(name),
+        *_PUT.unpack(plan.put),
+        metadata.fmt,
+        len(metadata.shapes),
+        plan.pieces,
+    )
+    header = fixed + groups
+    return header + _CRC.pack(zlib.crc32(header)) + NO_CHECKSUM_TRAILER
+
+
+def spread_plan(start: bytes, name: str) -> SpreadPlan | None:
+    """The plan of the spread chunk that the record under `name` is the index of, by its first `FIXED_HEADER_BYTES`.
+
+    None for any other record, and for fewer bytes. The header's CRC is not checked: the names of the pieces that follow
+    from a damaged one are nobody's.
+    """
+    if len(start) != FIXED_HEADER_BYTES:
+        return None
+    (magic, version, flags, _, nbytes, digest, generation, stripe_size, index, _, _, pieces) = _FIXED.unpack(start)
+    if magic != MAGIC or version != VERSION_INDEX or flags or digest != key_digest(name):
+        return None
+    try:
+        return checked_spread(nbytes, pieces, _PUT.pack(generation, stripe_size, index))
+    except FrameError:
+        return None
 
 
 @lru_cache(maxsize=1024)

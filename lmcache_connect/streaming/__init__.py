@@ -13,6 +13,7 @@ from .combined_call import CallPayload, CombinedCall
 from .connector import LARGE_BYTES, NAMES_AT_A_TIME, StreamingConnector
 from .divided_arrivals import DividedArrivals
 from .lane import SHARE_BYTES, SMALL_SHARE_BYTES, Lane
+from .parts_room import ChunkPart, PartsRoom
 from .pipeline import Pipeline, Sent
 from .room import NoRoomError, Room, RoomLine
 
@@ -27,12 +28,14 @@ __all__ = [
     "CallersChunk",
     "CallersRoom",
     "ChunkBytes",
+    "ChunkPart",
     "ChunkRoom",
     "CombinedCall",
     "DividedArrivals",
     "Lane",
     "NoRoomError",
     "OtherChunkError",
+    "PartsRoom",
     "Pipeline",
     "Room",
     "RoomLine",

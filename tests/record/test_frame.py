@@ -290,7 +290,8 @@ def test_numbers_that_do_not_fit_are_found_behind_a_valid_crc(record: bytes, rea
 @pytest.mark.parametrize(
     ("record", "named"),
     [
-        (changed(GOLDEN, 4, "B", 3), "version 3"),
+        (changed(GOLDEN, 4, "B", 4), "version 4"),
+        (changed(GOLDEN, 4, "B", 3), "flags 0x1"),
         (changed(GOLDEN, 4, "B", 0), "version 0"),
         (changed(GOLDEN, 5, "B", FLAG_CHECKSUM | 4), "flags 0x5"),
         (changed(GOLDEN, 5, "B", 0xFF), "flags 0xff"),

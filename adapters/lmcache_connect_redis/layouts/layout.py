@@ -55,6 +55,10 @@ class Layout(ABC):
         """Returns the pattern of release 0.1's names for keys that start with `key_prefix`. None: they are the same."""
         return None
 
+    def pieces_pattern(self, key_prefix: str) -> str:
+        """Returns the pattern of the names of pieces of spread chunks whose keys start with `key_prefix`."""
+        raise NotImplementedError
+
     @abstractmethod
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> FetchCall:
         """Returns the requests that get the chunks of one call, which have about `nbytes` bytes in all."""

@@ -6,7 +6,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from hashlib import shake_128
+from hashlib import blake2b, shake_128
 from typing import Final
 from zlib import crc32
 
@@ -49,6 +49,17 @@ class Ring(Placement):
     def address_of(self, name: str) -> Address:
         return self._addresses[self._owners[crc32(name.encode()) >> 16]]
 
+    def order_of(self, name: str, count: int) -> list[Address]:
+        """Returns `count` different servers for the pieces of a spread chunk: first the one that has the name.
+
+        Every other one has a score for the name, and the highest follow. So a server that is added moves a piece of
+        those chunks alone that it comes among the first of. There must be so many servers.
+        """
+        first = self.address_of(name)
+        others = [address for address in self._addresses if address != first]
+        others.sort(key=lambda address: _score_for(address, name), reverse=True)
+        return [first, *others[: count - 1]]
+
 
 @lru_cache(maxsize=16)
 def owners_of(addresses: tuple[Address, ...]) -> array[int]:
@@ -67,3 +78,8 @@ def _scores_of(address: Address) -> array[int]:
     if sys.byteorder == "big":
         scores.byteswap()
     return scores
+
+
+def _score_for(address: Address, name: str) -> bytes:
+    host, port = address
+    return blake2b(f"{HostPort(host=host, port=port)} {name}".encode(), digest_size=8).digest()

@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
 from lmcache_connect.errors import FrameError, WrongTypeError
+from lmcache_connect.record import MIN_HEADER_BYTES, SpreadChunkError
 from lmcache_connect.streaming import Arrivals, OtherChunkError
 
 from ...fetch_pipeline import FetchCall
@@ -152,6 +153,8 @@ class Fetching(FetchCall):
             got = await self._reader.receive(connection, self._names[slot], arrivals.room, slot, self.outstanding)
         except CorruptRecordError as error:
             arrivals.corrupt[slot] = error
+            if isinstance(error, SpreadChunkError):  # others of the call probably are the same, and as short
+                self._typical = MIN_HEADER_BYTES
             return 0
         except ArenaExhaustedError as error:
             self._end_for_want_of_room(slot, error)

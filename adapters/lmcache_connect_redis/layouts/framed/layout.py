@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lmcache_connect.record import END_OF_NAMES, chunk_names, key_of_name, start_of_names
+from lmcache_connect.record import END_OF_NAMES, PIECES_PATTERN, chunk_names, key_of_name, start_of_names
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from ...options import RedisOptions
@@ -48,6 +48,9 @@ class FramedLayout(Layout):
 
     def outdated_pattern(self, key_prefix: str) -> str | None:
         return f"{escaped(self._prefix + key_prefix)}*"
+
+    def pieces_pattern(self, key_prefix: str) -> str:
+        return f"{escaped(start_of_names(self._prefix, key_prefix))}*{PIECES_PATTERN}"
 
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> Fetching:
         return Fetching(self._reader, names, arrivals, nbytes)

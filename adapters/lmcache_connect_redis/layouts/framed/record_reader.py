@@ -11,6 +11,7 @@ from lmcache_connect.record import (
     OVERHEAD_BYTES,
     TRAILER_BYTES,
     FrameHeader,
+    SpreadChunkError,
     StripePlan,
     decode_header,
     header_length,
@@ -197,6 +198,8 @@ class RecordReader:
             return await self._receive_header(connection, name, size)
         except CorruptRecordError as error:
             await self._skip(connection, size)
+            if isinstance(error, SpreadChunkError):
+                self.last_was_striped = False
             if error.reason == "key":
                 # Either the store holds a copied record, or this connection answers another question: not again.
                 connection.is_suspect = True

@@ -1,0 +1,134 @@
+"""`SpreadPut`: the spread chunks of one put. The pieces are sent to their servers first, and the index last.
+
+Until the index is there, pieces have a time to live. So what a killed writer leaves expires. A put that does not end as
+it should has its pieces removed, and its index, where that may be there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from lmcache_connect import StoreError
+from lmcache_connect.record import SpreadPlan, encode_index
+from lmcache_connect.streaming import ChunkBytes
+
+from .node import Node
+from .spread_chunk import SpreadChunk, SpreadPiece, pieces_by_server
+from .spread_indexes import Plans, keep_names, put_indexes
+from .topology.placement import Address
+from .topology.ring import Ring
+from .way import Way
+
+T = TypeVar("T")
+
+Sides = Callable[[Sequence[Callable[[], Awaitable[object]]]], Awaitable[list[StoreError | None]]]
+"""Awaits calls side by side, each to its end. Returns for each what has failed."""
+
+
+class SpreadPut:
+    """The chunks of a put that are spread.
+
+    Attributes:
+        chunks: all of them.
+        replaced: what the pieces of those chunks were that the put has replaced, where they were spread.
+        records: the indexes that were sent, by name. Nothing may be known of them.
+        done: the slots of the chunks that are stored.
+        are_kept: whether the servers let pieces be kept that were put with a time to live.
+    """
+
+    def __init__(self, ring: Ring, node: Callable[[Address], Node], operation: str, is_repeatable: bool) -> None:
+        self._ring: Final = ring
+        self._node: Final = node
+        self._operation: Final = operation
+        self._is_repeatable: Final = is_repeatable
+        self.chunks: Final[list[SpreadChunk]] = []
+        self.replaced: Final[Plans] = {}
+        self.records: Final[dict[str, bytes]] = {}
+        self.done: Final[set[int]] = set()
+        self.are_kept = True
+
+    def add(self, slot: int, name: str, obj: ChunkBytes, servers: int) -> None:
+        """Adds the chunk of a slot, which is to be spread over so many servers."""
+        self.chunks.append(SpreadChunk(slot, name, SpreadPlan.new(obj.get_size(), servers), obj))
+
+    def unfinished(self) -> list[SpreadChunk]:
+        """Returns the chunks that are not stored."""
+        return [chunk for chunk in self.chunks if chunk.slot not in self.done]
+
+    async def send(self, sides: Sides, *, expires: bool, ttl_ms: int | None) -> None:
+        """Sends the chunks. `failure` of a chunk then says why it is not stored.
+
+        `expires`: the pieces are put with a time to live. Where `ttl_ms` is None, it is taken from them in the end.
+        """
+        groups = pieces_by_server(self._ring, self.chunks)
+        way = Way.PART if expires else Way.PLAIN
+        for pieces, error in zip(
+            groups.values(),
+            await sides([partial(self._send_pieces, address, pieces, way) for address, pieces in groups.items()]),
+            strict=True,
+        ):
+            _fail([piece.chunk for piece in pieces], error)
+        await self._send_indexes(sides, ttl_ms)
+        sent = {chunk.slot: chunk for chunk in self.chunks if chunk.failure is None}
+        if expires and ttl_ms is None:
+            groups = {
+                address: [piece for piece in pieces if piece.chunk.slot in sent] for address, pieces in groups.items()
+            }
+            keeps = [partial(self._keep, address, pieces) for address, pieces in groups.items()]
+            for pieces, error in zip(groups.values(), await sides(keeps), strict=True):
+                _fail([piece.chunk for piece in pieces], error)
+        if self.are_kept or not expires:
+            self.done.update(slot for slot, chunk in sent.items() if chunk.failure is None)
+
+    async def _send_pieces(self, address: Address, pieces: Sequence[SpreadPiece], way: Way) -> None:
+        node = self._node(address)
+        names = [piece.name for piece in pieces]
+
+        async def attempt() -> bool:
+            parts = [piece.part() for piece in pieces]
+            try:
+                await node.connector.send(names, names, parts, way=way)
+            finally:
+                for part in parts:
+                    part.ref_count_down()
+            return True
+
+        await node.call(self._operation, attempt, is_transfer=True, is_repeatable=self._is_repeatable)
+
+    async def _send_indexes(self, sides: Sides, ttl_ms: int | None) -> None:
+        groups: dict[Address, list[SpreadChunk]] = {}
+        for chunk in self.chunks:
+            if chunk.failure is None:
+                groups.setdefault(self._ring.address_of(chunk.name), []).append(chunk)
+        sends = [partial(self._send_index, address, chunks, ttl_ms) for address, chunks in groups.items()]
+        for chunks, error in zip(groups.values(), await sides(sends), strict=True):
+            _fail(chunks, error)
+
+    async def _send_index(self, address: Address, chunks: Sequence[SpreadChunk], ttl_ms: int | None) -> None:
+        node = self._node(address)
+        records = [(chunk.name, encode_index(chunk.name, chunk.obj.metadata, chunk.plan)) for chunk in chunks]
+        own = {chunk.name: chunk.plan for chunk in chunks}
+
+        async def attempt() -> None:
+            self.records.update(records)
+            replaced = await node.connector.over_lookups(partial(put_indexes, indexes=records, ttl_ms=ttl_ms))
+            # An attempt whose answer was lost is found by the next one.
+            self.replaced.update((name, plan) for name, plan in replaced.items() if plan != own[name])
+
+        await node.call(self._operation, attempt, is_repeatable=self._is_repeatable)
+
+    async def _keep(self, address: Address, pieces: Sequence[SpreadPiece]) -> None:
+        if not pieces:
+            return
+        node = self._node(address)
+        keep = partial(keep_names, names=[piece.name for piece in pieces])
+        if not await node.call(self._operation, lambda: node.connector.over_lookups(keep)):
+            self.are_kept = False
+
+
+def _fail(chunks: Sequence[SpreadChunk], error: StoreError | None) -> None:
+    if error is not None:
+        for chunk in chunks:
+            chunk.failure = chunk.failure or error
