@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import anyio
 
-from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
+from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import Flags, note_missed
-from lmcache_connect.errors import ConnectorClosedError, FrameError, UnsupportedOperationError
+from lmcache_connect.errors import ConnectorClosedError, FrameError, StoreCommandError, UnsupportedOperationError
 from lmcache_connect.observability import event
 from lmcache_connect.record import INDEX_BYTES, SpreadPlan, chunk_of_piece, piece_names
 from lmcache_connect.streaming import Arrivals, ChunkBytes
@@ -139,28 +139,26 @@ class RingConnector(NodesConnector):
         *,
         is_repeatable: bool = True,
     ) -> Flags:
-        spread = [slot for slot, obj in enumerate(objs) if self._spread > 1 and obj.get_size() >= SPREAD_FROM]
-        if not spread:
+        large = [slot for slot, obj in enumerate(objs) if obj.get_size() >= SPREAD_FROM] if self._has_indexes else []
+        if not large:
             return await super()._send(operation, keys, names, objs, is_repeatable=is_repeatable)
+        send_whole = partial(super()._send, operation, is_repeatable=is_repeatable)
+        if self._spread == 1:
+            return await self._put_large(partial(send_whole, keys, names, objs), [names[slot] for slot in large])
         flags = [False] * len(names)
-        chosen = {*spread}
+        chosen = {*large}
         whole = [slot for slot in range(len(names)) if slot not in chosen]
-        send_whole = super()._send
 
         async def put_whole() -> None:
             told = await send_whole(
-                operation,
-                [keys[slot] for slot in whole],
-                [names[slot] for slot in whole],
-                [objs[slot] for slot in whole],
-                is_repeatable=is_repeatable,
+                [keys[slot] for slot in whole], [names[slot] for slot in whole], [objs[slot] for slot in whole]
             )
             for slot, flag in zip(whole, told, strict=True):
                 flags[slot] = flag
 
         async def put_spread() -> None:
             put = SpreadPut(self._ring, self.node, operation, is_repeatable)
-            for slot in spread:
+            for slot in large:
                 put.add(slot, names[slot], objs[slot], self._spread)
             await self._put_spread(put)
             for slot in put.done:
@@ -177,6 +175,37 @@ class RingConnector(NodesConnector):
         if errors:
             note_missed(type(errors[0]).__name__, flags.count(False))
         return flags
+
+    async def _put_large(self, put: Callable[[], Awaitable[Flags]], large: Sequence[str]) -> Flags:
+        """Awaits a put of whole chunks. Removes the pieces of those of the chunks `large` that were spread before."""
+        replaced: dict[str, SpreadPlan] = {}
+        flags: list[bool] = []
+
+        async def look() -> None:  # its short question is answered before the chunks have been sent
+            try:
+                replaced.update(await self._plans_of(large))
+            except StoreError:
+                pass  # the put says what is wrong
+
+        async def send() -> None:
+            flags.extend(await put())
+
+        _, failures = await self._outcomes([look, send])
+        if errors := [error for error in failures if error is not None]:
+            raise_first(errors, failures)
+        if all(flags):
+            self._free_soon([*replaced.items()])
+        return flags
+
+    async def _plans_of(self, names: Sequence[str], *, is_needed: bool = False) -> dict[str, SpreadPlan]:
+        """Returns what the pieces of those chunks are that are spread. See `read_plans`."""
+        plans: dict[str, SpreadPlan] = {}
+        for address, slots in self._ring.place(names).items():
+            some = [names[slot] for slot in slots]
+            node = self.node(address)
+            look = partial(read_plans, names=some, is_needed=is_needed)
+            plans.update(await node.call("look", partial(node.connector.over_lookups, look)))
+        return plans
 
     async def _put_spread(self, put: SpreadPut) -> None:
         """Puts spread chunks.
@@ -341,10 +370,10 @@ class RingConnector(NodesConnector):
     async def _orphans(self, pieces: Sequence[str]) -> list[str]:
         """Returns those of some pieces that are not of the chunk that stands under its name now."""
         chunks = [*dict.fromkeys(chunk for piece in pieces if (chunk := chunk_of_piece(piece)) is not None)]
-        plans: dict[str, SpreadPlan] = {}
-        for address, slots in self._ring.place(chunks).items():
-            names = [chunks[slot] for slot in slots]
-            plans.update(await self.node(address).connector.over_lookups(partial(read_plans, names=names)))
+        try:
+            plans = await self._plans_of(chunks, is_needed=True)
+        except (AuthenticationError, StoreCommandError):
+            return []  # of none is it known
         named = {piece for name, plan in plans.items() for piece in piece_names(name, plan)}
         return [piece for piece in pieces if piece not in named]
 

@@ -69,13 +69,17 @@ async def remove_names(connection: Connection, names: Sequence[str], command: st
     return flags, found
 
 
-async def read_plans(connection: Connection, names: Sequence[str]) -> Plans:
-    """Returns what the pieces of those chunks are that are spread."""
+async def read_plans(connection: Connection, names: Sequence[str], *, is_needed: bool = False) -> Plans:
+    """Returns what the pieces of those chunks are that are spread.
+
+    Raises:
+        AuthenticationError, StoreCommandError: it `is_needed`, and the server lacks GETRANGE, or the user may not.
+    """
     found: Plans = {}
     for page in _pages(names):
         await connection.send(b"".join(map(_get_start, page)), replies=len(page))
         for name in page:
-            await _read_start(connection, name, found)
+            await _read_start(connection, name, found, is_needed=is_needed)
     return found
 
 
@@ -130,13 +134,13 @@ def _get_start(name: str) -> bytes:
     return encode_command(b"GETRANGE", name.encode(), b"0", _LAST_OF_START)
 
 
-async def _read_start(connection: Connection, name: str, found: Plans) -> None:
+async def _read_start(connection: Connection, name: str, found: Plans, *, is_needed: bool = False) -> None:
     try:
         start = await connection.read_value(FIXED_HEADER_BYTES)
     except WrongTypeError:
         return  # a striped chunk
     except (AuthenticationError, StoreCommandError):
-        if connection.is_suspect:
+        if is_needed or connection.is_suspect:
             raise
         return
     plan = spread_plan(start, name)

@@ -71,6 +71,16 @@ class TestARingInThreads(TestARingOfThree):
     options = "?io=thread&stripe=65536"
 
 
+class TestASpreadingRing(TestARingOfThree):
+    """Chunks of 8 MiB and more, of which the rules have some, lie on two servers each."""
+
+    options = "?spread=2"
+
+
+class TestASpreadingRingInThreads(TestARingOfThree):
+    options = "?spread=3&io=thread&stripe=65536"
+
+
 class TestARingOfOne(RedisConformance):
     capabilities = replace(RedisConformance.capabilities, ttl=True)
 

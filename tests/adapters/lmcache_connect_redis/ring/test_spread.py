@@ -14,7 +14,15 @@ import pytest_asyncio
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.errors import InvalidOptionError, StoreError
 from lmcache_connect.oversight import clear
-from lmcache_connect.record import chunk_names, chunk_of_piece, key_of_name
+from lmcache_connect.record import (
+    FIXED_HEADER_BYTES,
+    chunk_names,
+    chunk_of_piece,
+    key_of_name,
+    piece_names,
+    spread_plan,
+)
+from lmcache_connect.testing import Direction, Fault, FaultKind
 from lmcache_connect_redis.ring_connector import SPREAD_FROM
 
 from ..chunks import chunk, holds, payload
@@ -55,6 +63,18 @@ def indexes(servers: Servers) -> set[str]:
     return {name for at in range(3) for name in servers.names_on(at) if key_of_name("", name)}
 
 
+def is_current(servers: Servers, piece: str) -> bool:
+    """Whether the index that stands now names a piece."""
+    name = chunk_of_piece(piece)
+    assert name is not None
+    for server in servers.servers:
+        with server.client() as client:
+            if (record := client.get(name)) is not None:
+                plan = spread_plan(record[:FIXED_HEADER_BYTES], name)
+                return plan is not None and piece in piece_names(name, plan)
+    return False
+
+
 async def eventually(condition: Callable[[], bool], what: str) -> None:
     ends = time.monotonic() + 5
     while not await asyncio.to_thread(condition):
@@ -63,9 +83,9 @@ async def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 async def put(
-    connector: ManagedConnector, backend: LocalCPUBackend, key: str, nbytes: int = LARGE, as_: str = ""
+    connector: ManagedConnector, backend: LocalCPUBackend, key: str, nbytes: int = LARGE, content: str = ""
 ) -> None:
-    with chunk(backend, as_ or key, nbytes) as obj:
+    with chunk(backend, content or key, nbytes) as obj:
         await connector.put(key, obj)
 
 
@@ -175,6 +195,37 @@ async def test_removal_and_replacement_leave_nothing_behind(
     assert not await connector.remove("a")
 
 
+@pytest.mark.parametrize("io", ["auto", "loop"])
+async def test_a_whole_chunk_that_replaces_a_spread_one_leaves_no_pieces(
+    connector: ManagedConnector, backend: LocalCPUBackend, servers: Servers, io: str
+) -> None:
+    await put(connector, backend, "a")
+    async with connected(servers, backend, io=io) as whole:
+        await put(whole, backend, "a", content="other")
+        assert holds(await connector.get("a"), "other")
+        await eventually(lambda: not any(pieces(servers)), "the replaced pieces are gone")
+
+
+@pytest.mark.parametrize("refused", ["persist", "getrange", "eval", "unlink"])
+async def test_a_command_that_the_user_may_not_use_costs_no_chunk(
+    servers: Servers, backend: LocalCPUBackend, refused: str
+) -> None:
+    for server in servers.servers:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "spread", "on", ">word", "~*", "+@all", f"-{refused}")
+    url = servers.url(spread=3).replace("://", "://spread:word@")
+    async with ConnectorManager(url, local_cpu_backend=backend, config=ConnectorConfig(errors="raise")) as manager:
+        connector = manager.create_connector()
+        for content in ("x", "y"):
+            await put(connector, backend, "a", content=content)
+            assert holds(await connector.get("a"), content)
+        for at, server in enumerate(servers.servers):
+            with server.client() as client:
+                assert {client.pttl(name) for name in pieces(servers)[at] if is_current(servers, name)} == {-1}
+        assert await connector.remove("a")
+        assert await connector.get("a") is None
+
+
 async def test_pieces_are_no_keys_and_are_cleared_with_them(
     connector: ManagedConnector, backend: LocalCPUBackend, servers: Servers
 ) -> None:
@@ -211,8 +262,7 @@ async def test_a_cancelled_put_leaves_nothing_behind_and_lets_go_of_its_memory(
 ) -> None:
     with behind_proxies(servers) as (ring, proxies):
         async with connected(ring, backend, spread=3) as connector:
-            await connector.batched_exists([f"k{number}" for number in range(30)])
-            proxies[(ring.index_of("a") + 1) % 3].freeze()
+            proxies[(ring.index_of("a") + 1) % 3].arm(Fault(FaultKind.STALL, Direction.TO_SERVER, after_bytes=MIB))
             source = bytearray(payload("a", LARGE))
             task = asyncio.create_task(connector.put_from("a", source))
             await eventually(lambda: any(pieces(servers)), "a piece is stored")
@@ -221,7 +271,7 @@ async def test_a_cancelled_put_leaves_nothing_behind_and_lets_go_of_its_memory(
                 await task
             source.extend(b"x")  # nothing holds it
             for proxy in proxies:
-                proxy.thaw()
+                proxy.disarm()
             await eventually(lambda: not any(servers.names_on(at) for at in range(3)), "all is removed")
 
 
@@ -229,7 +279,7 @@ async def test_a_cancelled_get_lets_go_of_its_memory(servers: Servers, backend: 
     with behind_proxies(servers) as (ring, proxies):
         async with connected(ring, backend, spread=3) as connector:
             await connector.put_from("a", payload("a", LARGE))
-            proxies[(ring.index_of("a") + 1) % 3].freeze()
+            proxies[(ring.index_of("a") + 1) % 3].arm(Fault(FaultKind.STALL, Direction.TO_CLIENT, after_bytes=MIB))
             target = bytearray(LARGE)
             task = asyncio.create_task(connector.get_into("a", target))
             await eventually(lambda: any(target), "a piece has come")
@@ -238,7 +288,7 @@ async def test_a_cancelled_get_lets_go_of_its_memory(servers: Servers, backend: 
                 await task
             target.extend(b"x")  # nothing holds it
             for proxy in proxies:
-                proxy.thaw()
+                proxy.disarm()
             assert holds(await connector.get("a"), "a")
 
 
@@ -334,7 +384,7 @@ async def test_of_two_puts_at_once_a_get_gives_one_whole(
 async def test_a_killed_server_costs_spread_chunks_and_its_own_and_nothing_else(
     servers: Servers, backend: LocalCPUBackend, errors: str
 ) -> None:
-    config = ConnectorConfig(errors=errors, operation_timeout=5, retries=0)
+    config = ConnectorConfig.load(errors=errors, operation_timeout=5, retries=0)
     dead = (servers.index_of("a") + 1) % 3
     lone = servers.keys_on(servers.index_of("a"), 2, "small")
     async with connected(servers, backend, config=config, spread=3) as connector:
@@ -360,7 +410,7 @@ async def test_a_killed_server_costs_spread_chunks_and_its_own_and_nothing_else(
 
 
 async def test_large_chunks_that_do_not_fit_together_come_one_after_the_other(servers: Servers) -> None:
-    with LocalCPUBackend(40 * MIB) as small:
+    with LocalCPUBackend(30 * MIB) as small:
         async with connected(servers, small, spread=3) as connector:
             keys = [f"k{number}" for number in range(4)]
             for key in keys:
