@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any, Final
@@ -18,21 +18,21 @@ import anyio
 
 from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import Flags, note_missed
-from lmcache_connect.errors import ConnectorClosedError, FrameError, StoreCommandError, UnsupportedOperationError
+from lmcache_connect.errors import FrameError, OperationTimeoutError, StoreCommandError
 from lmcache_connect.observability import event
 from lmcache_connect.record import INDEX_BYTES, SpreadPlan, chunk_of_piece, piece_names
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from .connector import RedisConnector
 from .layouts.framed.second_look import look_again
-from .node import Node
+from .node import Node, seconds_for_a_share
 from .nodes_connector import NodesConnector, raise_first
 from .protocol.connection import Connection
 from .protocol.replies import encode_command
 from .ring_options import RedisRingOptions
 from .spread_chunk import SpreadPiece, names_by_server, placed_pieces
 from .spread_get import SpreadGet, receive_pieces
-from .spread_indexes import read_index, read_plans, removal_of_index, remove_names
+from .spread_indexes import read_index, read_plans, remove_names
 from .spread_put import SpreadPut
 from .topology.placement import Address
 from .topology.ring import Ring
@@ -50,8 +50,11 @@ _TRIES: Final = 4
 _REMOVING_SECONDS: Final = 1.0
 """How long a removal waits for the servers of pieces, which nobody finds any more."""
 
+_INDEX_SECONDS: Final = 30.0
+"""How long indexes, which are short, may take to be stored where the call has no deadline."""
+
 _SECONDS_AT_END: Final = 0.5
-"""How long closing waits for what puts have left behind to be removed."""
+"""How long closing waits for the indexes of puts that were cancelled, and for what others have left to be removed."""
 
 Plan = tuple[str, SpreadPlan]
 """The name of a spread chunk, and what its pieces are."""
@@ -73,7 +76,7 @@ class RingConnector(NodesConnector):
         """Whether pieces are put with a time to live. Not where the servers do not let it be taken from them."""
         self._expects_indexes = False
         """Whether the last get of large chunks has brought spread ones."""
-        self._removing: Final[set[asyncio.Task[None]]] = set()
+        self._background: Final[set[asyncio.Task[None]]] = set()
 
     # ------------------------------------------------------------------------------------------------------ gets
 
@@ -213,28 +216,55 @@ class RingConnector(NodesConnector):
         Raises:
             StoreError: one is not stored, where that is not to be a miss, or none is.
         """
-        expires = self._pieces_expire
+        is_kept = self._ttl_ms is None
         try:
-            await put.send(self._side_by_side, expires=expires, ttl_ms=self._ttl_ms)
-            if not put.are_kept and self._pieces_expire:
-                self._pieces_expire = False
-                event(logging.WARNING, "pieces_without_expiry", store=self._store)
-            if not put.are_kept:  # once more, since these expire
-                await put.send(self._side_by_side, expires=False, ttl_ms=self._ttl_ms)
-        finally:
-            self._free_soon([*put.replaced.items()])
-            if left := put.unfinished():
-                self._free_soon([(chunk.name, chunk.plan) for chunk in left])
-                self._remove_indexes_soon([(chunk.name, put.records.get(chunk.name)) for chunk in left])
-        errors = [chunk.failure for chunk in put.chunks if chunk.failure is not None]
-        if not errors:
-            return
+            await put.send_pieces(self._side_by_side, expires=self._pieces_expire, is_kept=is_kept)
+            if not put.are_kept:  # they are sent once more, since these expire
+                if self._pieces_expire:
+                    self._pieces_expire = False
+                    event(logging.WARNING, "pieces_without_expiry", store=self._store)
+                await put.send_pieces(self._side_by_side, expires=False, is_kept=False)
+        except BaseException:
+            self._free_soon([(chunk.name, chunk.plan) for chunk in put.chunks])
+            raise
+        # In a context of its own: the call may be cancelled meanwhile, and an index must not be half known.
+        await asyncio.shield(self._in_background(self._put_indexes(put, min(seconds_for_a_share(), _INDEX_SECONDS))))
+        errors = put.failures()
         lasting = [error for error in errors if error.permanent]
-        if lasting or not put.done or self._context.settings.errors == "raise":
-            for chunk in put.chunks:
-                chunk.failure = None
+        if lasting or (errors and (not put.done or self._context.settings.errors == "raise")):
             raise_first(lasting or errors, errors)
-        note_missed(type(errors[0]).__name__, len(errors))
+        if errors:
+            note_missed(type(errors[0]).__name__, len(errors))
+
+    async def _put_indexes(self, put: SpreadPut, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await put.send_indexes(self._side_by_side, self._ttl_ms)
+        except TimeoutError as error:
+            late = error if isinstance(error, StoreError) else OperationTimeoutError(self._store, "put", seconds)
+            put.fail(late.with_traceback(None))
+        self._free_soon([*put.replaced.items()])
+        left = {chunk.name: chunk.plan for chunk in put.unfinished()}
+        self._free_soon([(name, plan) for name, plan in left.items() if name not in put.sent])
+        if unknown := {name: plan for name, plan in left.items() if name in put.sent}:
+            _ = self._in_background(self._free_unless_stored(unknown))
+
+    async def _free_unless_stored(self, plans: dict[str, SpreadPlan]) -> None:
+        """Removes pieces whose index was sent without an answer, where another one stands in its place."""
+
+        async def look(name: str) -> None:
+            stored = await self._plans_of([name], is_needed=True)
+            if stored.get(name) != plans[name]:
+                self._free_soon([(name, plans[name])])
+
+        with anyio.move_on_after(_REMOVING_SECONDS):
+            await self._outcomes([partial(look, name) for name in plans])
+
+    def _in_background(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(job, context=Context())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def _side_by_side(self, calls: Sequence[Callable[[], Awaitable[object]]]) -> list[StoreError | None]:
         _, failures = await self._outcomes(calls)
@@ -286,30 +316,6 @@ class RingConnector(NodesConnector):
         """Removes pieces in the background. No call waits for it."""
         for address, names in names_by_server(self._ring, plans).items():
             self.node(address).connector.free_soon(names)
-
-    def _remove_indexes_soon(self, records: Sequence[tuple[str, bytes | None]]) -> None:
-        """Removes the indexes of a put that has failed, where they are there: what they name is gone."""
-        sent = [(name, record) for name, record in records if record is not None]
-        if sent:
-            task = asyncio.create_task(self._remove_indexes(sent), context=Context())
-            self._removing.add(task)
-            task.add_done_callback(self._removing.discard)
-
-    async def _remove_indexes(self, records: Sequence[tuple[str, bytes]]) -> None:
-        async def remove(name: str, record: bytes) -> None:
-            connector = self.node(self._ring.address_of(name)).connector
-            removal = removal_of_index(name, record)
-
-            async def use(connection: Connection) -> bool:
-                return await connector.remove_seen(connection, removal)
-
-            try:
-                await connector.over_lookups(use)
-            except (ConnectorClosedError, UnsupportedOperationError):
-                pass  # it stays, as a miss, until the chunk is put again
-
-        with anyio.move_on_after(_REMOVING_SECONDS):
-            await self._outcomes([partial(remove, name, record) for name, record in records])
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """See `RedisConnector.remove_damaged`. A spread chunk is removed where a piece is damaged or missing."""
@@ -378,9 +384,8 @@ class RingConnector(NodesConnector):
         return [piece for piece in pieces if piece not in named]
 
     async def close(self) -> None:
-        """Closes every connection to every server. Waits a moment for what is being removed. Idempotent."""
-        if self._removing:
-            tasks: set[asyncio.Task[Any]] = {*self._removing}
+        """Closes every connection to every server. Waits a moment for what is under way. Idempotent."""
+        if tasks := {*self._background}:
             await asyncio.wait(tasks, timeout=_SECONDS_AT_END)
             for task in tasks:
                 task.cancel()

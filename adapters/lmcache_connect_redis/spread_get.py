@@ -51,7 +51,7 @@ class SpreadGet:
                 self.lasting = self.lasting or error
             for piece in pieces:
                 piece.chunk.failure = piece.chunk.failure or error
-        return self._settle(chunks)
+        return self._finish(chunks)
 
     async def _with_room(self, names: Sequence[str]) -> list[SpreadChunk]:
         """Makes room for the chunks, in the order of the keys."""
@@ -83,7 +83,7 @@ class SpreadGet:
         self.lasting = self.first = None
         return errors
 
-    def _settle(self, chunks: Sequence[SpreadChunk]) -> list[int]:
+    def _finish(self, chunks: Sequence[SpreadChunk]) -> list[int]:
         incomplete: list[int] = []
         for chunk in chunks:
             if not chunk.left:

@@ -46,10 +46,10 @@ async def put_indexes(connection: Connection, indexes: Sequence[tuple[str, bytes
     for page in _pages(indexes):
         commands = [
             b"%b*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
-            % (_get_start(name), count, len(name.encode()), name.encode(), len(record), record, expiry)
+            % (_get_start(connection, name), count, len(name.encode()), name.encode(), len(record), record, expiry)
             for name, record in page
         ]
-        await connection.send(b"".join(commands), replies=2 * len(page))
+        await connection.send(b"".join(commands), replies=_replies(connection, len(page), 1))
         for name, _ in page:
             await _read_start(connection, name, replaced)
             await connection.read_ok()
@@ -61,8 +61,8 @@ async def remove_names(connection: Connection, names: Sequence[str], command: st
     flags: list[bool] = []
     found: Plans = {}
     for page in _pages(names):
-        commands = [_get_start(name) + encode_command(command.encode(), name.encode()) for name in page]
-        await connection.send(b"".join(commands), replies=2 * len(page))
+        commands = [_get_start(connection, name) + encode_command(command.encode(), name.encode()) for name in page]
+        await connection.send(b"".join(commands), replies=_replies(connection, len(page), 1))
         for name in page:
             await _read_start(connection, name, found)
             flags.append(await connection.read_integer() > 0)
@@ -75,9 +75,12 @@ async def read_plans(connection: Connection, names: Sequence[str], *, is_needed:
     Raises:
         AuthenticationError, StoreCommandError: it `is_needed`, and the server lacks GETRANGE, or the user may not.
     """
+    if is_needed and connection.traits.knows_little:
+        raise StoreCommandError(connection.store, "a small proxy is not asked which chunks are spread")
     found: Plans = {}
     for page in _pages(names):
-        await connection.send(b"".join(map(_get_start, page)), replies=len(page))
+        if replies := _replies(connection, len(page), 0):
+            await connection.send(b"".join([_get_start(connection, name) for name in page]), replies=replies)
         for name in page:
             await _read_start(connection, name, found, is_needed=is_needed)
     return found
@@ -85,6 +88,8 @@ async def read_plans(connection: Connection, names: Sequence[str], *, is_needed:
 
 async def keep_names(connection: Connection, names: Sequence[str]) -> bool:
     """Takes the time to live from names. Returns False where the server refuses that: they will expire."""
+    if connection.traits.knows_little:
+        return False
     is_kept = True
     for page in _pages(names):
         commands = [encode_command(b"PERSIST", name.encode()) for name in page]
@@ -130,11 +135,16 @@ def removal_of_index(name: str, record: bytes) -> bytes:
     return Damage(b"", hashlib.sha1(record, usedforsecurity=False).hexdigest()).encode_removal(name)
 
 
-def _get_start(name: str) -> bytes:
+def _get_start(connection: Connection, name: str) -> bytes:
+    """Returns the question for the start of a record. A small proxy is not asked: it may close the connection."""
+    if connection.traits.knows_little:
+        return b""
     return encode_command(b"GETRANGE", name.encode(), b"0", _LAST_OF_START)
 
 
 async def _read_start(connection: Connection, name: str, found: Plans, *, is_needed: bool = False) -> None:
+    if connection.traits.knows_little:
+        return
     try:
         start = await connection.read_value(FIXED_HEADER_BYTES)
     except WrongTypeError:
@@ -146,6 +156,11 @@ async def _read_start(connection: Connection, name: str, found: Plans, *, is_nee
     plan = spread_plan(start, name)
     if plan is not None:
         found[name] = plan
+
+
+def _replies(connection: Connection, names: int, others: int) -> int:
+    """Returns how many replies come to the questions for so many names, with `others` more to each."""
+    return names * (others + (not connection.traits.knows_little))
 
 
 def _pages(items: Sequence[T]) -> Iterable[Sequence[T]]:

@@ -1,7 +1,7 @@
 """`SpreadPut`: the spread chunks of one put. The pieces are sent to their servers first, and the index last.
 
-Until the index is there, pieces have a time to live. So what a killed writer leaves expires. A put that does not end as
-it should has its pieces removed, and its index, where that may be there already.
+Until all of them are there, pieces have a time to live. So what a killed writer leaves expires. The index puts the
+chunk in its place, in one step: before it, the chunk that stood there is whole, and after it, the new one is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SpreadPut:
     Attributes:
         chunks: all of them.
         replaced: what the pieces of those chunks were that the put has replaced, where they were spread.
-        records: the indexes that were sent, by name. Nothing may be known of them.
+        sent: the names of the chunks whose index was sent. Nothing may be known of it.
         done: the slots of the chunks that are stored.
         are_kept: whether the servers let pieces be kept that were put with a time to live.
     """
@@ -45,7 +45,7 @@ class SpreadPut:
         self._is_repeatable: Final = is_repeatable
         self.chunks: Final[list[SpreadChunk]] = []
         self.replaced: Final[Plans] = {}
-        self.records: Final[dict[str, bytes]] = {}
+        self.sent: Final[set[str]] = set()
         self.done: Final[set[int]] = set()
         self.are_kept = True
 
@@ -57,30 +57,53 @@ class SpreadPut:
         """Returns the chunks that are not stored."""
         return [chunk for chunk in self.chunks if chunk.slot not in self.done]
 
-    async def send(self, sides: Sides, *, expires: bool, ttl_ms: int | None) -> None:
-        """Sends the chunks. `failure` of a chunk then says why it is not stored.
+    async def send_pieces(self, sides: Sides, *, expires: bool, is_kept: bool) -> None:
+        """Sends the pieces. `failure` of a chunk then says why it is not complete.
 
-        `expires`: the pieces are put with a time to live. Where `ttl_ms` is None, it is taken from them in the end.
+        `expires`: they are put with a time to live. `is_kept`: it is taken from them when all pieces are there.
         """
-        groups = pieces_by_server(self._ring, self.chunks)
+        self.are_kept = True
+        groups = pieces_by_server(self._ring, [chunk for chunk in self.chunks if chunk.failure is None])
         way = Way.PART if expires else Way.PLAIN
-        for pieces, error in zip(
-            groups.values(),
-            await sides([partial(self._send_pieces, address, pieces, way) for address, pieces in groups.items()]),
-            strict=True,
-        ):
+        sends = [partial(self._send_pieces, address, pieces, way) for address, pieces in groups.items()]
+        for pieces, error in zip(groups.values(), await sides(sends), strict=True):
             _fail([piece.chunk for piece in pieces], error)
-        await self._send_indexes(sides, ttl_ms)
-        sent = {chunk.slot: chunk for chunk in self.chunks if chunk.failure is None}
-        if expires and ttl_ms is None:
-            groups = {
-                address: [piece for piece in pieces if piece.chunk.slot in sent] for address, pieces in groups.items()
-            }
-            keeps = [partial(self._keep, address, pieces) for address, pieces in groups.items()]
-            for pieces, error in zip(groups.values(), await sides(keeps), strict=True):
-                _fail([piece.chunk for piece in pieces], error)
-        if self.are_kept or not expires:
-            self.done.update(slot for slot, chunk in sent.items() if chunk.failure is None)
+        if not (expires and is_kept):
+            return
+        complete = {
+            address: left
+            for address, pieces in groups.items()
+            if (left := [piece for piece in pieces if piece.chunk.failure is None])
+        }
+        keeps = [partial(self._keep, address, pieces) for address, pieces in complete.items()]
+        for pieces, error in zip(complete.values(), await sides(keeps), strict=True):
+            _fail([piece.chunk for piece in pieces], error)
+
+    async def send_indexes(self, sides: Sides, ttl_ms: int | None) -> None:
+        """Sends the indexes of the chunks that are complete, which puts those in their places.
+
+        No memory of a caller is touched. So this is better ended than cancelled.
+        """
+        groups: dict[Address, list[SpreadChunk]] = {}
+        for chunk in self.chunks:
+            if chunk.failure is None:
+                groups.setdefault(self._ring.address_of(chunk.name), []).append(chunk)
+        sends = [partial(self._send_index, address, chunks, ttl_ms) for address, chunks in groups.items()]
+        for chunks, error in zip(groups.values(), await sides(sends), strict=True):
+            _fail(chunks, error)
+            if error is None:
+                self.done.update(chunk.slot for chunk in chunks)
+
+    def fail(self, error: StoreError) -> None:
+        """The put is late: what is not known to be stored has failed."""
+        _fail(self.unfinished(), error)
+
+    def failures(self) -> list[StoreError]:
+        """Returns why chunks are not stored, and forgets it."""
+        errors = [chunk.failure for chunk in self.chunks if chunk.failure is not None]
+        for chunk in self.chunks:
+            chunk.failure = None
+        return errors
 
     async def _send_pieces(self, address: Address, pieces: Sequence[SpreadPiece], way: Way) -> None:
         node = self._node(address)
@@ -97,22 +120,13 @@ class SpreadPut:
 
         await node.call(self._operation, attempt, is_transfer=True, is_repeatable=self._is_repeatable)
 
-    async def _send_indexes(self, sides: Sides, ttl_ms: int | None) -> None:
-        groups: dict[Address, list[SpreadChunk]] = {}
-        for chunk in self.chunks:
-            if chunk.failure is None:
-                groups.setdefault(self._ring.address_of(chunk.name), []).append(chunk)
-        sends = [partial(self._send_index, address, chunks, ttl_ms) for address, chunks in groups.items()]
-        for chunks, error in zip(groups.values(), await sides(sends), strict=True):
-            _fail(chunks, error)
-
     async def _send_index(self, address: Address, chunks: Sequence[SpreadChunk], ttl_ms: int | None) -> None:
         node = self._node(address)
         records = [(chunk.name, encode_index(chunk.name, chunk.obj.metadata, chunk.plan)) for chunk in chunks]
         own = {chunk.name: chunk.plan for chunk in chunks}
 
         async def attempt() -> None:
-            self.records.update(records)
+            self.sent.update(own)
             replaced = await node.connector.over_lookups(partial(put_indexes, indexes=records, ttl_ms=ttl_ms))
             # An attempt whose answer was lost is found by the next one.
             self.replaced.update((name, plan) for name, plan in replaced.items() if plan != own[name])
@@ -120,8 +134,6 @@ class SpreadPut:
         await node.call(self._operation, attempt, is_repeatable=self._is_repeatable)
 
     async def _keep(self, address: Address, pieces: Sequence[SpreadPiece]) -> None:
-        if not pieces:
-            return
         node = self._node(address)
         keep = partial(keep_names, names=[piece.name for piece in pieces])
         if not await node.call(self._operation, lambda: node.connector.over_lookups(keep)):
