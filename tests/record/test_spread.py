@@ -28,7 +28,7 @@ from lmcache_connect.record import (
 MIB = 1 << 20
 METADATA = ChunkMetadata.of((2, 4, MIB), "bfloat16")
 [NAME] = chunk_names("tenant:", ["a{b}c"])
-PLAN = SpreadPlan.new(METADATA.nbytes, 3)
+PLAN = SpreadPlan(METADATA.nbytes, 3, bytes(range(16)))
 
 
 def changed(offset: int, kind: str, *values: object) -> bytes:
