@@ -275,6 +275,8 @@ class Crew:
         spare = dict(_SPARE)
         if self._orders.elsewhere or self._orders.tasks:
             spare["descriptors"] += _BLOCKING  # by which their calls were woken, kept for further calls
+        # For each URL one that looked at the files of certificates, which anyio keeps for the next call.
+        spare["threads"] += sum(url.startswith("rediss") for url in self._orders.urls.values())
         for what, number in _in_use().items():
             journal.measure(f"{what} left at the end, beyond the beginning", number - before[what])
             if number > before[what] + spare[what]:
