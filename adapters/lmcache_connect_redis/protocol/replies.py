@@ -47,8 +47,14 @@ _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
         "the server is in protected mode; set a password or a bind address there",
     ),
     "WRONGTYPE": (WrongTypeError, "the key holds another program's value; use a ?prefix= of your own"),
-    "MOVED": (WrongNodeError, "the server is part of a cluster, and the key lives on another node"),
-    "ASK": (WrongNodeError, "the server is part of a cluster, and the key is moving to another node"),
+    "MOVED": (
+        WrongNodeError,
+        "the server is part of a cluster, and the key lives on another node; use redis-cluster:// or rediss-cluster://",
+    ),
+    "ASK": (
+        WrongNodeError,
+        "the server is part of a cluster, and the key is moving to another node; use redis-cluster:// or rediss-cluster://",
+    ),
     "CROSSSLOT": (WrongNodeError, "the keys live in different slots of a cluster"),
     "MISCONF": (StoreCommandError, "the server cannot save to its disk and refuses writes; see its log"),
 }

@@ -203,12 +203,14 @@ async def _is_taken(connection: Connection) -> bool:
 
 def speaks_tls(store: str) -> TLSMismatchError:
     """Returns the error for a server that speaks TLS, where the URL says that it does not."""
-    return TLSMismatchError(store, "the server speaks TLS on this port; use rediss:// or valkeys://, or its other port")
+    hint = "use its port without TLS, or a scheme with TLS, such as rediss://"
+    return TLSMismatchError(store, f"the server speaks TLS on this port; {hint}")
 
 
 def speaks_no_tls(store: str) -> TLSMismatchError:
     """Returns the error for a server that speaks no TLS, where the URL says that it does."""
-    return TLSMismatchError(store, "the server speaks no TLS on this port; use its TLS port, or redis:// or valkey://")
+    hint = "use its TLS port, or a scheme without TLS, such as redis://"
+    return TLSMismatchError(store, f"the server speaks no TLS on this port; {hint}")
 
 
 def _lost(store: str, error: StreamClosedError, login: Login) -> StoreError:

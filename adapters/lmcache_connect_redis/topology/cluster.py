@@ -48,6 +48,9 @@ _DEPTH: Final = 5
 
 _SLOTS_COMMAND: Final = encode_command(b"CLUSTER", b"SLOTS")
 
+_NO_CLUSTER: Final = ("cluster support disabled", "unknown command")
+"""What a server says that is not a node of a cluster: a single one, or a sentinel."""
+
 
 class NoClusterError(StoreCommandError):
     """The server is not a node of a cluster."""
@@ -245,10 +248,11 @@ class Cluster(Placement):
         except TimeoutError:
             raise StoreUnavailableError(self.store, f"no map of the slots within {self._seconds:g} s") from None
         except StoreCommandError as error:
-            if "cluster support disabled" not in error.message:
+            if not any(words in error.message.lower() for words in _NO_CLUSTER):
                 raise
             plain = f"redis://{HostPort(host=address[0], port=address[1])}"
-            raise NoClusterError(self.store, f"{error.message}; use a URL of one server, such as {plain}") from None
+            hint = f"use a URL of one server, such as {plain}, or of sentinels"
+            raise NoClusterError(self.store, f"{error.message}; {hint}") from None
         finally:
             if connection is not None:
                 connection.close()
