@@ -170,7 +170,9 @@ class Sentinels:
             if "unknown command" not in error.message.lower():
                 raise
             hint = f"name the sentinels in the URL, which have port {SENTINEL_PORT} by default"
-            raise NoSentinelError(self._store, f"{shown(sentinel)} is not a sentinel: {error.message}; {hint}") from None
+            raise NoSentinelError(
+                self._store, f"{shown(sentinel)} is not a sentinel: {error.message}; {hint}"
+            ) from None
         finally:
             connection.close()
 

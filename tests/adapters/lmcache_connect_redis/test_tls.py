@@ -230,7 +230,7 @@ async def test_a_server_that_speaks_tls_is_told_of_where_the_url_does_not_say_so
 
 @pytest.mark.asyncio
 async def test_sentinels_with_tls_or_without_are_told_of_and_by_which_option_to_say_so(server: RedisServer) -> None:
-    """It is told before anybody finds out that these are no sentinels."""
+    """It is told before anybody finds out that a data node answers there."""
     for url, said in (
         (f"rediss-sentinel://127.0.0.1:{server.port}/kv", "speaks no TLS"),
         (f"redis-sentinel://127.0.0.1:{server.tls_port}/kv", "speaks TLS"),
