@@ -236,7 +236,7 @@ class ClusterCall:
         else:
             slots = await self._map_after(self._began)
         if slots is None:
-            self._fail(node, positions, error)
+            self._fail(node, left, error)
             return
         moved = [position for position in left if slots.primary_of(self._slots[position]) not in {address, None}]
         if len(moved) < len(left):

@@ -20,6 +20,7 @@ import anyio
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import ConnectorClosedError, StoreCommandError, StoreProtocolError
 from lmcache_connect.observability import event
+from lmcache_connect.outside import own_copy
 from lmcache_connect.transport import StreamClosedError
 from lmcache_connect.url import HostPort
 
@@ -132,6 +133,8 @@ class Cluster(Placement):
         await asyncio.wait((renewal,))
         if renewal.cancelled():
             raise ConnectorClosedError(f"the connector of {self.store}")
+        if (error := renewal.exception()) is not None:
+            raise own_copy(error)
         return renewal.result()
 
     def doubt(self) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from lmcache_connect import ConnectorConfig, ConnectorManager, RemoteConnector, StoreError, StoreUnavailableError
+from lmcache_connect import (
+    ConnectorConfig,
+    ConnectorManager,
+    LocalCPUBackend,
+    RemoteConnector,
+    StoreError,
+    StoreUnavailableError,
+)
 from lmcache_connect.errors import StoreProtocolError, WrongNodeError
-from lmcache_connect.record import chunk_names
+from lmcache_connect.record import chunk_names, encode_record
 from lmcache_connect_redis.topology.slots import SLOTS, slot_of
 
+from .chunks import chunk, holds
 from .scripted_server import Answer, ScriptedServer
 
 pytestmark = pytest.mark.asyncio
@@ -65,7 +75,16 @@ async def test_a_circle_of_redirects_ends_and_costs_no_other_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [b"MOVED %d 127.0.0.1:99999", b"MOVED %d", b"ASK %d a b:1", b"ASK %d unix/x:1", b"MOVED -%d 127.0.0.1:1"]
+    "target",
+    [
+        b"MOVED %d 127.0.0.1:99999",
+        b"MOVED %d",
+        b"ASK %d a b:1",
+        b"ASK %d unix/x:1",
+        b"MOVED -%d 127.0.0.1:1",
+        b"MOVED %d a?b:1",
+        b"ASK %d ??:1",
+    ],
 )
 async def test_a_redirect_that_leads_nowhere_is_an_error_of_its_key(target: bytes) -> None:
     async with (
@@ -75,6 +94,46 @@ async def test_a_redirect_that_leads_nowhere_is_an_error_of_its_key(target: byte
         with pytest.raises(WrongNodeError):
             await connector.exists("key")
         assert await connector.exists("other")
+
+
+@pytest.mark.parametrize("host", [b"a..b", b"a" * 64])
+async def test_a_host_whose_name_cannot_be_one_costs_its_own_keys(host: bytes) -> None:
+    answers: dict[bytes, Answer] = {b"EXISTS": for_key(lambda: b"-MOVED %d %b:1\r\n" % (SLOT, host))}
+    miss = STRICT.model_copy(update={"errors": "miss"})
+    async with ScriptedServer({}) as server, connected(server, answers, miss) as connector:
+        assert await connector.batched_exists(["key", "other"]) == [False, True]
+
+
+async def test_what_has_come_before_a_node_was_lost_is_kept_where_no_map_can_be_had() -> None:
+    with LocalCPUBackend(1 << 20) as memory, chunk(memory, "key", 1000) as obj:
+        record = encode_record(NAME, obj)
+    async with ScriptedServer({}) as server:
+
+        def answer(command: list[bytes]) -> bytes:
+            if command[1].decode() == NAME:
+                return b"$%d\r\n%b\r\n" % (len(record), record)
+            server.close_after = b"GET"
+            server.answers[b"CLUSTER"] = b"-ERR no map any more\r\n"
+            return b""
+
+        miss = STRICT.model_copy(update={"errors": "miss"})
+        async with connected(server, {b"GET": answer}, miss) as connector:
+            first, second = await connector.batched_get(["key", "other"])
+            assert holds(first, "key")
+            assert second is None
+
+
+async def test_a_call_that_has_found_no_cluster_keeps_no_buffer(unused_tcp_port: int) -> None:
+    buffer = bytearray(1000)
+    gc.disable()  # what is freed by the garbage collector alone, is freed too late
+    try:
+        async with ConnectorManager(f"redis-cluster://127.0.0.1:{unused_tcp_port}", config=STRICT) as manager:
+            connector = manager.create_connector()
+            with contextlib.suppress(StoreUnavailableError):
+                await connector.get_into("key", memoryview(buffer))
+            buffer.append(1)  # which a view would forbid
+    finally:
+        gc.enable()
 
 
 async def test_redirects_to_nodes_without_number_are_bounded() -> None:
