@@ -18,7 +18,7 @@ from lmcache_connect import (
     StoreError,
     StoreUnavailableError,
 )
-from lmcache_connect.errors import StoreProtocolError, WrongNodeError
+from lmcache_connect.errors import CircuitOpenError, StoreProtocolError, WrongNodeError
 from lmcache_connect.record import chunk_names, encode_record
 from lmcache_connect_redis.topology.slots import SLOTS, slot_of
 
@@ -182,6 +182,48 @@ async def test_a_cluster_that_stays_down_is_waited_for_once() -> None:
                 asked.append(sum(command[0] == b"EXISTS" for command in server.commands))
             assert asked[1] > 2
             assert asked[2] == asked[1] + 1
+
+
+async def test_a_cluster_that_lets_nobody_write_is_waited_for_once_though_it_is_read() -> None:
+    answers: dict[bytes, Answer] = {b"EXISTS": b":1\r\n", b"SET": b"-CLUSTERDOWN The cluster is down\r\n"}
+    async with (
+        ScriptedServer({}) as server,
+        connected(server, answers) as connector,
+        asyncio.timeout(7.5),  # a put that waits to its end takes longer
+    ):
+        reading = asyncio.create_task(_read(connector))
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError, match="lost part of its slots"):
+                await connector.put_from("key", bytearray(1000))
+        reading.cancel()
+
+
+async def _read(connector: RemoteConnector) -> None:
+    while await connector.exists("key"):
+        await asyncio.sleep(0.01)
+
+
+async def test_slots_that_nobody_has_are_waited_for_once() -> None:
+    async with ScriptedServer({b"EXISTS": b":1\r\n"}) as server:
+        rest = map_of((0, SLOT - 1, "127.0.0.1", server.port), (SLOT + 1, SLOTS - 1, "127.0.0.1", server.port))
+        miss = STRICT.model_copy(update={"errors": "miss"})
+        async with connected(server, {b"CLUSTER": rest}, miss) as connector, asyncio.timeout(7.5):
+            for _ in range(5):
+                assert await connector.batched_exists(["key", "other"]) == [False, True]
+
+
+async def test_calls_that_were_given_up_say_nothing_of_the_cluster() -> None:
+    careful = STRICT.model_copy(update={"breaker_failures": 2, "stall_timeout": 0.5})
+    async with ScriptedServer({}) as server, connected(server, {b"CLUSTER": b""}, careful) as connector:
+        calls = [asyncio.create_task(connector.exists("key")) for _ in range(5)]
+        while not server.commands:
+            await asyncio.sleep(0.01)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        with pytest.raises(StoreUnavailableError, match="moved no byte") as raised:
+            await connector.exists("key")
+        assert not isinstance(raised.value, CircuitOpenError)
 
 
 async def test_slots_that_nobody_has_cost_no_other_key() -> None:
