@@ -14,7 +14,7 @@ from lmcache_connect import (
 )
 
 from .nodes_connector import NodesConnector
-from .options import DEFAULT_PORT, RedisOptions
+from .options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, refuse_needless_certificates
 from .topology.credential_import import prepare_callable
 from .topology.ring import Ring
 
@@ -54,7 +54,10 @@ class RedisRingConnectorAdapter(ConnectorAdapter):
                 url.redacted(), f"the path {url.path!r}", "no path: ?db= names the database, the same on every server"
             )
         ring = _ring_of(url)
-        connector = NodesConnector(context, context.options(RedisOptions), ring, _SCHEMES[url.scheme])
+        options, scheme = context.options(RedisOptions), _SCHEMES[url.scheme]
+        if scheme not in TLS_SCHEMES:
+            refuse_needless_certificates(url, options)
+        connector = NodesConnector(context, options, ring, scheme)
         connector.node(ring.addresses[0])  # which tells now what is wrong about the options
         return connector
 

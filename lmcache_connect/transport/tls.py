@@ -27,7 +27,8 @@ class TLSSettingsError(LMCacheConnectError, ValueError):
     """A file of the TLS settings cannot be used."""
 
     def __init__(self, setting: str, path: str, error: OSError) -> None:
-        super().__init__(f"the {setting} {path!r} cannot be used: {error.strerror or error}; expected PEM")
+        expected = "PEM, with the key in the same file or in key_file" if setting == "cert_file" else "PEM"
+        super().__init__(f"the {setting} {path!r} cannot be used: {error.strerror or error}; expected {expected}")
         self.setting = setting
         self.path = path
 
