@@ -21,7 +21,7 @@ from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import ConnectorClosedError, StoreCommandError, StoreProtocolError
 from lmcache_connect.observability import event
 from lmcache_connect.outside import own_copy
-from lmcache_connect.transport import StreamClosedError
+from lmcache_connect.transport import HEAD_START, StreamClosedError
 from lmcache_connect.url import HostPort
 
 from ..protocol.connection import Connection, lost_connection
@@ -221,15 +221,16 @@ class Cluster(Placement):
                     asked = await self._ask(address)
                 except StoreError as error:
                     failures.append(error.with_traceback(None))
-                    continue
-                if asked.is_whole:
-                    found.append(asked)
+                else:
+                    (found if asked.is_whole else partial).append(asked)
+                if found or len(failures) + len(partial) == len(addresses):
                     group.cancel_scope.cancel()
                     return
-                partial.append(asked)
 
         async with anyio.create_task_group() as group:
-            for _ in range(min(_SIDE_BY_SIDE, len(addresses))):
+            for number in range(len(addresses)):
+                if number >= _SIDE_BY_SIDE:  # those before hang, or are slow
+                    await anyio.sleep(HEAD_START)
                 group.start_soon(work)
         # Where slots are lost, all nodes say so. A node that was reset or forgotten knows of no others.
         best = max(partial, key=lambda one: len(one.shards), default=None)

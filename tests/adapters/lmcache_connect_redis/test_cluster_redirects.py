@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -201,6 +201,16 @@ async def test_a_cluster_that_lets_nobody_write_is_waited_for_once_though_it_is_
 async def _read(connector: RemoteConnector) -> None:
     while await connector.exists("key"):
         await asyncio.sleep(0.01)
+
+
+async def test_nodes_that_hang_do_not_hide_those_that_know_the_map() -> None:
+    async with AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(ScriptedServer({b"CLUSTER": b""})) for _ in range(10)]
+        server = await stack.enter_async_context(ScriptedServer({b"EXISTS": b":1\r\n"}))
+        server.answers[b"CLUSTER"] = whole_map(server)
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in [*silent, server])
+        manager = await stack.enter_async_context(ConnectorManager(f"redis-cluster://{hosts}", config=STRICT))
+        assert await manager.create_connector().exists("key")  # three at a time, it would be late
 
 
 async def test_slots_that_nobody_has_are_waited_for_once() -> None:
