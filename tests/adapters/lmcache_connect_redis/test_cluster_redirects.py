@@ -20,6 +20,7 @@ from lmcache_connect import (
 )
 from lmcache_connect.errors import CircuitOpenError, StoreProtocolError, WrongNodeError
 from lmcache_connect.record import chunk_names, encode_record
+from lmcache_connect_redis.options import RedisOptions, probe_of
 from lmcache_connect_redis.topology.slots import SLOTS, slot_of
 
 from .chunks import chunk, holds
@@ -211,6 +212,24 @@ async def test_nodes_that_hang_do_not_hide_those_that_know_the_map() -> None:
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in [*silent, server])
         manager = await stack.enter_async_context(ConnectorManager(f"redis-cluster://{hosts}", config=STRICT))
         assert await manager.create_connector().exists("key")  # three at a time, it would be late
+
+
+@pytest.mark.parametrize("says", [b"-CLUSTERDOWN Hash slot not served\r\n", b"-MOVED 8119 127.0.0.1:1\r\n"])
+@pytest.mark.parametrize("lacks", [None, b"CLIENT"])  # what the server closes the connection over
+async def test_the_slot_of_the_probe_bars_no_node(says: bytes, lacks: bytes | None) -> None:
+    probe = probe_of(RedisOptions())
+    answers: dict[bytes, Answer] = {
+        b"UNLINK": says,
+        b"PEXPIRE": says,
+        b"PERSIST": says,
+        b"RENAME": says,
+        b"EXISTS": lambda command: says if command[1] == probe else b":1\r\n",
+    }
+    async with ScriptedServer({}) as server:
+        server.close_after = lacks
+        async with connected(server, answers) as connector:
+            assert await connector.exists("key")
+            assert await connector.ping() == 0
 
 
 async def test_slots_that_nobody_has_are_waited_for_once() -> None:
