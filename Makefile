@@ -65,7 +65,7 @@ bench-setup: $(READY) ## Add the other clients and matplotlib to the environment
 
 MINUTES ?= 10
 SERVER ?= valkey
-chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SERVER=valkey|redis ARGS='--tasks 2000'
+chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SERVER=valkey|redis|redis-tls ARGS='--tasks 2000'
 	"$(BIN)/python" -m tests.chaos --minutes $(MINUTES) --server $(SERVER) $(ARGS)
 
 package: $(READY) ## Build sdist and wheel, install and use them in an empty environment

@@ -31,6 +31,10 @@ _UNITS: Final = {
 }
 
 
+_JSON_ERRORS: Final = frozenset({"tuple_type", "dict_type"})
+"""What pydantic calls the error of a list or a table that is given as a text."""
+
+
 def byte_count(value: object) -> object:
     """The number of bytes that a text such as `1048576`, `512MiB`, `1.5GiB` or `2GB` means; whatever else is returned.
 
@@ -85,7 +89,10 @@ class Settings(BaseSettings):
             return cls(**settings)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise InvalidConfigError(".".join(map(str, first["loc"])) or "settings", first["msg"]) from None
+            name = ".".join(map(str, first["loc"]))
+            is_json = first["type"] in _JSON_ERRORS and name not in settings
+            hint = '; expected JSON in the environment variable, such as ["a", "b"]' if is_json else ""
+            raise InvalidConfigError(name or "settings", first["msg"] + hint) from None
         except SettingsError as error:
             raise InvalidConfigError("environment", str(error)) from None
 

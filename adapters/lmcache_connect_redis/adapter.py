@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
 from .connector import RedisConnector
-from .options import RedisOptions
+from .options import TLS_SCHEMES, RedisOptions, refuse_needless_certificates
 from .topology.credential_import import prepare_callable
 from .topology.credential_sources import credentials_of
 from .topology.single import SingleServer
@@ -30,6 +30,8 @@ class RedisConnectorAdapter(ConnectorAdapter):
         """
         options = context.options(RedisOptions)
         url = context.remote_url
+        if url.scheme not in TLS_SCHEMES:
+            refuse_needless_certificates(url, options)
         credentials = credentials_of(url, options, context.settings, context.lane)
         server = SingleServer(url, options, context.settings.stall_timeout, credentials)
         return RedisConnector(context, options, server, credentials=credentials)

@@ -15,7 +15,7 @@ from lmcache_connect import (
 
 from .cluster_connector import ClusterConnector
 from .cluster_options import RedisClusterOptions
-from .options import DEFAULT_PORT
+from .options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
 from .topology.credential_import import prepare_callable
 
 _SCHEMES: Final = {
@@ -53,5 +53,7 @@ class RedisClusterConnectorAdapter(ConnectorAdapter):
             raise InvalidURLError(
                 url.redacted(), f"the path {url.path!r}", "no path: a cluster has one database, which has no number"
             )
-        options = context.options(RedisClusterOptions)
-        return ClusterConnector(context, options, url.several_hosts(DEFAULT_PORT), _SCHEMES[url.scheme])
+        options, scheme = context.options(RedisClusterOptions), _SCHEMES[url.scheme]
+        if scheme not in TLS_SCHEMES:
+            refuse_needless_certificates(url, options)
+        return ClusterConnector(context, options, url.several_hosts(DEFAULT_PORT), scheme)

@@ -46,6 +46,9 @@ _PAUSE: Final = 0.02
 
 _LONGEST_PAUSE: Final = 0.4
 
+OUTAGE: Final = 2.0
+"""Seconds for which calls wait for a node that says the cluster is down. A failover that is under way takes as long."""
+
 _LEAST_SECONDS: Final = 0.05
 """What must be left of a call's time for another attempt."""
 
@@ -61,12 +64,15 @@ class Nodes(Protocol):
         """Returns which replica of a shard is to be read for a slot. None: the primary is."""
         ...
 
-    def seconds_until_given_up(self, address: Address | None) -> float:
-        """Returns for how many seconds a call may wait for a node that says the cluster is down. None: for nobody."""
+    def seconds_until_given_up(self, address: Address | None, *, reads: bool) -> float:
+        """Returns for how many seconds a call may wait for a node that says the cluster is down. None: for nobody.
+
+        `reads`: the call only reads, which a node may allow when it does not let others write.
+        """
         ...
 
-    def served(self, address: Address | None) -> None:
-        """Told that a node has answered a call."""
+    def served(self, route: Route, *, reads: bool) -> None:
+        """Told that a node has answered a call, which only `reads`, or not."""
         ...
 
 
@@ -103,6 +109,7 @@ class ClusterCall:
         self._unserved: Final = unserved
         self._began: Final = time.monotonic()
         self._pause = _PAUSE
+        self._waits_since: float | None = None
         self.failures: Final[list[Unserved]] = []
 
     async def run(self) -> None:
@@ -149,7 +156,7 @@ class ClusterCall:
             await gather(jobs, at_a_time=len(jobs))
 
     async def _ask_one(self, route: Route, positions: list[int], hops: int) -> None:
-        address, way = route
+        way = route[1]
         node: Node | None = None
         try:
             node = self._nodes.node_of(route)
@@ -159,7 +166,7 @@ class ClusterCall:
         except StoreError as error:
             await self._after_failure(node, route, positions, error.with_traceback(None), hops)
         else:
-            self._nodes.served(address)
+            self._nodes.served(route, reads=self._reads)
 
     async def _follow(
         self, node: Node | None, route: Route, by_position: Mapping[int, RedirectedError], hops: int
@@ -200,7 +207,14 @@ class ClusterCall:
 
     async def _outwait(self, address: Address | None, positions: list[int], error: StoreError, hops: int) -> None:
         """Asks again for keys that nobody serves for now, after a pause, unless that has lasted for long."""
-        left = min(self._nodes.seconds_until_given_up(address), seconds_for_a_share() - _LEAST_SECONDS)
+        now = time.monotonic()
+        if self._waits_since is None:
+            self._waits_since = now
+        left = min(
+            self._nodes.seconds_until_given_up(address, reads=self._reads),
+            self._waits_since + OUTAGE - now,  # the node may serve others meanwhile
+            seconds_for_a_share() - _LEAST_SECONDS,
+        )
         if left <= 0:
             self._cluster.doubt()
             self._fail(None, positions, error)
@@ -225,20 +239,23 @@ class ClusterCall:
             await self._outwait(address, left, moving, hops)
             return
         is_lost = isinstance(error, (StoreUnavailableError, OperationTimeoutError)) or error.retryable
-        if error.permanent or not is_lost or not self._repeats or hops >= _HOPS:
+        if way is Way.REPLICA and node is not None:  # whatever ails it: the primary may be well
+            node.leave(error)
+            self._cluster.doubt()
+            slots = self._cluster.known
+        elif error.permanent or not is_lost or not self._repeats or hops >= _HOPS:
             self._fail(node, left, error)
             return
-        if way is Way.REPLICA:
-            slots = self._cluster.known
         elif isinstance(error, CircuitOpenError):  # what a call waits for, the calls before it have waited for
             self._cluster.doubt()
             slots = self._cluster.known
         else:
             slots = await self._map_after(self._began)
         if slots is None:
-            self._fail(node, positions, error)
+            self._fail(node, left, error)
             return
-        moved = [position for position in left if slots.primary_of(self._slots[position]) not in {address, None}]
+        tried = {None} if way is Way.REPLICA else {address, None}  # a replica may be the primary by now
+        moved = [position for position in left if slots.primary_of(self._slots[position]) not in tried]
         if len(moved) < len(left):
             stayed = set(left) - set(moved)
             self._fail(node, [position for position in left if position in stayed], error)

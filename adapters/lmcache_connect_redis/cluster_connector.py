@@ -14,15 +14,15 @@ from functools import partial
 from typing import Final, TypeVar
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreUnavailableError, key_string
-from lmcache_connect.contract import BreakerState, CircuitBreaker, Documents, OwnThreadCalls, gather, note_missed
+from lmcache_connect.contract import CircuitBreaker, Documents, OwnThreadCalls, gather, note_missed
 from lmcache_connect.errors import CircuitOpenError, StoreProtocolError
 from lmcache_connect.url import RemoteURL
 
 from .announcements import Announcements
-from .cluster_call import ClusterCall, Route, Unserved
+from .cluster_call import OUTAGE, ClusterCall, Route, Unserved
 from .cluster_options import RedisClusterOptions
 from .connector import RedisConnector
-from .node import Node
+from .node import Node, is_late
 from .nodes_connector import NodesConnector, Share, raise_first
 from .protocol.connection import Connection
 from .protocol.redirects import Redirect, RedirectedError
@@ -34,9 +34,6 @@ from .topology.slots import slot_of
 from .way import Way
 
 T = TypeVar("T")
-
-_OUTAGE: Final = 2.0
-"""Seconds for which calls wait for a node that says the cluster is down. A failover that is under way takes as long."""
 
 _FORGOTTEN: Final = 10.0
 """Seconds after which such a node is waited for again."""
@@ -73,8 +70,8 @@ class ClusterConnector(NodesConnector):
         self._gone: Final[dict[Address, float]] = {}
         """Nodes that the map does not name any more, and since when."""
         self._closing: Final[set[asyncio.Task[None]]] = set()
-        self._down: Final[dict[Address | None, tuple[float, float]]] = {}
-        """Nodes that say the cluster is down: since when, and when they last said so."""
+        self._down: Final[dict[tuple[Address | None, bool], tuple[float, float]]] = {}
+        """Nodes that say the cluster is down, for calls that read or for others: since when, and when they last did."""
         self._entry: Final = CircuitBreaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
         prefix = f"{options.prefix}:" if options.prefix else ""
         self._tagged: Final = {tag: Announcements(f"{prefix}{{{tag}}}") for tag in _TAGS}
@@ -100,6 +97,7 @@ class ClusterConnector(NodesConnector):
         node = self._replicas.get(address)
         if node is None:
             node = self._replicas[address] = self.make_node(address, is_replica=True)
+        node.rest.asked()
         return node
 
     def make_node(self, address: Address, *, is_replica: bool = False) -> Node:
@@ -112,7 +110,7 @@ class ClusterConnector(NodesConnector):
     def replica_of(self, slots: SlotMap, index: int, slot: int) -> Address | None:
         """Returns which replica of a shard is to be read for a slot. See `Nodes`.
 
-        Nodes of the zone go first, and among equals replicas. Those whose breakers are open do not count.
+        Nodes of the zone go first, and among equals replicas. Those that have failed a moment ago do not count.
         """
         if not self._reads_replicas:
             return None
@@ -127,26 +125,31 @@ class ClusterConnector(NodesConnector):
 
     def _is_usable(self, address: Address) -> bool:
         node = self._replicas.get(address)
-        return node is None or node.breaker.state is not BreakerState.OPEN
+        return node is None or node.rest.is_over
 
-    def seconds_until_given_up(self, address: Address | None) -> float:
+    def seconds_until_given_up(self, address: Address | None, *, reads: bool) -> float:
         """Returns for how many seconds a call may wait for a node. See `Nodes`."""
         now = time.monotonic()
-        since, last = self._down.get(address, (now, now))
+        since, last = self._down.get((address, reads), (now, now))
         if now - last > _FORGOTTEN:
             since = now
-        self._down[address] = since, now
-        return since + _OUTAGE - now
+        self._down[address, reads] = since, now
+        return since + OUTAGE - now
 
-    def served(self, address: Address | None) -> None:
+    def served(self, route: Route, *, reads: bool) -> None:
         """Told that a node has answered a call. See `Nodes`."""
-        if self._down:
-            self._down.pop(address, None)
-            self._down.pop(None, None)
+        address, way = route
+        if way is Way.REPLICA:
+            self._replicas[address].rest.answered()
+        elif self._down:
+            self._down.pop((address, reads), None)
 
     def _renewed(self, slots: SlotMap) -> None:
         """Told of each new map. Closes nodes that have not been in one for a while."""
         now = time.monotonic()
+        if slots.is_whole:
+            for reads in (False, True):
+                self._down.pop((None, reads), None)
         primaries = {shard.primary.address for shard in slots.shards}
         replicas = {replica.address for shard in slots.shards for replica in shard.replicas}
         for address in {*self._nodes, *self._replicas}:
@@ -182,8 +185,12 @@ class ClusterConnector(NodesConnector):
         try:
             slots = await self._cluster.map()
             verdict = True
-        except (StoreUnavailableError, asyncio.CancelledError):  # a call that is late was cancelled
+        except StoreUnavailableError:
             verdict = False
+            raise
+        except asyncio.CancelledError:  # a call that is late was cancelled
+            if is_late():
+                verdict = False
             raise
         finally:
             if verdict is None:

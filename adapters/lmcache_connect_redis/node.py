@@ -23,8 +23,12 @@ from lmcache_connect.errors import (
 from lmcache_connect.observability import Conditions, event
 
 from .connector import RedisConnector
+from .replica_rest import ReplicaRest
 
 T = TypeVar("T")
+
+REPLICA_SHARE: Final = 0.5
+"""The part of a call's time that a replica has. The rest is the primary's."""
 
 _MARGIN: Final = 0.25
 """Seconds before the deadline of a call at which its share of a server that does not answer ends, at most. What the
@@ -48,6 +52,8 @@ class Node:
         self._counted: WeakSet[Incident] = WeakSet()
         self._last_failure = ("", "")
         self._is_suspect = False
+        self.rest: Final = ReplicaRest()
+        """For how long it is not asked, where it is a replica that has failed."""
 
     @property
     def state(self) -> ServerState:
@@ -69,6 +75,11 @@ class Node:
         """Told that a call in a thread has failed: the next ones go over the event loop. From any thread."""
         self._is_suspect = True
 
+    def leave(self, error: StoreError) -> None:
+        """Told that it is a replica which has failed, so that its primary is asked."""
+        if self.rest.failed():
+            event(logging.WARNING, "replica_left", store=self.store, error=error.message)
+
     def note_missed(self, operation: str, error: StoreError) -> None:
         """Tells of a failure that the call's keys on this server are misses for."""
         if isinstance(error, CircuitOpenError):  # its cause was told
@@ -85,13 +96,14 @@ class Node:
         is_repeatable: bool = True,
         is_probe: bool = False,
         is_alone: bool = False,
+        is_replica: bool = False,
         waits: bool = False,
     ) -> T:
         """Returns what `attempt()` returns, after at most `retries` repetitions. The result of a transfer is a bool.
 
         It says whether bytes were moved. `is_probe`: the server is asked also while its breaker is open. `is_alone`: no
         other server is asked, now or later. Otherwise this ends a little before the deadline of the operation under
-        way.
+        way. `is_replica`: it ends earlier, so that the primary can be asked.
         `waits`: the attempt may wait for something else than the server, so that its being late says nothing of it.
 
         Raises:
@@ -105,7 +117,8 @@ class Node:
         verdict: bool | None = None
         has_moved = False
         try:
-            result = await self._limited(operation, attempt, admission, is_transfer, is_repeatable, is_alone)
+            seconds = math.inf if is_alone else seconds_for_a_share() * (REPLICA_SHARE if is_replica else 1)
+            result = await self._limited(operation, attempt, admission, is_transfer, is_repeatable, seconds)
             verdict, has_moved = True, is_transfer and bool(result)
             if not self.conditions.is_clear:
                 self.conditions.succeeded(operation)
@@ -117,7 +130,7 @@ class Node:
                 verdict = False
             raise  # each attempt that failed was told already
         except asyncio.CancelledError:
-            if not waits and _deadline() <= asyncio.get_running_loop().time():
+            if not waits and is_late():
                 verdict = False
             raise
         finally:
@@ -130,9 +143,8 @@ class Node:
         admission: Admission | None,
         is_transfer: bool,
         is_repeatable: bool,
-        is_alone: bool,
+        seconds: float,
     ) -> T:
-        seconds = math.inf if is_alone else seconds_for_a_share()
         if not is_transfer and self.breaker.is_probe(admission):
             seconds = min(seconds, self._settings.stall_timeout)
         if math.isinf(seconds):
@@ -214,6 +226,11 @@ class Node:
 def _deadline() -> float:
     running = operation_under_way.get()
     return math.inf if running is None else running.deadline
+
+
+def is_late() -> bool:
+    """Returns whether the deadline of the call under way has passed."""
+    return _deadline() <= asyncio.get_running_loop().time()
 
 
 def seconds_for_a_share() -> float:

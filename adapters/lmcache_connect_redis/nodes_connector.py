@@ -202,7 +202,8 @@ class NodesConnector(StreamingConnector[Connection]):
         async def attempt() -> bool:
             return await self._receive_slots(node, keys, names, divided, left, each, may_wait, way)
 
-        return await node.call("get", attempt, is_transfer=True, waits=may_wait)
+        is_replica = way is Way.REPLICA and not may_wait  # room may take all of the time
+        return await node.call("get", attempt, is_transfer=True, is_replica=is_replica, waits=may_wait)
 
     async def _receive_slots(
         self,
@@ -328,7 +329,8 @@ class NodesConnector(StreamingConnector[Connection]):
         def call(node: Node, slots: list[int], way: Way) -> Awaitable[Flags]:
             share = [names[slot] for slot in slots]
             attempt = partial(ask, node.connector, share, way)
-            return node.call(operation, attempt, is_alone=self._is_alone(slots, names))
+            is_alone = self._is_alone(slots, names)
+            return node.call(operation, attempt, is_alone=is_alone, is_replica=way is Way.REPLICA)
 
         return await self._flags(operation, names, call, reads=reads)
 

@@ -104,10 +104,30 @@ class RedisOptions(ConnectorOptions):
             raise ValueError("password_file, password_env and credentials exclude each other")
         return self
 
+    @model_validator(mode="after")
+    def _certificate_for_the_key(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file needs cert_file besides it")
+        return self
+
     @property
     def ttl_ms(self) -> int | None:
         """`ttl` in milliseconds, at least 1."""
         return None if self.ttl is None else max(1, round(self.ttl * 1000))
+
+
+def refuse_needless_certificates(url: RemoteURL, options: RedisOptions) -> None:
+    """Refuses options of TLS where nothing speaks TLS: who gives them believes that something does.
+
+    Raises:
+        InvalidOptionError: one of them is there.
+    """
+    for name in ("ca_file", "cert_file", "server_name"):
+        value: str | None = getattr(options, name)
+        if value is not None:
+            raise InvalidOptionError(
+                url.redacted(), name, value, f"a scheme with TLS besides it: {url.scheme} has none"
+            )
 
 
 def database(url: RemoteURL, options: RedisOptions) -> int:

@@ -17,18 +17,13 @@ from lmcache_connect.observability import event
 from lmcache_connect.streaming import Arrivals, DividedArrivals
 
 from .connector import RedisConnector
+from .node import REPLICA_SHARE
 from .options import RedisOptions
+from .replica_rest import ReplicaRest
 from .topology.credentials import Credentials
 from .topology.sentinel import SentinelReplica
 from .topology.server import Server
 from .way import Way
-
-_SHARE: Final = 0.5
-"""The part of a call's time that a replica has. The rest is the primary's."""
-
-_REST: Final = 1.0
-_LONGEST_REST: Final = 30.0
-"""Seconds in which no replica is asked, after one that failed. Twice as long each time, up to the longest."""
 
 _TELL_EVERY: Final = 60.0
 
@@ -54,8 +49,8 @@ class ReplicaReadingConnector(RedisConnector):
         super().__init__(context, options, primary, credentials=credentials)
         self._replica: Final = replica
         self._reader: Final = RedisConnector(context, options, replica, line=self._line, chunk_size=self._chunk_size)
-        self._rests_until = -math.inf
-        self._rest = _REST
+        self._rest: Final = ReplicaRest()
+        """After a replica that failed, none is asked for a while."""
         self._damage_told = -math.inf
 
     async def close(self) -> None:
@@ -117,10 +112,11 @@ class ReplicaReadingConnector(RedisConnector):
 
         `waits`: the call may wait for something else than the replica, and so is given all of the time.
         """
-        if time.monotonic() < self._rests_until:
+        if not self._rest.is_over:
             return False
+        self._rest.asked()
         left = seconds_left()
-        seconds = None if waits or math.isinf(left) else max(0.0, _SHARE * left)
+        seconds = None if waits or math.isinf(left) else max(0.0, REPLICA_SHARE * left)
         timer = asyncio.timeout(seconds)
         try:
             async with timer:
@@ -133,14 +129,13 @@ class ReplicaReadingConnector(RedisConnector):
                 raise
             self._leave(OperationTimeoutError(self._store, "a replica", seconds or 0.0))
             return False
-        self._rest = _REST
+        self._rest.answered()
         return True
 
     def _leave(self, error: StoreError) -> None:
-        self._replica.leave()
-        self._rests_until = time.monotonic() + self._rest
-        self._rest = min(2 * self._rest, _LONGEST_REST)
-        event(logging.WARNING, "replica_left", store=self._store, error=error.message)
+        if self._rest.failed():
+            self._replica.leave()
+            event(logging.WARNING, "replica_left", store=self._store, error=error.message)
 
     def _tell_of_damage(self, records: int) -> None:
         if (now := time.monotonic()) >= self._damage_told + _TELL_EVERY:

@@ -14,7 +14,7 @@ from lmcache_connect import (
 )
 from lmcache_connect.errors import InvalidOptionError
 
-from .options import DEFAULT_PORT
+from .options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
 from .ring_connector import RingConnector
 from .ring_options import RedisRingOptions
 from .topology.credential_import import prepare_callable
@@ -57,11 +57,13 @@ class RedisRingConnectorAdapter(ConnectorAdapter):
                 url.redacted(), f"the path {url.path!r}", "no path: ?db= names the database, the same on every server"
             )
         ring = _ring_of(url)
-        options = context.options(RedisRingOptions)
+        options, scheme = context.options(RedisRingOptions), _SCHEMES[url.scheme]
+        if scheme not in TLS_SCHEMES:
+            refuse_needless_certificates(url, options)
         if options.spread > len(ring.addresses):
             reason = f"expected at most {len(ring.addresses)}: the URL names no more servers"
             raise InvalidOptionError(url.redacted(), "spread", str(options.spread), reason)
-        connector = RingConnector(context, options, ring, _SCHEMES[url.scheme])
+        connector = RingConnector(context, options, ring, scheme)
         connector.node(ring.addresses[0])  # which tells now what is wrong about the options
         return connector
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
 from .connector import RedisConnector
-from .options import TLS_SCHEMES
+from .options import TLS_SCHEMES, refuse_needless_certificates
 from .replica_reading import ReplicaReadingConnector
 from .sentinel_options import SENTINEL_SCHEMES, SentinelOptions
 from .topology.credential_import import prepare_callable
@@ -38,6 +38,8 @@ class RedisSentinelConnectorAdapter(ConnectorAdapter):
         url, options, settings = context.remote_url, context.options(SentinelOptions), context.settings
         scheme = url.scheme.removesuffix("-sentinel")
         is_tls = scheme in TLS_SCHEMES
+        if not is_tls and not options.sentinel_tls:
+            refuse_needless_certificates(url, options)
         sentinels = Sentinels(url, options, settings.stall_timeout, is_tls=is_tls)
         credentials = credentials_of(url, options, settings, context.lane)
         nodes = DataNodes(url, options, settings.stall_timeout, credentials, scheme)

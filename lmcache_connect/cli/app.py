@@ -118,7 +118,7 @@ def ping(
 ) -> None:
     """Connect to a store and measure how fast it answers. Changes nothing in the store.
 
-    Exits with 0 if the store answers, 2 if not.
+    Of a store with several servers, those that do not answer are named. Exits with 0 if the store answers, 2 if not.
     """
     try:
         found = asyncio.run(run_ping(url, timeout))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..config import ConnectorConfig
+from ..contract import ServerState
 from ..errors import OperationTimeoutError
 from ..manager import ConnectorManager
 from ..memory import LocalCPUBackend
@@ -35,6 +36,8 @@ class PingReport:
     """The time of the first call, which includes connecting."""
     round_trip_seconds: float
     """The median time of the later calls."""
+    silent: tuple[ServerState, ...] = ()
+    """Servers of the store that have not answered, where others have. Only connectors of several servers tell."""
 
 
 async def run_ping(url: str, timeout: float) -> PingReport:
@@ -60,7 +63,8 @@ async def run_ping(url: str, timeout: float) -> PingReport:
                 if isinstance(error, OperationTimeoutError):
                     raise
                 raise OperationTimeoutError(remote_url.label(), operation, timeout) from None
-    return PingReport(remote_url.redacted(), operation, first, statistics.median(others))
+            silent = tuple(server for server in connector.servers() if server.failures)
+    return PingReport(remote_url.redacted(), operation, first, statistics.median(others), silent)
 
 
 async def _seconds(ask: Callable[[], Awaitable[Any]]) -> float:

@@ -75,7 +75,7 @@ def print_demo(report: DemoReport, console: Console) -> None:
 
 
 def print_ping(report: PingReport, console: Console) -> None:
-    """Prints one line: the store, the time of a round trip, and the time to connect."""
+    """Prints a line with the store and the times, and one for each of its servers that has not answered."""
     asked = "" if report.operation == "ping" else f" ({report.operation})"
     console.print(
         Text.assemble(
@@ -85,6 +85,9 @@ def print_ping(report: PingReport, console: Console) -> None:
         ),
         soft_wrap=True,
     )
+    for server in report.silent:
+        why = server.detail.removeprefix(f"{server.server}: ")
+        console.print(Text.assemble(server.server, (" does not answer", _BAD), f": {why}"), soft_wrap=True)
 
 
 def print_serving(serving: Serving, console: Console) -> None:

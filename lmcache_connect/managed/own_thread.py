@@ -170,6 +170,9 @@ class OwnThread:
             failure = error.with_traceback(None)  # whose frames hold views of buffers
             running.look_for_lateness()
             is_over = running.is_late and timeout < seconds
+        except NotInThisThreadError:  # the event loop makes the call again, unless the time is up
+            running.look_for_lateness()
+            is_over = is_begun and running.is_late and timeout < seconds
         except Exception:  # the event loop makes the call again, and tells what is wrong
             is_over = False
         except BaseException:

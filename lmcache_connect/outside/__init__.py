@@ -14,7 +14,7 @@ from .call import OutsideCall
 from .causes import hidden_causes, hide_causes
 from .copying import private_copy, private_copy_of
 from .lane import Lane, LateError
-from .raised import contained, described
+from .raised import contained, described, own_copy
 from .shared_question import SharedQuestion
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "described",
     "hidden_causes",
     "hide_causes",
+    "own_copy",
     "private_copy",
     "private_copy_of",
 ]

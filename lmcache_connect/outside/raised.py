@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from copy import copy
 from typing import Final
 
 from ..errors import ConnectorFailureError
@@ -47,6 +48,23 @@ def contained(name: str, what: str) -> Iterator[None]:
         if made is error:
             raise
         raise made from made.__cause__
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """The error to raise in a call, of one that other calls are told as well, or that outlives them.
+
+    An error keeps the frames through which it was raised, and so the buffers of calls that have ended. Where it cannot
+    be copied, which those of this package can, it is returned itself.
+    """
+    try:
+        made = copy(error)
+    except Exception:
+        return error
+    if type(made) is not type(error):
+        return error
+    made.__dict__.update(error.__dict__)
+    made.__cause__ = error.__cause__
+    return made.with_traceback(None)
 
 
 def described(error: BaseException) -> str:

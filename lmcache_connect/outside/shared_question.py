@@ -8,6 +8,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from ..errors import ConnectorClosedError
+from .raised import own_copy
 
 
 class SharedQuestion:
@@ -20,7 +21,6 @@ class SharedQuestion:
         """`ask` asks once, and keeps the answer. `what` is who asks, for messages."""
         self._what: Final = what
         self._ask: Final = ask
-        self._is_closed = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -56,16 +56,14 @@ class SharedQuestion:
     async def _answered(self) -> None:
         if (task := self._task) is None:
             return
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if self._is_closed and task.cancelled():
-                raise ConnectorClosedError(self._what) from None
-            raise
+        await asyncio.wait((task,))
+        if task.cancelled():
+            raise ConnectorClosedError(self._what)
+        if (error := task.exception()) is not None:
+            raise own_copy(error)
 
     def close(self) -> None:
         """Stops asking. Those that wait get `ConnectorClosedError`. Idempotent."""
-        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
 

@@ -145,12 +145,14 @@ def redis_ring(redis_sources: RedisSources) -> Iterator[RedisStore]:
 
 
 def _store(sources: RedisSources, topology: str) -> Iterator[RedisStore]:
-    from .servers.redis_sources import NoSuchStoreError
+    from .servers.redis_sources import NoSuchStoreError, UnusableStoreError
 
     try:
         store = sources.store(topology)
     except NoSuchStoreError as missing:
         pytest.skip(str(missing))
+    except UnusableStoreError as unusable:
+        raise pytest.fail.Exception(str(unusable), pytrace=False) from None
     try:
         yield store
     finally:

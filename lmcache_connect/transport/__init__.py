@@ -16,7 +16,7 @@ from .courier import Couriers
 from .dialing import open_tcp_stream, open_unix_stream
 from .loop_stream import LoopStream
 from .pool import ConnectionPool, lost_connection
-from .staggered import first_of
+from .staggered import HEAD_START, first_of
 from .stream import Stream
 from .thread_connections import ThreadConnections
 from .thread_stream import ThreadStream
@@ -28,6 +28,7 @@ from .wire import StreamClosedError, StreamStalledError, Wire
 
 __all__ = [
     "COPIED_BYTES",
+    "HEAD_START",
     "CertificateRefusedError",
     "Connection",
     "ConnectionPool",

@@ -44,6 +44,9 @@ async def open_tcp_stream(
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise StreamClosedError(f"the name {host!r} cannot be resolved: {error.strerror or error}") from error
+    except UnicodeError as error:  # Python's own, before it asks anybody
+        reason = "a part of it is empty, or longer than 63 bytes"
+        raise StreamClosedError(f"the name {host!r} cannot be resolved: {reason}") from error
     return await open_first(addresses, host, f"{host}:{port}", tls, stall_timeout)
 
 

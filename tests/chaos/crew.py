@@ -34,8 +34,13 @@ _BLOCKING: Final = 2
 """Threads without an event loop that call a connector."""
 
 _ON_TIME: Final = 1.0
+_ON_TIME_OVER_TLS: Final = 5.0
 _LATE: Final = 10.0
-"""Seconds for which the bytes of a failed call may still arrive: directly, and through a proxy that stalls."""
+"""Seconds for which the bytes of a failed call may still arrive: directly, over TLS, and through a proxy that stalls.
+
+The rest of a put that was begun goes out after it was cancelled, up to 40 MiB. Over TLS that takes several times as
+long, on cores that all processes of a storm share.
+"""
 
 _RSS_BEYOND: Final = 224 << 20
 """Bytes that a process may have in use beyond what it had at the beginning, and its arena."""
@@ -202,7 +207,8 @@ class Crew:
 
     def _keeper(self, caller: Caller, backend: LocalCPUBackend, what: str) -> Keeper:
         name = self._orders.keeper_name(what)
-        stray = _LATE if caller.store == "cut" else _ON_TIME
+        is_tls = self._orders.urls[caller.store].startswith("rediss")
+        stray = _LATE if caller.store == "cut" else _ON_TIME_OVER_TLS if is_tls else _ON_TIME
         return Keeper(caller, backend, self._rng(f"keeper {what}"), name, stray, self._orders.largest)
 
     def _roamer(self, caller: Caller, backend: LocalCPUBackend) -> Roamer:
@@ -269,6 +275,8 @@ class Crew:
         spare = dict(_SPARE)
         if self._orders.elsewhere or self._orders.tasks:
             spare["descriptors"] += _BLOCKING  # by which their calls were woken, kept for further calls
+        # For each URL one that looked at the files of certificates, which anyio keeps for the next call.
+        spare["threads"] += sum(url.startswith("rediss") for url in self._orders.urls.values())
         for what, number in _in_use().items():
             journal.measure(f"{what} left at the end, beyond the beginning", number - before[what])
             if number > before[what] + spare[what]:

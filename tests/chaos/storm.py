@@ -36,7 +36,7 @@ from .crew import UNHARMED, Orders
 from .journal import Journal
 from .losses import STRUCK, Losses
 from .roamer import TTL
-from .servers import POLICIES, TIGHT_BYTES, StoreServer, make_server
+from .servers import POLICIES, TIGHT_BYTES, StoreServer, make_server, url_port, url_through
 
 _WRITERS: Final = 3
 _READERS: Final = 3
@@ -99,7 +99,7 @@ class Storm:
         self, journal: Journal, directory: Path, calm: StoreServer, tight: StoreServer, flipped: StoreServer
     ) -> None:
         async with _process("tests.chaos.weather", directory / "weather.log") as weather:
-            ports = {"seed": self.seed, "calm": calm.port, "flipped": flipped.port}
+            ports = {"seed": self.seed, "calm": url_port(calm), "flipped": url_port(flipped)}
             assert weather.stdin is not None
             assert weather.stdout is not None
             weather.stdin.write(json.dumps(ports).encode() + b"\n")
@@ -110,11 +110,11 @@ class Storm:
                 seed=self.seed,
                 urls={
                     "calm": calm.url(),
-                    "cut": f"redis://127.0.0.1:{ports['cut']}?prefix=cut",
+                    "cut": url_through(calm, ports["cut"], {"prefix": "cut"}),
                     UNHARMED: calm.url(options={"prefix": "cut"}),
                     "brief": calm.url(options={"prefix": "brief", "ttl": f"{TTL:g}"}),
                     "tight": tight.url(),
-                    "flipped": f"redis://127.0.0.1:{ports['flipped']}",
+                    "flipped": url_through(flipped, ports["flipped"]),
                 },
                 ends=0.0,
                 arena=96 * _MIB,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lmcache_connect.testing import RedisServer, ValkeyServer
-
 from .report import table
+from .servers import KINDS
 from .storm import Storm
 
 
-@pytest.mark.parametrize("server", ["valkey", "redis"])
+@pytest.mark.parametrize("server", ["valkey", "redis", pytest.param("redis-tls", marks=pytest.mark.tls)])
 @pytest.mark.timeout(180)  # a busy machine takes its time to end seven processes
 def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> None:
-    if not (ValkeyServer if server == "valkey" else RedisServer).available():
+    if not KINDS[server].available():
         pytest.skip(f"no {server} server on this machine")
     storm = Storm(server, seconds=9, seed=14, pause=0.03, kill_every=2, grace=False)
     journal = storm.run()
@@ -27,7 +26,7 @@ def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> Non
 def test_a_short_storm_of_two_thousand_tasks_with_single_calls_finds_nothing_wrong_lost_late_or_left(
     server: str,
 ) -> None:
-    if not (ValkeyServer if server == "valkey" else RedisServer).available():
+    if not KINDS[server].available():
         pytest.skip(f"no {server} server on this machine")
     storm = Storm(server, seconds=9, seed=15, pause=2, kill_every=3, grace=False, tasks=2000)
     journal = storm.run()

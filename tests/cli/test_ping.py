@@ -37,6 +37,22 @@ def test_json_is_one_document(server: ValkeyServer, invoke: Callable[..., Ran]) 
     assert 0 < found["connect_ms"] < 5000
 
 
+def test_servers_of_a_ring_that_do_not_answer_are_named_besides_those_that_do(
+    server: ValkeyServer, invoke: Callable[..., Ran]
+) -> None:
+    gone = unused_port()
+    url = server.url().replace("redis://", "redis-ring://") + f",127.0.0.1:{gone}"
+    ran = invoke("ping", "--url", url)
+    assert ran.code == 0
+    first, second = ran.out.splitlines()
+    assert " answers: round trip " in first
+    assert second.startswith(f"redis://127.0.0.1:{gone} does not answer: cannot connect")
+    found = json.loads(invoke("ping", "--json", "--url", url).out)
+    assert [(one["server"], one["error"]) for one in found["silent"]] == [
+        (f"redis://127.0.0.1:{gone}", "StoreUnavailableError")
+    ]
+
+
 def test_the_url_may_come_from_the_environment(server: ValkeyServer) -> None:
     ran = run("ping", env={"LMCACHE_CONNECT_URL": server.url("valkey")})
     assert ran.code == 0

@@ -269,7 +269,11 @@ def test_the_timeout_of_the_caller_ends_it_and_says_so(proxy: FaultProxy, url: s
     assert here == over_the_loop
 
 
-def test_the_timeout_of_the_caller_ends_it_in_time_also_while_the_loop_is_held_up(proxy: FaultProxy, url: str) -> None:
+@pytest.mark.parametrize("scheme", ["valkey", "valkey-ring"])
+def test_the_timeout_of_the_caller_ends_it_in_time_also_while_the_loop_is_held_up(
+    proxy: FaultProxy, url: str, scheme: str
+) -> None:
+    url = url.replace("valkey", scheme, 1)
     freed = threading.Event()
     with setting(url, operation_timeout=20, stall_timeout=20) as here:
         before = here.calls_here("exists")

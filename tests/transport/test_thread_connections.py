@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -11,8 +12,18 @@ from typing import Final
 import pytest
 
 from lmcache_connect.errors import StoreUnavailableError
-from lmcache_connect.transport import Connection, LoopStream, Stream, ThreadConnections, ThreadStream, Wire
+from lmcache_connect.transport import (
+    Connection,
+    LoopStream,
+    Stream,
+    StreamClosedError,
+    ThreadConnections,
+    ThreadStream,
+    Wire,
+)
 from lmcache_connect.transport import thread_connections as module
+
+from .tls_pair import tls_pair
 
 SIZE: Final = 2
 
@@ -158,3 +169,55 @@ async def test_those_that_nobody_has_needed_for_a_while_are_closed(monkeypatch: 
         assert not one.stream.is_open
         connection: Connection = await made.taken()  # and another one is opened when it is needed
         assert connection.stream.is_open
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("wire", ["plain", "tls"])
+@pytest.mark.parametrize("what", ["value", "values", "line"])
+async def test_a_call_ends_by_its_deadline_though_its_bytes_trickle(wire: str, what: str) -> None:
+    nbytes = 100_000
+    said = bytes(nbytes)
+
+    async def receive(stream: ThreadStream) -> None:
+        dest = memoryview(bytearray(nbytes))
+        match what:
+            case "value":
+                await stream.receive_into(dest)
+            case "values":
+                await stream.receive_into_all([dest[:50_000], dest[50_000:]])
+            case _:
+                await stream.read_until_crlf()
+
+    def call(made: Wire) -> float:
+        stream = ThreadStream(made)
+        stream.look_often()
+        began = time.monotonic()
+        stream.deadline = began + 0.3
+        with pytest.raises(StreamClosedError, match="gave no answer in time"):
+            receive(stream).send(None)
+        stream.hand_back()
+        return time.monotonic() - began
+
+    async def trickle(peer: socket.socket, said: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        for at in range(0, len(said), 2):
+            await loop.sock_sendall(peer, said[at : at + 2])
+            await asyncio.sleep(0.01)
+
+    async def ended(made: Wire, peer: socket.socket, said: bytes) -> None:
+        trickling = asyncio.create_task(trickle(peer, said))
+        try:
+            assert await asyncio.wait_for(asyncio.to_thread(call, made), 10) < 5
+        finally:
+            trickling.cancel()
+            await asyncio.wait([trickling])
+            made.close()
+
+    if wire == "tls":
+        async with tls_pair(stall_timeout=20) as (made, peer):
+            await ended(made, peer.sock, peer.encrypted(said))
+        return
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        await ended(Wire(ours, "the peer", 20), theirs, said)

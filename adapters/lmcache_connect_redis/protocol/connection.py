@@ -206,6 +206,7 @@ class Connection:
         """Takes a reply of one line. Returns False where the server lacks the command, or the user may not use it.
 
         Raises:
+            RedirectedError: the server is a node of a cluster, and the key is not its own, or nobody's for now.
             StoreError: the typed error of any other error reply.
         """
         line = await self.read_line()
@@ -217,7 +218,8 @@ class Connection:
         said = line[1:].decode("utf-8", "replace")
         if is_refusal(said):
             return False
-        raise reply_error(self.store, said, self.veil)
+        error = reply_error(self.store, said, self.veil)
+        raise (redirect_of(error, said) if self.is_of_cluster else None) or error
 
     async def read_array(self, limit: int, item_limit: int, *, drop_longer: bool = False) -> list[bytes]:
         """Takes and returns a flat array of strings, of at most `item_limit` bytes each and `limit` bytes in all.

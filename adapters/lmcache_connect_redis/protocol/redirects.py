@@ -18,7 +18,7 @@ from .replies import encode_command
 ASKING: Final = encode_command(b"ASKING")
 """Has a node serve the next command although it only is about to get the slot. It is answered with OK."""
 
-_TARGET: Final = re.compile(r"(MOVED|ASK) ([0-9]{1,5}) ([A-Za-z0-9._:%?-]{0,255}):([0-9]{1,5})")
+_TARGET: Final = re.compile(r"(MOVED|ASK) ([0-9]{1,5}) (\?|[A-Za-z0-9._:%-]{0,255}):([0-9]{1,5})")
 _SLOTS: Final = 16_384
 
 

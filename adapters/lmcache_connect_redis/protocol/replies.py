@@ -25,6 +25,11 @@ MAX_VALUE_BYTES: Final = 1 << 32
 MAX_SKIPPED_BYTES: Final = 1 << 20
 """A value that is not wanted is received up to this length. For a longer one, a new connection costs less."""
 
+
+class ClusterDownError(StoreUnavailableError):
+    """The cluster is down, or nobody has the slot of a key. Another key may have a node."""
+
+
 _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
     "OOM": (
         StoreFullError,
@@ -35,7 +40,7 @@ _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
     "BUSY": (StoreUnavailableError, "a script blocks the server; wait, or end it with SCRIPT KILL"),
     "MASTERDOWN": (StoreUnavailableError, "the replica has lost its primary"),
     "TRYAGAIN": (StoreUnavailableError, "the cluster is moving this key's slot"),
-    "CLUSTERDOWN": (StoreUnavailableError, "the cluster has lost part of its slots; see CLUSTER INFO"),
+    "CLUSTERDOWN": (ClusterDownError, "the cluster has lost part of its slots; see CLUSTER INFO"),
     "NOAUTH": (
         AuthenticationError,
         "the server wants a password; give it in the URL, by ?password_file= or ?credentials=",
@@ -47,8 +52,14 @@ _ADVICE: Final[dict[str, tuple[Callable[[str, str], StoreError], str]]] = {
         "the server is in protected mode; set a password or a bind address there",
     ),
     "WRONGTYPE": (WrongTypeError, "the key holds another program's value; use a ?prefix= of your own"),
-    "MOVED": (WrongNodeError, "the server is part of a cluster, and the key lives on another node"),
-    "ASK": (WrongNodeError, "the server is part of a cluster, and the key is moving to another node"),
+    "MOVED": (
+        WrongNodeError,
+        "the server is part of a cluster, and the key lives on another node; use redis-cluster:// or rediss-cluster://",
+    ),
+    "ASK": (
+        WrongNodeError,
+        "the server is part of a cluster, and the key is moving to another node; use redis-cluster:// or rediss-cluster://",
+    ),
     "CROSSSLOT": (WrongNodeError, "the keys live in different slots of a cluster"),
     "MISCONF": (StoreCommandError, "the server cannot save to its disk and refuses writes; see its log"),
 }

@@ -26,7 +26,7 @@ from lmcache_connect.transport import (
 
 from .connection import Connection, lost_connection
 from .credential import Credential, LatestCredential
-from .replies import ArgumentCountError, encode_command, reply_error
+from .replies import ArgumentCountError, ClusterDownError, encode_command, reply_error
 from .role import ASK_ROLE, read_role
 from .tenure import Tenure
 from .traits import ServerTraits
@@ -88,7 +88,7 @@ async def open_connection(
         await _authenticate(connection, login.credential)
         if is_plain:
             await _select(connection, login, encode_command(b"EXISTS", login.probe))
-            await connection.read_taken()
+            await _is_taken(connection)
             connection.traits = ServerTraits(has_transactions=False, has_unlink=False, knows_little=True)
         else:
             connection.traits = await _ask(connection, login)
@@ -197,18 +197,20 @@ async def _is_known(connection: Connection) -> bool:
 async def _is_taken(connection: Connection) -> bool:
     try:
         return await connection.read_taken()
-    except (ReadOnlyStoreError, StoreFullError, StoreCommandError, WrongNodeError):
+    except (ReadOnlyStoreError, StoreFullError, StoreCommandError, WrongNodeError, ClusterDownError):
         return True  # the server knows the command; its state, which may change, forbids it now
 
 
 def speaks_tls(store: str) -> TLSMismatchError:
     """Returns the error for a server that speaks TLS, where the URL says that it does not."""
-    return TLSMismatchError(store, "the server speaks TLS on this port; use rediss:// or valkeys://, or its other port")
+    hint = "use its port without TLS, or a scheme with TLS, such as rediss://"
+    return TLSMismatchError(store, f"the server speaks TLS on this port; {hint}")
 
 
 def speaks_no_tls(store: str) -> TLSMismatchError:
     """Returns the error for a server that speaks no TLS, where the URL says that it does."""
-    return TLSMismatchError(store, "the server speaks no TLS on this port; use its TLS port, or redis:// or valkey://")
+    hint = "use its TLS port, or a scheme without TLS, such as redis://"
+    return TLSMismatchError(store, f"the server speaks no TLS on this port; {hint}")
 
 
 def _lost(store: str, error: StreamClosedError, login: Login) -> StoreError:

@@ -20,7 +20,8 @@ import anyio
 from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.errors import ConnectorClosedError, StoreCommandError, StoreProtocolError
 from lmcache_connect.observability import event
-from lmcache_connect.transport import StreamClosedError
+from lmcache_connect.outside import own_copy
+from lmcache_connect.transport import HEAD_START, StreamClosedError
 from lmcache_connect.url import HostPort
 
 from ..protocol.connection import Connection, lost_connection
@@ -47,6 +48,9 @@ _HOST_BYTES: Final = 1024
 _DEPTH: Final = 5
 
 _SLOTS_COMMAND: Final = encode_command(b"CLUSTER", b"SLOTS")
+
+_NO_CLUSTER: Final = ("cluster support disabled", "unknown command")
+"""What a server says that is not a node of a cluster: a single one, or a sentinel."""
 
 
 class NoClusterError(StoreCommandError):
@@ -129,6 +133,8 @@ class Cluster(Placement):
         await asyncio.wait((renewal,))
         if renewal.cancelled():
             raise ConnectorClosedError(f"the connector of {self.store}")
+        if (error := renewal.exception()) is not None:
+            raise own_copy(error)
         return renewal.result()
 
     def doubt(self) -> None:
@@ -215,15 +221,16 @@ class Cluster(Placement):
                     asked = await self._ask(address)
                 except StoreError as error:
                     failures.append(error.with_traceback(None))
-                    continue
-                if asked.is_whole:
-                    found.append(asked)
+                else:
+                    (found if asked.is_whole else partial).append(asked)
+                if found or len(failures) + len(partial) == len(addresses):
                     group.cancel_scope.cancel()
                     return
-                partial.append(asked)
 
         async with anyio.create_task_group() as group:
-            for _ in range(min(_SIDE_BY_SIDE, len(addresses))):
+            for number in range(len(addresses)):
+                if number >= _SIDE_BY_SIDE:  # those before hang, or are slow
+                    await anyio.sleep(HEAD_START)
                 group.start_soon(work)
         # Where slots are lost, all nodes say so. A node that was reset or forgotten knows of no others.
         best = max(partial, key=lambda one: len(one.shards), default=None)
@@ -245,10 +252,11 @@ class Cluster(Placement):
         except TimeoutError:
             raise StoreUnavailableError(self.store, f"no map of the slots within {self._seconds:g} s") from None
         except StoreCommandError as error:
-            if "cluster support disabled" not in error.message:
+            if not any(words in error.message.lower() for words in _NO_CLUSTER):
                 raise
             plain = f"redis://{HostPort(host=address[0], port=address[1])}"
-            raise NoClusterError(self.store, f"{error.message}; use a URL of one server, such as {plain}") from None
+            hint = f"use a URL of one server, such as {plain}, or of sentinels"
+            raise NoClusterError(self.store, f"{error.message}; {hint}") from None
         finally:
             if connection is not None:
                 connection.close()

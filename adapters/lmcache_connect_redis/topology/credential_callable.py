@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,7 @@ from lmcache_connect.errors import AbandonedCallsError
 from lmcache_connect.observability import event
 from lmcache_connect.outside import Lane, SharedQuestion
 
-from ..protocol.credential import Credential, LatestCredential
+from ..protocol.credential import Credential, LatestCredential, NewestCredential
 from .credential_answer import CredentialAnswer, WrongAnswerError
 from .credentials import Credentials
 
@@ -62,8 +62,8 @@ class CredentialCallable(Credentials):
     """Asks a callable on first use, ahead of each expiry, and where the server refuses what it said.
 
     It is asked in a thread that is left behind where it hangs. One question serves all connections. Where asking fails,
-    the credential at hand serves for as long as it is good, and the callable is asked again after a pause. Where the
-    server refuses a credential, the one before it serves, if that is still good.
+    the credential at hand serves for as long as it is good, and the callable is asked again after a pause. Where a
+    server refuses a credential, the one before it serves there, if that is still good.
     """
 
     def __init__(self, store: str, call: Callable[[], Any], seconds: float, lane: Lane) -> None:
@@ -73,19 +73,22 @@ class CredentialCallable(Credentials):
         self._limit: Final = seconds
         self._lane: Final = lane.branch(f"{store} credentials", _AT_ONCE)
         self._question: Final = SharedQuestion(f"the credentials of {store}", self._ask)
-        self._newest: Final = LatestCredential(_NONE)
+        self._newest: Final = NewestCredential(_NONE)
         self._held = _NOTHING
         self._previous = _NOTHING
         self._refused: deque[Credential] = deque(maxlen=_REFUSED)
+        self._is_taken = False
+        """Whether a server has taken the credential at hand."""
+        self._falls_back = False
+        """Whether a server has taken the credential before, and has refused the one at hand."""
         self._failure = ""
         self._pause = 0.0
         self._pause_ends = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    @property
-    def latest(self) -> LatestCredential:
-        return self._newest
+    def new_latest(self) -> LatestCredential:
+        return LatestCredential(self._newest)
 
     async def current(self) -> Credential:
         """Returns the credential at hand. Asks where there is none that is good, but not within a pause.
@@ -100,26 +103,32 @@ class CredentialCallable(Credentials):
                 raise AuthenticationError(self._store, f"no credentials: {self._failure}")
         return self._held.credential
 
-    async def after_refusal(self, refused: Credential) -> Credential | None:
-        """Asks again, at once where this credential is refused for the first time. It may just have been replaced."""
+    async def after_refusal(self, refused: Credential) -> Sequence[Credential]:
+        """Asks again, at once where this credential is refused for the first time. It may just have been replaced.
+
+        Returns the credential at hand, and the one before, which another server may have refused: they need not change
+        at the same time.
+        """
         if refused is self._held.credential:
             if not self._is_refused(refused):
                 self._refused.append(refused)
                 await self._question.ask(lambda: refused is self._held.credential)
             elif self._may_ask():
                 await self._question.ask(lambda: refused is self._held.credential and self._may_ask())
-            before = self._previous
-            if refused is self._held.credential and before.is_good and not self._is_refused(before.credential):
-                self._previous = _NOTHING
-                self._hold(before)
-                self._plan()
-        return None if refused is self._held.credential or not self._held.is_good else self._held.credential
+        return [each.credential for each in (self._held, self._previous) if each.is_good]
 
     def accepted(self, credential: Credential) -> None:
-        if self._refused and self._is_refused(credential):
-            self._refused = deque((each for each in self._refused if not each.is_like(credential)), _REFUSED)
-            self._pause, self._pause_ends = 0.0, -math.inf
+        is_held = credential is self._held.credential
+        self._is_taken |= is_held
+        if self._is_refused(self._held.credential) and not self._falls_back and not is_held:
+            self._falls_back = True
             self._plan()
+        if self._is_refused(credential):
+            self._refused = deque((each for each in self._refused if not each.is_like(credential)), _REFUSED)
+            if is_held:
+                self._falls_back = False
+                self._pause, self._pause_ends = 0.0, -math.inf
+                self._plan()
 
     def close(self) -> None:
         self._is_closed = True
@@ -155,14 +164,14 @@ class CredentialCallable(Credentials):
         # Counted from the question on: the answer was made some time after it.
         found = _Held(answer.credential, began + answer.seconds)
         self._failure = ""
-        is_refused = self._is_refused(found.credential)
+        # Of two that are alike the same object stays: no connection has to log in again.
         if found.credential.is_like(self._held.credential):
-            # The same object: no connection has to log in again.
             self._held = _Held(self._held.credential, found.expires)
-        elif not is_refused or not self._held.is_good:
-            self._previous = self._held
+        elif found.credential.is_like(self._previous.credential):
+            self._hold(_Held(self._previous.credential, found.expires))
+        else:
             self._hold(found)
-        if is_refused:
+        if self._is_refused(self._held.credential):
             self._rest()
         else:
             self._pause, self._pause_ends = 0.0, -math.inf
@@ -175,7 +184,11 @@ class CredentialCallable(Credentials):
         return any(each.is_like(credential) for each in self._refused)
 
     def _hold(self, held: _Held) -> None:
+        # One that every server has refused does not take the place of one that some server may still want.
+        if self._is_taken or not self._is_refused(self._held.credential):
+            self._previous = self._held
         self._held = held
+        self._is_taken = self._falls_back = False
         self._newest.credential = held.credential
 
     def _failed(self, why: str) -> None:
@@ -198,7 +211,7 @@ class CredentialCallable(Credentials):
         left = self._held.expires - time.monotonic()
         if self._is_closed or left <= 0 or (math.isinf(left) and not self._pause):
             return
-        if self._is_refused(self._held.credential):
+        if self._is_refused(self._held.credential) and not self._falls_back:
             return
         seconds = self._pause or max(left - min(_AHEAD * left, _LONGEST_AHEAD), _FIRST_PAUSE)
         self._timer = asyncio.get_running_loop().call_later(min(seconds, _LONGEST_TIMER), self._question.begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from lmcache_connect import AuthenticationError
@@ -22,30 +22,39 @@ class Credentials(ABC):
     What opens a connection calls `log_in`.
     """
 
-    async def log_in(self, open_connection: Callable[[Credential], Awaitable[T]]) -> T:
+    async def log_in(
+        self, open_connection: Callable[[Credential], Awaitable[T]], latest: LatestCredential | None = None
+    ) -> T:
         """Opens a connection with the current credential, and where the server refuses that, with another one.
+
+        `latest` is that of the server, from `new_latest`.
 
         Raises:
             AuthenticationError: there is no credential, or the server takes none of them.
             What else `open_connection` raises.
         """
         credential = await self.current()
-        tries = _TRIES
+        refused: list[Credential] = []
         while True:
             try:
                 connection = await open_connection(credential)
             except AuthenticationError:
-                tries -= 1
-                if not tries or (other := await self.after_refusal(credential)) is None:
+                refused.append(credential)
+                if len(refused) == _TRIES or (other := await self._other(refused)) is None:
                     raise
                 credential = other
             else:
                 self.accepted(credential)
+                if latest is not None:
+                    latest.took(credential, refused)
                 return connection
 
-    @property
-    def latest(self) -> LatestCredential | None:
-        """Where connections find the credential that they are to log in with by now; None: they stay as they are."""
+    async def _other(self, refused: Sequence[Credential]) -> Credential | None:
+        others = await self.after_refusal(refused[-1])
+        return next((other for other in others if not any(other.is_like(each) for each in refused)), None)
+
+    def new_latest(self) -> LatestCredential | None:
+        """Where the connections to one server find what they are to log in with by now; None: they stay as they are."""
         return None
 
     @abstractmethod
@@ -56,16 +65,18 @@ class Credentials(ABC):
             AuthenticationError: it has no such credential.
         """
 
-    async def after_refusal(self, refused: Credential) -> Credential | None:
-        """Returns another credential, where there is one, since the server has refused this one.
+    async def after_refusal(self, refused: Credential) -> Sequence[Credential]:
+        """Returns the credentials that may be good, since a server has refused this one. It may be among them.
+
+        The best comes first.
 
         Raises:
             AuthenticationError: the source cannot be asked.
         """
-        return None
+        return ()
 
     def accepted(self, credential: Credential) -> None:  # noqa: B027  # most sources make no use of it
-        """The server has taken a credential."""
+        """A server has taken a credential."""
 
     def close(self) -> None:  # noqa: B027  # most sources have nothing to end
         """Ends what goes on in the background. Idempotent."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Final
 
 from anyio import to_thread
@@ -17,12 +19,17 @@ from .credentials import Credentials
 UNREADABLE: Final = (OSError, IndexError, UnicodeDecodeError)
 """What reading a password from a file may raise."""
 
+_WRITING_SECONDS: Final = 0.25
+"""For how long a file that was emptied may stay so: what writes it in its place is about to go on."""
+
+_LOOK_SECONDS: Final = 0.01
+
 
 class PasswordFile(Credentials):
     """Reads the file again for every connection, and once more where the server refuses what it says.
 
-    Connections that are open stay as they are: a server that changes a user's password lets them live. Where the server
-    does not take the new password yet, the one before is tried, until the server has taken a new one.
+    Connections that are open stay as they are: a server that changes a user's password lets them live. Where a server
+    does not take the new password yet, the one before is tried. Another server may have taken the new one by then.
     """
 
     def __init__(self, store: str, username: str | None, file: str, option: str = "password_file") -> None:
@@ -41,7 +48,7 @@ class PasswordFile(Credentials):
     async def current(self) -> Credential:
         """Returns what the file says now. It is read in a thread, which a cancelled caller does not wait for."""
         try:
-            password = await to_thread.run_sync(_first_line, self._file, abandon_on_cancel=True)
+            password = await to_thread.run_sync(_line_in_time, self._file, abandon_on_cancel=True)
         except UNREADABLE as error:
             raise AuthenticationError(
                 self._store,
@@ -51,19 +58,25 @@ class PasswordFile(Credentials):
             self._previous, self._credential = self._credential, self._credential_of(password)
         return self._credential
 
-    async def after_refusal(self, refused: Credential) -> Credential | None:
-        """Reads the file again. Returns what it says, where that has changed meanwhile, or said before it changed."""
-        if refused is self._previous:
-            return None
-        renewed = await self.current()
-        return self._previous if renewed is refused else renewed
-
-    def accepted(self, credential: Credential) -> None:
-        if credential is self._credential:
-            self._previous = None
+    async def after_refusal(self, refused: Credential) -> Sequence[Credential]:
+        """Reads the file again. Returns what it says, and what it said before it changed."""
+        newest = await self.current()
+        return (newest,) if self._previous is None else (newest, self._previous)
 
     def _credential_of(self, password: str) -> Credential:
         return Credential(self._username, know_login(SecretStr(password), self._username, password))
+
+
+def _line_in_time(file: str) -> str:
+    """Returns the first line. Blocks for a moment where there is none yet."""
+    ends = time.monotonic() + _WRITING_SECONDS
+    while True:
+        try:
+            return _first_line(file)
+        except IndexError:
+            if time.monotonic() >= ends:
+                raise
+        time.sleep(_LOOK_SECONDS)
 
 
 def _first_line(file: str) -> str:

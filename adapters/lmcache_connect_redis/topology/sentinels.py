@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from lmcache_connect import AuthenticationError, RemoteURL, StoreError, StoreUnavailableError
-from lmcache_connect.errors import InvalidOptionError, StoreCommandError, StoreProtocolError
+from lmcache_connect.errors import InvalidOptionError, StoreCommandError, StoreProtocolError, TLSMismatchError
 from lmcache_connect.transport import StreamClosedError, TLSSettings, first_of, open_tcp_stream
 
 from ..protocol.connection import Connection, lost_connection
@@ -24,6 +24,7 @@ from .credential_sources import credentials_of
 from .credentials import Credentials
 from .data_nodes import shown
 from .placement import Address
+from .tls_guess import TLSGuess
 
 T = TypeVar("T")
 
@@ -34,6 +35,12 @@ _DEPTH: Final = 2
 
 class NoSuchServiceError(StoreCommandError):
     """A sentinel does not watch over a primary of this name."""
+
+    permanent = True
+
+
+class NoSentinelError(StoreCommandError):
+    """What answers at a sentinel's address is something else, such as a data node."""
 
     permanent = True
 
@@ -61,6 +68,10 @@ class Sentinels:
             if (is_tls if options.sentinel_tls is None else options.sentinel_tls)
             else None
         )
+        self._guesses: Final = {
+            (host, port): TLSGuess(self._store, host, port, is_tls=self._tls is not None)
+            for host, port in self._addresses
+        }
         self._credentials: Final = _credentials(url, options)
         self._primary_question: Final = self._question(b"GET-MASTER-ADDR-BY-NAME")
         self._replicas_question: Final = self._question(b"SLAVES")  # the only name that old sentinels know
@@ -141,15 +152,27 @@ class Sentinels:
 
     async def _ask(self, sentinel: Address, question: bytes) -> Tree:
         try:
-            connection = await self._credentials.log_in(partial(self._connect, sentinel))
+            connection = await self._credentials.log_in(
+                lambda credential: self._guesses[sentinel].watch(partial(self._connect, sentinel, credential))
+            )
         except AuthenticationError as error:
             hint = "the sentinels are told ?sentinel_username= and ?sentinel_password_file= alone"
             raise AuthenticationError(self._store, f"{shown(sentinel)}: {error.message}; {hint}") from None
+        except TLSMismatchError as error:
+            hint = "?sentinel_tls= says whether the sentinels speak TLS, where they differ from the data nodes"
+            raise TLSMismatchError(self._store, f"{shown(sentinel)}: {error.message}; {hint}") from None
         try:
             await connection.send(question)
             return await read_nested(connection, _REPLY_BYTES, _NAME_BYTES, _DEPTH)
         except StreamClosedError as error:
             raise lost_connection(self._store, error) from None
+        except StoreCommandError as error:
+            if "unknown command" not in error.message.lower():
+                raise
+            hint = f"name the sentinels in the URL, which have port {SENTINEL_PORT} by default"
+            raise NoSentinelError(
+                self._store, f"{shown(sentinel)} is not a sentinel: {error.message}; {hint}"
+            ) from None
         finally:
             connection.close()
 

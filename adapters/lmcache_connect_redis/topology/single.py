@@ -54,6 +54,7 @@ class SingleServer:
         self._guess: TLSGuess | None = None
         self._dial = self._dial_of(url, options)
         self._credentials = credentials if credentials is not None else credentials_of(url, options)
+        self._latest = self._credentials.new_latest()
         self._database = database(url, options)
         self._probe = probe_of(options)
         self._tenure = Tenure(began=-math.inf)
@@ -69,12 +70,14 @@ class SingleServer:
             TLSMismatchError: the server speaks TLS and the URL does not, or the other way round.
             StoreUnavailableError, AuthenticationError, CertificateError, and what else the server answers.
         """
-        connection = await self._credentials.log_in(lambda credential: self._watched(self._login(credential)))
+        connection = await self._credentials.log_in(
+            lambda credential: self._watched(self._login(credential)), self._latest
+        )
         self._tell_of_limits(connection)
         return connection
 
     def _login(self, credential: Credential) -> Login:
-        return Login(credential, self._database, self._probe, self._credentials.latest)
+        return Login(credential, self._database, self._probe, self._latest)
 
     def _watched(self, login: Login) -> Awaitable[Connection]:
         return self._open(login) if self._guess is None else self._guess.watch(partial(self._open, login))

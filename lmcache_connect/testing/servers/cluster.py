@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from ...errors import InvalidArgumentError
-from .cluster_view import ClusterView
+from .cluster_view import ClusterView, Ranges
 from .process import NotReadyError, ServerProcess
 from .redis import StoreServer, TLSServer, ValkeyServer
 from .server_group import (
@@ -173,20 +173,16 @@ class ClusterServers(ServerGroup):
         Raises:
             GroupNotHealthyError: it did not happen within `timeout` seconds.
         """
-        view = self.view()
         wanted = set(slots)
-        for node in self._running():
-            ranges = view.slots_of(self._ids[node]) if node is not target else ()
-            if share := [slot for first, last in ranges for slot in range(first, last + 1) if slot in wanted]:
-                self._migration(share, node, target).run()
 
         def check() -> None:
-            owned = {
-                slot
-                for first, last in self.view(target).slots_of(self._id_of(target))
-                for slot in range(first, last + 1)
-            }
-            if missing := wanted - owned:
+            # Again until it has happened: on a busy machine a node may fail over in between, and refuse a step.
+            view = self.view()
+            missing = wanted - _slots(view.slots_of(self._id_of(target)))
+            for node in self._running():
+                if share := sorted(missing & _slots(view.slots_of(self._ids[node]))):
+                    self._migration(share, node, target).run()
+            if missing:
                 raise NotReadyError(f"{len(missing)} slots have not moved yet")
 
         self._wait_until(check, timeout)
@@ -218,7 +214,7 @@ class ClusterServers(ServerGroup):
         """
         mine = self._id_of(node)
         orphans = self.replicas(node) if node.running else []
-        slots = [slot for first, last in self.view().slots_of(mine) for slot in range(first, last + 1)]
+        slots = sorted(_slots(self.view().slots_of(mine)))
         heirs = [primary for primary in self.primaries() if primary is not node]
         for number, heir in enumerate(heirs):
             first, end = (len(slots) * n // len(heirs) for n in (number, number + 1))
@@ -332,6 +328,10 @@ class ClusterServers(ServerGroup):
             with node.client() as client:
                 if client.info("replication").get("master_link_status", "up") != "up":
                     raise NotReadyError(f"the replica at port {node.port} has no link to its primary")
+
+
+def _slots(ranges: Ranges) -> set[int]:
+    return {slot for first, last in ranges for slot in range(first, last + 1)}
 
 
 def _ids_in_slots(answer: object) -> set[str]:

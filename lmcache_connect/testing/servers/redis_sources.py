@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...errors import InvalidArgumentError, LMCacheConnectError
+from ...redaction import redact
 from ...url import RemoteURL
 from .cluster import ClusterServers
 from .container import ContainerServer, RedisContainer, ValkeyContainer, why_unavailable
@@ -25,6 +26,10 @@ _GROUPS: Final = {"cluster": ClusterServers, "sentinel": SentinelServers, "ring"
 
 class NoSuchStoreError(Exception):
     """The sources have no store of this topology. The message says why, and what to do."""
+
+
+class UnusableStoreError(Exception):
+    """The URL of somebody else's store leads to none that answers, or to another kind of one."""
 
 
 class RedisSources:
@@ -51,6 +56,7 @@ class RedisSources:
 
         Raises:
             NoSuchStoreError: no source has it, or this machine lacks what it needs.
+            UnusableStoreError: the store of a URL does not answer.
         """
         if topology not in self._stores:
             self._stores[topology] = self._open(topology)
@@ -83,7 +89,13 @@ class RedisSources:
     def _open(self, topology: str) -> RedisStore:
         source = self._source_of(topology)
         if isinstance(source, RemoteURL):
-            return TheirRedisStore(topology, source)
+            theirs = TheirRedisStore(topology, source)
+            try:
+                theirs.name  # noqa: B018  # it asks the server
+            except Exception as error:
+                said = f"{source.redacted()}: {redact(str(error)) or type(error).__name__}"
+                raise UnusableStoreError(f"--lmcache-connect-redis: {said}") from None
+            return theirs
         return _own(topology, source, _kind_of(source, topology))
 
     def _source_of(self, topology: str) -> str | RemoteURL:

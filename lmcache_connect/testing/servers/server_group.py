@@ -104,7 +104,7 @@ class ServerGroup:
         self.stop()
 
     def start(self) -> None:
-        """Starts all servers side by side and waits until they are one healthy group.
+        """Starts all servers side by side and waits until they are one healthy group. Mends a group that is running.
 
         Raises:
             ServerStartError: a server did not come up; nothing is left behind.
@@ -112,6 +112,9 @@ class ServerGroup:
             MissingExtraError: a Python package that it needs is not installed.
             FileNotFoundError: the servers' executable is not on this machine.
         """
+        if any(process.running for process in self._processes()):
+            self.mend()
+            return
         try:
             self._start()
         except BaseException:

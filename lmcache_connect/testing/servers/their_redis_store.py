@@ -85,6 +85,7 @@ class TheirRedisStore(RedisStore):
         url, login = self._url, self._login()
         kind = topology_of(url)
         hosts = [(found.host, found.port or _DEFAULT_PORTS.get(kind, 6379)) for found in url.hosts]
+        number = self._options.get("db", "0")
         if kind == "cluster":
             node: Any = redis.cluster.ClusterNode  # redis-py leaves it without types
             return [redis.cluster.RedisCluster(startup_nodes=[node(*host) for host in hosts], **login)]
@@ -92,10 +93,8 @@ class TheirRedisStore(RedisStore):
             trust = {name: value for name, value in login.items() if name not in {"username", "password"}}
             theirs = {"username": self._options.get("sentinel_username"), "password": self._secret("sentinel_password")}
             sentinel: Any = redis.sentinel.Sentinel
-            service, _, number = url.path.strip("/").partition("/")
-            group = sentinel(hosts, sentinel_kwargs={**trust, **theirs}, db=int(number or 0), **login)
-            return [group.master_for(service)]
-        number = self._options.get("db", "0")
+            group = sentinel(hosts, sentinel_kwargs={**trust, **theirs}, db=int(number), **login)
+            return [group.master_for(url.path.strip("/"))]
         if kind == "unix":
             return [redis.Redis(unix_socket_path=url.path, db=int(number), **login)]
         database = int(url.path.strip("/") or number)

@@ -166,5 +166,5 @@ async def test_allowed_modules_come_from_the_environment_as_well(monkeypatch: py
         with pytest.raises(PluginImportError, match="allowed_modules names none"):
             await manager.open_connector(url())
     monkeypatch.setenv("LMCACHE_CONNECT_ALLOWED_MODULES", "not json")
-    with pytest.raises(InvalidConfigError):
+    with pytest.raises(InvalidConfigError, match=r"'allowed_modules'.*; expected JSON in the environment variable"):
         ConnectorManager()

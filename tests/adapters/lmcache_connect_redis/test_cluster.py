@@ -265,6 +265,41 @@ async def test_a_replica_that_is_away_costs_nothing_but_its_help(cluster: Cluste
             await asyncio.to_thread(cluster.mend)
 
 
+async def test_a_replica_that_hangs_costs_one_call_a_part_of_its_time(cluster: ClusterServers) -> None:
+    key = "key"
+    primary = await asyncio.to_thread(cluster.owner_of, slot_of_key(key))
+    [replica] = await asyncio.to_thread(cluster.replicas, primary)
+    quick = STRICT.model_copy(update={"operation_timeout": 2.0, "stall_timeout": 2.0})
+    async with opened(cluster, quick, replicas="prefer") as (manager, connector):
+        await put(manager, connector, key, SMALL)
+        await asyncio.to_thread(until_copied, primary)
+        assert holds(await connector.get(key), key)
+        cluster.pause(replica)
+        try:
+            async with asyncio.timeout(12):  # calls that wait for it each would take more than twice as long
+                for _ in range(12):
+                    assert holds(await connector.get(key), key)
+                    assert await connector.exists(key)
+        finally:
+            await asyncio.to_thread(cluster.mend)
+
+
+async def test_a_replica_that_lets_nobody_in_costs_nothing_but_its_help(cluster: ClusterServers) -> None:
+    key = "key"
+    primary = await asyncio.to_thread(cluster.owner_of, slot_of_key(key))
+    [replica] = await asyncio.to_thread(cluster.replicas, primary)
+    with replica.client() as client:
+        client.config_set("requirepass", "another")
+        try:
+            async with opened(cluster, replicas="prefer") as (manager, connector):
+                await put(manager, connector, key, SMALL)
+                for _ in range(3):
+                    assert holds(await connector.get(key), key)
+                    assert await connector.batched_exists([key, "other"]) == [True, False]
+        finally:
+            client.config_set("requirepass", "")
+
+
 @pytest.mark.parametrize(("nbytes", "after"), [(SMALL, 1000), (STRIPED, 2 << 20)])
 async def test_damage_from_a_replica_removes_nothing_and_hides_nothing(
     cluster: ClusterServers, nbytes: int, after: int

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from lmcache_connect import ConnectorConfig, ConnectorManager, RemoteConnector, StoreError, StoreUnavailableError
-from lmcache_connect.errors import StoreProtocolError, WrongNodeError
-from lmcache_connect.record import chunk_names
+from lmcache_connect import (
+    ConnectorConfig,
+    ConnectorManager,
+    LocalCPUBackend,
+    RemoteConnector,
+    StoreError,
+    StoreUnavailableError,
+)
+from lmcache_connect.errors import CircuitOpenError, StoreProtocolError, WrongNodeError
+from lmcache_connect.record import chunk_names, encode_record
+from lmcache_connect_redis.options import RedisOptions, probe_of
 from lmcache_connect_redis.topology.slots import SLOTS, slot_of
 
+from .chunks import chunk, holds
 from .scripted_server import Answer, ScriptedServer
 
 pytestmark = pytest.mark.asyncio
@@ -65,7 +76,16 @@ async def test_a_circle_of_redirects_ends_and_costs_no_other_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [b"MOVED %d 127.0.0.1:99999", b"MOVED %d", b"ASK %d a b:1", b"ASK %d unix/x:1", b"MOVED -%d 127.0.0.1:1"]
+    "target",
+    [
+        b"MOVED %d 127.0.0.1:99999",
+        b"MOVED %d",
+        b"ASK %d a b:1",
+        b"ASK %d unix/x:1",
+        b"MOVED -%d 127.0.0.1:1",
+        b"MOVED %d a?b:1",
+        b"ASK %d ??:1",
+    ],
 )
 async def test_a_redirect_that_leads_nowhere_is_an_error_of_its_key(target: bytes) -> None:
     async with (
@@ -75,6 +95,46 @@ async def test_a_redirect_that_leads_nowhere_is_an_error_of_its_key(target: byte
         with pytest.raises(WrongNodeError):
             await connector.exists("key")
         assert await connector.exists("other")
+
+
+@pytest.mark.parametrize("host", [b"a..b", b"a" * 64])
+async def test_a_host_whose_name_cannot_be_one_costs_its_own_keys(host: bytes) -> None:
+    answers: dict[bytes, Answer] = {b"EXISTS": for_key(lambda: b"-MOVED %d %b:1\r\n" % (SLOT, host))}
+    miss = STRICT.model_copy(update={"errors": "miss"})
+    async with ScriptedServer({}) as server, connected(server, answers, miss) as connector:
+        assert await connector.batched_exists(["key", "other"]) == [False, True]
+
+
+async def test_what_has_come_before_a_node_was_lost_is_kept_where_no_map_can_be_had() -> None:
+    with LocalCPUBackend(1 << 20) as memory, chunk(memory, "key", 1000) as obj:
+        record = encode_record(NAME, obj)
+    async with ScriptedServer({}) as server:
+
+        def answer(command: list[bytes]) -> bytes:
+            if command[1].decode() == NAME:
+                return b"$%d\r\n%b\r\n" % (len(record), record)
+            server.close_after = b"GET"
+            server.answers[b"CLUSTER"] = b"-ERR no map any more\r\n"
+            return b""
+
+        miss = STRICT.model_copy(update={"errors": "miss"})
+        async with connected(server, {b"GET": answer}, miss) as connector:
+            first, second = await connector.batched_get(["key", "other"])
+            assert holds(first, "key")
+            assert second is None
+
+
+async def test_a_call_that_has_found_no_cluster_keeps_no_buffer(unused_tcp_port: int) -> None:
+    buffer = bytearray(1000)
+    gc.disable()  # what is freed by the garbage collector alone, is freed too late
+    try:
+        async with ConnectorManager(f"redis-cluster://127.0.0.1:{unused_tcp_port}", config=STRICT) as manager:
+            connector = manager.create_connector()
+            with contextlib.suppress(StoreUnavailableError):
+                await connector.get_into("key", memoryview(buffer))
+            buffer.append(1)  # which a view would forbid
+    finally:
+        gc.enable()
 
 
 async def test_redirects_to_nodes_without_number_are_bounded() -> None:
@@ -123,6 +183,76 @@ async def test_a_cluster_that_stays_down_is_waited_for_once() -> None:
                 asked.append(sum(command[0] == b"EXISTS" for command in server.commands))
             assert asked[1] > 2
             assert asked[2] == asked[1] + 1
+
+
+async def test_a_cluster_that_lets_nobody_write_is_waited_for_once_though_it_is_read() -> None:
+    answers: dict[bytes, Answer] = {b"EXISTS": b":1\r\n", b"SET": b"-CLUSTERDOWN The cluster is down\r\n"}
+    async with (
+        ScriptedServer({}) as server,
+        connected(server, answers) as connector,
+        asyncio.timeout(7.5),  # a put that waits to its end takes longer
+    ):
+        reading = asyncio.create_task(_read(connector))
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError, match="lost part of its slots"):
+                await connector.put_from("key", bytearray(1000))
+        reading.cancel()
+
+
+async def _read(connector: RemoteConnector) -> None:
+    while await connector.exists("key"):
+        await asyncio.sleep(0.01)
+
+
+async def test_nodes_that_hang_do_not_hide_those_that_know_the_map() -> None:
+    async with AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(ScriptedServer({b"CLUSTER": b""})) for _ in range(10)]
+        server = await stack.enter_async_context(ScriptedServer({b"EXISTS": b":1\r\n"}))
+        server.answers[b"CLUSTER"] = whole_map(server)
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in [*silent, server])
+        manager = await stack.enter_async_context(ConnectorManager(f"redis-cluster://{hosts}", config=STRICT))
+        assert await manager.create_connector().exists("key")  # three at a time, it would be late
+
+
+@pytest.mark.parametrize("says", [b"-CLUSTERDOWN Hash slot not served\r\n", b"-MOVED 8119 127.0.0.1:1\r\n"])
+@pytest.mark.parametrize("lacks", [None, b"CLIENT"])  # what the server closes the connection over
+async def test_the_slot_of_the_probe_bars_no_node(says: bytes, lacks: bytes | None) -> None:
+    probe = probe_of(RedisOptions())
+    answers: dict[bytes, Answer] = {
+        b"UNLINK": says,
+        b"PEXPIRE": says,
+        b"PERSIST": says,
+        b"RENAME": says,
+        b"EXISTS": lambda command: says if command[1] == probe else b":1\r\n",
+    }
+    async with ScriptedServer({}) as server:
+        server.close_after = lacks
+        async with connected(server, answers) as connector:
+            assert await connector.exists("key")
+            assert await connector.ping() == 0
+
+
+async def test_slots_that_nobody_has_are_waited_for_once() -> None:
+    async with ScriptedServer({b"EXISTS": b":1\r\n"}) as server:
+        rest = map_of((0, SLOT - 1, "127.0.0.1", server.port), (SLOT + 1, SLOTS - 1, "127.0.0.1", server.port))
+        miss = STRICT.model_copy(update={"errors": "miss"})
+        async with connected(server, {b"CLUSTER": rest}, miss) as connector, asyncio.timeout(7.5):
+            for _ in range(5):
+                assert await connector.batched_exists(["key", "other"]) == [False, True]
+
+
+async def test_calls_that_were_given_up_say_nothing_of_the_cluster() -> None:
+    careful = STRICT.model_copy(update={"breaker_failures": 2, "stall_timeout": 0.5})
+    async with ScriptedServer({}) as server, connected(server, {b"CLUSTER": b""}, careful) as connector:
+        calls = [asyncio.create_task(connector.exists("key")) for _ in range(5)]
+        while not server.commands:
+            await asyncio.sleep(0.01)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        with pytest.raises(StoreUnavailableError, match="moved no byte") as raised:
+            await connector.exists("key")
+        assert not isinstance(raised.value, CircuitOpenError)
 
 
 async def test_slots_that_nobody_has_cost_no_other_key() -> None:

@@ -64,7 +64,8 @@ async def test_it_is_asked_ahead_of_the_expiry_though_nobody_waits() -> None:
     script = ScriptedLogin(("u", "p1", 0.8), ("u", "p2", 900))
     async with asking(script) as source:
         first = await source.current()
-        await until(lambda: source.latest.credential is not first)
+        latest = source.new_latest()
+        await until(lambda: latest.credential is not first)
         assert script.times[1] - script.times[0] < 0.8
         assert await secret(source) == "p2"
 
@@ -76,7 +77,7 @@ async def test_a_credential_that_is_returned_again_lets_connections_stay_logged_
         await until(lambda: script.calls == 2)
         await asyncio.sleep(0.2)  # beyond the first expiry
         assert await source.current() is first
-        assert source.latest.credential is first
+        assert source.new_latest().credential is first
         assert script.calls == 2
 
 
@@ -218,8 +219,34 @@ async def test_a_closed_one_asks_no_more() -> None:
 
 async def refused(source: CredentialCallable) -> str | None:
     """The password to try after that at hand was refused."""
-    other = await source.after_refusal(await source.current())
-    return None if other is None else other.secret
+    first = await source.current()
+    others = await source.after_refusal(first)
+    return next((other.secret for other in others if other is not first), None)
+
+
+class TakingServer:
+    """A server that takes some passwords."""
+
+    def __init__(self, source: CredentialCallable, *takes: str) -> None:
+        self._source = source
+        self.takes = {*takes}
+        self.latest = source.new_latest()
+        self.tried: list[str] = []
+
+    async def _open(self, credential: Credential) -> str:
+        self.tried.append(credential.secret)
+        if credential.secret not in self.takes:
+            raise AuthenticationError("redis://store", "WRONGPASS")
+        return credential.secret
+
+    async def log_in(self) -> str:
+        """The password that a new connection is logged in with."""
+        return await self._source.log_in(self._open, self.latest)
+
+    @property
+    def wanted(self) -> str:
+        """The password that open connections are to be logged in with."""
+        return self.latest.credential.secret
 
 
 async def test_after_a_refusal_it_is_asked_at_once() -> None:
@@ -236,7 +263,7 @@ async def test_connections_that_were_refused_together_ask_once() -> None:
     async with asking(script) as source:
         old = await source.current()
         others = await asyncio.gather(*(source.after_refusal(old) for _ in range(8)))
-        assert [other and other.secret for other in others] == ["p2"] * 8
+        assert [found[0].secret for found in others] == ["p2"] * 8
         assert script.calls == 2
 
 
@@ -252,25 +279,78 @@ async def test_a_refused_one_that_is_returned_again_is_asked_about_once_a_pause(
 async def test_the_one_before_serves_on_where_the_new_one_is_refused() -> None:
     script = ScriptedLogin(("u", "p1", 4), ("u", "p2", 900))
     async with asking(script) as source:
-        first = await source.current()
-        await until(lambda: source.latest.credential is not first)
-        assert await refused(source) == "p1"
-        assert await source.current() is first
-        assert source.latest.credential is first  # no connection logs in with the refused one
+        server = TakingServer(source, "p1", "p3")
+        assert await server.log_in() == "p1"
+        await until(lambda: server.wanted == "p2")
+        assert await server.log_in() == "p1"
+        assert server.wanted == "p1"  # no open connection logs in with the refused one
         calls = script.calls
         await until(lambda: script.calls > calls)  # though nobody waits
-        assert source.latest.credential is first
+        assert server.wanted == "p1"
         script.answers = [("u", "p3", 900)]
-        await until(lambda: source.latest.credential is not first)
-        assert await secret(source) == "p3"
+        await until(lambda: server.wanted == "p3")
+        assert await server.log_in() == "p3"
 
 
-async def test_one_that_was_refused_itself_does_not_serve_on() -> None:
+async def test_open_connections_try_a_refused_one_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmcache_connect_redis.protocol.credential._REST_SECONDS", 0.05)
+    async with asking(ScriptedLogin(("u", "p1", 900), ("u", "p2", 900))) as source:
+        server, another = TakingServer(source, "p1"), TakingServer(source, "p2")
+        assert await server.log_in() == "p1"
+        assert await another.log_in() == "p2"
+        assert await server.log_in() == "p1"
+        assert another.wanted == "p2"
+        await until(lambda: server.wanted == "p2")
+
+
+async def test_servers_that_are_changed_one_after_the_other_take_what_they_know() -> None:
+    script = ScriptedLogin(("u", "p1", 900))
+    async with asking(script) as source:
+        servers = [TakingServer(source, "p1") for _ in range(3)]
+        for number in range(1, 4):
+            assert [await server.log_in() for server in servers] == [f"p{number}"] * 3
+            script.answers = [("u", f"p{number + 1}", 900)]
+            for server in servers:
+                server.takes = {f"p{number + 1}"}
+                assert {await each.log_in() for each in servers for _ in range(2)} <= {f"p{number}", f"p{number + 1}"}
+                assert [each.wanted in each.takes for each in servers] == [True] * 3
+
+
+async def test_a_server_that_is_changed_later_than_the_callable_is_logged_in_with_what_it_takes() -> None:
+    script = ScriptedLogin(("u", "p1"))
+    async with asking(script) as source:
+        server = TakingServer(source, "p1")
+        assert await server.log_in() == "p1"
+        script.answers = [("u", "p2")]
+        server.takes = set()
+        with pytest.raises(AuthenticationError):
+            await server.log_in()
+        server.takes = {"p1"}
+        assert await server.log_in() == "p1"
+        server.takes = {"p2"}
+        assert await server.log_in() == "p2"
+
+
+async def test_one_that_no_server_has_taken_does_not_take_the_place_of_the_one_before() -> None:
+    script = ScriptedLogin(("u", "p1", 900), ("u", "p2", 900), ("u", "p3", 900))
+    async with asking(script) as source:
+        server = TakingServer(source, "p1")
+        assert await server.log_in() == "p1"
+        server.takes = set()
+        with pytest.raises(AuthenticationError):
+            await server.log_in()
+        assert server.tried[1:] == ["p1", "p2", "p3"]
+        server.takes = {"p1"}
+        assert await server.log_in() == "p1"
+
+
+async def test_nobody_asks_in_the_background_where_no_credential_serves() -> None:
     script = ScriptedLogin(("u", "p1", 900), ("u", "p2", 900))
     async with asking(script) as source:
-        assert await secret(source) == "p1"
-        assert await refused(source) == "p2"
-        assert await refused(source) is None
+        server = TakingServer(source)
+        with pytest.raises(AuthenticationError):
+            await server.log_in()
+        assert server.tried == ["p1", "p2"]
         calls = script.calls
         await asyncio.sleep(0.4)
         assert script.calls == calls  # nobody wants to know

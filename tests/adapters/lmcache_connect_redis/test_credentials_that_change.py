@@ -316,6 +316,23 @@ async def test_a_password_file_that_is_rotated_serves_open_and_new_connections(t
                 assert first <= set(live_connections(server))
 
 
+async def test_a_password_file_that_is_being_written_in_its_place_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("the-password\n")
+    with ValkeyServer(password="the-password") as server, server.client() as client:
+        async with managed(f"redis://{server.host}:{server.port}?password_file={file}", retries=0) as manager:
+            connector = manager.create_connector()
+            await connector.ping()
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            file.write_text("")
+            asyncio.get_running_loop().call_later(0.05, file.write_text, "the-password\n")
+            await connector.ping()
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            file.write_text("")
+            with pytest.raises(AuthenticationError, match=r"password_file= cannot be read \(IndexError\)"):
+                await connector.ping()
+
+
 async def test_a_password_file_that_is_ahead_of_the_server_costs_no_call(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("the-password-0\n")
@@ -335,6 +352,38 @@ async def test_a_password_file_that_is_ahead_of_the_server_costs_no_call(tmp_pat
             client.execute_command("CLIENT", "KILL", "USER", "worker", "SKIPME", "yes")
             with pytest.raises(AuthenticationError):
                 await connector.ping()
+
+
+@pytest.mark.parametrize("source", ["file", "callable"])
+async def test_a_password_that_the_servers_of_a_ring_learn_one_after_the_other_costs_no_call(
+    tmp_path: Path, source: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("the-password-0\n")
+
+    def change(server: StoreServer, number: int) -> None:
+        with server.client() as client:
+            rule = ("reset", "on", f">the-password-{number}", "~*", "&*", "+@all")
+            client.execute_command("ACL", "SETUSER", "worker", *rule)
+
+    with RingServers() as ring:
+        for server in ring.servers:
+            change(server, 0)
+        is_file = source == "file"
+        url = ring.url().replace("://", "://worker@") + f"?password_file={file}" if is_file else ring.url() + OPTION
+        keys = [f"k{number}" for number in range(30)]
+        async with managed(url, lambda: ("worker", file.read_text().strip()), retries=0) as manager:
+            connector = manager.create_connector()
+            assert await connector.batched_exists(keys) == [False] * 30
+            for number in range(1, 4):
+                file.write_text(f"the-password-{number}\n")
+                for changed in ring.servers:
+                    change(changed, number)
+                    for server in ring.servers:
+                        with server.client() as client:
+                            client.execute_command("CLIENT", "KILL", "USER", "worker", "SKIPME", "yes")
+                    for _ in range(3):
+                        assert await connector.batched_exists(keys) == [False] * 30
 
 
 async def test_a_wrong_password_is_an_authentication_error_at_once_and_a_right_one_ends_it() -> None:

@@ -17,6 +17,7 @@ from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import RedisServer, SentinelServers, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect_redis.protocol.setup import CLIENT_NAME
+from lmcache_connect_redis.topology.cluster import NoClusterError
 
 from .chunks import chunk, holds
 
@@ -210,6 +211,13 @@ async def test_one_sentinel_of_three_is_enough(group: SentinelServers) -> None:
         second.resume()
         group.restart(first)
     await asyncio.to_thread(group.wait_until_healthy, timeout=RECOVERY)
+
+
+async def test_a_cluster_of_sentinels_is_refused_and_their_own_scheme_is_named(group: SentinelServers) -> None:
+    hosts = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in group.sentinels)
+    async with connected(f"redis-cluster://{hosts}") as (_, connector):
+        with pytest.raises(NoClusterError, match="or of sentinels"):
+            await connector.exists("k")
 
 
 @pytest.mark.tls

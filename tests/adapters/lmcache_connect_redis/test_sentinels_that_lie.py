@@ -146,6 +146,14 @@ async def test_a_service_that_no_sentinel_knows_raises_in_both_error_modes(error
                 await manager.create_connector().get("k")
 
 
+@pytest.mark.parametrize("errors", ["raise", "miss"])
+async def test_a_data_node_in_the_place_of_the_sentinels_is_named_in_both_error_modes(errors: str) -> None:
+    with ValkeyServer() as server:
+        async with ConnectorManager(url_of(server.port, options=f"?errors={errors}")) as manager:
+            with pytest.raises(StoreCommandError, match=rf"127.0.0.1:{server.port} is not a sentinel.*port 26379"):
+                await manager.create_connector().exists("k")
+
+
 async def test_the_data_nodes_password_is_never_told_to_a_sentinel() -> None:
     with ValkeyServer(password="for-data") as server:
         async with sentinel(names("127.0.0.1", server.port)) as honest:

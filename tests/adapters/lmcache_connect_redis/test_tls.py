@@ -214,7 +214,7 @@ async def test_a_server_without_tls_is_told_of_within_a_second_and_not_at_the_de
         async with client(f"rediss://:s3cret@127.0.0.1:{plain.port}") as made:
             for _ in range(2):
                 said = await refusal(made, TLSMismatchError, seconds=1.5)
-                assert "the server speaks no TLS on this port; use its TLS port, or redis:// or valkey://" in said
+                assert "the server speaks no TLS on this port; use its TLS port, or a scheme without TLS" in said
 
 
 @pytest.mark.asyncio
@@ -225,7 +225,21 @@ async def test_a_server_that_speaks_tls_is_told_of_where_the_url_does_not_say_so
     async with client(f"redis://{login}127.0.0.1:{server.tls_port}") as made:
         for _ in range(2):
             said = await refusal(made, TLSMismatchError, seconds=1.5)
-            assert "the server speaks TLS on this port; use rediss:// or valkeys://, or its other port" in said
+            assert "the server speaks TLS on this port; use its port without TLS, or a scheme with TLS" in said
+
+
+@pytest.mark.asyncio
+async def test_sentinels_with_tls_or_without_are_told_of_and_by_which_option_to_say_so(server: RedisServer) -> None:
+    """It is told before anybody finds out that a data node answers there."""
+    for url, said in (
+        (f"rediss-sentinel://127.0.0.1:{server.port}/kv", "speaks no TLS"),
+        (f"redis-sentinel://127.0.0.1:{server.tls_port}/kv", "speaks TLS"),
+        (f"redis-sentinel://127.0.0.1:{server.port}/kv?sentinel_tls=true", "speaks no TLS"),
+    ):
+        async with client(url) as made:
+            error = await refusal(made, TLSMismatchError, seconds=1.5)
+            assert f"the server {said} on this port" in error
+            assert "?sentinel_tls=" in error
 
 
 @pytest.mark.asyncio

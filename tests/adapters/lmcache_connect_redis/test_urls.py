@@ -65,6 +65,18 @@ async def test_the_database_is_the_paths_or_the_options(valkey_server: ValkeySer
         assert {name: info["keys"] for name, info in client.info("keyspace").items()} == {"db3": 1, "db4": 1, "db5": 1}
 
 
+@pytest.mark.parametrize("kind", ["cluster", "sentinel", "ring"])
+async def test_options_of_tls_are_refused_for_several_servers_without_tls(kind: str) -> None:
+    async with ConnectorManager(f"valkey-{kind}://h{'/kv' * (kind == 'sentinel')}?ca_file=ca.pem") as manager:
+        with pytest.raises(InvalidOptionError, match=f"a scheme with TLS besides it: valkey-{kind} has none"):
+            manager.create_connector()
+
+
+async def test_options_of_tls_are_taken_where_the_sentinels_alone_speak_it() -> None:
+    async with ConnectorManager("redis-sentinel://h/kv?ca_file=ca.pem&sentinel_tls=true") as manager:
+        manager.create_connector()
+
+
 async def test_a_ttl_is_set_on_the_server_in_milliseconds(valkey_server: ValkeyServer, valkey_url: str) -> None:
     async with ConnectorManager(f"{valkey_url}?ttl=90.5", config=QUICK) as manager:
         connector = manager.create_connector()
@@ -98,6 +110,10 @@ async def test_a_prefix_keeps_tenants_apart(valkey_server: ValkeyServer, valkey_
         ("?pool_size=0", InvalidOptionError, "pool_size"),
         ("?prefix=a:b", InvalidOptionError, "prefix"),
         ("?errors=ignore", InvalidOptionError, "'raise' or 'miss'"),
+        ("?ca_file=ca.pem", InvalidOptionError, "expected a scheme with TLS besides it: redis has none"),
+        ("?cert_file=mine.pem", InvalidOptionError, "expected a scheme with TLS besides it: redis has none"),
+        ("?server_name=cache", InvalidOptionError, "expected a scheme with TLS besides it: redis has none"),
+        ("?key_file=mine.pem", InvalidOptionError, "key_file needs cert_file besides it"),
         ("/zero", InvalidURLError, "not a database number"),
         ("/1?db=2", InvalidOptionError, "the path says 1"),
         ("?password_file=/nonexistent/secret", InvalidOptionError, "FileNotFoundError"),
