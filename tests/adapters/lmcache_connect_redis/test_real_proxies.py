@@ -139,6 +139,25 @@ async def test_a_server_that_dies_behind_twemproxy_is_an_error_and_comes_back(
 # ------------------------------------------------------------------------------------------------------ HAProxy
 
 
+@needs_twemproxy
+@pytest.mark.parametrize("ttl", ["", "&ttl=60"])
+async def test_chunks_are_spread_over_a_server_and_a_twemproxy(
+    two_servers: tuple[ValkeyServer, ValkeyServer], ttl: str
+) -> None:
+    one, other = two_servers
+    with TwemproxyServer(other) as proxy:
+        url = f"redis-ring://{one.host}:{one.port},{proxy.host}:{proxy.port}?spread=2{ttl}"
+        async with ConnectorManager(url, config=ONCE) as manager:
+            connector = manager.create_connector()
+            keys = [f"k{number}" for number in range(4)]
+            for key in keys * 2:
+                with chunk(manager.local_cpu_backend, key, SIZES["large"]) as obj:
+                    await connector.put(key, obj)
+                assert holds(await connector.get(key), key)
+            assert await connector.batched_remove(keys) == [True] * 4
+            assert await connector.batched_exists(keys) == [False] * 4
+
+
 @needs_haproxy
 @pytest.mark.parametrize("io", ["auto", "loop"])
 async def test_chunks_of_all_sizes_live_behind_haproxy(valkey_server: ValkeyServer, valkey_url: str, io: str) -> None:
