@@ -23,6 +23,7 @@ from lmcache_connect.errors import (
 from lmcache_connect.observability import Conditions, event
 
 from .connector import RedisConnector
+from .grace_period import GracePeriod
 from .replica_rest import ReplicaRest
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ class Node:
         is_alone: bool = False,
         is_replica: bool = False,
         waits: bool = False,
+        grace: GracePeriod | None = None,
     ) -> T:
         """Returns what `attempt()` returns, after at most `retries` repetitions. The result of a transfer is a bool.
 
@@ -105,6 +107,7 @@ class Node:
         other server is asked, now or later. Otherwise this ends a little before the deadline of the operation under
         way. `is_replica`: it ends earlier, so that the primary can be asked.
         `waits`: the attempt may wait for something else than the server, so that its being late says nothing of it.
+        `grace`: ends this when others have answered, and this server has not for too long.
 
         Raises:
             CircuitOpenError: the server has failed before, and is not asked now.
@@ -118,7 +121,7 @@ class Node:
         has_moved = False
         try:
             seconds = math.inf if is_alone else seconds_for_a_share() * (REPLICA_SHARE if is_replica else 1)
-            result = await self._limited(operation, attempt, admission, is_transfer, is_repeatable, seconds)
+            result = await self._limited(operation, attempt, admission, is_transfer, is_repeatable, seconds, grace)
             verdict, has_moved = True, is_transfer and bool(result)
             if not self.conditions.is_clear:
                 self.conditions.succeeded(operation)
@@ -144,19 +147,26 @@ class Node:
         is_transfer: bool,
         is_repeatable: bool,
         seconds: float,
+        grace: GracePeriod | None,
     ) -> T:
         if not is_transfer and self.breaker.is_probe(admission):
             seconds = min(seconds, self._settings.stall_timeout)
-        if math.isinf(seconds):
+        if math.isinf(seconds) and grace is None:
             return await self._attempts(attempt, admission, is_transfer, is_repeatable)
-        timer = asyncio.timeout(seconds)
+        timer = asyncio.timeout(None if math.isinf(seconds) else seconds)
         try:
             async with timer:
-                return await self._attempts(attempt, admission, is_transfer, is_repeatable)
+                if grace is None:
+                    return await self._attempts(attempt, admission, is_transfer, is_repeatable)
+                grace.add(timer)
+                try:
+                    return await self._attempts(attempt, admission, is_transfer, is_repeatable)
+                finally:
+                    grace.remove(timer)
         except TimeoutError as error:
             if isinstance(error, StoreError) or not timer.expired():
                 raise
-        raise OperationTimeoutError(self.store, operation, seconds)
+        raise OperationTimeoutError(self.store, operation, min(seconds, math.inf if grace is None else grace.seconds))
 
     async def _attempts(
         self, attempt: Callable[[], Awaitable[T]], admission: Admission | None, is_transfer: bool, is_repeatable: bool

@@ -23,6 +23,7 @@ from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals, Str
 from lmcache_connect.url import HostPort, RemoteURL
 
 from .connector import RedisConnector, layout_of
+from .grace_period import GracePeriod
 from .node import Node
 from .nodes_own_thread import NodesOwnThread
 from .options import RedisOptions
@@ -36,6 +37,9 @@ from .way import Way
 T = TypeVar("T")
 
 Names = list[str]
+
+_PING_GRACE: Final = 0.5
+"""How much later than the first a server may answer a ping, in seconds."""
 
 Share = Callable[[Node, list[int], Way], Awaitable[object]]
 """Asks a server, in some way, for its share of a call: the keys at these positions."""
@@ -286,12 +290,19 @@ class NodesConnector(StreamingConnector[Connection]):
     async def ping(self) -> int:
         """Returns 0 when a server answers. Asks all of them side by side. `servers` says which do not.
 
+        Half a second after the first answer, the others count as late. So one that stands still does not keep those
+        who watch over the store from their answer.
+
         Raises:
             StoreError: none does. The message names all of them.
         """
 
+        grace = GracePeriod(_PING_GRACE)
+
         async def call(node: Node) -> int:
-            return await node.call("ping", node.connector.ping, is_probe=True)
+            found = await node.call("ping", node.connector.ping, is_probe=True, grace=grace)
+            grace.one_has_answered()
+            return found
 
         _, failures = await self._outcomes([partial(call, node) for node in await self._all_nodes()])
         errors = [error for error in failures if error is not None]

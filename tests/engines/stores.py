@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from uuid import uuid4
 
 from lmcache_connect.testing import FaultProxy, RcloneServer, ValkeyServer
@@ -16,7 +16,12 @@ KINDS: Final = ("valkey", "s3")
 
 
 class Store(ABC):
-    """One server, a place in it, and its records, each found by a word that only its name holds."""
+    """One server, a place in it, and its records, each found by a word that only its name holds.
+
+    `answers_in_order`: whether the chunks of a batch come one after the other, in the order of its keys.
+    """
+
+    answers_in_order: ClassVar[bool]
 
     @property
     @abstractmethod
@@ -42,6 +47,8 @@ class Store(ABC):
 
 class ValkeyStore(Store):
     """A Valkey server. What it held before is gone."""
+
+    answers_in_order = True
 
     def __init__(self, server: ValkeyServer) -> None:
         self._server = server
@@ -75,6 +82,8 @@ class ValkeyStore(Store):
 
 class S3Store(Store):
     """rclone, and a prefix of its own in the bucket."""
+
+    answers_in_order = False
 
     def __init__(self, server: RcloneServer) -> None:
         self._server = server

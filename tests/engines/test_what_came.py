@@ -53,7 +53,7 @@ class TellingConnector(HalfConnector):
 
 
 class HalfAdapter(ConnectorAdapter):
-    schema = "half://"
+    schema = "half-told://"
 
     def create_connector(self, context: ConnectorContext) -> RemoteConnector:
         return TellingConnector() if context.remote_url.host == "telling" else HalfConnector()
@@ -73,14 +73,14 @@ def loaded(open_port: OpenPort, url: str, **settings: Any) -> tuple[list[bool], 
 
 
 def test_chunks_that_a_connector_says_have_come_are_used_although_its_call_has_failed(open_port: OpenPort) -> None:
-    flags, chunks = loaded(open_port, "half://telling", trusted_modules=("*",))
+    flags, chunks = loaded(open_port, "half-told://telling", trusted_modules=("*",))
     assert flags == [True, True, False, False]
     assert chunks == [CHUNK, CHUNK]
 
 
 def test_a_connector_that_does_not_vouch_for_what_came_has_brought_nothing(open_port: OpenPort) -> None:
-    assert loaded(open_port, "half://silent", trusted_modules=("*",)) == ([False] * 4, [])
+    assert loaded(open_port, "half-told://silent", trusted_modules=("*",)) == ([False] * 4, [])
 
 
 def test_a_connector_that_is_not_trusted_is_given_copies_and_has_brought_nothing(open_port: OpenPort) -> None:
-    assert loaded(open_port, "half://telling") == ([False] * 4, [])
+    assert loaded(open_port, "half-told://telling") == ([False] * 4, [])

@@ -148,7 +148,8 @@ def test_a_store_that_stalls_amid_a_batch_costs_the_pages_from_there_on(
     proxy.arm(Fault(FaultKind.STALL, after_bytes=5 * pool.page_nbytes))
     flags = backend.batch_get_v1(keys, pool.indices(range(24, 48)))
 
-    assert flags[:4] == [True] * 4
+    if own_store.answers_in_order:
+        assert flags[:4] == [True] * 4
     assert False in flags
     moved = [page for page in range(24) if flags[page]]
     assert [pool.bytes_of(24 + page) for page in moved] == [pool.bytes_of(page) for page in moved]

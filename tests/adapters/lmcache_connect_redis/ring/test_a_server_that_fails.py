@@ -200,6 +200,28 @@ async def test_a_ping_fails_where_no_server_answers_and_names_them(servers: Serv
         assert all(f":{server.port}" in str(failed.value) for server in servers.servers)
 
 
+async def test_a_server_that_stands_still_makes_its_store_degraded_and_no_ping_wait_for_its_timeouts(
+    servers: Servers, backend: LocalCPUBackend
+) -> None:
+    config = ConnectorConfig.load(operation_timeout=60, stall_timeout=60)
+    async with ConnectorManager(servers.url(), local_cpu_backend=backend, config=config) as manager:
+        connector = manager.create_connector()
+        still = servers.servers[0]
+        still.pause()
+        try:
+            check = HealthCheck(manager, freshness=0.0)
+            outcomes = [(await check.check(2.0))[0] for _ in range(config.breaker_failures)]
+            assert all(found.is_usable for found in outcomes)
+            assert outcomes[-1].health == "degraded"
+            assert f":{still.port} does not answer" in (outcomes[-1].detail or "")
+            (late,) = [state for state in connector.servers() if state.failures]
+            assert (late.error, late.breaker) == ("OperationTimeoutError", BreakerState.OPEN)
+        finally:
+            still.resume()
+        assert await connector.ping() == 0
+        assert not [state for state in connector.servers() if state.failures]
+
+
 async def test_its_store_is_degraded_and_the_server_is_named(servers: Servers, backend: LocalCPUBackend) -> None:
     config = ConnectorConfig.load(errors="miss", **FAST)
     async with ConnectorManager(servers.url(), local_cpu_backend=backend, config=config) as manager:
