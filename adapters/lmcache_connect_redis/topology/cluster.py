@@ -244,7 +244,8 @@ class Cluster(Placement):
             with anyio.fail_after(self._seconds):
                 connection = await self._open(address)
                 await connection.send(_SLOTS_COMMAND)
-                return slot_map_of(await read_nested(connection, _MAP_BYTES, _HOST_BYTES, _DEPTH), address)
+                told = await read_nested(connection, _MAP_BYTES, _HOST_BYTES, _DEPTH, gives_way=True)
+                return slot_map_of(told, address)
         except SlotMapError as error:
             raise StoreProtocolError(self.store, f"the reply to CLUSTER SLOTS cannot be a map: {error}") from None
         except StreamClosedError as error:

@@ -104,6 +104,8 @@ def slot_map_of(tree: Tree, asked: Address) -> SlotMap:
     """
     if not isinstance(tree, list):
         raise SlotMapError("the map is not an array")
+    if len(tree) > SLOTS:
+        raise SlotMapError(f"{len(tree)} ranges of slots; expected at most {SLOTS}")
     owners = array("H", [NOWHERE]) * SLOTS
     shards: dict[Address, Shard] = {}
     indexes: dict[Address, int] = {}

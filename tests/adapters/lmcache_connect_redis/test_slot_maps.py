@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from binascii import crc_hqx
 
 import pytest
 
 from lmcache_connect.record import chunk_names, staging_name
-from lmcache_connect_redis.protocol.nested import Tree
+from lmcache_connect.testing import ScriptedWire
+from lmcache_connect_redis.protocol.connection import Connection
+from lmcache_connect_redis.protocol.nested import Tree, read_nested
 from lmcache_connect_redis.protocol.redirects import Redirect, redirect_of
 from lmcache_connect_redis.protocol.replies import reply_error
 from lmcache_connect_redis.topology.slot_map import SlotMap, SlotMapError, slot_map_of
@@ -108,6 +111,7 @@ def test_a_release_that_tells_no_names_of_nodes_is_understood() -> None:
         [[0, 9, [b"10.0.0.1"]]],
         [[0, 9, node(b"10.0.0.1", 1), *[node(b"10.0.0.2", 2)] * 65]],
         [[0, 9, node(b"10.0.0.1", 1), b"replica"]],
+        [[0, 9, node(b"?", 0)]] * (SLOTS + 1),
     ],
 )
 def test_what_is_no_map_is_refused(tree: Tree) -> None:
@@ -173,3 +177,24 @@ def test_a_redirect_names_a_node(line: str, kind: Redirect, target: tuple[str, i
 )
 def test_what_names_no_node_is_no_redirect(line: str) -> None:
     assert redirect_of(reply_error("s", line), line) is None
+
+
+@pytest.mark.asyncio
+async def test_a_long_map_leaves_the_event_loop_to_others() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    wire = ScriptedWire(b"*10000\r\n" + b":1\r\n" * 10_000)  # which is there already, in one piece
+    stream = wire.loop_stream()
+    task = asyncio.create_task(others())
+    try:
+        assert await read_nested(Connection(stream, "store"), 1 << 20, 10, 1, gives_way=True) == [1] * 10_000
+    finally:
+        task.cancel()
+        stream.close()
+    assert turns >= 10
