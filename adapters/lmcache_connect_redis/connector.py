@@ -38,22 +38,22 @@ from lmcache_connect.streaming import (
 from lmcache_connect.transport import StreamClosedError, StreamStalledError, ThreadConnections
 
 from .announcements import Announcements
-from .fetch_pipeline import FetchLane
+from .credentials.credentials import Credentials
 from .layouts.framed.layout import FramedLayout
 from .layouts.framed.outdated import OUTDATED_HEADER_BYTES, is_outdated, outdated_chunk
 from .layouts.layout import Layout
 from .layouts.two_key.layout import TwoKeyLayout
 from .leftovers import Leftovers
-from .lookup_pipeline import LookupCall, LookupLane
 from .options import RedisOptions, probe_of
 from .own_thread import RedisOwnThread
+from .pipelines.fetch_pipeline import FetchLane
+from .pipelines.lookup_pipeline import LookupCall, LookupLane
+from .pipelines.store_pipeline import StoreCall, StoreLane, StoreRequest
 from .protocol.connection import Connection, lost_connection
 from .protocol.redirects import ASKING, RedirectedError, RedirectionsError
 from .protocol.replies import encode_command, encode_for_each, is_refusal
 from .protocol.setup import log_in_again
 from .protocol.transaction import TransactionRefusedError
-from .store_pipeline import StoreCall, StoreLane, StoreRequest
-from .topology.credentials import Credentials
 from .topology.server import Server
 from .way import Way
 

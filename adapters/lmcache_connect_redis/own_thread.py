@@ -12,12 +12,12 @@ from lmcache_connect.keys import key_strings
 from lmcache_connect.streaming import Arrivals, CallersChunk, CallersRoom, ChunkBytes, RoomLine
 from lmcache_connect.transport import StreamClosedError, ThreadConnections
 
-from .fetch_pipeline import FetchLane
 from .layouts.layout import Layout
-from .lookup_pipeline import LookupCall, LookupLane
+from .pipelines.fetch_pipeline import FetchLane
+from .pipelines.lookup_pipeline import LookupCall, LookupLane
+from .pipelines.store_pipeline import StoreCall, StoreLane
 from .protocol.connection import Connection
 from .protocol.setup import log_in_again
-from .store_pipeline import StoreCall, StoreLane
 
 
 class RedisOwnThread(OwnThreadCalls):

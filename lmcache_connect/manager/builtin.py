@@ -24,17 +24,17 @@ ADAPTERS: Final[dict[str, AdapterTarget]] = {
         *("redis", "rediss", "unix", "valkey", "valkeys"),
     ),
     **_targets(
-        "lmcache_connect_redis.ring_adapter:RedisRingConnectorAdapter",
+        "lmcache_connect_redis.ring.adapter:RedisRingConnectorAdapter",
         None,
         *("redis-ring", "rediss-ring", "valkey-ring", "valkeys-ring"),
     ),
     **_targets(
-        "lmcache_connect_redis.sentinel_adapter:RedisSentinelConnectorAdapter",
+        "lmcache_connect_redis.sentinel.adapter:RedisSentinelConnectorAdapter",
         None,
         *("redis-sentinel", "rediss-sentinel", "valkey-sentinel", "valkeys-sentinel"),
     ),
     **_targets(
-        "lmcache_connect_redis.cluster_adapter:RedisClusterConnectorAdapter",
+        "lmcache_connect_redis.cluster.adapter:RedisClusterConnectorAdapter",
         None,
         *("redis-cluster", "rediss-cluster", "valkey-cluster", "valkeys-cluster"),
     ),

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, parse_qsl, quote
 
 import pytest
 
-from lmcache_connect_redis.topology.credential_answer import CredentialAnswer
+from lmcache_connect_redis.credentials.answer import CredentialAnswer
 
 from .test_docs import code_blocks
 

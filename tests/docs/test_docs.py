@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from lmcache_connect import ConnectorConfig, ConnectorManager
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
 from lmcache_connect_composition.hot_adapter import HotOptions
-from lmcache_connect_redis.cluster_options import RedisClusterOptions
+from lmcache_connect_redis.cluster.options import RedisClusterOptions
 from lmcache_connect_redis.options import RedisOptions
-from lmcache_connect_redis.sentinel_options import SentinelOptions
+from lmcache_connect_redis.sentinel.options import SentinelOptions
 from lmcache_connect_s3.options import S3Options
 from lmcache_connect_trials.audit_options import AuditOptions
 from lmcache_connect_trials.fault_adapter import FaultOptions

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
-from ..fetch_pipeline import FetchCall
+from ..pipelines.fetch_pipeline import FetchCall
+from ..pipelines.store_pipeline import StoreRequest
 from ..protocol.connection import Connection
-from ..store_pipeline import StoreRequest
 
 
 class Layout(ABC):

@@ -6,10 +6,10 @@ from typing import Final
 
 from lmcache_connect import RemoteURL
 
+from ..credentials.credentials import Credentials
 from ..options import RedisOptions
 from ..protocol.connection import Connection
 from ..protocol.replies import encode_command
-from .credentials import Credentials
 from .single import SingleServer
 
 _READONLY: Final = encode_command(b"READONLY")

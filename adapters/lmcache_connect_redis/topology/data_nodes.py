@@ -7,8 +7,8 @@ from typing import Final
 from lmcache_connect import RemoteURL
 from lmcache_connect.url import HostPort
 
+from ..credentials.credentials import Credentials
 from ..options import RedisOptions
-from .credentials import Credentials
 from .placement import Address
 from .single import SingleServer
 

@@ -13,15 +13,15 @@ from lmcache_connect import AuthenticationError, RemoteURL, StoreError, StoreUna
 from lmcache_connect.errors import InvalidOptionError, StoreCommandError, StoreProtocolError, TLSMismatchError
 from lmcache_connect.transport import StreamClosedError, TLSSettings, first_of, open_tcp_stream
 
+from ..credentials.credentials import Credentials
+from ..credentials.sources import credentials_of
 from ..protocol.connection import Connection, lost_connection
 from ..protocol.credential import Credential
 from ..protocol.nested import Tree, read_nested
 from ..protocol.replies import encode_command
 from ..protocol.setup import Login, open_connection
 from ..protocol.tenure import Tenure
-from ..sentinel_options import SENTINEL_PORT, SentinelOptions, service_of
-from .credential_sources import credentials_of
-from .credentials import Credentials
+from ..sentinel.options import SENTINEL_PORT, SentinelOptions, service_of
 from .data_nodes import shown
 from .placement import Address
 from .tls_guess import TLSGuess

@@ -13,13 +13,13 @@ from lmcache_connect import InvalidURLError, RemoteURL
 from lmcache_connect.observability import event
 from lmcache_connect.transport import TLSSettings, open_tcp_stream, open_unix_stream
 
+from ..credentials.credentials import Credentials
+from ..credentials.sources import credentials_of
 from ..options import DEFAULT_PORT, TLS_SCHEMES, RedisOptions, database, probe_of
 from ..protocol.connection import Connection
 from ..protocol.credential import Credential
 from ..protocol.setup import CommandsRefusedError, Dial, Login, open_connection
 from ..protocol.tenure import Tenure
-from .credential_sources import credentials_of
-from .credentials import Credentials
 from .tls_guess import TLSGuess
 
 _PLAIN_SECONDS: Final = 600.0

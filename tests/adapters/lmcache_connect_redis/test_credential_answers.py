@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmcache_connect.known_secrets import clean
-from lmcache_connect_redis.topology.credential_answer import CredentialAnswer, WrongAnswerError
+from lmcache_connect_redis.credentials.answer import CredentialAnswer, WrongAnswerError
 
 
 class Text(str):

@@ -14,8 +14,8 @@ import pytest
 from lmcache_connect import AuthenticationError
 from lmcache_connect.errors import ConnectorClosedError
 from lmcache_connect.outside import Lane
+from lmcache_connect_redis.credentials.asked import CredentialCallable
 from lmcache_connect_redis.protocol.credential import Credential
-from lmcache_connect_redis.topology.credential_callable import CredentialCallable
 
 from .scripted_login import ScriptedLogin
 

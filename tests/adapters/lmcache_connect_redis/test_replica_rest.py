@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmcache_connect_redis.replica_rest import ReplicaRest
+from lmcache_connect_redis.nodes.replica_rest import ReplicaRest
 
 
 def test_calls_that_were_under_way_together_begin_one_rest() -> None:

@@ -14,8 +14,8 @@ from lmcache_connect import ConnectorConfig
 from lmcache_connect.record import FIXED_HEADER_BYTES, spread_plan
 from lmcache_connect.testing import FaultProxy, ValkeyServer
 from lmcache_connect.testing.servers.redis import StoreServer
-from lmcache_connect_redis import ring_connector
-from lmcache_connect_redis.spread_chunk import placed_pieces
+from lmcache_connect_redis.ring import connector as ring_connector
+from lmcache_connect_redis.ring.spread_chunk import placed_pieces
 from lmcache_connect_redis.topology.ring import Ring
 
 from .raw_redis import RedisConformance

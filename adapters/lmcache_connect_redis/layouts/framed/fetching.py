@@ -26,7 +26,7 @@ from lmcache_connect.errors import FrameError, WrongTypeError
 from lmcache_connect.record import MIN_HEADER_BYTES, SpreadChunkError
 from lmcache_connect.streaming import Arrivals, OtherChunkError
 
-from ...fetch_pipeline import FetchCall
+from ...pipelines.fetch_pipeline import FetchCall
 from ...protocol.connection import Connection
 from ...protocol.redirects import RedirectedError
 from ...protocol.replies import encode_command

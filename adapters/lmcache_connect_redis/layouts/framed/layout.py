@@ -9,9 +9,9 @@ from lmcache_connect.record import END_OF_NAMES, PIECES_PATTERN, chunk_names, ke
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from ...options import RedisOptions
+from ...pipelines.store_pipeline import StoreRequest
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_for_each
-from ...store_pipeline import StoreRequest
 from ..layout import Layout, escaped
 from .fetching import Fetching
 from .record_reader import RecordReader

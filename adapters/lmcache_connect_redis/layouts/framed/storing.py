@@ -15,9 +15,9 @@ from typing import Final
 from lmcache_connect.record import MIN_STRIPE_BYTES, StripePlan, staging_name
 from lmcache_connect.streaming import ChunkBytes
 
+from ...pipelines.store_pipeline import Names, StoreRequest
 from ...protocol.connection import Connection
 from ...protocol.redirects import RedirectedError, whole_instead
-from ...store_pipeline import Names, StoreRequest
 from .record_writer import RecordWriter
 
 STRIPES_FROM: Final = 4

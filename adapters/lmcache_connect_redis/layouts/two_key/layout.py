@@ -9,11 +9,11 @@ from typing import ClassVar, Final
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, OtherChunkError
 
-from ...fetch_pipeline import FetchCall
 from ...options import RedisOptions
+from ...pipelines.fetch_pipeline import FetchCall
+from ...pipelines.store_pipeline import StoreRequest
 from ...protocol.connection import Connection
 from ...protocol.replies import encode_command
-from ...store_pipeline import StoreRequest
 from ..layout import Layout, escaped
 from .records import METADATA_SUFFIX, TwoKeyRecords, both_keys
 

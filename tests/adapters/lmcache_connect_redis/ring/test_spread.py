@@ -23,7 +23,7 @@ from lmcache_connect.record import (
     spread_plan,
 )
 from lmcache_connect.testing import Direction, Fault, FaultKind
-from lmcache_connect_redis.ring_connector import SPREAD_FROM
+from lmcache_connect_redis.ring.connector import SPREAD_FROM
 
 from ..chunks import chunk, holds, payload
 from .rings import Servers, behind_proxies

@@ -10,9 +10,9 @@ from lmcache_connect.keys import Key
 from lmcache_connect.streaming import NAMES_AT_A_TIME, CallQueue, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool
 
-from .protocol.connection import Connection
-from .protocol.redirects import RedirectedError
-from .protocol.role import ASK_ROLE, check_role
+from ..protocol.connection import Connection
+from ..protocol.redirects import RedirectedError
+from ..protocol.role import ASK_ROLE, check_role
 from .redirectable_call import RedirectableCall
 
 _AHEAD: Final = 4 * NAMES_AT_A_TIME

@@ -9,8 +9,8 @@ from lmcache_connect import CorruptRecordError, StoreError
 from lmcache_connect.record import SpreadPlan, piece_names
 from lmcache_connect.streaming import ChunkBytes, ChunkPart
 
-from .topology.placement import Address
-from .topology.ring import Ring
+from ..topology.placement import Address
+from ..topology.ring import Ring
 
 
 class SpreadChunk:

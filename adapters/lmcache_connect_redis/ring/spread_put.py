@@ -14,12 +14,12 @@ from lmcache_connect import StoreError
 from lmcache_connect.record import SpreadPlan, encode_index
 from lmcache_connect.streaming import ChunkBytes
 
-from .node import Node
+from ..nodes.node import Node
+from ..topology.placement import Address
+from ..topology.ring import Ring
+from ..way import Way
 from .spread_chunk import SpreadChunk, SpreadPiece, pieces_by_server
 from .spread_indexes import Plans, keep_names, put_indexes
-from .topology.placement import Address
-from .topology.ring import Ring
-from .way import Way
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from lmcache_connect import (
     RemoteURL,
 )
 
-from .cluster_connector import ClusterConnector
-from .cluster_options import RedisClusterOptions
-from .options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
-from .topology.credential_import import prepare_callable
+from ..credentials.loading import prepare_callable
+from ..options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
+from .connector import ClusterConnector
+from .options import RedisClusterOptions
 
 _SCHEMES: Final = {
     "redis-cluster": "redis",

@@ -11,8 +11,8 @@ from lmcache_connect import StoreError
 from lmcache_connect.streaming import SHARE_BYTES, CallPayload, CallQueue, Lane, Pipeline, Sent
 from lmcache_connect.transport import ConnectionPool, Couriers
 
-from .protocol.connection import Connection
-from .protocol.redirects import ASKING, RedirectedError
+from ..protocol.connection import Connection
+from ..protocol.redirects import ASKING, RedirectedError
 from .redirectable_call import RedirectableCall
 
 Names = list[str]

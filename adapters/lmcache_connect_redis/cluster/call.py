@@ -26,13 +26,13 @@ from lmcache_connect import StoreError, StoreUnavailableError
 from lmcache_connect.contract import gather
 from lmcache_connect.errors import CircuitOpenError, OperationTimeoutError, ValueTooLargeError
 
-from .node import Node, seconds_for_a_share
-from .protocol.redirects import Redirect, RedirectedError, RedirectionsError
-from .topology.cluster import Cluster
-from .topology.placement import Address
-from .topology.slot_map import NOWHERE, SlotMap
-from .topology.slots import slots_of
-from .way import Way
+from ..nodes.node import Node, seconds_for_a_share
+from ..protocol.redirects import Redirect, RedirectedError, RedirectionsError
+from ..topology.cluster import Cluster
+from ..topology.placement import Address
+from ..topology.slot_map import NOWHERE, SlotMap
+from ..topology.slots import slots_of
+from ..way import Way
 
 Share = Callable[[Node, list[int], Way], Awaitable[object]]
 Route = tuple[Address, Way]

@@ -22,7 +22,7 @@ from lmcache_connect.errors import (
 )
 from lmcache_connect.observability import Conditions, event
 
-from .connector import RedisConnector
+from ..connector import RedisConnector
 from .grace_period import GracePeriod
 from .replica_rest import ReplicaRest
 

@@ -18,20 +18,20 @@ from lmcache_connect.contract import CircuitBreaker, Documents, OwnThreadCalls, 
 from lmcache_connect.errors import CircuitOpenError, StoreProtocolError
 from lmcache_connect.url import RemoteURL
 
-from .announcements import Announcements
-from .cluster_call import OUTAGE, ClusterCall, Route, Unserved
-from .cluster_options import RedisClusterOptions
-from .connector import RedisConnector
-from .node import Node, is_late
-from .nodes_connector import NodesConnector, Share, raise_first
-from .protocol.connection import Connection
-from .protocol.redirects import Redirect, RedirectedError
-from .topology.cluster import Cluster
-from .topology.cluster_node import ClusterNode
-from .topology.placement import Address
-from .topology.slot_map import SlotMap
-from .topology.slots import slot_of
-from .way import Way
+from ..announcements import Announcements
+from ..connector import RedisConnector
+from ..nodes.connector import NodesConnector, Share, raise_first
+from ..nodes.node import Node, is_late
+from ..protocol.connection import Connection
+from ..protocol.redirects import Redirect, RedirectedError
+from ..topology.cluster import Cluster
+from ..topology.cluster_node import ClusterNode
+from ..topology.placement import Address
+from ..topology.slot_map import SlotMap
+from ..topology.slots import slot_of
+from ..way import Way
+from .call import OUTAGE, ClusterCall, Route, Unserved
+from .options import RedisClusterOptions
 
 T = TypeVar("T")
 

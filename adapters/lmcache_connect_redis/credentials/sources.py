@@ -13,9 +13,9 @@ from lmcache_connect.outside import Lane
 
 from ..options import RedisOptions
 from ..protocol.credential import Credential
-from .credential_callable import CredentialCallable
-from .credential_import import import_callable
+from .asked import CredentialCallable
 from .credentials import Credentials, FixedCredentials
+from .loading import import_callable
 from .password_file import UNREADABLE, PasswordFile
 
 

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from lmcache_connect import InvalidURLError, RemoteURL
 
-from .options import RedisOptions
+from ..options import RedisOptions
 
 SENTINEL_PORT: Final = 26379
 SENTINEL_SCHEMES: Final = ("redis-sentinel", "rediss-sentinel", "valkey-sentinel", "valkeys-sentinel")

@@ -22,17 +22,17 @@ from lmcache_connect.errors import StoreUnavailableError, UnsupportedOperationEr
 from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals, StreamingConnector
 from lmcache_connect.url import HostPort, RemoteURL
 
-from .connector import RedisConnector, layout_of
+from ..connector import RedisConnector, layout_of
+from ..credentials.sources import credentials_of
+from ..options import RedisOptions
+from ..protocol.connection import Connection, lost_connection
+from ..protocol.redirects import RedirectedError, RedirectionsError, damaged_copy
+from ..topology.placement import Address, Placement
+from ..topology.single import SingleServer
+from ..way import Way
 from .grace_period import GracePeriod
 from .node import Node
-from .nodes_own_thread import NodesOwnThread
-from .options import RedisOptions
-from .protocol.connection import Connection, lost_connection
-from .protocol.redirects import RedirectedError, RedirectionsError, damaged_copy
-from .topology.credential_sources import credentials_of
-from .topology.placement import Address, Placement
-from .topology.single import SingleServer
-from .way import Way
+from .own_thread import NodesOwnThread
 
 T = TypeVar("T")
 

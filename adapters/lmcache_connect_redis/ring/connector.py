@@ -23,20 +23,20 @@ from lmcache_connect.observability import event
 from lmcache_connect.record import INDEX_BYTES, SpreadPlan, chunk_of_piece, piece_names
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
-from .connector import RedisConnector
-from .layouts.framed.second_look import look_again
-from .node import Node, seconds_for_a_share
-from .nodes_connector import NodesConnector, raise_first
-from .protocol.connection import Connection
-from .protocol.replies import encode_command
-from .ring_options import RedisRingOptions
+from ..connector import RedisConnector
+from ..layouts.framed.second_look import look_again
+from ..nodes.connector import NodesConnector, raise_first
+from ..nodes.node import Node, seconds_for_a_share
+from ..protocol.connection import Connection
+from ..protocol.replies import encode_command
+from ..topology.placement import Address
+from ..topology.ring import Ring
+from ..way import Way
+from .options import RedisRingOptions
 from .spread_chunk import SpreadPiece, names_by_server, placed_pieces
 from .spread_get import SpreadGet, receive_pieces
 from .spread_indexes import read_index, read_plans, remove_names
 from .spread_put import SpreadPut
-from .topology.placement import Address
-from .topology.ring import Ring
-from .way import Way
 
 SPREAD_FROM: Final = 8 << 20
 """Bytes of a chunk that is spread. A smaller one gains less than the second round trip of a get costs."""

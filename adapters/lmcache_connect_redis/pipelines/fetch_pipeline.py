@@ -10,8 +10,8 @@ from lmcache_connect import StoreError
 from lmcache_connect.streaming import Arrivals, CallQueue, Lane, NoRoomError, Pipeline, Sent
 from lmcache_connect.transport import COPIED_BYTES
 
-from .protocol.connection import Connection
-from .protocol.redirects import ASKING, RedirectedError
+from ..protocol.connection import Connection
+from ..protocol.redirects import ASKING, RedirectedError
 from .redirectable_call import RedirectableCall
 
 WINDOW_BYTES: Final = 2 << 20

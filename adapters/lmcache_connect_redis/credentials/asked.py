@@ -20,7 +20,7 @@ from lmcache_connect.observability import event
 from lmcache_connect.outside import Lane, SharedQuestion
 
 from ..protocol.credential import Credential, LatestCredential, NewestCredential
-from .credential_answer import CredentialAnswer, WrongAnswerError
+from .answer import CredentialAnswer, WrongAnswerError
 from .credentials import Credentials
 
 _AT_ONCE: Final = 2

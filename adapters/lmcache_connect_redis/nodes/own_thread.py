@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 from lmcache_connect import Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import CallerMemory, NotInThisThreadError, OwnThreadCalls
 
+from ..protocol.connection import Connection
 from .node import Node
-from .protocol.connection import Connection
 
 T = TypeVar("T")
 

@@ -16,14 +16,14 @@ from lmcache_connect.errors import OperationTimeoutError
 from lmcache_connect.observability import event
 from lmcache_connect.streaming import Arrivals, DividedArrivals
 
-from .connector import RedisConnector
-from .node import REPLICA_SHARE
-from .options import RedisOptions
-from .replica_rest import ReplicaRest
-from .topology.credentials import Credentials
-from .topology.sentinel import SentinelReplica
-from .topology.server import Server
-from .way import Way
+from ..connector import RedisConnector
+from ..credentials.credentials import Credentials
+from ..nodes.node import REPLICA_SHARE
+from ..nodes.replica_rest import ReplicaRest
+from ..options import RedisOptions
+from ..topology.sentinel import SentinelReplica
+from ..topology.server import Server
+from ..way import Way
 
 _TELL_EVERY: Final = 60.0
 

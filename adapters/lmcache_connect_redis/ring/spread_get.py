@@ -11,11 +11,11 @@ from lmcache_connect.errors import FrameError
 from lmcache_connect.record import SpreadChunkError
 from lmcache_connect.streaming import Arrivals, OtherChunkError, PartsRoom
 
-from .node import Node
+from ..nodes.node import Node
+from ..topology.placement import Address
+from ..topology.ring import Ring
+from ..way import Way
 from .spread_chunk import SpreadChunk, SpreadPiece, pieces_by_server
-from .topology.placement import Address
-from .topology.ring import Ring
-from .way import Way
 
 Outcomes = Callable[[dict[Address, list[SpreadPiece]]], Awaitable[list[StoreError | None]]]
 """Receives the pieces of each server, side by side. Returns for each what has failed."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from lmcache_connect.streaming import CombinedCall
 
-from .protocol.redirects import RedirectedError, RedirectionsError
+from ..protocol.redirects import RedirectedError, RedirectionsError
 
 _NOTING: Final = threading.Lock()
 """Held where a redirect is noted, which is rare, and which several threads may do for one call."""

@@ -14,11 +14,11 @@ from lmcache_connect import (
 )
 from lmcache_connect.errors import InvalidOptionError
 
-from .options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
-from .ring_connector import RingConnector
-from .ring_options import RedisRingOptions
-from .topology.credential_import import prepare_callable
-from .topology.ring import Ring
+from ..credentials.loading import prepare_callable
+from ..options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
+from ..topology.ring import Ring
+from .connector import RingConnector
+from .options import RedisRingOptions
 
 _SCHEMES: Final = {
     "redis-ring": "redis",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
-from .connector import RedisConnector
-from .options import TLS_SCHEMES, refuse_needless_certificates
+from ..connector import RedisConnector
+from ..credentials.loading import prepare_callable
+from ..credentials.sources import credentials_of
+from ..options import TLS_SCHEMES, refuse_needless_certificates
+from ..topology.data_nodes import DataNodes
+from ..topology.sentinel import SentinelPrimary, SentinelReplica
+from ..topology.sentinels import Sentinels
+from .options import SENTINEL_SCHEMES, SentinelOptions
 from .replica_reading import ReplicaReadingConnector
-from .sentinel_options import SENTINEL_SCHEMES, SentinelOptions
-from .topology.credential_import import prepare_callable
-from .topology.credential_sources import credentials_of
-from .topology.data_nodes import DataNodes
-from .topology.sentinel import SentinelPrimary, SentinelReplica
-from .topology.sentinels import Sentinels
 
 
 class RedisSentinelConnectorAdapter(ConnectorAdapter):

@@ -23,9 +23,9 @@ from lmcache_connect.record import (
 )
 from lmcache_connect.streaming import NAMES_AT_A_TIME
 
-from .layouts.framed.second_look import Damage
-from .protocol.connection import Connection
-from .protocol.replies import encode_command, encode_expiry
+from ..layouts.framed.second_look import Damage
+from ..protocol.connection import Connection
+from ..protocol.replies import encode_command, encode_expiry
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lmcache_connect.record import MAX_SPREAD
 
-from .options import RedisOptions
+from ..options import RedisOptions
 
 
 class RedisRingOptions(RedisOptions):

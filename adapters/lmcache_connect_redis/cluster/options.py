@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from .options import RedisOptions
+from ..options import RedisOptions
 
 
 class RedisClusterOptions(RedisOptions):

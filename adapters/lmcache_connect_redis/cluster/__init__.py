@@ -1,0 +1,1 @@
+"""`redis-cluster://`: the nodes of a Redis or Valkey Cluster."""

@@ -1,0 +1,1 @@
+"""Requests that go ahead of their replies: many calls share a connection."""

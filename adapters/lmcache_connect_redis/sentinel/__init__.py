@@ -1,0 +1,1 @@
+"""`redis-sentinel://`: the primary that sentinels name, and its replicas."""
