@@ -90,6 +90,17 @@ class RedisOptions(ConnectorOptions):
             raise ValueError(f"stripe must be 0, or at least {MIN_STRIPE_BYTES} bytes")
         return stripe
 
+    @field_validator("server_name")
+    @classmethod
+    def _a_name(cls, name: str | None) -> str | None:
+        try:
+            is_name = name is None or ("\0" not in name and bool(name.encode("idna")))
+        except UnicodeError:
+            is_name = False
+        if not is_name:
+            raise ValueError("server_name must be a host's name, or an address, as in a certificate")
+        return name
+
     @field_validator("prefix", "stripe", "checksum")
     @classmethod
     def _known_to_the_layout(cls, value: object, info: ValidationInfo) -> object:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from lmcache_connect import Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import CallerMemory, ChunkSize, NotInThisThreadError, OwnThreadCalls
@@ -52,23 +52,12 @@ class RedisOwnThread(OwnThreadCalls):
         connection = self._connections.take(deadline)
         if connection is None or (login := log_in_again(connection)) is None:
             return connection
-        return connection if self._is_logged_in(connection, login) else None
-
-    def _is_logged_in(self, connection: Connection, login: Coroutine[Any, Any, None]) -> bool:
-        """Logs a connection in again. Returns whether it can be used; otherwise it is closed and put back."""
-        is_done = False
-        try:
-            login.send(None)
-        except StopIteration:
-            is_done = connection.is_reusable
-        except (StoreError, StreamClosedError):
-            pass  # the call goes over the event loop, which tells what is wrong
-        finally:
-            login.close()
-            if not is_done:
-                connection.close()
-                self._connections.put_back(connection)
-        return is_done
+        # The thread would wait for the server before its call is counted. The event loop opens another connection,
+        # which logs in with the latest credential, and makes this call meanwhile.
+        login.close()
+        connection.close()
+        self._connections.put_back(connection)
+        return None
 
     def put_back(self, connection: Connection) -> None:
         self._connections.put_back(connection)

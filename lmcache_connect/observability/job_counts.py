@@ -17,6 +17,7 @@ class JobCounts:
     def __init__(self) -> None:
         self._lock = ProcessLock("the counters of jobs")
         self._sources: list[Callable[[], JobStatistics]] = []
+        self._closing: list[Callable[[], JobStatistics]] = []
         self._ended = JobStatistics()
 
     def begin(self, source: Callable[[], JobStatistics]) -> None:
@@ -25,16 +26,26 @@ class JobCounts:
             self._sources.append(source)
 
     def end(self, source: Callable[[], JobStatistics]) -> None:
-        """That port was closed, and its counters do not change any more. Idempotent."""
+        """That port was closed. Idempotent. Jobs of it that have not ended yet are still counted when they do."""
         with self._lock:
             if source in self._sources:
                 self._sources.remove(source)
-                self._ended.add(source())
+                self._closing.append(source)
+                self._close_idle()
 
     def total(self) -> JobStatistics:
         """The sum of all ports' counters."""
         with self._lock:
+            self._close_idle()
             total = self._ended.copy()
-            for source in self._sources:
+            for source in (*self._sources, *self._closing):
                 total.add(source())
         return total
+
+    def _close_idle(self) -> None:
+        """Adds up the closed ports whose counters do not change any more, and forgets them."""
+        for source in [*self._closing]:
+            counted = source()
+            if not counted.in_flight:
+                self._closing.remove(source)
+                self._ended.add(counted)

@@ -266,10 +266,11 @@ class Room:
 
     def part(self, slots: Sequence[int]) -> Room:
         """Returns room for some of the attempt's slots. What it makes counts as made here. On the event loop."""
-        part = Room(self._place, self._backend, self._allocate_timeout, self)
-        if self._parts is None:
-            self._parts = []
-        self._parts.append(part)
+        root = self._whole or self  # also for a part of a part: all of them count together
+        part = Room(self._place, self._backend, self._allocate_timeout, root)
+        if root._parts is None:
+            root._parts = []
+        root._parts.append(part)
         return part
 
     async def make(self, metadata: ChunkMetadata, slot: int = 0) -> MemoryObj:

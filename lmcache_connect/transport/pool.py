@@ -172,6 +172,8 @@ class ConnectionPool(Generic[C]):
             await job
             if connection.is_reusable:
                 return True
+        except (StreamStalledError, StoreStalledError):
+            self.suspect_idle()  # otherwise each of them would cost a call as long
         except (StoreError, StreamClosedError):
             pass  # the one that is opened in its place tells what is wrong
         except BaseException:

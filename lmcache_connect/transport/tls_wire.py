@@ -136,6 +136,8 @@ class TLSWire(Wire):
             count = self._sock.send(self._encrypted)
             self.bytes_sent += count
             self._encrypted = self._encrypted[count:]
+            if self._encrypted:  # a slow peer takes a little at a time
+                self.check_deadline()
 
     # ------------------------------------------------------------------------------------------------- questions
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import redis
 
 from lmcache_connect import ConnectorManager, RemoteURL
 from lmcache_connect.errors import InvalidArgumentError
 from lmcache_connect.testing import ClusterServers, RedisServer, RingServers, SentinelServers, ValkeyServer
-from lmcache_connect.testing.servers.redis_sources import NoSuchStoreError, RedisSources
+from lmcache_connect.testing.servers.redis_sources import NoSuchStoreError, RedisSources, UnusableStoreError
 from lmcache_connect.testing.servers.redis_store import TOPOLOGIES, OwnRedisStore, RedisStore
 from lmcache_connect.testing.servers.server_group import ServerGroup
 
@@ -124,6 +125,39 @@ def test_a_prefix_in_somebody_elses_url_stays_the_beginning(theirs: ValkeyServer
     store.clean()
     store.prepare()
     assert store.prefix != before
+
+
+@pytest.mark.parametrize("prefix", ["[x", "[^x", "*", "a?", "a" * 116])
+def test_a_prefix_that_a_server_takes_for_a_pattern_is_refused_before_anything_is_removed(
+    prefix: str, theirs: ValkeyServer
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="prefix"):
+        RedisSources([theirs.url(options={"prefix": prefix})])
+
+
+def test_a_dead_server_of_somebody_elses_ring_leaves_no_key_of_the_test_on_the_others() -> None:
+    with RingServers(count=3) as ring:
+        store = RedisSources([ring.url()]).store("ring")
+        for server in ring.servers:
+            with server.client() as client:
+                client.set(f"{store.prefix}:chunk", "value")
+                client.set("theirs", "value")
+        ring.kill(ring.servers[0])
+        with pytest.raises(redis.exceptions.ConnectionError):
+            store.clean()
+        for server in ring.servers[1:]:
+            with server.client() as client:
+                assert client.keys() == [b"theirs"]
+
+
+def test_a_store_that_stands_still_is_asked_once_and_not_for_a_minute() -> None:
+    with ValkeyServer() as server:
+        sources = RedisSources([server.url()])
+        server.pause()
+        for _ in range(3):
+            with pytest.raises(UnusableStoreError, match="--lmcache-connect-redis"):
+                sources.store("single")
+        server.resume()
 
 
 def test_somebody_elses_cluster_sentinels_and_ring_are_reached_and_cleaned() -> None:

@@ -247,7 +247,7 @@ def test_the_url_of_a_sentinel_group_names_every_sentinel_and_the_service(sentin
     assert [host.port for host in url.hosts] == [sentinel.port for sentinel in sentinels.sentinels]
     assert url.password is not None
     assert url.password.get_secret_value() == "s3cret"
-    assert sentinels.url(db=2).endswith("/kv-cache/2")
+    assert sentinels.url(db=2).endswith("/kv-cache?db=2")
 
 
 def test_a_client_of_the_sentinels_finds_the_primary(sentinels: SentinelServers) -> None:

@@ -140,7 +140,8 @@ class ClusterConnector(NodesConnector):
         """Told that a node has answered a call. See `Nodes`."""
         address, way = route
         if way is Way.REPLICA:
-            self._replicas[address].rest.answered()
+            if (node := self._replicas.get(address)) is not None:  # otherwise it was retired meanwhile
+                node.rest.answered()
         elif self._down:
             self._down.pop((address, reads), None)
 
@@ -249,7 +250,7 @@ class ClusterConnector(NodesConnector):
         lasting = [error for error in errors if error.permanent]
         failed = sum(len(failure.positions) for failure in failures)
         if lasting or failed >= keys or self._context.settings.errors == "raise":
-            raise_first(lasting or errors)
+            raise_first(lasting or errors, errors)
         for failure in failures:
             if failure.node is not None:
                 failure.node.note_missed(operation, failure.error)

@@ -163,6 +163,9 @@ class CredentialCallable(Credentials):
     def _answered(self, answer: CredentialAnswer, began: float) -> None:
         # Counted from the question on: the answer was made some time after it.
         found = _Held(answer.credential, began + answer.seconds)
+        if not found.is_good:
+            self._failed("the callable of ?credentials= took longer to answer than its credential is good for")
+            return
         self._failure = ""
         # Of two that are alike the same object stays: no connection has to log in again.
         if found.credential.is_like(self._held.credential):

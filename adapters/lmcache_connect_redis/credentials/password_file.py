@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from anyio import to_thread
 from pydantic import SecretStr
 
 from lmcache_connect import AuthenticationError
+from lmcache_connect.errors import AbandonedCallsError
 from lmcache_connect.known_secrets import know_login
 from lmcache_connect.observability import read_secret_file
+from lmcache_connect.outside import Lane
 
 from ..protocol.credential import Credential
 from .credentials import Credentials
@@ -24,6 +26,9 @@ _WRITING_SECONDS: Final = 0.25
 
 _LOOK_SECONDS: Final = 0.01
 
+_AT_ONCE: Final = 4
+"""Readings that may hang at the same time, on a file system that does not answer. Further ones fail at once."""
+
 
 class PasswordFile(Credentials):
     """Reads the file again for every connection, and once more where the server refuses what it says.
@@ -32,8 +37,10 @@ class PasswordFile(Credentials):
     does not take the new password yet, the one before is tried. Another server may have taken the new one by then.
     """
 
-    def __init__(self, store: str, username: str | None, file: str, option: str = "password_file") -> None:
+    def __init__(self, store: str, username: str | None, file: str, lane: Lane, option: str) -> None:
         """Reads the file once, to find out whether that is possible. `option` is the URL's name for it.
+
+        Later it is read in threads of a branch of `lane`.
 
         Raises:
             OSError, IndexError, UnicodeDecodeError: it cannot be read, has no line, or is not a text.
@@ -42,13 +49,20 @@ class PasswordFile(Credentials):
         self._username = username
         self._file = file
         self._option = option
+        self._lane = lane.branch(f"{store} {option}", _AT_ONCE)
         self._credential = self._credential_of(_first_line(file))
         self._previous: Credential | None = None
 
     async def current(self) -> Credential:
         """Returns what the file says now. It is read in a thread, which a cancelled caller does not wait for."""
         try:
-            password = await to_thread.run_sync(_line_in_time, self._file, abandon_on_cancel=True)
+            password = await self._lane.run_in_thread(
+                f"the file of ?{self._option}=", partial(_line_in_time, self._file)
+            )
+        except AbandonedCallsError:
+            raise AuthenticationError(
+                self._store, f"{_AT_ONCE} earlier readings of the file of ?{self._option}= still hang"
+            ) from None
         except UNREADABLE as error:
             raise AuthenticationError(
                 self._store,
@@ -62,6 +76,9 @@ class PasswordFile(Credentials):
         """Reads the file again. Returns what it says, and what it said before it changed."""
         newest = await self.current()
         return (newest,) if self._previous is None else (newest, self._previous)
+
+    def close(self) -> None:
+        self._lane.close()
 
     def _credential_of(self, password: str) -> Credential:
         return Credential(self._username, know_login(SecretStr(password), self._username, password))

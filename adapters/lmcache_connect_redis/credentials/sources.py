@@ -20,11 +20,17 @@ from .password_file import UNREADABLE, PasswordFile
 
 
 def credentials_of(
-    url: RemoteURL, options: RedisOptions, settings: ConnectorConfig | None = None, lane: Lane | None = None
+    url: RemoteURL,
+    options: RedisOptions,
+    settings: ConnectorConfig | None = None,
+    lane: Lane | None = None,
+    *,
+    shown_before: str = "",
 ) -> Credentials:
     """Returns where the credentials of a URL come from. The caller closes it.
 
-    `settings` say which modules a callable may be imported from; None: none. `lane` is where its calls are counted.
+    `settings` say which modules a callable may be imported from; None: none. `lane` is where calls of it, and readings
+    of a file, are counted. `shown_before` stands before an option's name in later errors.
 
     Raises:
         InvalidOptionError: the options name no readable source, or contradict the URL. No secret is shown.
@@ -47,7 +53,8 @@ def credentials_of(
         return CredentialCallable(url.label(), call, options.credentials_timeout, lane or Lane(url.label()))
     if option == "password_file":
         try:
-            return PasswordFile(url.label(), user, source)
+            lane = lane or Lane(url.label())
+            return PasswordFile(url.label(), user, source, lane, shown_before + option)
         except UNREADABLE as error:
             expected = f"the path of a file with the password in its first line ({type(error).__name__})"
             raise InvalidOptionError(url.redacted(), option, "***", expected) from None

@@ -11,6 +11,7 @@ answered. With `errors=raise` the call fails when all others have ended: what th
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import BreakerState, Documents, Flags, OwnThreadCalls, ServerState, note_missed
-from lmcache_connect.errors import StoreUnavailableError, UnsupportedOperationError
+from lmcache_connect.errors import OperationTimeoutError, StoreUnavailableError, UnsupportedOperationError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals, StreamingConnector
 from lmcache_connect.url import HostPort, RemoteURL
 
@@ -31,7 +32,7 @@ from ..topology.placement import Address, Placement
 from ..topology.single import SingleServer
 from ..way import Way
 from .grace_period import GracePeriod
-from .node import Node
+from .node import Node, seconds_for_a_share
 from .own_thread import NodesOwnThread
 
 T = TypeVar("T")
@@ -181,7 +182,7 @@ class NodesConnector(StreamingConnector[Connection]):
             made = arrivals.room.made
             try:
                 await node.connector.receive(keys, names, arrivals, may_wait=may_wait, nbytes=each * len(names))
-            except StoreError:
+            except BaseException:  # also where the share of the time is over
                 arrivals.room.release_since(made, arrivals.found)
                 left = divided.unknown(range(len(names)))
                 raise
@@ -226,6 +227,7 @@ class NodesConnector(StreamingConnector[Connection]):
         asked = [*left]
         share = divided.share(asked)
         damaged: dict[int, RedirectedError] = {}
+        redirected: dict[int, RedirectedError] = {}
         try:
             await node.connector.receive(
                 [keys[slot] for slot in asked],
@@ -236,23 +238,32 @@ class NodesConnector(StreamingConnector[Connection]):
                 way=way,
             )
         except RedirectionsError as redirections:
-            raise redirections.at(asked) from None
+            redirected = redirections.at(asked).by_slot
         finally:
             if way is Way.REPLICA and not share.is_plain:
                 damaged = {asked[at]: damaged_copy(node.store, error) for at, error in share.corrupt.items()}
                 share.corrupt.clear()
             left[:] = divided.take(share)
-        if damaged:
-            raise RedirectionsError(node.store, damaged)
+        if damaged or redirected:
+            raise RedirectionsError(node.store, {**damaged, **redirected})
         return any(chunk is not None for chunk in share.found)
 
     async def _fill_up(self, texts: Sequence[str], names: Sequence[str], arrivals: Arrivals) -> None:
+        seconds = seconds_for_a_share()
+        timer = asyncio.timeout(None if math.isinf(seconds) else seconds)
         try:
-            await super()._fill_up(texts, names, arrivals)
-        except StoreError as error:  # of one chunk's server: what the others have brought is kept
-            if self._context.settings.errors == "raise" or error.permanent:
+            async with timer:
+                await super()._fill_up(texts, names, arrivals)
+        except (StoreError, TimeoutError) as error:  # of one chunk's server: what the others have brought is kept
+            if isinstance(error, StoreError):
+                failure = error
+            elif timer.expired():
+                failure = OperationTimeoutError(self._store, "get", seconds)
+            else:
                 raise
-            note_missed(type(error).__name__)
+            if self._context.settings.errors == "raise" or failure.permanent:
+                raise failure from None
+            note_missed(type(failure).__name__)
 
     async def send(self, keys: Sequence[str], names: Sequence[str], objs: Sequence[ChunkBytes]) -> None:
         await self._send("put", keys, names, objs)

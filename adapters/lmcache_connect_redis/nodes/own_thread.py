@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from lmcache_connect import Key, MemoryObj, StoreError, key_string
 from lmcache_connect.contract import CallerMemory, NotInThisThreadError, OwnThreadCalls
+from lmcache_connect.errors import WrongNodeError
 
 from ..protocol.connection import Connection
 from .node import Node
@@ -66,7 +67,13 @@ class NodesOwnThread(OwnThreadCalls):
         return await _made(connection.node, connection.calls.get_into(connection.connection, memory))
 
     async def put_from(self, connection: NodeConnection, memory: CallerMemory) -> bool:
-        return await _made(connection.node, connection.calls.put_from(connection.connection, memory))
+        try:
+            return await connection.calls.put_from(connection.connection, memory)
+        except WrongNodeError:  # nothing was stored
+            raise NotInThisThreadError from None
+        except StoreError:  # it may have been stored, and is not sent twice
+            connection.node.suspect()
+            raise
 
 
 async def _made(node: Node, call: Coroutine[Any, Any, T]) -> T:

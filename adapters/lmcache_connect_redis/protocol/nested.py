@@ -60,6 +60,9 @@ class _Reading:
         if line[:1] == b":":
             return connection.number(line)
         if line[:1] == b"+":
+            self._left -= len(line)
+            if len(line) > self._item_limit + 1 or self._left < 0:
+                raise connection.broken(f"a status of {len(line)} bytes in a nested reply; expected less")
             return line[1:]
         size = connection.number(line)
         if size == -1 and line[:1] in b"$*":

@@ -12,6 +12,7 @@ from lmcache_connect.errors import (
     ReadOnlyStoreError,
     StoreCommandError,
     StoreFullError,
+    StoreUnavailableError,
     TLSMismatchError,
     WrongNodeError,
 )
@@ -92,8 +93,10 @@ async def open_connection(
             connection.traits = ServerTraits(has_transactions=False, has_unlink=False, knows_little=True)
         else:
             connection.traits = await _ask(connection, login)
-        if not connection.is_reusable:
+        if connection.pending or connection.stream.buffered:
             raise connection.broken("it says more than it was asked")
+        if not connection.is_reusable:  # what another connection has read meanwhile ended the trust in this server
+            raise StoreUnavailableError(store, "another server has taken this one's place, or the connection was lost")
         connection.veil = clean_foreign  # later errors may name the user: that is not a secret, and says much
         return connection
     except StreamClosedError as error:

@@ -18,10 +18,10 @@ import anyio
 
 from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
 from lmcache_connect.contract import Flags, note_missed
-from lmcache_connect.errors import FrameError, OperationTimeoutError, StoreCommandError
+from lmcache_connect.errors import ConnectorClosedError, FrameError, OperationTimeoutError, StoreCommandError
 from lmcache_connect.observability import event
 from lmcache_connect.record import INDEX_BYTES, SpreadPlan, chunk_of_piece, piece_names
-from lmcache_connect.streaming import Arrivals, ChunkBytes
+from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals
 
 from ..connector import RedisConnector
 from ..layouts.framed.second_look import look_again
@@ -93,12 +93,12 @@ class RingConnector(NodesConnector):
             nbytes = len(names) * INDEX_BYTES
         await super().receive(keys, names, arrivals, may_wait=may_wait, nbytes=nbytes)
         if not arrivals.is_plain:
-            await self._receive_spread(keys, names, arrivals, may_wait, nbytes)
+            await self._receive_spread(keys, names, arrivals, may_wait)
         elif self._expects_indexes:
             self._expects_indexes = all(obj is None for obj in arrivals.found)
 
     async def _receive_spread(
-        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, may_wait: bool, nbytes: int | None
+        self, keys: Sequence[str], names: Sequence[str], arrivals: Arrivals, may_wait: bool
     ) -> None:
         get = SpreadGet(self._ring, arrivals)
         missing: dict[int, int] = {}
@@ -110,7 +110,15 @@ class RingConnector(NodesConnector):
                     arrivals.corrupt[slot] = FrameError("piece", "a piece of the spread chunk is missing")
                     continue
                 again = Arrivals(1, arrivals.room.part([slot]))
-                await super().receive([keys[slot]], [names[slot]], again, may_wait=may_wait, nbytes=INDEX_BYTES)
+                node = self.node(self._ring.address_of(names[slot]))
+                one = [keys[slot]], [names[slot]]
+                try:
+                    await self._receive_share(node, *one, DividedArrivals(again), [0], INDEX_BYTES, may_wait, Way.PLAIN)
+                except StoreError as error:  # what the other servers have brought is kept
+                    get.failed(error.with_traceback(None))
+                    self._tell_of("get", [node], [error])
+                    note_missed(type(error).__name__)
+                    continue
                 arrivals.add(again, slot)
         self._expects_indexes = get.has_met
         raises = get.lasting is not None or self._context.settings.errors == "raise"
@@ -176,7 +184,7 @@ class RingConnector(NodesConnector):
         if lasting or (errors and (len(errors) == len(calls) or self._context.settings.errors == "raise")):
             raise_first(lasting or errors, errors, failures)
         if errors:
-            note_missed(type(errors[0]).__name__, flags.count(False))
+            note_missed(type(errors[0]).__name__, len(large) if failures[0] is not None else len(whole))
         return flags
 
     async def _put_large(self, put: Callable[[], Awaitable[Flags]], large: Sequence[str]) -> Flags:
@@ -196,8 +204,9 @@ class RingConnector(NodesConnector):
         _, failures = await self._outcomes([look, send])
         if errors := [error for error in failures if error is not None]:
             raise_first(errors, failures)
-        if all(flags):
-            self._free_soon([*replaced.items()])
+        if stored := {name: plan for name, plan in replaced.items() if all(flags)}:
+            # Looked at again: the first look may have seen what another put has stored after this one.
+            _ = self._in_background(self._free_unless_stored(stored))
         return flags
 
     async def _plans_of(self, names: Sequence[str], *, is_needed: bool = False) -> dict[str, SpreadPlan]:
@@ -228,7 +237,13 @@ class RingConnector(NodesConnector):
             self._free_soon([(chunk.name, chunk.plan) for chunk in put.chunks])
             raise
         # In a context of its own: the call may be cancelled meanwhile, and an index must not be half known.
-        await asyncio.shield(self._in_background(self._put_indexes(put, min(seconds_for_a_share(), _INDEX_SECONDS))))
+        indexes = self._in_background(self._put_indexes(put, min(seconds_for_a_share(), _INDEX_SECONDS)))
+        try:
+            await asyncio.shield(indexes)
+        except asyncio.CancelledError:
+            if indexes.cancelled():  # by close(), and not the caller: whether it is stored nobody knows
+                raise ConnectorClosedError(self._store) from None
+            raise
         errors = put.failures()
         lasting = [error for error in errors if error.permanent]
         if lasting or (errors and (not put.done or self._context.settings.errors == "raise")):
@@ -250,7 +265,7 @@ class RingConnector(NodesConnector):
             _ = self._in_background(self._free_unless_stored(unknown))
 
     async def _free_unless_stored(self, plans: dict[str, SpreadPlan]) -> None:
-        """Removes pieces whose index was sent without an answer, where another one stands in its place."""
+        """Removes the pieces of plans that do not stand under their names any more."""
 
         async def look(name: str) -> None:
             stored = await self._plans_of([name], is_needed=True)

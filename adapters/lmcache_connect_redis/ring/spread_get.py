@@ -46,12 +46,16 @@ class SpreadGet:
         for (_, pieces), error in zip(groups.items(), await outcomes(groups), strict=True):
             if error is None:
                 continue
-            self.first = self.first or error
-            if error.permanent:
-                self.lasting = self.lasting or error
+            self.failed(error)
             for piece in pieces:
                 piece.chunk.failure = piece.chunk.failure or error
         return self._finish(chunks)
+
+    def failed(self, error: StoreError) -> None:
+        """Told of the failure of a server."""
+        self.first = self.first or error
+        if error.permanent:
+            self.lasting = self.lasting or error
 
     async def _with_room(self, names: Sequence[str]) -> list[SpreadChunk]:
         """Makes room for the chunks, in the order of the keys."""

@@ -35,7 +35,7 @@ class DataNodes:
         server = self._servers.get(address)
         if server is None:
             if len(self._servers) >= _MOST:
-                del self._servers[next(iter(self._servers))]
+                self._servers.pop(next(iter(self._servers))).retire()
             host, port = address
             changes = {"scheme": self._scheme, "hosts": (HostPort(host=host, port=port),), "path": ""}
             server = SingleServer(

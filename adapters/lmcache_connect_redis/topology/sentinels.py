@@ -251,6 +251,6 @@ def _credentials(url: RemoteURL, options: SentinelOptions) -> Credentials:
         "credentials": None,
     }
     try:
-        return credentials_of(without, options.model_copy(update=own))
+        return credentials_of(without, options.model_copy(update=own), shown_before="sentinel_")
     except InvalidOptionError as error:
         raise InvalidOptionError(url.redacted(), f"sentinel_{error.option}", "***", error.expected) from None

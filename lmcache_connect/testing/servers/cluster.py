@@ -122,7 +122,7 @@ class ClusterServers(ServerGroup):
         raise NotReadyError(f"no node of this cluster owns slot {slot}")
 
     def view(self, node: StoreServer | None = None) -> ClusterView:
-        """What one node knows of all, or the first running one that answers."""
+        """What one node knows of all, by default the first that runs, which must not be paused."""
         return ClusterView.parse(ask(node if node is not None else self._running()[0], "CLUSTER", "NODES"))
 
     # ------------------------------------------------------------------------------------------------ changes

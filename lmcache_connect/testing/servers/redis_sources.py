@@ -50,6 +50,7 @@ class RedisSources:
             if isinstance(url, RemoteURL):
                 TheirRedisStore(topology_of(url), url)
         self._stores: dict[str, RedisStore] = {}
+        self._unusable: dict[str, str] = {}
 
     def store(self, topology: str) -> RedisStore:
         """The store of a topology, empty and whole.
@@ -90,11 +91,14 @@ class RedisSources:
         source = self._source_of(topology)
         if isinstance(source, RemoteURL):
             theirs = TheirRedisStore(topology, source)
+            if topology in self._unusable:  # asking once more for each test would take seconds each time
+                raise UnusableStoreError(self._unusable[topology])
             try:
                 theirs.name  # noqa: B018  # it asks the server
             except Exception as error:
                 said = f"{source.redacted()}: {redact(str(error)) or type(error).__name__}"
-                raise UnusableStoreError(f"--lmcache-connect-redis: {said}") from None
+                self._unusable[topology] = f"--lmcache-connect-redis: {said}"
+                raise UnusableStoreError(self._unusable[topology]) from None
             return theirs
         return _own(topology, source, _kind_of(source, topology))
 

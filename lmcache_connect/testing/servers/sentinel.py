@@ -109,8 +109,8 @@ class SentinelServers(ServerGroup):
             InvalidArgumentError: an unknown scheme, or TLS of a group made without it.
             ServerNotRunningError: the group was never started.
         """
-        path = f"/{quote(self.service, safe='')}" + (f"/{db}" if db is not None else "")
-        return self._url(scheme, self._sentinels, options, path)
+        numbered = {} if db is None else {"db": str(db)}
+        return self._url(scheme, self._sentinels, {**numbered, **(options or {})}, f"/{quote(self.service, safe='')}")
 
     # ------------------------------------------------------------------------------------------------ who is who
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
@@ -14,6 +15,8 @@ from .redis_store import RedisStore
 
 _DEFAULT_PORTS: Final = {"sentinel": 26_379}
 _AT_ONCE: Final = 500
+_PREFIX: Final = re.compile(r"[A-Za-z0-9._/-]{1,115}")
+"""What `?prefix=` may be: as connectors take it, and short enough for a test's own part behind it."""
 
 
 def topology_of(url: RemoteURL) -> str:
@@ -55,6 +58,12 @@ class TheirRedisStore(RedisStore):
                 raise InvalidArgumentError(
                     "--lmcache-connect-redis", f"a URL with ?{option}= cannot be tested on; expected one without it"
                 )
+        theirs = self._options.get("prefix")
+        if theirs is not None and not _PREFIX.fullmatch(theirs):
+            raise InvalidArgumentError(
+                "--lmcache-connect-redis",
+                f"?prefix={theirs!r}; expected at most 115 of the characters A-Z a-z 0-9 . _ / -",
+            )
         self._prefix = ""
         self._name = ""
 
@@ -90,7 +99,8 @@ class TheirRedisStore(RedisStore):
             node: Any = redis.cluster.ClusterNode  # redis-py leaves it without types
             return [redis.cluster.RedisCluster(startup_nodes=[node(*host) for host in hosts], **login)]
         if kind == "sentinel":
-            trust = {name: value for name, value in login.items() if name not in {"username", "password"}}
+            speaks_tls = self._is_on("sentinel_tls", default=self._is_tls)
+            trust = {"protocol": 2, "socket_timeout": 5.0, **(self._trust() if speaks_tls else {})}
             theirs = {"username": self._options.get("sentinel_username"), "password": self._secret("sentinel_password")}
             sentinel: Any = redis.sentinel.Sentinel
             group = sentinel(hosts, sentinel_kwargs={**trust, **theirs}, db=int(number), **login)
@@ -109,27 +119,54 @@ class TheirRedisStore(RedisStore):
         """Removes every key below the test's prefix, and no other."""
         if not self._prefix:
             return
-        for client in self.clients():
-            with client:
-                for name in client.scan_iter(match=f"{self._prefix}:*", count=_AT_ONCE):
-                    client.delete(name)
-        self._prefix = ""
+        mine = f"{self._prefix}:".encode()
+        failures: list[Exception] = []
+        try:
+            for client in self.clients():
+                try:
+                    with client:
+                        for name in client.scan_iter(match=mine + b"*", count=_AT_ONCE):
+                            if name.startswith(mine):  # whatever the server takes the pattern for
+                                client.delete(name)
+                except Exception as error:
+                    failures.append(error)  # the other servers of a ring are cleaned first
+        finally:
+            self._prefix = ""
+        if failures:
+            raise failures[0]
 
     def _login(self) -> dict[str, Any]:
-        options = self._options
-        login: dict[str, Any] = {"username": self._url.username, "protocol": 2, "socket_timeout": 5.0}
+        login: dict[str, Any] = {
+            "username": self._url.username,
+            "protocol": 2,
+            "socket_timeout": 5.0,
+            "retry": _never(),
+        }
         password = self._url.password
         login["password"] = password.get_secret_value() if password is not None else self._secret("password")
-        if self._url.scheme.startswith(("rediss", "valkeys")):
-            login |= {
-                "ssl": True,
-                "ssl_ca_certs": options.get("ca_file"),
-                "ssl_certfile": options.get("cert_file"),
-                "ssl_keyfile": options.get("key_file", options.get("cert_file")),
-            }
-            if options.get("verify", "true").lower() in {"false", "0", "no", "off"}:
-                login |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-        return login
+        return {**login, **(self._trust() if self._is_tls else {})}
+
+    @property
+    def _is_tls(self) -> bool:
+        return self._url.scheme.startswith(("rediss", "valkeys"))
+
+    def _trust(self) -> dict[str, Any]:
+        options = self._options
+        trust: dict[str, Any] = {
+            "ssl": True,
+            "ssl_ca_certs": options.get("ca_file"),
+            "ssl_certfile": options.get("cert_file"),
+            "ssl_keyfile": options.get("key_file", options.get("cert_file")),
+        }
+        if not self._is_on("verify", default=True):
+            return trust | {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+        if "server_name" in options:  # redis-py knows no other name than the host's
+            trust["ssl_check_hostname"] = False
+        return trust
+
+    def _is_on(self, option: str, *, default: bool) -> bool:
+        value = self._options.get(option)
+        return default if value is None else value.lower() not in {"false", "0", "no", "off"}
 
     def _secret(self, option: str) -> str | None:
         if (file := self._options.get(f"{option}_file")) is not None:
@@ -137,3 +174,11 @@ class TheirRedisStore(RedisStore):
                 return lines.readline().rstrip("\r\n")
         variable = self._options.get(f"{option}_env")
         return os.environ[variable] if variable is not None else None
+
+
+def _never() -> Any:
+    """No repetition: a store that stands still would take a minute of each test."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return Retry(NoBackoff(), 0)

@@ -70,6 +70,15 @@ async def test_it_is_asked_ahead_of_the_expiry_though_nobody_waits() -> None:
         assert await secret(source) == "p2"
 
 
+async def test_an_answer_that_came_after_its_credential_had_expired_is_a_failure_with_a_pause() -> None:
+    script = ScriptedLogin(("u", "p1", 1e-6))
+    async with asking(script) as source:
+        for _ in range(3):
+            with pytest.raises(AuthenticationError, match="took longer to answer than its credential is good for"):
+                await source.current()
+        assert script.calls == 1
+
+
 async def test_a_credential_that_is_returned_again_lets_connections_stay_logged_in() -> None:
     script = ScriptedLogin(("u", "p1", 0.4), ("u", "p1", 900))
     async with asking(script) as source:

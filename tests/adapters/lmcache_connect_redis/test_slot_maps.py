@@ -7,6 +7,7 @@ from binascii import crc_hqx
 
 import pytest
 
+from lmcache_connect.errors import StoreProtocolError
 from lmcache_connect.record import chunk_names, staging_name
 from lmcache_connect.testing import ScriptedWire
 from lmcache_connect_redis.protocol.connection import Connection
@@ -177,6 +178,16 @@ def test_a_redirect_names_a_node(line: str, kind: Redirect, target: tuple[str, i
 )
 def test_what_names_no_node_is_no_redirect(line: str) -> None:
     assert redirect_of(reply_error("s", line), line) is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("begins", [b"+", b"$100\r\n"], ids=["status", "string"])
+async def test_what_a_nested_reply_holds_counts_whatever_its_kind(begins: bytes) -> None:
+    item = begins + b"x" * 100 + b"\r\n"
+    for limit, item_limit in ((1 << 20, 99), (5_000, 100)):
+        stream = ScriptedWire(b"*100\r\n" + item * 100).loop_stream()
+        with pytest.raises(StoreProtocolError):
+            await read_nested(Connection(stream, "store"), limit, item_limit, 1)
 
 
 @pytest.mark.asyncio
