@@ -72,7 +72,7 @@ async def test_a_with_statement_in_a_running_loop_is_refused_at_once_and_leaves_
             assert manager.connectors == ()
             assert manager.made_backend is None
             del manager
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of earlier tests may have ended meanwhile
     async with ConnectorManager("memory://x") as opened:
         connector = opened.create_connector()
         with pytest.raises(SyncCallOnLoopError), opened:

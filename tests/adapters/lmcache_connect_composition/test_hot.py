@@ -72,7 +72,9 @@ async def manager(backend: LocalCPUBackend, store: Store, clock: Clock) -> Async
                 hot._cache.clear()
                 now = hot._memory.statistics()
                 assert (now.reserved, now.live_objects) == (0, 0), now
-        assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
+        async with asyncio.timeout(5):
+            while len(asyncio.all_tasks()) > 1:  # one whose call was answered may have a turn to go
+                await asyncio.sleep(0.005)
 
 
 @pytest.fixture
