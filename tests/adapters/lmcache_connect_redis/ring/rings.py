@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 from urllib.parse import urlencode
 
 from lmcache_connect import LocalCPUBackend, MemoryObj
@@ -14,7 +15,15 @@ from lmcache_connect_redis.topology.ring import Ring
 
 from ..chunks import chunk
 
-Reachable = StoreServer | FaultProxy
+
+class Reachable(Protocol):
+    """A server, or what stands in front of it."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
 
 
 class Servers:

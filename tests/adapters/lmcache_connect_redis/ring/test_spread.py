@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from lmcache_connect_redis.ring.connector import SPREAD_FROM
 
 from ..chunks import chunk, holds, payload
 from .rings import Servers, behind_proxies
+from .second_question import SecondQuestion
 
 pytestmark = pytest.mark.asyncio
 
@@ -407,6 +408,31 @@ async def test_a_killed_server_costs_spread_chunks_and_its_own_and_nothing_else(
             await put(connector, backend, "a")
         assert [holds(obj, key) for obj, key in zip(await connector.batched_get(lone), lone, strict=True)] == [True] * 2
     servers.servers[dead].restart()
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["dies", "hangs"])
+async def test_a_server_that_fails_when_it_is_asked_for_an_index_again_costs_that_chunk_alone(
+    servers: Servers, backend: LocalCPUBackend, hangs: bool
+) -> None:
+    config = ConnectorConfig.load(errors="miss", operation_timeout=2, retries=0, stall_timeout=1)
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(SecondQuestion(server, hangs=hangs)) for server in servers.servers]
+        ring = Servers(servers.servers, proxies)
+        keys = ["a", *(key for at in range(3) for key in ring.keys_on(at, 2, "small"))]
+        async with connected(ring, backend, config=config, spread=2) as connector:
+            await put(connector, backend, "a")
+            for key in keys[1:]:
+                await put(connector, backend, key, SMALL)
+            own = ring.index_of("a")
+            for at in {0, 1, 2} - {own}:
+                with servers.servers[at].client() as client:
+                    for name in pieces(servers)[at]:
+                        client.delete(name)
+            proxies[own].name = chunk_names("", ["a"])[0].encode() + b"\r\n"
+            found = await connector.batched_get(keys)
+            assert proxies[own].questions == 2
+            assert found[0] is None
+            assert [holds(obj, key) for obj, key in zip(found[1:], keys[1:], strict=True)] == [True] * 6
 
 
 async def test_large_chunks_that_do_not_fit_together_come_one_after_the_other(servers: Servers) -> None:
