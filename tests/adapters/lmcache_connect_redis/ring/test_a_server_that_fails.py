@@ -21,9 +21,11 @@ from lmcache_connect import (
 from lmcache_connect.contract import BreakerState
 from lmcache_connect.errors import CircuitOpenError
 from lmcache_connect.oversight import HealthCheck
+from lmcache_connect.testing import Fault, FaultKind
+from lmcache_connect.testing.servers.redis import StoreServer
 
 from ..chunks import holds, payload
-from .rings import Servers, chunks
+from .rings import Servers, behind_proxies, chunks
 
 pytestmark = pytest.mark.asyncio
 
@@ -310,3 +312,30 @@ async def test_a_put_tells_what_the_others_have_stored_while_a_server_stands_sti
             )
         finally:
             servers.servers[0].resume()
+
+
+async def test_a_put_of_a_blocking_caller_whose_answer_was_lost_is_not_sent_again(
+    servers: Servers, backend: LocalCPUBackend
+) -> None:
+    def sets(server: StoreServer) -> int:
+        with server.client() as client:
+            return int(client.info("commandstats").get("cmdstat_set", {"calls": 0})["calls"])
+
+    with behind_proxies(servers) as (ring, proxies):
+        own = ring.index_of("k")
+        async with ConnectorManager(
+            ring.url(), local_cpu_backend=backend, config=ConnectorConfig.load(errors="raise", retries=2)
+        ) as manager:
+            sync = manager.create_connector().sync
+
+            def put_twice() -> int:
+                for _ in range(5):  # the first ones open the connection of blocking callers
+                    assert sync.put_from("k", payload("k", 500))
+                before = sets(servers.servers[own])
+                proxies[own].arm(Fault(FaultKind.RESET))
+                with pytest.raises(StoreError):
+                    sync.put_from("k", payload("k", 500))
+                proxies[own].disarm()
+                return sets(servers.servers[own]) - before
+
+            assert await asyncio.to_thread(put_twice) == 1
