@@ -9,7 +9,7 @@ from .servers import KINDS
 from .storm import Storm
 
 
-@pytest.mark.parametrize("server", ["valkey", "redis", pytest.param("redis-tls", marks=pytest.mark.tls)])
+@pytest.mark.parametrize("server", ["valkey", pytest.param("redis-tls", marks=pytest.mark.tls)])
 @pytest.mark.timeout(180)  # a busy machine takes its time to end seven processes
 def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> None:
     if not KINDS[server].available():
@@ -21,7 +21,7 @@ def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> Non
     assert journal.counts["kills"], table(storm, journal)
 
 
-@pytest.mark.parametrize("server", ["valkey", "redis"])
+@pytest.mark.parametrize("server", ["valkey"])  # `make chaos` storms on Redis as well
 @pytest.mark.timeout(180)
 def test_a_short_storm_of_two_thousand_tasks_with_single_calls_finds_nothing_wrong_lost_late_or_left(
     server: str,
