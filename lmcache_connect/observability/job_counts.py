@@ -31,18 +31,18 @@ class JobCounts:
             if source in self._sources:
                 self._sources.remove(source)
                 self._closing.append(source)
-                self._close_idle()
+                self._add_ended()
 
     def total(self) -> JobStatistics:
         """The sum of all ports' counters."""
         with self._lock:
-            self._close_idle()
+            self._add_ended()
             total = self._ended.copy()
             for source in (*self._sources, *self._closing):
                 total.add(source())
         return total
 
-    def _close_idle(self) -> None:
+    def _add_ended(self) -> None:
         """Adds up the closed ports whose counters do not change any more, and forgets them."""
         for source in [*self._closing]:
             counted = source()

@@ -13,7 +13,7 @@ from lmcache_connect import (
     RemoteURL,
 )
 
-from ..credentials.loading import prepare_callable
+from ..credentials.callable_import import prepare_callable
 from ..options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
 from .connector import ClusterConnector
 from .options import RedisClusterOptions

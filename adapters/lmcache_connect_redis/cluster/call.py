@@ -116,7 +116,7 @@ class ClusterCall:
         """Asks for every key.
 
         Raises:
-            StoreError: there is no map of the slots, and nobody to ask for one.
+            StoreError: the map of the slots is missing, and no node gives it.
             What a share of the call raises that is not a `StoreError`. The others were cancelled then, and have ended.
         """
         slots = await self._cluster.map()

@@ -30,7 +30,7 @@ class Credentials(ABC):
         `latest` is that of the server, from `new_latest`.
 
         Raises:
-            AuthenticationError: there is no credential, or the server takes none of them.
+            AuthenticationError: a credential is missing, or the server refuses all of them.
             What else `open_connection` raises.
         """
         credential = await self.current()

@@ -13,9 +13,9 @@ from lmcache_connect.outside import Lane
 
 from ..options import RedisOptions
 from ..protocol.credential import Credential
-from .asked import CredentialCallable
+from .callable_import import import_callable
+from .credential_callable import CredentialCallable
 from .credentials import Credentials, FixedCredentials
-from .loading import import_callable
 from .password_file import UNREADABLE, PasswordFile
 
 

@@ -14,7 +14,7 @@ from lmcache_connect import (
 )
 from lmcache_connect.errors import InvalidOptionError
 
-from ..credentials.loading import prepare_callable
+from ..credentials.callable_import import prepare_callable
 from ..options import DEFAULT_PORT, TLS_SCHEMES, refuse_needless_certificates
 from ..topology.ring import Ring
 from .connector import RingConnector

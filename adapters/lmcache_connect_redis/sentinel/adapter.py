@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmcache_connect import ConnectorAdapter, ConnectorConfig, ConnectorContext, RemoteConnector, RemoteURL
 
 from ..connector import RedisConnector
-from ..credentials.loading import prepare_callable
+from ..credentials.callable_import import prepare_callable
 from ..credentials.sources import credentials_of
 from ..options import TLS_SCHEMES, refuse_needless_certificates
 from ..topology.data_nodes import DataNodes

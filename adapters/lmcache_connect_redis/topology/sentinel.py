@@ -96,7 +96,7 @@ class SentinelReplica:
         """Connects to the replica, authenticates and selects the database. The caller sets the deadline.
 
         Raises:
-            StoreUnavailableError: there is no replica, or none can be used.
+            StoreUnavailableError: the service has no replica that can be used.
             What asking the sentinels, and opening a connection, raise.
         """
         current = self._current

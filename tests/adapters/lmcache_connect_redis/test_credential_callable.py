@@ -14,7 +14,7 @@ import pytest
 from lmcache_connect import AuthenticationError
 from lmcache_connect.errors import ConnectorClosedError
 from lmcache_connect.outside import Lane
-from lmcache_connect_redis.credentials.asked import CredentialCallable
+from lmcache_connect_redis.credentials.credential_callable import CredentialCallable
 from lmcache_connect_redis.protocol.credential import Credential
 
 from .scripted_login import ScriptedLogin
