@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Arguments for the tool that demo, test, chaos, bench or lock runs: make test ARGS='-k redis -x'
+# Arguments for the tool that demo, test, test-long, chaos, bench or lock runs: make test ARGS='-k redis -x'
 ARGS ?=
 # Processes that run the tests side by side, each with servers of its own. Most tests wait: more than cores help. 0: one after the other.
 WORKERS ?= 3
@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format bench bench-small bench-calls bench-s3 bench-setup package lmcache engines lock clean
+.PHONY: help setup demo test test-long chaos check format bench bench-small bench-calls bench-s3 bench-setup package lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +32,12 @@ $(READY): pyproject.toml requirements.lock | $(BIN)/python
 demo: $(READY) ## Start a store, put and get chunks, show the results
 	"$(BIN)/lmcache-connect" demo $(ARGS)
 
-test: $(READY) ## Run the tests
-	"$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+test: $(READY) ## Run the tests, except those marked `long`
+	"$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
+
+# One after the other: they load the machine, and some of them measure their own lateness.
+test-long: $(READY) ## Run the tests marked `long`
+	"$(BIN)/python" -m pytest -q -m long $(ARGS)
 
 check: $(READY) ## Lint, formatting and both type checkers
 	"$(BIN)/ruff" check .
