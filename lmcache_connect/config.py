@@ -60,6 +60,9 @@ SIZE: Final = BeforeValidator(byte_count)
 Bytes = Annotated[int, SIZE, Field(gt=0, le=1 << 50)]
 ErrorMode = Literal["raise", "miss"]
 
+FILE_VARIABLE: Final = "LMCACHE_CONNECT_CONFIG"
+"""The environment variable that names the settings file."""
+
 
 class Settings(BaseSettings):
     """Frozen settings. Code wins over the environment, which wins over the defaults. A subclass adds fields."""
@@ -107,7 +110,7 @@ class Settings(BaseSettings):
         unknown: dict[str, str] = {}
         for variable in os.environ:
             name = variable.upper().removeprefix(prefix)
-            if name != variable.upper() and name not in known:
+            if name != variable.upper() and name not in known and variable.upper() != FILE_VARIABLE:
                 similar = _similar(name, known)
                 unknown[variable] = f"{prefix}{similar}" if similar else ""
         return unknown

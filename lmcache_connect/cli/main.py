@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from ..config import FILE_VARIABLE
 from ..errors import MissingExtraError
 from ..redaction import redact
-from .exits import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, PROGRAM
+from .frame.exits import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED, EXIT_USAGE, PROGRAM
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -20,44 +24,72 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always, with 0 or one of the codes in `exits.py`.
     """
-    raise SystemExit(_run(arguments))
+    raise SystemExit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        code = _run_app(arguments)
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+def _run(arguments: Sequence[str]) -> int:
+    with _settings_file_restored(), _sigterm():
+        try:
+            code = _run_app(arguments)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout when it exits
+            code = EXIT_PIPE
     if code == EXIT_INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code
 
 
-def _run_app(arguments: Sequence[str] | None) -> int:
+def _run_app(arguments: Sequence[str]) -> int:
     try:
-        from .app import app
-    except MissingExtraError as error:
+        for needed in ("typer", "rich"):
+            importlib.import_module(needed)
+    except ImportError as missing:
+        error = MissingExtraError(PROGRAM, missing.name or "typer", "cli")
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    from .app import app
+
     # The report and the errors contain what matters. Without a handler, Python prints warnings as well.
     logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())
     try:
         # Not standalone: that would print wrong arguments unchanged, and one may be a URL with a password.
-        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # older releases of typer raise their own Abort for it
             return EXIT_INTERRUPTED
         if not _is_usage_error(error):
             raise
-        return _explain(error)
+        return _explain(error, "--json" in arguments)
     return code if isinstance(code, int) else 0
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+@contextlib.contextmanager
+def _settings_file_restored() -> Iterator[None]:
+    """`--config` sets a variable. A program that calls `main` has its own value back afterwards."""
+    before = os.environ.get(FILE_VARIABLE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(FILE_VARIABLE, None)
+        else:
+            os.environ[FILE_VARIABLE] = before
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[None]:
     # By default the process would end at once, and leave the embedded server running and keys in the store.
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(EXIT_TERMINATED)
 
 
@@ -66,9 +98,13 @@ def _is_usage_error(error: Exception) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, as_json: bool) -> int:
+    from .frame.output import print_json
+
     message = redact(str(error.format_message()))  # type: ignore[attr-defined]  # see _is_usage_error
     command = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
+    if as_json:
+        print_json({"ok": False, "error": {"type": type(error).__name__, "message": message}})
     print(f"error: {message}\ntry: {command} --help", file=sys.stderr)
     return EXIT_USAGE
 

@@ -106,7 +106,8 @@ def test_wrong_usage_exits_with_2_and_says_why(invoke: Callable[..., Ran], argum
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("ping", "{url}"),
+        ("ping", "--timeout", "0.1", "{url}"),
+        ("ping", "somebody:{password}@127.0.0.1"),
         ("demo", "--url", "{url}", "{url}"),
         ("demo", "--chunks", "{url}"),
         ("ping", "--timeout={url}", "--url", "{url}"),
@@ -117,7 +118,7 @@ def test_a_url_in_the_wrong_place_is_not_shown_with_its_password(
     invoke: Callable[..., Ran], arguments: tuple[str, ...]
 ) -> None:
     url = f"redis://somebody:{quote(CANARY, safe='')}@127.0.0.1:6379"
-    ran = invoke(*(argument.format(url=url) for argument in arguments))
+    ran = invoke(*(argument.format(url=url, password=quote(CANARY, safe="")) for argument in arguments))
     assert ran.code == 2
     assert ran.err.startswith("error: ")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmcache_connect.cli.schemes import list_schemes
+from lmcache_connect.cli.schemes.schemes import list_schemes
 from lmcache_connect.manager import AdapterRegistry, AdapterTarget
 from lmcache_connect.manager.builtin import ADAPTERS
 

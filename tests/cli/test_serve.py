@@ -99,7 +99,7 @@ def test_it_says_where_it_listens_and_how_the_stores_are() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Missing option '--url'"),
+        ((), "no store is named"),
         (("--url", "nonsense"), "the scheme is missing"),
         (("--url", "redisx://h"), "no adapter for the scheme 'redisx'"),
         (("--url", "memory://s", "--host", "0.0.0.0"), "set token or token_file"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmcache_connect import LocalCPUBackend
-from lmcache_connect.cli.workload import BATCH_BYTES, Pattern, Workload, allocate, scrub
+from lmcache_connect.cli.demo.workload import BATCH_BYTES, Pattern, Workload, allocate, scrub
 
 MIB = 1 << 20
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..keys import CacheEngineKey
-from ..memory import MemoryObj
+from ...keys import CacheEngineKey
+from ...memory import MemoryObj
 from .workload import ChunkKind, Workload
 
 

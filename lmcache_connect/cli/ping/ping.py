@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..config import ConnectorConfig
-from ..contract import ServerState
-from ..errors import OperationTimeoutError
-from ..manager import ConnectorManager
-from ..memory import LocalCPUBackend
-from ..url import RemoteURL
+from ...config import ConnectorConfig
+from ...contract import ServerState
+from ...errors import OperationTimeoutError
+from ...manager import ConnectorManager
+from ...memory import LocalCPUBackend
+from ...url import RemoteURL
 
 SAMPLES: Final = 5
 """The number of round trips that are measured, after the first one, which connects."""

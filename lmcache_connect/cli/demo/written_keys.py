@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import CircuitOpenError, LMCacheConnectError
-from ..keys import CacheEngineKey
-from ..managed import ManagedConnector
+from ...errors import CircuitOpenError, LMCacheConnectError
+from ...keys import CacheEngineKey
+from ...managed import ManagedConnector
 
 CLEAN_UP_SECONDS: Final = 5.0
 """The most time that `clean_up` takes."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from ..errors import ArenaExhaustedError
-from ..keys import CacheEngineKey
-from ..memory import LocalCPUBackend, MemoryObj
-from ..metadata import CacheMetadata, ChunkMetadata
+from ...errors import ArenaExhaustedError
+from ...keys import CacheEngineKey
+from ...memory import LocalCPUBackend, MemoryObj
+from ...metadata import CacheMetadata, ChunkMetadata
 
 T = TypeVar("T")
 

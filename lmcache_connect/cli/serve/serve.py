@@ -9,9 +9,9 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..internal_api_server import APIServerConfig, InternalAPIServer
-from ..manager import ConnectorManager
-from ..observability import event
+from ...internal_api_server import APIServerConfig, InternalAPIServer
+from ...manager import ConnectorManager
+from ...observability import event
 from .serving import ServedStore, Serving
 
 _FIRST_PING: Final = 1.0

@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeAlias, TypeVar
 
-from ..config import ConnectorConfig
-from ..errors import UnsupportedOperationError
-from ..keys import CacheEngineKey
-from ..managed import ManagedConnector
-from ..manager import ConnectorManager
-from ..memory import LocalCPUBackend, MemoryObj
-from ..url import RemoteURL
-from .demo_report import Call, DemoReport, KindReport
+from ...config import ConnectorConfig
+from ...errors import UnsupportedOperationError
+from ...keys import CacheEngineKey
+from ...managed import ManagedConnector
+from ...manager import ConnectorManager
+from ...memory import LocalCPUBackend, MemoryObj
+from ...url import RemoteURL
 from .findings import Findings, Tally
+from .report import Call, DemoReport, KindReport
 from .workload import ChunkKind, Workload, allocate, scrub
 from .written_keys import WrittenKeys
 

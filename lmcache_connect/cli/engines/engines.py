@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
-from ..config import ConnectorConfig
-from ..errors import InvalidArgumentError
-from ..manager import ConnectorManager, default_registry
-from ..memory import LocalCPUBackend
-from ..redaction import secrets_of_setting
-from ..url import RemoteURL
+from ...config import ConnectorConfig
+from ...errors import InvalidArgumentError
+from ...manager import ConnectorManager, default_registry
+from ...memory import LocalCPUBackend
+from ...redaction import secrets_of_setting
+from ...url import RemoteURL
 
 PASSWORD_VARIABLE: Final = "STORE_PASSWORD"  # noqa: S105  # a variable's name
 """The environment variable that stands in the place of a password."""

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import LMCacheConnectError
-from ..manager import AdapterRegistry, default_registry
+from ...errors import LMCacheConnectError
+from ...manager import AdapterRegistry, default_registry
 
 
 @dataclass(frozen=True)

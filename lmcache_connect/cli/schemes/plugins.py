@@ -6,10 +6,10 @@ import contextlib
 import sys
 from dataclasses import dataclass
 
-from ..config import ConnectorConfig
-from ..errors import LMCacheConnectError
-from ..foreign import PluginTable
-from ..manager import AdapterRegistry, AdapterTarget, default_registry
+from ...config import ConnectorConfig
+from ...errors import LMCacheConnectError
+from ...foreign import PluginTable
+from ...manager import AdapterRegistry, AdapterTarget, default_registry
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""`lmcache-connect demo`: chunks of real size there and back, every byte compared."""

@@ -1,0 +1,1 @@
+"""`lmcache-connect engines`: which engines are installed, and what to paste into their configuration."""

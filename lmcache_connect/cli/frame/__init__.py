@@ -1,0 +1,1 @@
+"""What all commands share: which store, what is printed and how, exit codes, and how a command is declared."""

@@ -1,0 +1,78 @@
+"""Tables for people: columns where they fit the terminal, else a few lines for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+GOOD: Final = "green"
+BAD: Final = "bold red"
+QUIET: Final = "dim"
+
+_ANY_WIDTH: Final = 100_000
+
+
+class Listing:
+    """Rows under a heading. The first column names the row; `numbers` are right-aligned, then come `texts`."""
+
+    def __init__(self, first: str, numbers: Sequence[str] = (), texts: Sequence[str] = ()) -> None:
+        self._first = first
+        self._numbers = tuple(numbers)
+        self._texts = tuple(texts)
+        self._rows: list[list[Text]] = []
+
+    def add_row(self, *cells: str | Text) -> None:
+        """Adds a row: one cell for each column. A string is printed as it is."""
+        # As Text, because rich takes brackets in a plain string, such as a URL's, for markup.
+        self._rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
+
+    def print(self, console: Console) -> None:
+        """Prints a table if it fits the console's width, and else each row's cells below each other.
+
+        There is a line under the heading on a terminal alone.
+        """
+        table = self._table(console.is_terminal)
+        wide = console.options.update(max_width=_ANY_WIDTH)
+        if Measurement.get(console, wide, table).maximum <= console.width:
+            if console.is_terminal:
+                console.print(table)
+                return
+            with console.capture() as captured:
+                console.print(table)
+            for line in captured.get().splitlines():  # rich fills the last column with spaces
+                console.print(Text(line.rstrip()), soft_wrap=True)
+            return
+        names = [name.replace("\n", " ") for name in (*self._numbers, *self._texts)]
+        for first, *others in self._rows:
+            console.print(first, soft_wrap=True)
+            facts = [(f"  {name}", cell) for name, cell in zip(names, others, strict=True) if cell.plain]
+            if facts:
+                console.print(grid(facts))
+
+    def _table(self, ruled: bool) -> Table:
+        kind = box.SIMPLE_HEAD if ruled else None
+        table = Table(box=kind, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+        table.add_column(self._first, vertical="top", no_wrap=True)
+        for name in self._numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in self._texts:
+            table.add_column(name, no_wrap=True)
+        for row in self._rows:
+            table.add_row(*row)
+        return table
+
+
+def grid(facts: Sequence[tuple[str, str | Text]]) -> Table:
+    """Facts, each on a line with its name. Long ones are folded."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style=QUIET, no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in facts:
+        made.add_row(name, value if isinstance(value, Text) else Text(value))
+    return made

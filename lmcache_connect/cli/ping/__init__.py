@@ -1,0 +1,1 @@
+"""`lmcache-connect ping`: whether a store answers, and how fast."""

@@ -1,0 +1,1 @@
+"""`lmcache-connect serve`: the internal API for one or several stores."""
