@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long chaos check format bench bench-small bench-calls bench-s3 bench-setup package lmcache engines lock clean
+.PHONY: help setup demo test test-long chaos check format bench bench-small bench-calls bench-s3 bench-setup package docs lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,19 @@ bench-s3: $(READY) ## Compare the S3 connector with other clients; needs nginx
 bench-setup: $(READY) ## Add the other clients and matplotlib to the environment
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 
+DOCS := .venv-docs
+$(DOCS)/.ready: requirements-docs.txt
+	"$(PYTHON)" -m venv "$(DOCS)"
+	"$(DOCS)/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.txt
+	@touch "$@"
+
+# A page's links lead to the same file in the repository and on the site, because the site's pages are links to them.
+docs: $(DOCS)/.ready ## Build the documentation as a site into build/site; a dead link or an unknown name fails
+	@mkdir -p build/pages/benchmarks
+	@ln -sfn $(foreach page,README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples compose,"$(CURDIR)/$(page)") build/pages
+	@ln -sfn "$(CURDIR)/benchmarks/results" build/pages/benchmarks
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(DOCS)/bin:$$PATH" "$(DOCS)/bin/mkdocs" build --clean $(ARGS)
+
 MINUTES ?= 10
 SERVER ?= valkey
 chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SERVER=valkey|redis|redis-tls ARGS='--tasks 2000'
@@ -94,11 +107,13 @@ engines: lmcache ## Add vLLM and SGLang as well, and run the tests of the engine
 
 # Depends on the environment's Python only, not on the stamp, so that a lock file that does not install can be replaced.
 # Keeps the locked versions where it can. ARGS=--upgrade takes the newest ones.
-lock: | $(BIN)/python ## Write both requirements files from pyproject.toml
+lock: | $(BIN)/python ## Write the requirements files from pyproject.toml
 	@test -x "$(BIN)/uv" || "$(BIN)/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
 	$(COMPILE) --extra all --extra testing --group dev --output-file requirements.lock $(ARGS) pyproject.toml
 	$(COMPILE) --group pyproject.toml:bench --constraints requirements.lock \
 		--output-file requirements-bench.txt $(ARGS)
+	$(COMPILE) --group pyproject.toml:docs --constraints requirements.lock \
+		--output-file requirements-docs.txt $(ARGS)
 
 clean: ## Remove builds and caches, keep .venv
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -33,7 +33,9 @@ SPEEDS: Final = {"get GB/s": "get, GB/s", "put GB/s": "put, GB/s"}
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes `redis_speed` and `redis_curves`, each as `.svg` and `.png`, into `folder`, and creates the folder.
+    """Writes `redis_one_get`, `redis_speed` and `redis_curves`, each as `.svg` and `.png`, into `folder`.
+
+    Creates the folder where it is missing.
 
     Returns the paths written. A figure without data in the report is left out.
 
@@ -41,9 +43,58 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
         ImportError: matplotlib is not installed.
     """
     return figures.write(
-        {"redis_speed": lambda: _speed(report), "redis_curves": lambda: _curves(report)},
+        {
+            "redis_one_get": lambda: _one_get(report),
+            "redis_speed": lambda: _speed(report),
+            "redis_curves": lambda: _curves(report),
+        },
         folder,
     )
+
+
+# ---------------------------------------------------------------------------------------------------- one get
+
+
+def _one_get(report: Mapping[str, Any]) -> Any:
+    """Horizontal bars: the milliseconds of one get of the largest chunk, a column for each server over TCP."""
+    runs = [run for run in report["runs"] if run["transport"] == "tcp"]
+    gets = [entry for run in runs for entry in run["results"] if entry["work"] == "one get ms"]
+    if not gets:
+        return None
+    largest = max(map(_chunk_bytes, gets))
+    figure, [axes] = figures.figure(
+        report,
+        f"One chunk of {figures.size(largest)} from Redis or Valkey, in milliseconds",
+        f"Shorter is better. {OURS} verifies a checksum; of the others, plain redis-py alone does.",
+        rows=1,
+        columns=len(runs),
+        row_height=2.0,
+    )
+    no_legend = figure.subplotpars.top + 0.3 / figure.get_figheight()
+    figure.subplots_adjust(left=0.135, top=no_legend, wspace=0.32)
+    longest = max(median for entry in gets if _chunk_bytes(entry) == largest for median in _medians(entry).values())
+    for ax, run in zip(axes, runs, strict=True):
+        (entry,) = (each for each in run["results"] if each["work"] == "one get ms" and _chunk_bytes(each) == largest)
+        medians = _medians(entry)
+        rows = range(len(medians))
+        ax.barh(rows, medians.values(), 0.72, color=[COLOURS[name] for name in medians])
+        for row, (name, median) in enumerate(medians.items()):
+            weight = "bold" if name == OURS else "normal"
+            ax.annotate(
+                f"{median:.0f}", (median, row), (4, 0), textcoords="offset points", va="center", fontweight=weight
+            )
+        ax.set_yticks(rows, medians)
+        ax.get_yticklabels()[0].set_fontweight("bold" if OURS in medians else "normal")
+        ax.invert_yaxis()
+        ax.set_title(run["server"], loc="left", fontsize=11.5, fontweight="bold", pad=8)
+        ax.set_xlim(0, longest * 1.12)
+        ax.grid(axis="x")
+    return figure
+
+
+def _medians(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The clients with a colour that were measured, in the order of the colours."""
+    return {name: entry["values"][name]["median"] for name in COLOURS if name in entry["values"]}
 
 
 # ------------------------------------------------------------------------------------------------------ speed

@@ -216,8 +216,8 @@ class RemoteConnector(ABC):
 
         Raises:
             ArenaExhaustedError: there was no room in time, and no chunk has come.
-            What `get` raises of this package, an `OSError`, and what it raises for the keys in general. What `exists`
-            raises.
+            LMCacheConnectError: as `get` and `exists` raise it.
+            OSError: as `get` and `exists` raise it, and what else they raise for the keys in general.
         """
         check_batch(keys)
         return await SingleGets(keys, self.get, self.exists, self.discard_corrupt, self._tell_bad_item).run()
@@ -256,7 +256,7 @@ class RemoteConnector(ABC):
 
         Raises:
             InvalidArgumentError: the arguments do not fit each other, or one is not a buffer; see `CallerMemory.of`.
-            What `batched_get` raises.
+            StoreError: as `batched_get` raises it.
         """
         with CallerMemory.of(keys, buffers, metadata, writable=True) as theirs:
             return await get_copied(theirs, self._staging, self._positional_get)
@@ -279,7 +279,7 @@ class RemoteConnector(ABC):
         Raises:
             InvalidArgumentError: the arguments do not fit each other, or one is not a buffer; see `CallerMemory.of`.
             ArenaExhaustedError: the default found no room for a copy in time.
-            What `batched_put` raises.
+            StoreError: as `batched_put` raises it.
         """
         with CallerMemory.of(keys, buffers, metadata, writable=False) as theirs:
             return await put_copied(theirs, self._staging, self.batched_put)

@@ -70,7 +70,7 @@ class ConnectorContext:
 
         Raises:
             InvalidURLError: the adapter named none.
-            What making the connector raises.
+            LMCacheConnectError: as making the connector raises it.
         """
         if not self.wrapped:
             raise InvalidURLError(self.remote_url.redacted(), "it wraps no other URL", "<name>+<scheme>://...")

@@ -124,7 +124,9 @@ class InternalAPIServer:
         """`start()` from a thread without an event loop. Needs `config.thread`.
 
         Raises:
-            What `start()` raises; InvalidArgumentError without `config.thread`.
+            InvalidArgumentError: `config.thread` is off.
+            LMCacheConnectError: as `start()` raises it.
+            OSError: as `start()` raises it.
         """
         if not self._config.thread:
             raise InvalidArgumentError("config.thread", "it is off, and no loop runs here; set it, or await start()")

@@ -209,7 +209,9 @@ class ManagedConnector(RemoteConnector):
         """Returns whether the store holds the key.
 
         Raises:
-            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
         """
         key_string(key)
         if self._recall is not None:
@@ -221,7 +223,10 @@ class ManagedConnector(RemoteConnector):
         """Returns the chunk, with one reference for the caller. None is a miss, or a record that does not verify.
 
         Raises:
-            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
+            ArenaExhaustedError: the arena had no room for the chunk in time.
         """
         key_string(key)
         if self._recall is not None:
@@ -233,8 +238,11 @@ class ManagedConnector(RemoteConnector):
         """Stores the chunk. Borrows `memory_obj`: nothing touches it when this has returned or raised.
 
         Raises:
-            InvalidKeyError, ReleasedObjectError, ForeignObjectError, ConnectorClosedError, StoreError and its
-            subclasses.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ReleasedObjectError: the chunk was released before.
+            ForeignObjectError: the chunk is not of this connector's memory.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
         """
         key_string(key)
         nbytes = size_of_borrowed(memory_obj, self._context.local_cpu_backend)
@@ -443,7 +451,10 @@ class ManagedConnector(RemoteConnector):
         Raises:
             InvalidArgumentError: counts differ, a buffer is read-only, not contiguous, overlaps another one or is not a
                 buffer, or metadata has another number of bytes. The store was not asked.
-            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
+            ArenaExhaustedError: the arena had no room for the chunk in time.
         """
         with await caller_memory(self._owner, keys, buffers, metadata, writable=True) as theirs:
             return (await self._owner.run(self._into, BATCHED_GET_INTO, theirs, self._guarded.batched_get_into)).flags
@@ -465,7 +476,10 @@ class ManagedConnector(RemoteConnector):
         Raises:
             InvalidArgumentError: counts differ, a buffer is not contiguous or not a buffer, or metadata has another
                 number of bytes. The store was not asked.
-            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses, ArenaExhaustedError.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
+            ArenaExhaustedError: the arena had no room for the chunk in time.
         """
         with await caller_memory(self._owner, keys, buffers, metadata, writable=False) as theirs:
             self._forget(theirs.keys)
@@ -518,7 +532,7 @@ class ManagedConnector(RemoteConnector):
         manager, whose `recreate` says what to make.
 
         Raises:
-            What `make` raises. Nothing has changed then.
+            Exception: as `make` raises it. Nothing has changed then.
         """
         await self._owner.run(self._recreate, make, self._settings.close_grace if grace is None else grace)
 

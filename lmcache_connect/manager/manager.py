@@ -238,7 +238,7 @@ class ConnectorManager:
         """`create_connector`, with everything imported and made off the event loop.
 
         Raises:
-            What `create_connector` raises.
+            LMCacheConnectError: as `create_connector` raises it.
         """
         self._check_open()
         remote_url = RemoteURL.parse(url) if url is not None else self._url
@@ -263,7 +263,7 @@ class ConnectorManager:
         Raises:
             UnknownConnectorError: it is another manager's.
             ConnectorClosedError: this manager is closed.
-            What making it raises; nothing has changed then.
+            LMCacheConnectError: as making it raises it; nothing has changed then.
         """
         self._check_open()
         plan = self._roster.plan_of(connector)

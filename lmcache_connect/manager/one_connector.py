@@ -26,7 +26,7 @@ def create_connector(
     Closing the connector closes the manager, with the memory and the event loop that the manager made.
 
     Raises:
-        What `ConnectorManager` and its `create_connector` raise.
+        LMCacheConnectError: as `ConnectorManager` and its `create_connector` raise it.
     """
     with ExitStack() as on_failure:
         manager = ConnectorManager(url, loop, local_cpu_backend, config, metadata, plugin_name)

@@ -112,7 +112,8 @@ class ChunkMemory(ABC):
         what `ChunkMetadata.of` reads off the shapes. `busy_loop` is accepted because LMCache passes it, and ignored.
 
         Raises:
-            InvalidShapeError, UnknownDtypeError: the chunk cannot be described.
+            InvalidShapeError: shapes and dtypes do not describe a chunk.
+            UnknownDtypeError: there is no such dtype.
             BackendClosedError: after `close()`.
         """
         return self.allocate_chunk(ChunkMetadata.of(shapes, dtypes, fmt), eviction)
@@ -137,7 +138,9 @@ class ChunkMemory(ABC):
 
         Raises:
             InvalidArgumentError: `batch_size` is below 1.
-            What `allocate` raises.
+            InvalidShapeError: shapes and dtypes do not describe a chunk.
+            UnknownDtypeError: there is no such dtype.
+            BackendClosedError: after `close()`.
         """
         if batch_size < 1:
             raise InvalidArgumentError("batch_size", f"{batch_size} is below 1")

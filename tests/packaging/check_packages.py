@@ -79,7 +79,9 @@ SDIST_FILES: Final = (
     "PKG-INFO",
     "README.md",
     "pyproject.toml",
+    "mkdocs.yaml",
     "requirements-bench.txt",
+    "requirements-docs.txt",
     "requirements.lock",
 )
 SDIST_FOLDERS: Final = ("adapters", "benchmarks", "compose", "docs", "examples", "reference_connectors", "tests")

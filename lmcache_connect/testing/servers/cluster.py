@@ -45,7 +45,10 @@ class ClusterServers(ServerGroup):
     A primary that is killed is replaced by its replica about `node_timeout` and one second later.
 
     Args:
-        kind, password, tls, config: as for every `ServerGroup`. With TLS, the nodes talk TLS to each other, too.
+        kind: the class of the servers: Valkey, or a Redis.
+        password: for the default user of every server; None: no password.
+        tls: whether the nodes speak TLS, to each other, too.
+        config: further settings of every server, by name.
         primaries: how many; at least three, because a majority of them decides on a failover.
         replicas_each: how many replicas each of them has.
         node_timeout: seconds of silence after which the nodes call one of them failed.

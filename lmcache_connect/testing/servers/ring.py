@@ -13,7 +13,10 @@ class RingServers(ServerGroup):
     """Servers that know nothing of each other.
 
     Args:
-        kind, password, tls, config: as for every `ServerGroup`.
+        kind: the class of the servers: Valkey, or a Redis.
+        password: for the default user of every server; None: no password.
+        tls: whether the servers speak TLS.
+        config: further settings of every server, by name.
         count: how many servers.
     """
 

@@ -46,8 +46,10 @@ class SentinelServers(ServerGroup):
     """A primary with replicas, and sentinels. A primary that is killed is replaced about `down_after` and 2 s later.
 
     Args:
-        kind, password, tls, config: as for every `ServerGroup`. `config` is for the servers with data alone. With TLS,
-            they and the sentinels talk TLS to each other, too.
+        kind: the class of the servers: Valkey, or a Redis.
+        password: for the default user of every server; None: no password.
+        tls: whether they and the sentinels speak TLS, to each other, too.
+        config: further settings of the servers with data, by name.
         replicas: how many replicas the primary has.
         sentinels: how many sentinels; more than half of them decide on a failover.
         service: the name by which clients ask for the primary.
