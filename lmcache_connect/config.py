@@ -158,6 +158,9 @@ class ConnectorConfig(Settings):
     max_bytes_in_flight: Bytes = 1 << 30
     """Bytes of payload that one connector moves at a time. Further operations wait."""
 
+    remove_damaged: bool = True
+    """Whether a record that is found damaged twice is removed, where the rules allow it. Off: it stays a miss."""
+
     close_grace: Seconds = 5.0
     """How long `close()` lets operations under way go on, in seconds."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from lmcache_connect import ArenaExhaustedError, Key, LocalCPUBackend, MemoryObj, RemoteConnector, WrappingConnector
-from lmcache_connect.contract import BatchSlots, CallerMemory, Descriptions, Flags, Slots, copy_out
+from lmcache_connect.contract import BatchSlots, CallerMemory, Descriptions, FactSlots, Flags, Slots, copy_out
 from lmcache_connect.errors import ConnectorContractError, CorruptRecordError, InvalidArgumentError
 from lmcache_connect.keys import key_strings
 from lmcache_connect.memory import Filling, HotCache, release_all
@@ -210,6 +210,15 @@ class HotConnector(WrappingConnector):
         """Removes keys from the cache and the store. Returns for each whether it is gone from the store."""
         with self._changes(keys):
             return await self.wrapped.batched_remove(keys)
+
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """What the store says, whatever is cached."""
+        return await self.wrapped.describe(keys, records=records)
+
+    async def expire(self, keys: Sequence[Key], ttls: Sequence[float]) -> Flags:
+        """As the connector inside does it. The keys leave the cache."""
+        with self._changes(keys):
+            return await self.wrapped.expire(keys, ttls)
 
     async def discard_corrupt(self, key: Key, error: CorruptRecordError) -> None:
         """As the connector inside does it. The key leaves the cache."""

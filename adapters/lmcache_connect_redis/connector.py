@@ -21,7 +21,16 @@ from functools import partial
 from typing import Final, TypeVar
 
 from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import ChunkSize, Documents, Flags, OwnThreadCalls, leave_out, note_progress
+from lmcache_connect.contract import (
+    ChunkSize,
+    Documents,
+    FactSlots,
+    Flags,
+    KeyFacts,
+    OwnThreadCalls,
+    leave_out,
+    note_progress,
+)
 from lmcache_connect.errors import StoreCommandError, UnsupportedOperationError, WrongNodeError, WrongTypeError
 from lmcache_connect.keys import MAX_KEY_BYTES, key_strings
 from lmcache_connect.observability import event
@@ -50,6 +59,7 @@ from .pipelines.fetch_pipeline import FetchLane
 from .pipelines.lookup_pipeline import LookupCall, LookupLane
 from .pipelines.store_pipeline import StoreCall, StoreLane, StoreRequest
 from .protocol.connection import Connection, lost_connection
+from .protocol.questions import Answer, Questions, redirect_among
 from .protocol.redirects import ASKING, RedirectedError, RedirectionsError
 from .protocol.replies import encode_command, encode_for_each, is_refusal
 from .protocol.setup import log_in_again
@@ -260,6 +270,56 @@ class RedisConnector(StreamingConnector[Connection]):
             redirections = RedirectionsError(self._store, redirected)
             redirections.flags = {at: flag for at, flag in enumerate(flags) if at not in redirected}
             raise redirections
+        return flags
+
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """What the server says of each key's chunk. See `RemoteConnector`."""
+        _, names = await self._named(keys)
+        return [only_facts(found) for found in await self.names_described(names, records=records)]
+
+    async def names_described(
+        self, names: Sequence[str], *, records: bool, way: Way = Way.PLAIN
+    ) -> list[KeyFacts | RedirectedError | None]:
+        """`describe` for the names of chunks. What another node of a cluster has stands there as what this one said."""
+        found: list[KeyFacts | RedirectedError | None] = []
+        async with self._lookup_pool.acquired() as connection:
+            if connection.traits.knows_little:
+                await connection.send(self._layout.encode_exists(names), replies=len(names))
+                flags = await connection.read_flags(self._layout.keys_each)
+                return [KeyFacts(server=self._store) if is_there else None for is_there in flags]
+            questions = Questions(connection, is_asking=way is Way.ASKING)
+            for start in range(0, len(names), NAMES_AT_A_TIME):
+                some = names[start : start + NAMES_AT_A_TIME]
+                found += await self._layout.describe(questions, some, self._store, records=records)
+                note_progress()
+        return found
+
+    async def expire(self, keys: Sequence[Key], ttls: Sequence[float]) -> Flags:
+        """Sets the time to live of chunks. See `RemoteConnector`."""
+        _, names = await self._named(keys)
+        return [only_flag(found) for found in await self.names_expired(names, ttls)]
+
+    async def names_expired(
+        self, names: Sequence[str], ttls: Sequence[float], way: Way = Way.PLAIN
+    ) -> list[bool | RedirectedError]:
+        """`expire` for the names of chunks. What another node of a cluster has stands there as what this one said.
+
+        Raises:
+            StoreError: the server has refused it.
+        """
+        flags: list[bool | RedirectedError] = []
+        async with self._lookup_pool.acquired() as connection:
+            questions = Questions(connection, is_asking=way is Way.ASKING)
+            for start in range(0, len(names), NAMES_AT_A_TIME):
+                some = names[start : start + NAMES_AT_A_TIME]
+                times = [b"%d" % max(1, round(ttl * 1000)) for ttl in ttls[start : start + NAMES_AT_A_TIME]]
+                commands = [
+                    [encode_command(b"PEXPIRE", key, time) for key in self._layout.keys_of(name)]
+                    for name, time in zip(some, times, strict=True)
+                ]
+                answers = iter(await questions.ask([command for each in commands for command in each], 0))
+                flags += [_is_set([next(answers) for _ in each]) for each in commands]
+                note_progress()
         return flags
 
     async def over_lookups(self, use: Callable[[Connection], Awaitable[T]]) -> T:
@@ -486,6 +546,29 @@ class RedisConnector(StreamingConnector[Connection]):
 
     def _put_lane(self, nbytes: int) -> StoreLane:
         return self._small_puts if nbytes < self._large_from else self._large_puts
+
+
+def only_facts(found: KeyFacts | RedirectedError | None) -> KeyFacts | None:
+    """Returns what was found. Raises what names another node."""
+    if isinstance(found, RedirectedError):
+        raise found
+    return found
+
+
+def only_flag(found: bool | RedirectedError) -> bool:
+    """Returns what was found. Raises what names another node."""
+    if isinstance(found, RedirectedError):
+        raise found
+    return found
+
+
+def _is_set(answers: Sequence[Answer]) -> bool | RedirectedError:
+    if (redirected := redirect_among(answers)) is not None:
+        return redirected
+    for answer in answers:
+        if isinstance(answer, StoreError):
+            raise answer
+    return all(answer == 1 for answer in answers)
 
 
 def layout_of(store: str, options: RedisOptions) -> Layout:

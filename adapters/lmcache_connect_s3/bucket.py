@@ -98,6 +98,36 @@ class Bucket:
         head, _ = await self._ask("GET", name, headers={"range": "bytes=0-0"}, operation=operation, allowed=allowed)
         return head
 
+    async def head_of(self, name: str) -> ResponseHead | None:
+        """Returns what the store says of an object; None where there is none of this name.
+
+        Raises:
+            AccessDeniedError: access to it is denied.
+        """
+        head, _ = await self._ask("HEAD", name, operation="look-up", allowed=frozenset({200, 400, 403, 404}))
+        if head.status in {400, 403}:
+            head = await self._get_first_byte(name, "look-up")  # whose answer says why
+        if head.status == 404:
+            await self.check()
+            return None
+        return head
+
+    async def part_of(self, name: str, start: int, end: int, etag: str | None) -> bytes | None:
+        """Returns the bytes from `start` to `end` (not included) of an object; None where it was replaced or has gone.
+
+        `etag`: of the object that is meant; None: the store sends none.
+        """
+        headers = {"range": f"bytes={start}-{end - 1}"} | ({} if etag is None else {"if-match": etag})
+        head, body = await self._ask(
+            "GET",
+            name,
+            headers=headers,
+            operation="look-up",
+            allowed=frozenset({200, 206, 404, 412, 416}),
+            limit=max(end - start, MAX_ERROR_BYTES),
+        )
+        return body if head.status in {200, 206} and len(body) == end - start else None
+
     async def page(self, prefix: str, token: str | None) -> Page:
         """Returns a part of the listing of the names that start with `prefix`. `token` None: the first part."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000", "prefix": prefix}

@@ -14,7 +14,7 @@ from lmcache_connect import (
     Key,
     key_string,
 )
-from lmcache_connect.contract import Flags, gather, leave_out, note_progress
+from lmcache_connect.contract import FactSlots, Flags, gather, leave_out, note_progress
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, StreamingConnector
 from lmcache_connect.transport import (
@@ -29,12 +29,14 @@ from .bucket import Bucket
 from .damaged_objects import DamagedObjects
 from .denials import Denials
 from .equipment import Equipment
+from .failures import AccessDeniedError
 from .fetching import Fetching
 from .found_names import FoundNames
 from .http_connection import HTTPConnection, parser_protocol
 from .listing import Listing
 from .location import Location
 from .multipart_upload import MultipartUpload
+from .object_facts import ObjectFacts
 from .object_names import ObjectNames
 from .object_removal import ObjectRemoval
 from .options import MAX_PARTS, S3Options
@@ -77,6 +79,7 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         self._denials = Denials(self._bucket, self._store)
         self._removal = ObjectRemoval(self._bucket, options.pool_size)
         self._damaged = DamagedObjects(self._bucket, self._signing, self._names, self._connect, options.max_value_bytes)
+        self._facts = ObjectFacts(self._bucket, self._store)
         self._headers = _object_headers(options)
         self._found = FoundNames(options.exists_cache)
         self._protocol: Any = None
@@ -139,6 +142,24 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         if not found[at] and await self._denials.exists(name):
             found[at] = True
             self._found.add(name)
+
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """What the store says of each key's object. One request per key; with `records`, two more.
+
+        S3 forgets objects by rules of the bucket alone. Where it tells the day for an object, that is its time to live.
+        """
+        texts, names = await self._named(keys)
+        found: FactSlots = [None] * len(names)
+
+        async def look(at: int) -> None:
+            try:
+                found[at] = await self._facts.of(texts[at], names[at], records=records)
+            except AccessDeniedError:
+                if await self._denials.exists(names[at]):
+                    raise
+
+        await gather([partial(look, at) for at in range(len(names))], self._options.pool_size)
+        return found
 
     async def remove(self, key: Key) -> bool:
         """Removes the object. Returns whether there was one, which takes a request of its own."""

@@ -19,8 +19,9 @@ from .batches import gather, hit_prefix, prefix_length
 from .breaker import ORDINARY, Admission, BreakerState, CircuitBreaker
 from .caller_memory import CallerMemory, Descriptions, bytes_metadata
 from .chunk_size import ChunkSize
-from .connector import Documents, Flags, Hits, RemoteConnector, Slots
+from .connector import Documents, FactSlots, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
+from .key_facts import KeyFacts, PartSum
 from .left_out import counting_left_out, leave_out
 from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
@@ -54,10 +55,13 @@ __all__ = [
     "Deadlined",
     "Descriptions",
     "Documents",
+    "FactSlots",
     "Flags",
     "Hits",
+    "KeyFacts",
     "NotInThisThreadError",
     "OwnThreadCalls",
+    "PartSum",
     "PrefixAdapter",
     "RemoteConnector",
     "RemovalPolicy",

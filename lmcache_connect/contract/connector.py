@@ -22,6 +22,7 @@ from ..metadata import ChunkMetadata
 from ..observability import event
 from .batches import gather, hit_prefix, prefix_length
 from .caller_memory import CallerMemory, Descriptions
+from .key_facts import KeyFacts
 from .own_thread import OwnThreadCalls
 from .removal import RemovalPolicy
 from .server_state import ServerState
@@ -38,6 +39,8 @@ Slots: TypeAlias = list[MemoryObj | None]
 Hits: TypeAlias = list[MemoryObj]
 """Chunks without a gap, each with a reference for the caller."""
 Documents: TypeAlias = list[bytes]
+FactSlots: TypeAlias = list[KeyFacts | None]
+"""One slot per key, in order: what the store says of its chunk, or None where it does not hold it."""
 
 
 class RemoteConnector(ABC):
@@ -168,6 +171,28 @@ class RemoteConnector(ABC):
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Removes what `scan_outdated` has named. Returns how many of the names are gone by that."""
         return 0
+
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """Returns for every key, in order, what the store says of its chunk; None where it does not hold the key.
+
+        `records`: also what the chunk's record says: metadata, checksums, and what is wrong with it. No payload is
+        moved, nothing is changed, and nothing is removed. The default knows whether the keys are there, and no more.
+
+        Raises:
+            StoreError: the store has failed for one of the keys.
+        """
+        return [KeyFacts() if is_there else None for is_there in await self.batched_exists(keys)]
+
+    def support_expiry(self) -> bool:
+        """Whether the store can be told when to forget a chunk: `expire`."""
+        return type(self).expire is not RemoteConnector.expire
+
+    async def expire(self, keys: Sequence[Key], ttls: Sequence[float]) -> Flags:
+        """Has the store forget chunks that it holds after so many seconds, one number per key, above 0.
+
+        Returns for each key whether the store has set it. False: it does not hold the key.
+        """
+        raise UnsupportedOperationError(type(self).__name__, "expire")
 
     def own_thread_calls(self) -> OwnThreadCalls | None:
         """What makes single calls in the threads of blocking callers; None: all calls run on the event loop."""

@@ -51,6 +51,8 @@ class RemovalOutcome(StrEnum):
     """It stays: too many records were damaged in a short time."""
     UNSUPPORTED = "unsupported"
     """It stays: the connector or its store cannot remove only what it saw."""
+    OFF = "off"
+    """It stays: the setting `remove_damaged` is off."""
     FAILED = "failed"
     """It stays, as far as is known: the store refused, or did not answer in time."""
 
@@ -64,13 +66,18 @@ class RemovalPolicy:
         counts: Counter[tuple[str, str]] | None = None,
         *,
         timeout: float = REMOVAL_TIMEOUT,
+        is_on: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`store` is the store's address, for the log. `counts` counts by the error's reason and the outcome."""
+        """`store` is the store's address, for the log. `counts` counts by the error's reason and the outcome.
+
+        `is_on`: the setting `remove_damaged`.
+        """
         self._store = store
         self.counts: Final[Counter[tuple[str, str]]] = Counter() if counts is None else counts
         """The number of damaged records by reason and `RemovalOutcome`."""
         self._timeout = timeout
+        self._is_on = is_on
         self._clock = clock
         self._attempts = _Rate(MOST_ATTEMPTS)
         self._damaged = RepeatedEvent("corrupt_record", clock)
@@ -121,6 +128,8 @@ class RemovalPolicy:
         """Why the record stays, without a further look. None: an attempt may be made, and is counted."""
         if not error.removable:
             return RemovalOutcome.NOT_OURS
+        if not self._is_on:
+            return RemovalOutcome.OFF
         if not can_remove:
             return RemovalOutcome.UNSUPPORTED
         now = self._clock()

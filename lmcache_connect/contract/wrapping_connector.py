@@ -11,7 +11,7 @@ from ..loop import LoopOwner
 from ..memory import HotCache, MemoryObj
 from ..metadata import ChunkMetadata
 from .caller_memory import Descriptions
-from .connector import Documents, Flags, RemoteConnector, Slots
+from .connector import Documents, FactSlots, Flags, RemoteConnector, Slots
 from .removal import RemovalPolicy
 from .scanning import end_scan
 from .server_state import ServerState
@@ -88,6 +88,24 @@ class WrappingConnector(RemoteConnector):
     async def remove_outdated(self, names: Sequence[str]) -> int:
         """Passes the call through. See `RemoteConnector`."""
         return await self.wrapped.remove_outdated(names)
+
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """Passes the call through. See `RemoteConnector`.
+
+        A subclass with a `get` of its own may change chunks on their way: what is stored then says nothing of them, and
+        the default of `RemoteConnector` answers.
+        """
+        if not self._leaves("get", "batched_get"):
+            return await super().describe(keys, records=records)
+        return await self.around("describe", keys, lambda: self.wrapped.describe(keys, records=records))
+
+    def support_expiry(self) -> bool:
+        """Whether the connector inside can tell its store when to forget a chunk."""
+        return self.wrapped.support_expiry()
+
+    async def expire(self, keys: Sequence[Key], ttls: Sequence[float]) -> Flags:
+        """Passes the call through. See `RemoteConnector`."""
+        return await self.around("expire", keys, lambda: self.wrapped.expire(keys, ttls))
 
     async def ping(self) -> int:
         """Passes the call through. See `RemoteConnector`."""

@@ -10,7 +10,9 @@ from ..contract import (
     CallerMemory,
     Descriptions,
     Documents,
+    FactSlots,
     Flags,
+    KeyFacts,
     RemoteConnector,
     RemovalPolicy,
     ServerState,
@@ -80,6 +82,12 @@ class OutsideConnector(WrappingConnector):
             return await super().batched_remove(keys)
         return await RemoteConnector.batched_remove(self, keys)
 
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """Passes the call through. See `RemoteConnector`."""
+        if self._has_own("describe"):
+            return await self.around("describe", keys, lambda: self.wrapped.describe(keys, records=records))
+        return await RemoteConnector.describe(self, keys, records=records)
+
     def _has_own(self, method: str) -> bool:
         with self._contained(method):
             return getattr(type(self.wrapped), method, None) is not getattr(RemoteConnector, method)
@@ -90,7 +98,9 @@ class OutsideConnector(WrappingConnector):
                 return bool(found)
             case "get":
                 return self._chunk(operation, found)
-            case "batched_exists" | "batched_remove":
+            case "describe":
+                return self._facts(operation, found)
+            case "batched_exists" | "batched_remove" | "expire":
                 return [bool(item) for item in found]
             case "list":
                 return list(found or ())
@@ -112,6 +122,12 @@ class OutsideConnector(WrappingConnector):
             return found
         got, expected = f"returned a {type(found).__qualname__}", "a MemoryObj, or None for a miss"
         raise ConnectorContractError(self._class, operation, got, expected)
+
+    def _facts(self, operation: str, found: object) -> FactSlots:
+        if isinstance(found, list) and all(item is None or isinstance(item, KeyFacts) for item in found):
+            return found
+        got = f"returned a {type(found).__qualname__}"
+        raise ConnectorContractError(self._class, operation, got, "a list of KeyFacts or None")
 
     # ---------------------------------------------------------------------------------------------------- puts
 
@@ -193,6 +209,11 @@ class OutsideConnector(WrappingConnector):
         """Whether the connector inside can ask its store."""
         with self._contained("support_ping"):
             return bool(self.wrapped.support_ping())
+
+    def support_expiry(self) -> bool:
+        """Whether the connector inside can tell its store when to forget a chunk."""
+        with self._contained("support_expiry"):
+            return bool(self.wrapped.support_expiry())
 
     def support_announcements(self) -> bool:
         """Whether the connector inside can keep announcements."""

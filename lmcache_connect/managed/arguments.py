@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -50,6 +51,21 @@ async def caller_memory(
             theirs.release()
             raise
     return theirs
+
+
+def checked_ttls(ttls: Sequence[float], keys: int) -> list[float]:
+    """Returns the times to live of a batch of so many keys, in seconds.
+
+    Raises:
+        InvalidArgumentError: there are more or fewer, or one is not a number of seconds above 0.
+    """
+    seconds = list(ttls)
+    if len(seconds) != keys:
+        raise InvalidArgumentError("ttls", f"{len(seconds)} times for {keys} keys")
+    for ttl in seconds:
+        if not isinstance(ttl, int | float) or isinstance(ttl, bool) or not 0 < ttl < math.inf:
+            raise InvalidArgumentError("ttls", f"{ttl!r}; expected seconds above 0")
+    return seconds
 
 
 def listed_objects(memory_objs: Sequence[MemoryObj]) -> list[MemoryObj]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ..checkpoint import checkpointed
@@ -16,6 +17,7 @@ from ..contract import (
     ConnectorContext,
     Descriptions,
     Documents,
+    FactSlots,
     Flags,
     Hits,
     OwnThreadCalls,
@@ -34,7 +36,7 @@ from ..keys import Key, check_batch, key_string
 from ..memory import HotCache, MemoryObj, release_all
 from ..metadata import ChunkMetadata
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
-from .arguments import caller_memory, checked_keys, listed_objects, size_of_borrowed
+from .arguments import caller_memory, checked_keys, checked_ttls, listed_objects, size_of_borrowed
 from .guarded_calls import GuardedCalls
 from .holds import Holds
 from .lifetime import Lifetime, close_soon
@@ -46,7 +48,9 @@ from .operations import (
     ANNOUNCED,
     BATCHED_GET_INTO,
     CHECK,
+    DESCRIBE,
     EXISTS,
+    EXPIRE,
     GET,
     GET_INTO,
     LIST,
@@ -104,7 +108,9 @@ class ManagedConnector(RemoteConnector):
         timeout = min(
             REMOVAL_TIMEOUT, self._settings.operation_timeout / 4
         )  # so that a get does not miss its deadline by it
-        self._removal_policy = RemovalPolicy(self._store, self._runner.metrics.removals, timeout=timeout)
+        self._removal_policy = RemovalPolicy(
+            self._store, self._runner.metrics.removals, timeout=timeout, is_on=self._settings.remove_damaged
+        )
         self._attach_inside(wrapped, context)
         self._recall: Recall | None
         self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
@@ -278,6 +284,44 @@ class ManagedConnector(RemoteConnector):
         A failure raises in both error modes, because half a listing must not look like a whole one.
         """
         return await self._owner.run(lambda: self._runner.run(LIST, self._listing.whole, (self._wrapped,)))
+
+    @_waits_once
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """Returns for every key, in order, what the store says of its chunk; None where it does not hold the key.
+
+        With `records`, also what the chunk's record says. Moves no payload, and changes nothing. A failure raises in
+        both error modes.
+
+        Raises:
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
+        """
+        wanted = await checked_keys(self._owner, keys)
+        call = partial(self._wrapped.describe, records=records)
+        return await self._owner.run(lambda: self._runner.run(DESCRIBE, call, (wanted,), load_of_keys(len(wanted))))
+
+    def support_expiry(self) -> bool:
+        """Whether the store can be told when to forget a chunk."""
+        return self._wrapped.support_expiry()
+
+    @_waits_once
+    async def expire(self, keys: Sequence[Key], ttls: Sequence[float]) -> Flags:
+        """Has the store forget chunks after so many seconds, one number per key. Returns for each whether it is set.
+
+        False: the store does not hold the key. A failure raises in both error modes.
+
+        Raises:
+            InvalidArgumentError: the counts differ, or a number is not above 0.
+            UnsupportedOperationError: this store forgets nothing by a time; see `support_expiry`.
+            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
+        """
+        wanted = await checked_keys(self._owner, keys)
+        seconds = checked_ttls(ttls, len(wanted))
+        try:
+            return await self._owner.run(
+                lambda: self._runner.run(EXPIRE, self._wrapped.expire, (wanted, seconds), load_of_keys(len(wanted)))
+            )
+        finally:
+            self._forget(wanted)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         """Yields the keys that start with `prefix`, none twice. Keys written or removed meanwhile may be missing.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from ..contract import Documents, Flags, Slots
+from ..contract import Documents, FactSlots, Flags, Slots
 from ..memory import MemoryObj
 from ..observability import OperationStatistics
 
@@ -142,6 +142,9 @@ BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false
 LIST: Final[Operation[list[str]]] = Operation("list")
 # A page of a scan cannot be repeated: a generator that raised is finished.
 SCAN: Final[Operation[tuple[list[str], bool]]] = Operation("scan", is_repeatable=False)
+# A key that was not asked for must not look like one that is not there.
+DESCRIBE: Final[Operation[FactSlots]] = Operation("describe", is_counted=False)
+EXPIRE: Final[Operation[Flags]] = Operation("expire", is_counted=False)
 REMOVE_OUTDATED: Final[Operation[int]] = Operation("remove_outdated", take=int)
 PING: Final[Operation[int]] = Operation("ping", is_probe=True, take=int)
 CHECK: Final[Operation[int]] = Operation("ping", is_probe=True, is_counted=False, take=int)

@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from lmcache_connect.contract import KeyFacts
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from ..pipelines.fetch_pipeline import FetchCall
 from ..pipelines.store_pipeline import StoreRequest
 from ..protocol.connection import Connection
+from ..protocol.questions import Questions
+from ..protocol.redirects import RedirectedError
 
 
 class Layout(ABC):
@@ -76,6 +79,16 @@ class Layout(ABC):
     def keep_whole(self) -> bool:
         """Has `put_requests` do without transactions for good. Returns whether it then acts differently."""
         return False
+
+    @abstractmethod
+    def keys_of(self, name: str) -> Sequence[bytes]:
+        """Returns the keys of the store that a chunk's name stands for."""
+
+    @abstractmethod
+    async def describe(
+        self, questions: Questions, names: Sequence[str], store: str, *, records: bool
+    ) -> Sequence[KeyFacts | RedirectedError | None]:
+        """Returns for each name what the server says of its chunk, None where there is none, or who has it."""
 
     async def encode_removal_of_damage(self, connection: Connection, name: str) -> bytes | None:
         """Reads a chunk again. Returns the command that removes it if the server holds the damage that was seen.

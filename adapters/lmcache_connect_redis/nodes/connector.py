@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import BreakerState, Documents, Flags, OwnThreadCalls, ServerState, note_missed
+from lmcache_connect.contract import BreakerState, Documents, FactSlots, Flags, OwnThreadCalls, ServerState, note_missed
 from lmcache_connect.errors import OperationTimeoutError, StoreUnavailableError, UnsupportedOperationError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals, StreamingConnector
 from lmcache_connect.url import HostPort, RemoteURL
@@ -355,6 +355,62 @@ class NodesConnector(StreamingConnector[Connection]):
             return node.call(operation, attempt, is_alone=is_alone, is_replica=way is Way.REPLICA)
 
         return await self._flags(operation, names, call, reads=reads)
+
+    async def describe(self, keys: Sequence[Key], *, records: bool = False) -> FactSlots:
+        """What the keys' servers say of their chunks. See `RemoteConnector`."""
+        return await self.names_described((await self._named(keys))[1], records=records)
+
+    async def names_described(self, names: Sequence[str], *, records: bool) -> FactSlots:
+        """`describe` for the names of chunks.
+
+        Raises:
+            StoreError: a server has not answered for some of them, whatever the setting `errors` says.
+        """
+
+        def ask(node: Node, share: Sequence[str], slots: list[int], way: Way) -> Awaitable[Sequence[object]]:
+            return node.connector.names_described(share, records=records, way=way)
+
+        return await self._answers("describe", names, ask)
+
+    async def expire(self, keys: Sequence[Key], ttls: Sequence[float]) -> Flags:
+        """Sets the time to live of chunks. See `RemoteConnector`."""
+        return await self.names_expired((await self._named(keys))[1], ttls)
+
+    async def names_expired(self, names: Sequence[str], ttls: Sequence[float]) -> Flags:
+        """`expire` for the names of chunks. Raises what `names_described` raises."""
+
+        def ask(node: Node, share: Sequence[str], slots: list[int], way: Way) -> Awaitable[Sequence[object]]:
+            return node.connector.names_expired(share, [ttls[slot] for slot in slots], way)
+
+        return await self._answers("expire", names, ask)
+
+    async def _answers(
+        self,
+        operation: str,
+        names: Sequence[str],
+        ask: Callable[[Node, Sequence[str], list[int], Way], Awaitable[Sequence[object]]],
+    ) -> list[Any]:
+        """Returns what `ask` returns for the names of each server, in the order of `names`."""
+        found: dict[int, object] = {}
+
+        async def call(node: Node, slots: list[int], way: Way) -> None:
+            share = [names[slot] for slot in slots]
+            attempt = partial(ask, node, share, slots, way)
+            told = await node.call(operation, attempt, is_alone=self._is_alone(slots, names))
+            elsewhere: dict[int, RedirectedError] = {}
+            for slot, answer in zip(slots, told, strict=True):
+                if isinstance(answer, RedirectedError):
+                    elsewhere[slot] = answer
+                else:
+                    found[slot] = answer
+            if elsewhere:
+                raise RedirectionsError(node.store, elsewhere)
+
+        await self._serve(operation, names, call, unserved=lambda slots: [at for at in slots if at not in found])
+        if len(found) < len(names):
+            lost = len(names) - len(found)
+            raise StoreUnavailableError(self._store, f"no server has answered for {lost} of {len(names)} keys")
+        return [found[slot] for slot in range(len(names))]
 
     async def remove_damaged(self, key: Key, error: CorruptRecordError) -> bool:
         """See `RedisConnector.remove_damaged`. Asks the key's server."""

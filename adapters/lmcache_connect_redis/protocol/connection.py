@@ -263,6 +263,25 @@ class Connection:
         self.pending -= 1
         return text
 
+    async def read_answer(self, limit: int) -> int | bytes:
+        """Takes and returns an integer, or a string of at most `limit` bytes, b"" for a missing one.
+
+        Raises:
+            StoreError: the typed error of an error reply.
+        """
+        line = await self.read_line()
+        if line[:1] == b":":
+            self.pending -= 1
+            return self.number(line)
+        if line[:1] != b"$":
+            raise self.unexpected(line, "an integer or a string")
+        size = self.number(line)
+        if not -1 <= size <= limit:
+            raise self.broken(f"a string of {size} bytes; expected at most {limit}")
+        text = await self._read_text(size) if size >= 0 else b""
+        self.pending -= 1
+        return text
+
     async def _read_size(self) -> int:
         line = await self.read_line()
         if line[:1] != b"$":  # not even an error reply: the rest of the array would be taken for the next reply

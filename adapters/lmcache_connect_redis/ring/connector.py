@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any, Final
@@ -17,13 +17,13 @@ from typing import Any, Final
 import anyio
 
 from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import Flags, note_missed
+from lmcache_connect.contract import FactSlots, Flags, KeyFacts, note_missed
 from lmcache_connect.errors import ConnectorClosedError, FrameError, OperationTimeoutError, StoreCommandError
 from lmcache_connect.observability import event
 from lmcache_connect.record import INDEX_BYTES, SpreadPlan, chunk_of_piece, piece_names
 from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals
 
-from ..connector import RedisConnector
+from ..connector import RedisConnector, only_facts
 from ..layouts.framed.second_look import look_again
 from ..nodes.connector import NodesConnector, raise_first
 from ..nodes.node import Node, seconds_for_a_share
@@ -34,6 +34,7 @@ from ..topology.ring import Ring
 from ..way import Way
 from .options import RedisRingOptions
 from .spread_chunk import SpreadPiece, names_by_server, placed_pieces
+from .spread_facts import INDEX_MEMORY, with_pieces
 from .spread_get import SpreadGet, receive_pieces
 from .spread_indexes import read_index, read_plans, remove_names
 from .spread_put import SpreadPut
@@ -371,6 +372,61 @@ class RingConnector(NodesConnector):
             if await node.call("remove_damaged", attempt):
                 return True
         return False
+
+    # ----------------------------------------------------------------------------------------------------- facts
+
+    async def names_described(self, names: Sequence[str], *, records: bool) -> FactSlots:
+        found = await super().names_described(names, records=records)
+        plans = await self._plans_among(names, found)
+        pieces: dict[str, KeyFacts | None] = {}
+
+        async def look(address: Address, some: Sequence[str]) -> None:
+            node = self.node(address)
+            ask = partial(node.connector.names_described, some, records=records)
+            told = await node.call("describe", ask)
+            pieces.update(zip(some, map(only_facts, told), strict=True))
+
+        await self._on_pieces(plans, look)
+        for at, name in enumerate(names):
+            if (facts := found[at]) is not None and (plan := plans.get(name)) is not None:
+                placed = [piece for _, piece in placed_pieces(self._ring, name, plan)]
+                found[at] = with_pieces(facts, plan, placed, pieces)
+        return found
+
+    async def names_expired(self, names: Sequence[str], ttls: Sequence[float]) -> Flags:
+        # The index first: a chunk without one is a miss, and one without its pieces would be damaged.
+        plans = await self._plans_of(names, is_needed=True) if self._has_indexes else {}
+        flags = await super().names_expired(names, ttls)
+        times = dict(zip(names, ttls, strict=True))
+        of_piece = {piece: times[name] for name, plan in plans.items() for piece in piece_names(name, plan)}
+
+        async def expire(address: Address, some: Sequence[str]) -> None:
+            node = self.node(address)
+            seconds = [of_piece[piece] + _PIECE_SECONDS for piece in some]
+            await node.call("expire", partial(node.connector.names_expired, some, seconds))
+
+        await self._on_pieces(plans, expire)
+        return flags
+
+    async def _plans_among(self, names: Sequence[str], found: FactSlots) -> dict[str, SpreadPlan]:
+        """Returns the plans of the spread chunks among those that were described."""
+        if not self._has_indexes:
+            return {}
+        small = [
+            name
+            for name, facts in zip(names, found, strict=True)
+            if facts is not None and (facts.stored_bytes or 0) <= INDEX_MEMORY
+        ]
+        return await self._plans_of(small) if small else {}
+
+    async def _on_pieces(
+        self, plans: Mapping[str, SpreadPlan], use: Callable[[Address, Sequence[str]], Awaitable[None]]
+    ) -> None:
+        """Awaits `use` for each server that has pieces of these chunks, with their names, side by side."""
+        groups = names_by_server(self._ring, [*plans.items()])
+        _, failures = await self._outcomes([partial(use, address, some) for address, some in groups.items()])
+        if errors := [error for error in failures if error is not None]:
+            raise_first(errors, failures)
 
     # -------------------------------------------------------------------------------------------------- listings
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from lmcache_connect.contract import KeyFacts
 from lmcache_connect.record import END_OF_NAMES, PIECES_PATTERN, chunk_names, key_of_name, start_of_names
 from lmcache_connect.streaming import Arrivals, ChunkBytes
 
 from ...options import RedisOptions
 from ...pipelines.store_pipeline import StoreRequest
 from ...protocol.connection import Connection
+from ...protocol.questions import Questions
+from ...protocol.redirects import RedirectedError
 from ...protocol.replies import encode_for_each
 from ..layout import Layout, escaped
+from .describing import describe_chunks
 from .fetching import Fetching
 from .record_reader import RecordReader
 from .record_writer import RecordWriter
@@ -69,6 +73,14 @@ class FramedLayout(Layout):
     def keep_whole(self) -> bool:
         was_striping, self._stripe = self._stripe > 0, 0
         return was_striping
+
+    def keys_of(self, name: str) -> Sequence[bytes]:
+        return (name.encode(),)
+
+    async def describe(
+        self, questions: Questions, names: Sequence[str], store: str, *, records: bool
+    ) -> Sequence[KeyFacts | RedirectedError | None]:
+        return await describe_chunks(questions, names, store, records=records)
 
     async def encode_removal_of_damage(self, connection: Connection, name: str) -> bytes | None:
         damage = await look_again(connection, name)

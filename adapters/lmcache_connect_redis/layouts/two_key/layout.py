@@ -7,14 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
+from lmcache_connect.contract import KeyFacts
 from lmcache_connect.streaming import Arrivals, ChunkBytes, OtherChunkError
 
 from ...options import RedisOptions
 from ...pipelines.fetch_pipeline import FetchCall
 from ...pipelines.store_pipeline import StoreRequest
 from ...protocol.connection import Connection
+from ...protocol.questions import Questions
+from ...protocol.redirects import RedirectedError
 from ...protocol.replies import encode_command
 from ..layout import Layout, escaped
+from .describing import describe_pairs
 from .records import METADATA_SUFFIX, TwoKeyRecords, both_keys
 
 _COPIES: Final = 3
@@ -49,6 +53,14 @@ class TwoKeyLayout(Layout):
 
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> TwoKeyFetching:
         return TwoKeyFetching(self._records, names, arrivals, nbytes, self._requests)
+
+    def keys_of(self, name: str) -> Sequence[bytes]:
+        return both_keys(name)
+
+    async def describe(
+        self, questions: Questions, names: Sequence[str], store: str, *, records: bool
+    ) -> Sequence[KeyFacts | RedirectedError | None]:
+        return await describe_pairs(questions, names, store, records=records)
 
     def put_requests(
         self, names: Sequence[str], objs: Sequence[ChunkBytes], *, whole: bool = False
