@@ -51,7 +51,7 @@ _PIECES_AT_A_TIME: Final = 64
 
 
 async def describe_chunks(questions: Questions, names: Sequence[str], store: str, *, records: bool) -> list[Described]:
-    """Returns for each name the facts of its chunk, None where there is none, or what named another node.
+    """Returns for each name the facts of its chunk, None for a missing one, or what named another node.
 
     Raises:
         StoreError: the server has refused to say whether a chunk is there.
