@@ -9,11 +9,12 @@ import random
 import sys
 from pathlib import Path
 
+from lmcache_connect.testing import StampedValue
+
 from .report import document, table
 from .servers import KINDS
 from .storm import Storm
 from .throng import LEAST_TASKS
-from .value import MIN_BYTES
 
 
 def main() -> int:
@@ -42,8 +43,8 @@ def main() -> int:
         options.error(f"--tasks must be 0, or at least {LEAST_TASKS}")
     if given.tasks and given.server == "redis-tls":
         options.error("--tasks has no storm over TLS: its vandal speaks none")
-    if given.minutes <= 0 or given.pause <= 0 or given.largest < MIN_BYTES:
-        options.error(f"--minutes and --pause must be above 0, --largest at least {MIN_BYTES}")
+    if given.minutes <= 0 or given.pause <= 0 or given.largest < StampedValue.LEAST_BYTES:
+        options.error(f"--minutes and --pause must be above 0, --largest at least {StampedValue.LEAST_BYTES}")
     logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())
     storm = Storm(
         server=given.server,

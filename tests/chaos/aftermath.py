@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.record.names import SEPARATOR
+from lmcache_connect.testing import StampedValue, WrongValueError
 
 from .caller import SETTINGS
 from .crew import UNHARMED
 from .journal import Journal
 from .servers import StoreServer
-from .value import Value, WrongValueError
 
 _GRACE: Final = 62.0
 """Seconds after which an emptied store must be empty. What a killed writer left expires within a minute."""
@@ -70,7 +70,7 @@ class Aftermath:
                 continue
             with found:
                 try:
-                    await Value.read(key, found.byte_array)
+                    await StampedValue.read(key, found.byte_array)
                 except WrongValueError as error:
                     self._journal.violate(f"{store} {key}: WRONG VALUE: {error}")
             del found

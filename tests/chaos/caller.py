@@ -10,18 +10,15 @@ from typing import Any, Final
 
 from lmcache_connect import ConnectorConfig, LMCacheConnectError, ManagedConnector, MemoryObj
 from lmcache_connect.errors import ArenaExhaustedError, StoreError, SyncTimeoutError
+from lmcache_connect.testing import Lag, seconds_allowed
 
 from .journal import Journal
-from .lag import Lag
 
 SLACK: Final = 0.5
 """Seconds after its deadline that a call may end, and seconds that a cancelled one may take to end."""
 
 _STUCK: Final = 30.0
 """Seconds after its deadline after which a call is given up as one that never ends."""
-
-_UNKNOWN_CHUNK: Final = 64 << 20
-"""What the deadline of a get allows for each chunk, as `docs/operating.md` says."""
 
 SETTINGS: Final = ConnectorConfig.load(
     operation_timeout=5,
@@ -91,7 +88,7 @@ class LoopCaller(Caller):
     """Awaits the connector's methods, on its own event loop or on another."""
 
     async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
-        seconds = deadline(operation, args)
+        seconds = seconds_allowed(SETTINGS, operation, *args)
         begun = time.monotonic()
         task = asyncio.ensure_future(getattr(self._connector, operation)(*args))
         due = begun + seconds
@@ -124,7 +121,7 @@ class ThreadCaller(Caller):
     """Calls `connector.sync`, and blocks its thread. A call is ended early by its `timeout`."""
 
     async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
-        seconds = deadline(operation, args)
+        seconds = seconds_allowed(SETTINGS, operation, *args)
         begun = time.monotonic()
         value: Any = None
         try:
@@ -137,27 +134,6 @@ class ThreadCaller(Caller):
         due = begun + (end_after if cancelled and end_after is not None else seconds)
         self._ended(f"sync.{operation}", begun, due, ended, what, cancelled=cancelled)
         return Outcome(what == "ok", value)
-
-
-def deadline(operation: str, args: tuple[Any, ...]) -> float:
-    """The seconds that a call may take, as `docs/operating.md` says: more for many bytes."""
-    nbytes, keys = 0, 1
-    match operation:
-        case "put":
-            nbytes = args[1].get_size()
-        case "batched_put":
-            nbytes = sum(obj.get_size() for obj in args[1])
-        case "put_from" | "get_into":
-            nbytes = sum(map(len, args[1]))
-        case "batched_put_from" | "batched_get_into":
-            nbytes = sum(len(view) for views in args[1] for view in views)
-        case "get":
-            nbytes = _UNKNOWN_CHUNK
-        case "batched_get":
-            nbytes = len(args[0]) * _UNKNOWN_CHUNK
-    if operation.startswith("batched_"):
-        keys = len(args[0])
-    return float(SETTINGS.operation_timeout + nbytes / SETTINGS.min_throughput + 0.01 * (keys - 1))
 
 
 def release(found: Sequence[MemoryObj | None]) -> None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector
+from lmcache_connect.testing import Lag, LagWatch, ResourceUse, ResourceWatch
 
 from .caller import SETTINGS, Caller, LoopCaller, ThreadCaller
 from .journal import Journal
 from .keeper import Keeper, own_keys
-from .lag import Lag, watch_loop, watch_threads
 from .losses import STRUCK, Losses
 from .roamer import Roamer
 from .throng import Steps, Vandal, throng
@@ -93,10 +91,9 @@ class Crew:
     def __init__(self, orders: Orders, journal: Journal) -> None:
         self._orders = orders
         self._journal = journal
-        self._loop_lag = Lag()
-        self._machine_lag = Lag()
+        self._lags = LagWatch(lambda where: journal.count(f"the event loop is held: {where}"))
+        self._resources = ResourceWatch(on_sample=lambda use: journal.save())
         self._ends = orders.ends
-        self._samples: list[tuple[float, dict[str, int]]] = []
 
     def _rng(self, what: str) -> random.Random:
         orders = self._orders
@@ -105,19 +102,9 @@ class Crew:
     async def run(self) -> None:
         """Runs all actors, then checks that everything was let go."""
         orders, journal = self._orders, self._journal
-        before = _in_use()
-        rss_before = _rss()
-        done = threading.Event()
-        watching = threading.Thread(
-            target=watch_threads,
-            args=(self._machine_lag, done, self._loop_lag, threading.get_ident(), journal),
-            name="storm-lag",
-        )
-        watching.start()
-        ticking = asyncio.ensure_future(watch_loop(self._loop_lag))
-        sampling = asyncio.ensure_future(self._sample())
+        before = ResourceUse.now()
         backend = LocalCPUBackend(orders.arena)
-        try:
+        async with self._lags, self._resources:
             async with ConnectorManager(local_cpu_backend=backend, config=SETTINGS) as manager:
                 rng = self._rng("connectors")
                 connectors = {
@@ -127,22 +114,17 @@ class Crew:
                 await self._forget_earlier_life(connectors)
                 await self._act(connectors, backend)
                 journal.measure(
-                    "RSS beyond the beginning and the arena, MiB", (_rss() - rss_before - orders.arena) >> 20
+                    "RSS beyond the beginning and the arena, MiB",
+                    (ResourceUse.now().rss - before.rss - orders.arena) >> 20,
                 )
                 self._check_failures(connectors)
-        finally:
-            sampling.cancel()
-            ticking.cancel()
-            done.set()
-            await asyncio.gather(sampling, ticking, return_exceptions=True)
-            await asyncio.to_thread(watching.join)
-        journal.measure("the event loop's lag", self._loop_lag.worst)
-        journal.measure("the threads' lag", self._machine_lag.worst)
-        self._check_end(backend, before, rss_before)
+        journal.measure("the event loop's lag", self._lags.loop.worst)
+        journal.measure("the threads' lag", self._lags.threads.worst)
+        self._check_end(backend, before)
         journal.save()
 
     async def _act(self, connectors: dict[str, ManagedConnector], backend: LocalCPUBackend) -> None:
-        lags = [self._loop_lag, self._machine_lag]
+        lags = [self._lags.loop, self._lags.threads]
         if self._orders.tasks:
             await self._act_as_a_throng(connectors[STRUCK], backend, lags)
             return
@@ -232,7 +214,7 @@ class Crew:
 
     def _run_elsewhere(self, actors: Steps, lag: Lag) -> None:
         async def run() -> None:
-            ticking = asyncio.ensure_future(watch_loop(lag))
+            ticking = asyncio.ensure_future(lag.watch())
             await self._run(actors)
             ticking.cancel()
 
@@ -259,13 +241,7 @@ class Crew:
             for (reason, fate), number in connector.metrics.snapshot_of_removals().items():
                 self._journal.count(f"{store} damaged records: {reason}, {fate}", number)
 
-    async def _sample(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            self._samples.append((time.monotonic(), _in_use()))
-            self._journal.save()
-
-    def _check_end(self, backend: LocalCPUBackend, before: dict[str, int], rss_before: int) -> None:
+    def _check_end(self, backend: LocalCPUBackend, before: ResourceUse) -> None:
         gc.collect()
         name, journal = self._orders.name, self._journal
         held = backend.statistics()
@@ -277,52 +253,23 @@ class Crew:
             spare["descriptors"] += _BLOCKING  # by which their calls were woken, kept for further calls
         # For each URL one that looked at the files of certificates, which anyio keeps for the next call.
         spare["threads"] += sum(url.startswith("rediss") for url in self._orders.urls.values())
-        for what, number in _in_use().items():
-            journal.measure(f"{what} left at the end, beyond the beginning", number - before[what])
-            if number > before[what] + spare[what]:
-                journal.violate(f"{name}: {number} {what} at the end, {before[what]} at the beginning")
-        for what in before:
-            grown = _growth([(when, use[what]) for when, use in self._samples])
+        now = ResourceUse.now()
+        for what, most in spare.items():
+            number, at_first = getattr(now, what), getattr(before, what)
+            journal.measure(f"{what} left at the end, beyond the beginning", number - at_first)
+            if number > at_first + most:
+                journal.violate(f"{name}: {number} {what} at the end, {at_first} at the beginning")
+            grown = self._resources.growth(what)
             journal.measure(f"{what}, growth over the storm", grown)
             if grown > 16:
                 journal.violate(f"{name}: {what} grew by {grown:.0f} over the storm")
-        beyond = _rss() - rss_before
+        beyond = now.rss - before.rss
         if beyond > _RSS_BEYOND + self._orders.arena:
             journal.violate(f"{name}: {beyond >> 20} MiB more in use than at the beginning, arena included")
 
 
-_STEADY: Final = 15
-"""Samples, one a second, that a growth is told from. In fewer, connectors still open connections for the first time."""
-
 _SPARE: Final = {"descriptors": 0, "threads": 8, "tasks": 0}
 """What may be left: threads that the event loop and anyio keep for the next call."""
-
-
-def _in_use() -> dict[str, int]:
-    found = {"threads": threading.active_count(), "tasks": len(asyncio.all_tasks())}
-    with suppress(OSError):
-        found["descriptors"] = len(os.listdir("/proc/self/fd"))
-    return found
-
-
-def _rss() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _growth(samples: list[tuple[float, int]]) -> float:
-    """How much a measure grew from a fifth of the storm to its end, along the straight line that fits best."""
-    samples = samples[len(samples) // 5 :]
-    if len(samples) < _STEADY:
-        return 0.0
-    times, values = zip(*samples, strict=True)
-    middle, mean = sum(times) / len(times), sum(values) / len(values)
-    spread = sum((t - middle) ** 2 for t in times)
-    slope = sum((t - middle) * (v - mean) for t, v in samples) / spread
-    return float(slope * (times[-1] - times[0]))
 
 
 def _with(url: str, option: str, value: str) -> str:

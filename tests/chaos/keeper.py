@@ -9,11 +9,10 @@ from typing import Final
 
 from lmcache_connect import LocalCPUBackend, MemoryObj
 from lmcache_connect.errors import ArenaExhaustedError
+from lmcache_connect.testing import Book, StampedValue, Version, WrongValueError
 
-from .book import Book, Version
 from .caller import Caller, release
 from .own_memory import MOST_BYTES, OwnMemory
-from .value import MIN_BYTES, Value, WrongValueError, random_size
 
 
 class Keeper:
@@ -105,7 +104,7 @@ class Keeper:
 
     async def _get_into(self, keys: list[str]) -> None:
         """Gets into memory of its own, with the size of the value that must be there."""
-        sizes = [self._sizes.get(self._books[key].certain or 0, MIN_BYTES) for key in keys]
+        sizes = [self._sizes.get(self._books[key].certain or 0, StampedValue.LEAST_BYTES) for key in keys]
         if max(sizes) > MOST_BYTES:
             await self._get(keys[0])
             return
@@ -125,16 +124,16 @@ class Keeper:
                 f"{self._caller.store} {key}: LOST: not there with {nbytes} bytes; expected one of {answers}"
             )
 
-    def _new_values(self, keys: list[str], largest: int) -> list[Value]:
+    def _new_values(self, keys: list[str], largest: int) -> list[StampedValue]:
         """A new value for each key: smaller ones where they are several, which fit the memory together."""
-        values: list[Value] = []
+        values: list[StampedValue] = []
         for key in keys:
             self._version += 1
-            nbytes = random_size(self._rng, largest if len(keys) == 1 else largest // 4)
-            values.append(Value.new(key, self._writer, self._version, nbytes))
+            nbytes = StampedValue.random_size(self._rng, largest if len(keys) == 1 else largest // 4)
+            values.append(StampedValue.new(key, self._writer, self._version, nbytes))
         return values
 
-    def _note(self, value: Value, is_stored: bool, begun: float) -> None:
+    def _note(self, value: StampedValue, is_stored: bool, begun: float) -> None:
         """Notes that a put of this value, which began at `begun`, was acknowledged, or has failed."""
         book = self._books[value.key]
         self._sizes[value.version] = value.nbytes
@@ -204,7 +203,7 @@ class Keeper:
             self._judge(key, None)
             return
         try:
-            value = await Value.read(key, obj.byte_array)
+            value = await StampedValue.read(key, obj.byte_array)
         except WrongValueError as error:
             self._caller.journal.violate(f"{self._caller.store} {key}: WRONG VALUE: {error}")
             return
@@ -212,7 +211,7 @@ class Keeper:
             obj.ref_count_down()
         self._judge_value(key, value)
 
-    def _judge_value(self, key: str, value: Value) -> None:
+    def _judge_value(self, key: str, value: StampedValue) -> None:
         store, journal = self._caller.store, self._caller.journal
         journal.count("values verified")
         journal.count("bytes verified", value.nbytes)

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from lmcache_connect.testing import GuardedMemory, StampedValue, WrongValueError
+
 from .caller import Caller, Outcome
-from .guarded import Guarded
-from .value import Value, WrongValueError
 
 MOST_BYTES: Final = 8 << 20
 """The largest chunk of these calls."""
@@ -27,7 +27,7 @@ class OwnMemory:
         self._caller = caller
         self._rng = rng
         self._end_after = end_after
-        self._ended: deque[tuple[float, Guarded]] = deque()
+        self._ended: deque[tuple[float, GuardedMemory]] = deque()
 
     def check(self) -> None:
         """Looks at memory whose call ended a second ago. Nothing may have been written there since."""
@@ -35,23 +35,23 @@ class OwnMemory:
             if not self._ended.popleft()[1].is_painted():
                 self._violate("it was written to after the call had ended")
 
-    async def put(self, values: Sequence[Value]) -> list[bool]:
+    async def put(self, values: Sequence[StampedValue]) -> list[bool]:
         """Puts the values. Returns for each whether it is stored."""
-        memory = [Guarded(self._rng, value.nbytes) for value in values]
+        memory = [GuardedMemory(self._rng, value.nbytes) for value in values]
         for value, room in zip(values, memory, strict=True):
             await room.fill(value)
         put = await self._call("put_from", [value.key for value in values], memory)
         self._end(memory, put)
         return self._flags(put, values)
 
-    async def get(self, keys: Sequence[str], sizes: Sequence[int]) -> list[Value | None] | None:
+    async def get(self, keys: Sequence[str], sizes: Sequence[int]) -> list[StampedValue | None] | None:
         """Gets chunks of these sizes. Returns one slot per key; None: the call has failed, or was told as wrong."""
-        memory = [Guarded(self._rng, size) for size in sizes]
+        memory = [GuardedMemory(self._rng, size) for size in sizes]
         got = await self._call("get_into", keys, memory)
         if not got.ok:
             self._end(memory, got)
             return None
-        found: list[Value | None] = []
+        found: list[StampedValue | None] = []
         is_right = True
         for key, room, flag in zip(keys, memory, self._flags(got, keys), strict=True):
             try:
@@ -65,7 +65,7 @@ class OwnMemory:
         self._end(memory, got)
         return found if is_right else None
 
-    async def _call(self, operation: str, keys: Sequence[str], memory: Sequence[Guarded]) -> Outcome:
+    async def _call(self, operation: str, keys: Sequence[str], memory: Sequence[GuardedMemory]) -> Outcome:
         early = self._end_after(self._rng)
         if len(keys) == 1:
             return await self._caller.call(operation, keys[0], memory[0].views, end_after=early)
@@ -81,7 +81,7 @@ class OwnMemory:
             return [False] * len(items)
         return list(flags)
 
-    def _end(self, memory: Sequence[Guarded], call: Outcome) -> None:
+    def _end(self, memory: Sequence[GuardedMemory], call: Outcome) -> None:
         """Looks at the memory of a call that has ended, and overwrites it: what is sent now is not a value."""
         if not call.has_ended:
             return  # which was told

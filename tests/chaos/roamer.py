@@ -7,11 +7,11 @@ from typing import Final
 
 from lmcache_connect import LocalCPUBackend, MemoryObj
 from lmcache_connect.errors import ArenaExhaustedError
+from lmcache_connect.testing import StampedValue, WrongValueError
 
 from .caller import SETTINGS, Caller, release
 from .keeper import end_after
 from .own_memory import MOST_BYTES, OwnMemory
-from .value import MIN_BYTES, Value, WrongValueError, random_size
 
 SHARED_KEYS: Final = tuple(f"shared/{number}" for number in range(10))
 TTL: Final = 1.0
@@ -32,7 +32,9 @@ class Roamer:
         self._writer = rng.getrandbits(64)
         self._version = 0
         self._own = OwnMemory(caller, rng, end_after)
-        self._sizes = dict.fromkeys(SHARED_KEYS, MIN_BYTES)  # of the last value that this one has put or seen
+        self._sizes = dict.fromkeys(
+            SHARED_KEYS, StampedValue.LEAST_BYTES
+        )  # of the last value that this one has put or seen
 
     async def step(self) -> None:
         """Does one thing, chosen at random, and checks what it can."""
@@ -61,9 +63,9 @@ class Roamer:
         try:
             for key in keys:
                 self._version += 1
-                nbytes = random_size(rng, largest)
+                nbytes = StampedValue.random_size(rng, largest)
                 objs.append(obj := await self._backend.allocate_async((nbytes,), "uint8", timeout=5))
-                await Value.new(key, self._writer, self._version, nbytes).fill(obj.byte_array)
+                await StampedValue.new(key, self._writer, self._version, nbytes).fill(obj.byte_array)
             if len(keys) == 1:
                 await self._caller.call("put", keys[0], objs[0], end_after=end_after(rng))
             else:
@@ -77,10 +79,12 @@ class Roamer:
 
     async def _put_from(self, keys: list[str]) -> None:
         largest = min(self._largest if len(keys) == 1 else self._largest // 4, MOST_BYTES)
-        values: list[Value] = []
+        values: list[StampedValue] = []
         for key in keys:
             self._version += 1
-            values.append(Value.new(key, self._writer, self._version, random_size(self._rng, largest)))
+            values.append(
+                StampedValue.new(key, self._writer, self._version, StampedValue.random_size(self._rng, largest))
+            )
         await self._own.put(values)
         self._sizes.update({value.key: value.nbytes for value in values})
 
@@ -107,7 +111,7 @@ class Roamer:
     async def _check(self, key: str, obj: MemoryObj) -> None:
         store, journal = self._caller.store, self._caller.journal
         try:
-            value = await Value.read(key, obj.byte_array)
+            value = await StampedValue.read(key, obj.byte_array)
         except WrongValueError as error:
             journal.violate(f"{store} {key}: WRONG VALUE: {error}")
             return
@@ -115,7 +119,7 @@ class Roamer:
             obj.ref_count_down()
         self._judge(value)
 
-    def _judge(self, value: Value) -> None:
+    def _judge(self, value: StampedValue) -> None:
         store, journal, key = self._caller.store, self._caller.journal, value.key
         self._sizes[key] = value.nbytes
         journal.count("values verified")

@@ -15,45 +15,22 @@ from typing import Any
 import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector, StoreUnavailableError
-from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing import Lag, StampedValue, ValkeyServer
 
-from .book import Book
-from .caller import SETTINGS, Caller, LoopCaller, Outcome, ThreadCaller, deadline
+from .caller import SETTINGS, Caller, LoopCaller, Outcome, ThreadCaller
 from .crew import Crew, Orders
-from .guarded import Guarded
 from .journal import Journal
 from .keeper import Keeper
-from .lag import Lag
 from .losses import STRUCK, Losses
 from .own_memory import OwnMemory
-from .value import BLOCK, Value, WrongValueError, random_size
 
-SIZE = 5 * BLOCK + 1000
+SIZE = 5 * StampedValue.BLOCK + 1000
 
 
 def filled(key: str = "k", writer: int = 1, version: int = 1, nbytes: int = SIZE) -> bytearray:
     view = bytearray(nbytes)
-    asyncio.run(Value.new(key, writer, version, nbytes).fill(memoryview(view)))
+    asyncio.run(StampedValue.new(key, writer, version, nbytes).fill(memoryview(view)))
     return view
-
-
-def read(key: str, view: bytearray | memoryview) -> Value:
-    return asyncio.run(Value.read(key, memoryview(view)))
-
-
-@pytest.mark.parametrize("nbytes", [1024, BLOCK, BLOCK + 1, SIZE])
-def test_a_value_says_who_wrote_it(nbytes: int) -> None:
-    found = read("k", filled("k", 7, 9, nbytes))
-    assert (found.writer, found.version, found.nbytes) == (7, 9, nbytes)
-    assert 0 <= found.age < 10
-
-
-@pytest.mark.parametrize("place", [0, 5, 20, 40, 63, 64, 1000, BLOCK - 1, BLOCK + 3, 3 * BLOCK + 70, SIZE - 1])
-def test_one_changed_bit_is_found_anywhere_but_in_the_time(place: int) -> None:
-    view = filled()
-    view[place] ^= 1
-    with pytest.raises(WrongValueError):
-        read("k", view)
 
 
 class Careless(Caller):
@@ -112,65 +89,6 @@ def test_memory_of_the_caller_that_is_not_as_it_must_be_is_found(
         assert told in violation
 
 
-@pytest.mark.parametrize("is_written", [True, False])
-def test_memory_that_is_written_to_after_its_call_is_found(is_written: bool) -> None:
-    room = Guarded(random.Random(1), SIZE)
-    assert sum(map(len, room.views)) == SIZE
-    address = ctypes.addressof(ctypes.c_char.from_buffer(room.views[-1]))
-    room.end()
-    room.paint()
-    if is_written:
-        ctypes.memset(address, 0, 1)
-    assert room.is_painted() is not is_written
-
-
-def test_another_keys_value_and_a_torn_one_are_found() -> None:
-    with pytest.raises(WrongValueError, match="another key's value"):
-        read("other", filled())
-    torn = filled()
-    torn[2 * BLOCK : 3 * BLOCK] = filled(version=2)[2 * BLOCK : 3 * BLOCK]
-    with pytest.raises(WrongValueError, match=r"torn or damaged in block 2.*version 2"):
-        read("k", torn)
-    swapped = filled()
-    swapped[:BLOCK], swapped[BLOCK : 2 * BLOCK] = swapped[BLOCK : 2 * BLOCK], swapped[:BLOCK]
-    with pytest.raises(WrongValueError, match="begin with block 1"):
-        read("k", swapped)
-    with pytest.raises(WrongValueError, match="that begin with block 0"):
-        read("k", filled()[:-1])
-    with pytest.raises(WrongValueError, match="not a value"):
-        read("k", bytearray(SIZE))
-
-
-def test_sizes_go_from_a_kib_to_the_largest_and_meet_the_borders_of_the_layout() -> None:
-    rng = random.Random(1)
-    sizes = [random_size(rng, 40 << 20) for _ in range(3000)]
-    assert min(sizes) < 1100
-    assert max(sizes) > 39 << 20
-    assert {(4 << 20) - 1, 4 << 20, (4 << 20) + 1} <= set(sizes)
-    assert max(random_size(rng, 1 << 20) for _ in range(300)) == 1 << 20
-
-
-def test_a_key_has_one_answer_after_an_acknowledged_call_and_several_after_a_failed_one() -> None:
-    book = Book(stray=0.05)
-    assert book.answers() == {None}
-    book.acknowledged(1)
-    assert book.answers() == {1}
-    book.failed(2)
-    book.failed(None)
-    assert book.answers() == {1, 2, None}
-    book.acknowledged(3)
-    assert book.answers() == {1, 2, 3, None} - {1}, "what the failed calls sent may arrive late"
-    time.sleep(0.06)
-    assert book.answers() == {3}
-    book.failed(4)
-    time.sleep(0.06)
-    assert book.answers() == {3, 4}, "nothing has told which it is"
-    echoing = Book(stray=10, echoes=True)
-    echoing.acknowledged(1)
-    echoing.acknowledged(2)
-    assert echoing.answers() == {None, 1, 2}, "the first attempt of a call may arrive after the second"
-
-
 class _Stub:
     """A connector whose calls do what the test says."""
 
@@ -196,7 +114,7 @@ async def test_a_call_that_is_late_is_a_violation_unless_the_machine_was_late(mo
     for lags, violations in (([Lag()], 1), ([Lag(), busy], 0)):
         journal = Journal()
         caller = LoopCaller("a", stub, journal, lags)  # type: ignore[arg-type]
-        monkeypatch.setattr("tests.chaos.caller.deadline", lambda operation, args: 0.05)
+        monkeypatch.setattr("tests.chaos.caller.seconds_allowed", lambda *call: 0.05)
         begun = time.monotonic()
         call = asyncio.ensure_future(caller.call("ping"))
         await asyncio.sleep(0.6)
@@ -232,7 +150,7 @@ async def test_a_keeper_finds_what_was_lost_or_is_old_or_anothers() -> None:
             assert journal.counts["values verified"]
             while len(journal.violations) < 2:  # again where the keeper has put something else in its place
                 other = await backend.allocate_async((5000,), "uint8")
-                await Value.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
+                await StampedValue.new(keeper.keys[0], 5, 5, 5000).fill(other.byte_array)
                 await connector.put(keeper.keys[0], other)
                 other.ref_count_down()
                 for key in keeper.keys[1:]:
@@ -283,11 +201,6 @@ def test_a_sync_call_that_is_ended_early_is_counted_as_such() -> None:
         caller = ThreadCaller("calm", manager.create_connector(), journal, [Lag()])
         assert asyncio.run(caller.call("exists", "k")).value is False
         assert journal.counts["calm sync.exists ok"] == 1
-
-
-def test_deadlines_grow_with_the_bytes() -> None:
-    assert deadline("exists", ("k",)) == SETTINGS.operation_timeout
-    assert deadline("batched_get", (["a", "b"],)) == pytest.approx(SETTINGS.operation_timeout + 2.01)
 
 
 def test_journals_add_up(tmp_path: Path) -> None:

@@ -9,62 +9,31 @@ from __future__ import annotations
 import json
 import random
 import sys
-import threading
 from collections import Counter
 from typing import Final
 
-from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy
+from lmcache_connect.testing import CUTS, FaultKind, FaultProxy, Weather
 
-_CUTS: Final = (
-    FaultKind.RESET,
-    FaultKind.CLOSE,
-    FaultKind.TRUNCATE_AND_CLOSE,
-    FaultKind.STALL,
-    FaultKind.DELAY,
-    FaultKind.REFUSE,
-)
-_HARM: Final = (*_CUTS, *[FaultKind.FLIP] * 10, FaultKind.SWALLOW)
+_HARM: Final = (*CUTS, *[FaultKind.FLIP] * 10, FaultKind.SWALLOW)
 """Where bytes in the middle of a stream are changed or lost, something may be stored under a wrong name."""
 
 
 def main() -> None:
     """Runs both proxies until the input ends."""
     orders = json.loads(sys.stdin.readline())
-    done = threading.Event()
     fired: Counter[str] = Counter()
     with FaultProxy("127.0.0.1", orders["calm"]) as cut, FaultProxy("127.0.0.1", orders["flipped"]) as flipped:
         sys.stdout.write(json.dumps({"cut": cut.port, "flipped": flipped.port}) + "\n")
         sys.stdout.flush()
-        threads = [
-            threading.Thread(target=_rage, args=(proxy, name, random.Random(f"{orders['seed']}/{name}"), done, fired))
-            for name, proxy in (("cut", cut), ("flipped", flipped))
-        ]
-        for thread in threads:
-            thread.start()
-        sys.stdin.read()
-        done.set()
-        for thread in threads:
-            thread.join()
+        proxies = (("cut", cut, CUTS), ("flipped", flipped, _HARM))
+        weathers = {
+            name: Weather(proxy, random.Random(f"{orders['seed']}/{name}"), kinds) for name, proxy, kinds in proxies
+        }
+        with weathers["cut"], weathers["flipped"]:
+            sys.stdin.read()
+        for name, weather in weathers.items():
+            fired.update({f"{name} {kind}": number for kind, number in weather.fired.items()})
     sys.stdout.write(json.dumps(fired) + "\n")
-
-
-def _rage(proxy: FaultProxy, name: str, rng: random.Random, done: threading.Event, fired: Counter[str]) -> None:
-    kinds = _CUTS if name == "cut" else _HARM
-    while not done.wait(rng.uniform(0.05, 1.0)):
-        kind = rng.choice(kinds)
-        direction = rng.choice(tuple(Direction))
-        fault = Fault(
-            kind,
-            direction,
-            after_bytes=0 if kind is FaultKind.REFUSE else int(4_000_000 ** rng.random()),
-            delay=rng.uniform(0.01, 0.5) if kind is FaultKind.DELAY else 0.0,
-            count=rng.choice((1, 2, 4)),
-        )
-        proxy.arm(fault)
-        done.wait(rng.uniform(0.1, 4.0))
-        proxy.disarm()
-        where = f" {direction}" if kind is FaultKind.FLIP or kind is FaultKind.SWALLOW else ""
-        fired[f"{name} {kind}{where}"] += proxy.fired
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from lmcache_connect import ConnectorConfig, ConnectorManager
 from lmcache_connect.internal_api_server import APIServerConfig, InternalAPIServer
+from lmcache_connect.testing import FaultKind, redis_faults, s3_faults
 from lmcache_connect_composition.hot_adapter import HotOptions
 from lmcache_connect_redis.cluster.options import RedisClusterOptions
 from lmcache_connect_redis.options import RedisOptions
@@ -116,3 +117,28 @@ def test_the_page_of_the_internal_api_names_every_route() -> None:
         paths = InternalAPIServer(manager).app.openapi()["paths"]
     named = {(method, path.partition("?")[0]) for method, path in re.findall(r"`(GET|PUT|POST|DELETE) (/[^`]*)`", page)}
     assert named == {(method.upper(), path) for path, methods in paths.items() for method in methods} | {("GET", "/")}
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_programs_on_the_page_of_fault_testing_run_as_written(number: int) -> None:
+    programs = code_blocks("docs/fault-testing.md")
+    assert len(programs) == 2
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", programs[number]], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stderr == ""
+    assert not done.returncode
+    if number == 0:
+        assert done.stdout.count("\n") == 3, "each fault has its line"
+        assert "found, and right" in done.stdout
+
+
+def test_the_page_of_fault_testing_names_every_fault() -> None:
+    page = (ROOT / "docs/fault-testing.md").read_text()
+    for module, base in ((redis_faults, redis_faults.ReplyFault), (s3_faults, s3_faults.Fault)):
+        kinds = [found for found in vars(module).values() if isinstance(found, type) and issubclass(found, base)]
+        assert len(kinds) > 5
+        for kind in kinds:
+            assert kind is base or re.search(rf"\b{kind.__name__}\b", page), kind
+    for kind in FaultKind:
+        assert re.search(rf"\b{kind.name}\b", page), kind

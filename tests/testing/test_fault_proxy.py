@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lmcache_connect.errors import InvalidArgumentError
-from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
+from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer, Weather
 from lmcache_connect.testing.servers.proxy_connection import BUFFER_BYTES
 from lmcache_connect.testing.servers.proxy_engine import ProxyNotRunningError
 
@@ -352,7 +352,12 @@ def test_an_idle_connection_and_the_other_direction_are_left_alone(
     client, server = connect()
     server.sendall(b"before")
     assert receive(client, 6) == b"before"
-    proxy.arm(Fault(kind, Direction.TO_CLIENT, delay=60 if kind is FaultKind.DELAY else 0))
+    needs: dict[FaultKind, dict[str, Any]] = {
+        FaultKind.DELAY: {"delay": 60},
+        FaultKind.DRIP: {"rate": 1},
+        FaultKind.INSERT: {"data": b"x"},
+    }
+    proxy.arm(Fault(kind, Direction.TO_CLIENT, **needs.get(kind, {})))
     client.sendall(MUCH[:100_000])
     assert receive(server, 100_000) == MUCH[:100_000]
     assert gets_nothing(client)
@@ -532,6 +537,86 @@ def test_a_port_taken_while_the_proxy_was_stopped_is_reported(upstream: socket.s
         with pytest.raises(OSError) as caught:
             proxy.start()
     assert caught.value.errno == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize("count", [1, None])
+def test_a_drip_lets_few_bytes_through_until_it_is_disarmed(
+    proxy: FaultProxy, connect: Connect, count: int | None
+) -> None:
+    client, server = connect()
+    proxy.arm(Fault(FaultKind.DRIP, after_bytes=10, rate=2000, count=count))
+    begun = time.monotonic()
+    server.sendall(SOME)
+    assert client.recv(10) == SOME[:10]
+    got = b""
+    while len(got) < 200:
+        got += client.recv(1000)
+    assert time.monotonic() - begun >= 0.08, "200 bytes at 2000 bytes per second, less one drop"
+    assert len(got) < 300
+    proxy.disarm()
+    while len(got) < len(SOME) - 10:
+        got += client.recv(1 << 16)
+    assert got == SOME[10:]
+    client.sendall(SOME)
+    assert server.recv(len(SOME), socket.MSG_WAITALL) == SOME, "the other direction is not harmed"
+
+
+def test_inserted_bytes_stand_at_the_exact_place_once(proxy: FaultProxy, connect: Connect) -> None:
+    client, server = connect()
+    proxy.arm(Fault(FaultKind.INSERT, after_bytes=3, data=b"+OK"))
+    server.sendall(b"abcdef")
+    assert client.recv(9, socket.MSG_WAITALL) == b"abc+OKdef"
+    server.sendall(b"abcdef")
+    assert client.recv(6, socket.MSG_WAITALL) == b"abcdef"
+    assert proxy.fired == 1
+
+
+def test_connections_that_are_dropped_with_the_disarming_forward_nothing_more(
+    proxy: FaultProxy, connect: Connect
+) -> None:
+    client, server = connect()
+    proxy.arm(Fault(FaultKind.SWALLOW, Direction.TO_SERVER, after_bytes=3))
+    client.sendall(b"abcdef")
+    assert proxy.wait_fired(5)
+    proxy.disarm(drop=True)
+    with pytest.raises(OSError):
+        for _ in range(100):
+            client.sendall(b"ghi")
+            time.sleep(0.01)
+    assert server.recv(100) == b"abc"
+    assert server.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": FaultKind.DRIP},
+        {"kind": FaultKind.RESET, "rate": 5},
+        {"kind": FaultKind.INSERT},
+        {"kind": FaultKind.RESET, "data": b"x"},
+    ],
+)
+def test_a_drip_needs_a_rate_an_insertion_its_bytes_and_nothing_else_has_them(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Fault(**wrong)
+
+
+def test_weather_arms_one_fault_after_the_other_and_leaves_a_proxy_without_any(
+    proxy: FaultProxy, connect: Connect
+) -> None:
+    weather = Weather(proxy, random.Random(3), [FaultKind.DRIP, FaultKind.DELAY], calm=(0, 0.001), lasts=(0.01, 0.02))
+    client, server = connect()
+    with weather:
+        while weather.fired.total() < 2:
+            server.sendall(SOME * 100)
+            client.settimeout(0.001)
+            try:
+                client.recv(1 << 20)
+            except TimeoutError:
+                pass
+    kinds = {fault.kind for fault in (weather.next_fault() for _ in range(20))}
+    assert kinds == {FaultKind.DRIP, FaultKind.DELAY}
+    assert set(weather.fired) <= {"drip", "delay"}
 
 
 def test_a_proxy_that_is_not_running_says_so() -> None:

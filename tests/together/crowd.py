@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from lmcache_connect import LocalCPUBackend, ManagedConnector, MemoryObj
-from tests.chaos.value import Value
+from lmcache_connect.testing import StampedValue
 
 from .stock import KIB, MIB, Item, Stock, new_chunk
 
@@ -77,7 +77,7 @@ class Crowd:
         found = await self._connector.get(key)
         assert found is not None, f"{key} was not found"
         with found:
-            assert (await Value.read(key, found.byte_array)).nbytes == nbytes
+            assert (await StampedValue.read(key, found.byte_array)).nbytes == nbytes
         del found
         assert await self._connector.remove(key), key
         self.done["put"] += 1
@@ -117,7 +117,7 @@ class Crowd:
             found = await self._connector.get(key)
             assert found is not None, f"{key} has gone"
             with found:
-                value = await Value.read(key, found.byte_array)  # raises for a mixture of both
+                value = await StampedValue.read(key, found.byte_array)  # raises for a mixture of both
             del found
             assert value.version == 2 or not was_stored, key
             await self._connector.remove(key)

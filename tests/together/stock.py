@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from lmcache_connect import LocalCPUBackend, ManagedConnector, MemoryObj
 from lmcache_connect.record import chunk_names
-from tests.chaos.value import Value
+from lmcache_connect.testing import StampedValue
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -51,7 +51,7 @@ class Item:
             return
         with found:
             assert self.kind is Kind.CHUNK, f"{self.key}, which is {self.kind.value}, was found"
-            value = await Value.read(self.key, found.byte_array)
+            value = await StampedValue.read(self.key, found.byte_array)
         assert (value.version, value.nbytes) == (self.version, self.nbytes), self.key
 
     def check_exists(self, found: bool) -> None:
@@ -120,5 +120,5 @@ def damage(client: Any, key: str) -> None:
 async def new_chunk(backend: LocalCPUBackend, key: str, version: int, nbytes: int) -> MemoryObj:
     """A chunk that says of which key and version it is. Waits for room."""
     obj = await backend.allocate_async((nbytes,), "uint8", timeout=60)
-    await Value.new(key, 1, version, nbytes).fill(obj.byte_array)
+    await StampedValue.new(key, 1, version, nbytes).fill(obj.byte_array)
     return obj

@@ -8,8 +8,7 @@ import random
 import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector
-from lmcache_connect.testing import FaultProxy, RedisServer, ValkeyServer
-from tests.chaos.value import Value
+from lmcache_connect.testing import FaultProxy, RedisServer, StampedValue, ValkeyServer
 
 from .conftest import CONFIG
 from .crowd import Crowd
@@ -61,7 +60,7 @@ async def test_a_put_cancelled_amid_its_bytes_touches_its_memory_no_more_and_the
                 found = await connector.get("k")
                 assert found is not None
                 with found:
-                    value = await Value.read("k", found.byte_array)  # raises for a mixture
+                    value = await StampedValue.read("k", found.byte_array)  # raises for a mixture
                 del found
                 assert value.version <= version
     server.flush()

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend, ManagedConnector
-from lmcache_connect.testing import RedisServer, ValkeyServer
-from tests.chaos.value import Value
+from lmcache_connect.testing import RedisServer, StampedValue, ValkeyServer
 
 from .conftest import CONFIG
 from .crowd import Crowd
@@ -36,7 +35,7 @@ def call_from_a_thread(connector: ManagedConnector, stock: Stock, number: int) -
         found = connector.sync.get(key)
         assert found is not None
         with found:
-            asyncio.run(Value.read(key, found.byte_array))
+            asyncio.run(StampedValue.read(key, found.byte_array))
         del found
         assert connector.sync.remove(key)
 

@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
-from lmcache_connect.testing import RedisServer, ValkeyServer
-from tests.chaos.value import BLOCK
+from lmcache_connect.testing import RedisServer, StampedValue, ValkeyServer
 
 from .crowd import TIME_LIMIT
 from .stock import MIB, new_chunk
+
+_BLOCK = StampedValue.BLOCK
 
 pytestmark = pytest.mark.asyncio
 
@@ -58,7 +59,7 @@ class Gets:
             key = f"k{number}"
             with await new_chunk(self._backend, key, number, self._nbytes) as obj:
                 view = obj.byte_array
-                self._edges[key] = bytes(view[:BLOCK]), bytes(view[-BLOCK:])
+                self._edges[key] = bytes(view[:_BLOCK]), bytes(view[-_BLOCK:])
                 del view
                 await self._connector.put(key, obj)
 
@@ -69,7 +70,10 @@ class Gets:
         self.order.append(number)
         assert found is not None, key
         with found:
-            assert (bytes(found.byte_array[:BLOCK]), bytes(found.byte_array[-BLOCK:])) == self._edges[key]
+            assert (
+                bytes(found.byte_array[:_BLOCK]),
+                bytes(found.byte_array[-_BLOCK:]),
+            ) == self._edges[key]
             await asyncio.sleep(hold)
 
     async def cancel_some(self, calls: list[asyncio.Task[None]]) -> int:

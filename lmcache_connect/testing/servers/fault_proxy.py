@@ -136,15 +136,19 @@ class FaultProxy:
         engine = self._running("arm")
         engine.call("arm", lambda: engine.arm(fault))
 
-    def disarm(self) -> None:
+    def disarm(self, *, drop: bool = False) -> None:
         """Forwards everything again: what was stalled or delayed is sent at once. What was swallowed, truncated or
         closed stays so. `fired` keeps its value. Does nothing if no fault is armed.
+
+        Args:
+            drop: closes every connection as well, in the same step. So no server reads the rest of a stream in which
+                bytes are missing.
 
         Raises:
             ProxyNotRunningError: the proxy is not running.
         """
         engine = self._running("disarm")
-        engine.call("disarm", engine.disarm)
+        engine.call("disarm", engine.drop_and_disarm if drop else engine.disarm)
 
     def drop_all(self) -> None:
         """Closes every connection, also those that wait to be accepted. Both peers see an orderly end, or a reset if

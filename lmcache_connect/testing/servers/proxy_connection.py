@@ -23,6 +23,9 @@ DELAY_BYTES: Final = 64 * 1024 * 1024
 LINGER: Final = 1.0
 """Seconds that a connection ended by `CLOSE` is still read from. So its peers see an end, and not a reset."""
 
+_DRIP_INTERVAL: Final = 0.02
+"""Seconds between two drops of a `DRIP` fault, where its rate is above 50 bytes per second."""
+
 _ENDING: Final = frozenset({FaultKind.RESET, FaultKind.CLOSE, FaultKind.TRUNCATE_AND_CLOSE})
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for zero seconds
 
@@ -63,7 +66,7 @@ class _Flow:
 
     __slots__ = (
         "alarm", "blocked", "buffer", "delay", "direction", "ended", "fault", "finished", "hold", "left",
-        "pending", "pending_bytes", "sink", "source", "torn",
+        "next_drop", "pending", "pending_bytes", "rate", "sink", "source", "torn",
     )  # fmt: skip
 
     def __init__(self, source: socket.socket, sink: socket.socket, direction: Direction) -> None:
@@ -81,6 +84,8 @@ class _Flow:
         self.left = 0  # bytes until it does
         self.hold: FaultKind | None = None  # what fired here and lasts; TRUNCATE_AND_CLOSE: discard all
         self.delay = 0.0
+        self.rate = 0  # bytes per second of a drip
+        self.next_drop = 0.0
         self.alarm = 0.0  # the due time that a timer is set for
 
     def wants_to_read(self) -> bool:
@@ -224,6 +229,13 @@ class Connection:
                 flow.pending.popleft()
                 continue
             view = piece.view
+            if flow.hold is FaultKind.DRIP:
+                if (pause := flow.next_drop - time.monotonic()) > 0:
+                    if flow.alarm != flow.next_drop:
+                        flow.alarm = flow.next_drop
+                        self.engine.after(pause, lambda: self.on_alarm(flow))
+                    return
+                view = view[: max(1, int(flow.rate * _DRIP_INTERVAL))]
             if flow.fault is not None:
                 if not flow.left:
                     self.fire(flow, flow.fault)
@@ -244,6 +256,8 @@ class Connection:
             else:
                 self.engine.counts.bytes_to_server += sent
             flow.pending_bytes -= sent
+            if flow.hold is FaultKind.DRIP:
+                flow.next_drop = time.monotonic() + sent / flow.rate
             if sent == len(piece.view):
                 flow.pending.popleft()
             else:
@@ -296,6 +310,12 @@ class Connection:
                 flow.delay = fault.delay
                 for piece in flow.pending:
                     piece.due = time.monotonic() + fault.delay
+            case FaultKind.DRIP:
+                flow.hold = fault.kind
+                flow.rate = fault.rate
+            case FaultKind.INSERT:
+                flow.pending.appendleft(_Piece(memoryview(fault.data)))
+                flow.pending_bytes += len(fault.data)
             case FaultKind.STALL | FaultKind.SWALLOW:
                 flow.hold = fault.kind
             case FaultKind.REFUSE:

@@ -110,6 +110,10 @@ class Engine:
         self._accept()
         self._set(None)
 
+    def drop_and_disarm(self) -> None:
+        self.drop_all()
+        self._set(None)
+
     def drop_all(self) -> None:
         self._accept()
         for connection in list(self.connections):

@@ -31,6 +31,10 @@ class FaultKind(StrEnum):
     """Bytes are read and discarded. The end of the stream is still passed on."""
     DELAY = "delay"
     """Bytes, and the end of the stream, are forwarded `delay` seconds after they arrived, in order."""
+    DRIP = "drip"
+    """Bytes are forwarded slowly: `rate` of them in a second. The rest waits, and back-pressure is passed on."""
+    INSERT = "insert"
+    """`data` is sent to the receiver in between, as if the sender had sent it, once on a connection."""
     FLIP = "flip"
     """The lowest bit of the next byte is inverted, once on a connection."""
     REFUSE = "refuse"
@@ -51,6 +55,8 @@ class Fault:
         direction: the bytes that are counted and harmed. Without meaning for `REFUSE`.
         after_bytes: bytes forwarded unharmed, counted on each connection from the moment the fault was armed.
         delay: seconds, for `DELAY` alone.
+        rate: bytes per second, for `DRIP` alone.
+        data: what is inserted, for `INSERT` alone.
         count: on how many connections it fires before it disarms itself; None: until it is disarmed. Having disarmed
             itself, it still holds on the connections where it fired.
 
@@ -63,6 +69,8 @@ class Fault:
     after_bytes: int = 0
     delay: float = 0.0
     count: int | None = None
+    rate: int = 0
+    data: bytes = b""
 
     def __post_init__(self) -> None:
         if self.after_bytes < 0:
@@ -73,5 +81,12 @@ class Fault:
             raise InvalidArgumentError("delay", f"{self.delay} delays nothing; expected more than 0 seconds")
         if self.kind is not FaultKind.DELAY and self.delay != 0:
             raise InvalidArgumentError("delay", f"it has no meaning for {self.kind}; expected 0")
+        if self.kind is FaultKind.DRIP and self.rate < 1:
+            raise InvalidArgumentError("rate", f"{self.rate} forwards nothing; expected 1 byte per second or more")
+        if self.kind is not FaultKind.DRIP and self.rate:
+            raise InvalidArgumentError("rate", f"it has no meaning for {self.kind}; expected 0")
+        if (self.kind is FaultKind.INSERT) is not bool(self.data):
+            expected = "some bytes" if self.kind is FaultKind.INSERT else "none"
+            raise InvalidArgumentError("data", f"{len(self.data)} bytes for {self.kind}; expected {expected}")
         if self.kind is FaultKind.REFUSE and self.after_bytes:
             raise InvalidArgumentError("after_bytes", "it has no meaning for refuse; expected 0")

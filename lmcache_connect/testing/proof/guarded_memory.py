@@ -1,17 +1,17 @@
-"""`Guarded`: memory of the caller for one chunk, in several regions with guard bytes around each."""
+"""`GuardedMemory`: memory of the caller for one chunk, in several regions with guard bytes around each."""
 
 from __future__ import annotations
 
 import random
 from typing import Final
 
-from .value import Value, WrongValueError
+from .stamped_value import StampedValue, WrongValueError
 
 _GUARD: Final = b"\xa5" * 256
 _PAINT: Final = b"\x5a"
 
 
-class Guarded:
+class GuardedMemory:
     """Room for `nbytes` bytes in one to four regions. Nothing but the regions may be written to, and only in a call.
 
     The regions are given away as `views`. `end` is called once, when the call has ended and the bytes were read.
@@ -33,7 +33,7 @@ class Guarded:
         """What a call is given for this chunk."""
         whole.release()
 
-    async def fill(self, value: Value) -> None:
+    async def fill(self, value: StampedValue) -> None:
         """Writes the value's bytes into the regions."""
         whole = bytearray(self.nbytes)
         with memoryview(whole) as view:
@@ -43,9 +43,9 @@ class Guarded:
             self._room[begin:end] = whole[done : done + end - begin]
             done += end - begin
 
-    async def read(self, key: str) -> Value:
+    async def read(self, key: str) -> StampedValue:
         """The value that the regions hold. Raises `WrongValueError`."""
-        return await Value.read(key, memoryview(b"".join(self._room[begin:end] for begin, end in self._spans)))
+        return await StampedValue.read(key, memoryview(b"".join(self._room[begin:end] for begin, end in self._spans)))
 
     def end(self) -> None:
         """The call has ended, so that nobody has a view of the memory any more, and no guard was written to.

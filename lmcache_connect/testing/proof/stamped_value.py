@@ -1,4 +1,4 @@
-"""`Value`: a chunk that says who wrote it, for which key, and when. So whatever comes back can be judged.
+"""`StampedValue`: a chunk that says who wrote it, for which key, and when. So whatever comes back can be judged.
 
 A value is a row of blocks. Each begins with a stamp: the key's digest, the writer, the version, the size, the time and
 the block's own number. The rest of a block is random, and the same in all blocks of one value. So another key's bytes,
@@ -13,23 +13,43 @@ import random
 import struct
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
-BLOCK: Final = 64 << 10
-MIN_BYTES: Final = 1 << 10
-_BLOCKS_AT_ONCE: Final = 16
+_BLOCK: Final = 64 << 10
+_LEAST: Final = 1 << 10
+_AT_ONCE: Final = 16
 
 _STAMP: Final = struct.Struct("<8s16sQQQqQ")
 _MAGIC: Final = b"STORM\r\n\x00"
 
 
-class WrongValueError(Exception):
-    """What came back is not one whole value of its key."""
+class WrongValueError(AssertionError):
+    """What came back is not one whole value of its key, or memory is not as it must be. The text says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """One value of a key. `written` is the machine's monotonic time in nanoseconds, when it was made."""
+class StampedValue:
+    """One value of a key.
+
+        value = StampedValue.new("prompt-1", writer=7, version=1, nbytes=chunk.get_size())
+        await value.fill(chunk.byte_array)
+        ...
+        found = await StampedValue.read("prompt-1", chunk.byte_array)
+        assert found.version == 1
+
+    Attributes:
+        key: the key that it was made for.
+        writer: a number of up to 64 bits that stands for the one who made it.
+        version: counts the values of a key.
+        nbytes: its size in bytes, at least `LEAST_BYTES`.
+        written: the machine's monotonic time in nanoseconds, when it was made.
+    """
+
+    BLOCK: ClassVar[int] = _BLOCK
+    """The size of a block in bytes. Each block has a stamp."""
+
+    LEAST_BYTES: ClassVar[int] = _LEAST
+    """The smallest value in bytes."""
 
     key: str
     writer: int
@@ -38,7 +58,7 @@ class Value:
     written: int
 
     @classmethod
-    def new(cls, key: str, writer: int, version: int, nbytes: int) -> Value:
+    def new(cls, key: str, writer: int, version: int, nbytes: int) -> StampedValue:
         """A value that is made now."""
         return cls(key, writer, version, nbytes, time.monotonic_ns())
 
@@ -50,20 +70,20 @@ class Value:
     async def fill(self, view: memoryview) -> None:
         """Writes the value's bytes into `view`, which has its size. Leaves the event loop to others now and then."""
         body = self._body()
-        for index, start in enumerate(range(0, self.nbytes, BLOCK)):
-            if index % _BLOCKS_AT_ONCE == _BLOCKS_AT_ONCE - 1:
+        for index, start in enumerate(range(0, self.nbytes, _BLOCK)):
+            if index % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
-            end = min(start + BLOCK, self.nbytes)
+            end = min(start + _BLOCK, self.nbytes)
             view[start:end] = (self._stamp(index) + body)[: end - start]
 
     @classmethod
-    async def read(cls, key: str, view: memoryview) -> Value:
+    async def read(cls, key: str, view: memoryview) -> StampedValue:
         """The value that `view` holds, which is whole and one of `key`.
 
         Raises:
             WrongValueError: it is not. The text says what is wrong.
         """
-        if len(view) < MIN_BYTES:
+        if len(view) < _LEAST:
             raise WrongValueError(f"{len(view)} bytes, which nobody wrote")
         magic, digest, writer, version, nbytes, written, index = _STAMP.unpack_from(view)
         if magic != _MAGIC:
@@ -74,13 +94,27 @@ class Value:
         if nbytes != len(view) or index:
             raise WrongValueError(f"{len(view)} bytes that begin with block {index} of a value of {nbytes} bytes")
         body = value._body()
-        for block, start in enumerate(range(0, nbytes, BLOCK)):
-            if block % _BLOCKS_AT_ONCE == _BLOCKS_AT_ONCE - 1:
+        for block, start in enumerate(range(0, nbytes, _BLOCK)):
+            if block % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
-            end = min(start + BLOCK, nbytes)
+            end = min(start + _BLOCK, nbytes)
             if bytes(view[start:end]) != (value._stamp(block) + body)[: end - start]:
                 raise WrongValueError(f"torn or damaged in block {block}: {value._other(view, start)}")
         return value
+
+    @staticmethod
+    def random_size(rng: random.Random, largest: int) -> int:
+        """A chunk's size in bytes, from 1 KiB to `largest`: mostly small, often at a border of the layout."""
+        kind = rng.random()
+        if kind < 0.55:
+            size = int(_LEAST * 1024 ** rng.random())
+        elif kind < 0.75:
+            size = int((1 << 20) * 8 ** rng.random())
+        elif kind < 0.9:
+            size = rng.choice((1 << 20, 4 << 20, 5 << 20, 8 << 20)) + rng.choice((-1, 0, 1))
+        else:
+            size = rng.randint(8 << 20, 40 << 20)
+        return max(_LEAST, min(size, largest))
 
     def _other(self, view: memoryview, start: int) -> str:
         """What stands at `start` instead, in words."""
@@ -96,22 +130,8 @@ class Value:
         return _STAMP.pack(_MAGIC, _digest(self.key), self.writer, self.version, self.nbytes, self.written, index)
 
     def _body(self) -> bytes:
-        return random.Random(self.writer << 64 | self.version).randbytes(BLOCK - _STAMP.size)
+        return random.Random(self.writer << 64 | self.version).randbytes(_BLOCK - _STAMP.size)
 
 
 def _digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
-
-
-def random_size(rng: random.Random, largest: int) -> int:
-    """A chunk's size in bytes, from 1 KiB to `largest`: mostly small, often at a border of the layout."""
-    kind = rng.random()
-    if kind < 0.55:
-        size = int(MIN_BYTES * 1024 ** rng.random())
-    elif kind < 0.75:
-        size = int((1 << 20) * 8 ** rng.random())
-    elif kind < 0.9:
-        size = rng.choice((1 << 20, 4 << 20, 5 << 20, 8 << 20)) + rng.choice((-1, 0, 1))
-    else:
-        size = rng.randint(8 << 20, 40 << 20)
-    return max(MIN_BYTES, min(size, largest))
