@@ -201,7 +201,7 @@ class RemoteURL(BaseModel):
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             name = str(first["loc"][0]) if first["loc"] else ANY_OPTION
             value = self.query[name].get_secret_value() if name in self.query else ""
-            expected = first["msg"].removeprefix("Value error, ")
+            expected = first["msg"].removeprefix("Value error, ").removeprefix("expected ")
             shown = redacted_option(name, value).partition("=")[2] if value else ""
             if shown != value:
                 expected = expected.replace(value, shown)  # the message of an adapter's own validator may contain it

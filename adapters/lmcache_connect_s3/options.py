@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions
-from lmcache_connect.config import SIZE, Bytes, Seconds
+from lmcache_connect.config import DURATION, SIZE, Bytes, Seconds
 
 MIN_PART_BYTES: Final = 5 << 20
 """S3 takes smaller parts only as the last one of a multipart upload."""
@@ -91,7 +91,7 @@ class S3Options(ConnectorOptions):
     attempts: Annotated[int, Field(ge=1, le=20)] = 4
     """How often one request is made at most, inside the deadline and while the retry budget lasts."""
 
-    exists_cache: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 0.0
+    exists_cache: Annotated[float, DURATION, Field(ge=0, le=60, allow_inf_nan=False)] = 0.0
     """Seconds for which a key that was found counts as found. 0: every look-up asks. Misses are not remembered."""
 
     connect_timeout: Seconds = 5.0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ..config import ConnectorConfig, byte_count
+from ..config import ConnectorConfig, byte_count, meant, second_count
 from ..errors import InvalidArgumentError, InvalidConfigError
 
 MOST_SECONDS = 86_400.0
@@ -25,9 +24,9 @@ def check_option_names(given: Iterable[str], own: Iterable[str]) -> None:
     known = list(dict.fromkeys([*own, *ConnectorConfig.model_fields]))
     for name in given:
         if name not in known:
-            similar = difflib.get_close_matches(str(name), known, 1)
-            meant = f"; did you mean {similar[0]!r}?" if similar else ""
-            raise InvalidConfigError(name, f"no such option{meant}; expected one of {', '.join(known)}")
+            raise InvalidConfigError(
+                name, f"no such option{meant(str(name), known)}; expected one of {', '.join(known)}"
+            )
 
 
 def port_settings(deadline: float, given: dict[str, Any]) -> ConnectorConfig:
@@ -52,11 +51,16 @@ def port_settings(deadline: float, given: dict[str, Any]) -> ConnectorConfig:
 
 
 def checked_deadline(seconds: object) -> float:
-    """A deadline as a number of seconds.
+    """A deadline as a number of seconds, also from a text such as `250ms`.
 
     Raises:
         InvalidArgumentError: it is not a number above 0 and up to a day.
     """
+    try:
+        found = second_count(seconds)
+    except ValueError as error:
+        raise InvalidArgumentError("deadline", f"{seconds!r}; {error}") from None
+    seconds = float(found) if isinstance(found, str) else found
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MOST_SECONDS:
         raise InvalidArgumentError("deadline", f"{seconds!r}; expected seconds: a number above 0, at most 86400")
     return float(seconds)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from ..config import SIZE, Seconds, Settings
+from ..config import SIZE, Seconds, Settings, SettingsFile
 from ..errors import InvalidConfigError
 from ..known_secrets import know
 from ..observability import read_secret_file
@@ -21,15 +21,18 @@ MIN_TOKEN_LENGTH = 16
 
 
 class APIServerConfig(Settings):
-    """Frozen settings of one server. Arguments beat the environment, which beats the defaults.
+    """Frozen settings of one server. Arguments beat the environment, which beats the settings file, and then defaults.
 
-    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_API_NAME`; lists are JSON there.
+    Each setting `name` is read from the environment variable `LMCACHE_CONNECT_API_NAME`, where lists are JSON, and then
+    from the table `[api]` of the settings file.
 
     Raises:
         InvalidConfigError: from `load()`, naming the setting and what was expected of it.
     """
 
     model_config = SettingsConfigDict(env_prefix="LMCACHE_CONNECT_API_")
+
+    file_table: ClassVar[str] = "api"
 
     host: str = "127.0.0.1"
     """The address to listen on. An address other than loopback needs a token."""
@@ -103,14 +106,13 @@ class APIServerConfig(Settings):
         return self
 
     @classmethod
-    def load(cls, **settings: Any) -> Self:
-        """The settings given, over those of the environment, over the defaults. Reads the token file.
+    def _loaded(cls, read: SettingsFile | None, settings: dict[str, Any]) -> Self:
+        """Reads the token file as well.
 
         Raises:
-            InvalidConfigError: an unknown setting, a value of the wrong type or range, or an address that everybody
-                may reach without a token. The message shows no value.
+            InvalidConfigError: as from `Settings.load`; or an address that everybody may reach has no token.
         """
-        made = super().load(**settings)
+        made = super()._loaded(read, settings)
         if made.token_file is not None:
             made = made.model_copy(update={"token": _read_token(made.token_file), "token_file": None})
         made.check_access()

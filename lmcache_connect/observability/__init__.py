@@ -1,6 +1,6 @@
 """Counters, histograms, structured log events and spans. URLs and keys are never used as labels.
 
-Imported by `memory`, `contract`, `foreign`, `managed`, `manager`, `oversight`, `compat`, `engines`,
+Imported by `config`, `memory`, `contract`, `foreign`, `managed`, `manager`, `oversight`, `compat`, `engines`,
 `internal_api_server`, `cli`, `lmcache_connect_redis`, `lmcache_connect_s3` and `lmcache_connect_trials`. The packages
 below `contract` report no events: they return or raise what happened. `memory` imports the counts of a hot cache.
 """
@@ -13,7 +13,7 @@ from .histogram import Histogram
 from .job_counts import JobCounts
 from .job_statistics import JobKind, JobStatistics
 from .repeated_event import RepeatedEvent
-from .secret_file import read_secret_file
+from .secret_file import read_secret_file, warn_if_open_to_others
 from .statistics import HotCacheCounts, OperationStatistics, StoreMetrics
 from .tracing import Span, current_tracer, mark_failed
 
@@ -33,4 +33,5 @@ __all__ = [
     "event",
     "mark_failed",
     "read_secret_file",
+    "warn_if_open_to_others",
 ]

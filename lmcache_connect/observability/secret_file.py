@@ -1,4 +1,4 @@
-"""`read_secret_file`: a file that holds a secret, with a warning where others may read that file."""
+"""Files that hold a secret: reading one, and the warning where others may read it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ _told: dict[tuple[str, int], None] = {}
 
 
 def read_secret_file(file: str | Path) -> bytes:
-    """What a file with a secret holds, at most 64 KiB.
-
-    Warns once where others than the owner may read or write the file, and this process could forbid it: the file is
-    its own, and not on a file system that is mounted read-only, as the secrets of containers are.
+    """What a file with a secret holds, at most 64 KiB. Warns as `warn_if_open_to_others` does.
 
     Raises:
         OSError: the file cannot be read.
     """
     with Path(file).open("rb") as opened:
-        _warn(str(file), opened.fileno())
+        warn_if_open_to_others(str(file), opened.fileno())
         return opened.read(_MAX_BYTES)
 
 
-def _warn(file: str, descriptor: int) -> None:
+def warn_if_open_to_others(file: str, descriptor: int) -> None:
+    """Warns once where others than the owner may read or write an open file with a secret.
+
+    It does where this process could forbid it: the file is its own, and not on a file system that is mounted read-only,
+    as the secrets of containers are.
+    """
     found = os.fstat(descriptor)
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode) or not mode & 0o066 or found.st_uid != os.geteuid():

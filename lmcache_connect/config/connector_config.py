@@ -1,126 +1,30 @@
-"""`ConnectorConfig`: the toolkit's settings, from code or from environment variables `LMCACHE_CONNECT_<SETTING>`."""
+"""`ConnectorConfig`: the toolkit's settings, from code, environment variables and a settings file."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from .errors import InvalidConfigError, InvalidURLError
-from .known_secrets import HIDDEN, know
-from .redaction import is_secret_name, redact, secrets_of_setting, secrets_of_url
-from .url import RemoteURL
+from ..errors import InvalidURLError
+from ..known_secrets import HIDDEN, know
+from ..redaction import is_secret_name, redact, secrets_of_setting, secrets_of_url
+from ..url import RemoteURL
+from .durations import DURATION, Seconds
+from .settings import Settings
+from .sizes import Bytes
 
-_SIZE: Final = re.compile(r"([0-9]{1,18})(\.[0-9]{1,9})? ?([a-z]*)")
-_UNITS: Final = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 1 << 10,
-    "mib": 1 << 20,
-    "gib": 1 << 30,
-    "tib": 1 << 40,
-}
-
-
-_JSON_ERRORS: Final = frozenset({"tuple_type", "dict_type"})
-"""What pydantic calls the error of a list or a table that is given as a text."""
-
-
-def byte_count(value: object) -> object:
-    """The number of bytes that a text such as `1048576`, `512MiB`, `1.5GiB` or `2GB` means; whatever else is returned.
-
-    `KiB`, `MiB`, `GiB` and `TiB` are powers of 1024, `kB`, `MB`, `GB` and `TB` of 1000. Upper and lower case are alike.
-
-    Raises:
-        ValueError: the text is not a size.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip().lower())
-    unit = _UNITS.get(match[3]) if match is not None else None
-    if match is None or unit is None:
-        raise ValueError("expected a number of bytes, such as 1048576, 512MiB, 1.5GiB or 2GB")
-    fraction = match[2] or ""
-    digits = len(fraction[1:])
-    return int(match[1] + fraction[1:]) * unit // 10**digits
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-SIZE: Final = BeforeValidator(byte_count)
-"""For options and settings of the type `int` that are bytes: text may have a unit."""
-Bytes = Annotated[int, SIZE, Field(gt=0, le=1 << 50)]
 ErrorMode = Literal["raise", "miss"]
-
-FILE_VARIABLE: Final = "LMCACHE_CONNECT_CONFIG"
-"""The environment variable that names the settings file."""
-
-
-class Settings(BaseSettings):
-    """Frozen settings. Code wins over the environment, which wins over the defaults. A subclass adds fields."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        env_parse_none_str="none",
-        env_ignore_empty=True,
-    )
-
-    @classmethod
-    def load(cls, **settings: Any) -> Self:
-        """The settings that are given, with the environment's and the defaults for all others.
-
-        Raises:
-            InvalidConfigError: a setting does not exist, or its value has the wrong type or range. No value is shown.
-        """
-        for name in settings:
-            if name not in cls.model_fields:
-                known = ", ".join(cls.model_fields)
-                raise InvalidConfigError(
-                    name, f"no such setting{_meant(name, cls.model_fields)}; expected one of {known}"
-                )
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            name = ".".join(map(str, first["loc"]))
-            is_json = first["type"] in _JSON_ERRORS and name not in settings
-            hint = '; expected JSON in the environment variable, such as ["a", "b"]' if is_json else ""
-            raise InvalidConfigError(name or "settings", first["msg"] + hint) from None
-        except SettingsError as error:
-            raise InvalidConfigError("environment", str(error)) from None
-
-    @classmethod
-    def unknown_variables(cls) -> dict[str, str]:
-        """Environment variables that begin as those of these settings do, and that no setting is read from.
-
-        Returns the name of each, with the most similar name of a variable that is read; "" where none is similar.
-        """
-        prefix = str(cls.model_config.get("env_prefix")).upper()
-        known = {name.upper() for name in cls.model_fields}
-        unknown: dict[str, str] = {}
-        for variable in os.environ:
-            name = variable.upper().removeprefix(prefix)
-            if name != variable.upper() and name not in known and variable.upper() != FILE_VARIABLE:
-                similar = _similar(name, known)
-                unknown[variable] = f"{prefix}{similar}" if similar else ""
-        return unknown
 
 
 class ConnectorConfig(Settings):
     """Frozen settings for managers and connectors, made by `load()`.
 
-    A setting `name` that code does not give is read from the environment variable `LMCACHE_CONNECT_NAME`. An empty
-    variable counts as not set. `extra_config` is JSON there.
+    A setting `name` that code does not give is read from the environment variable `LMCACHE_CONNECT_NAME`, and then from
+    the settings file. An empty variable counts as not set. `extra_config` is JSON in a variable, a table in the file.
+    Seconds and bytes may have a unit, as in `250ms` and `1GiB`.
     """
 
     model_config = SettingsConfigDict(env_prefix="LMCACHE_CONNECT_")
@@ -191,7 +95,7 @@ class ConnectorConfig(Settings):
     import_timeout: Seconds = 10.0
     """How long importing a plug-in's module may take, in seconds."""
 
-    announce_interval: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
+    announce_interval: Annotated[float, DURATION, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
     """How often a manager announces itself in the Redis stores that it uses, in seconds. 0: never.
 
     None: every 10 s while an internal API server serves the manager, and not otherwise: nothing is written into a store
@@ -225,15 +129,6 @@ class ConnectorConfig(Settings):
             for name, value in self.extra_config.items()
         }
         return values
-
-
-def _similar(name: str, known: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(name, known, 1)), "")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    similar = _similar(name, known)
-    return f"; did you mean {similar!r}?" if similar else ""
 
 
 def _is_harmless(name: str, value: object) -> bool:

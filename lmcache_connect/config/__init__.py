@@ -1,0 +1,28 @@
+"""Settings: of connectors and managers, and the base of all others; where values come from, sizes and durations.
+
+Every package above may import it.
+"""
+
+from __future__ import annotations
+
+from .connector_config import ConnectorConfig, ErrorMode
+from .durations import DURATION, Seconds, second_count
+from .settings import Settings
+from .settings_file import FILE_VARIABLE, SettingsFile
+from .similar import meant
+from .sizes import SIZE, Bytes, byte_count
+
+__all__ = [
+    "DURATION",
+    "FILE_VARIABLE",
+    "SIZE",
+    "Bytes",
+    "ConnectorConfig",
+    "ErrorMode",
+    "Seconds",
+    "Settings",
+    "SettingsFile",
+    "byte_count",
+    "meant",
+    "second_count",
+]
