@@ -53,6 +53,10 @@ class URLOptions(BaseModel):
 OptionsT = TypeVar("OptionsT", bound=URLOptions)
 
 
+def _as_dict(query: Mapping[str, SecretStr]) -> dict[str, SecretStr]:
+    return dict(query)  # `dict` itself has no signature, which pydantic before 2.9 asks for
+
+
 class RemoteURL(BaseModel):
     """A parsed store URL. Percent-escapes are decoded once. `repr`, `str` and `redacted()` show no secret.
 
@@ -77,7 +81,7 @@ class RemoteURL(BaseModel):
     query: Annotated[
         Mapping[str, SecretStr],
         AfterValidator(MappingProxyType),
-        PlainSerializer(dict, return_type=dict[str, SecretStr]),
+        PlainSerializer(_as_dict, return_type=dict[str, SecretStr]),
     ] = Field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod

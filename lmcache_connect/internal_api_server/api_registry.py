@@ -19,8 +19,8 @@ from ..process import ModuleLock
 from .errors import APIModuleError, APIRegistrationError, DuplicateRouteError
 
 try:
+    import fastapi.routing
     from fastapi import APIRouter, FastAPI
-    from fastapi.routing import iter_route_contexts
 except ImportError as missing:
     raise MissingExtraError("the internal API server", missing.name or "fastapi", "api") from missing
 
@@ -275,7 +275,7 @@ def _offer_of(router: object, category: APICategory, source: str | None) -> _Off
         raise InvalidArgumentError("router", f"a {type(router).__qualname__}; expected a fastapi.APIRouter")
     _checked([category])
     if source is None:
-        endpoints = (context.endpoint for context in iter_route_contexts(router.routes))
+        endpoints = (getattr(route, "endpoint", None) for route in _flat(router.routes))
         source = str(next((endpoint.__module__ for endpoint in endpoints if endpoint is not None), "a router"))
     return _Offer(category, source, lambda: router)
 
@@ -309,11 +309,17 @@ def _loaded(offer: _Offer) -> APIRouter:
 
 
 def _routes(routes: Iterable[Any]) -> Iterator[Route]:
-    for context in iter_route_contexts(list(routes)):
-        path = context.path
+    for route in _flat(routes):
+        path = getattr(route, "path", None)
         if path is not None:
-            for method in sorted(context.methods or {"ANY"}):  # a mounted application has none
+            for method in sorted(getattr(route, "methods", None) or {"ANY"}):  # a mounted application has none
                 yield method, path
+
+
+def _flat(routes: Iterable[Any]) -> Iterable[Any]:
+    """The routes, and in their place those of included routers: FastAPI before 0.137 copied them, and keeps none."""
+    flatten = getattr(fastapi.routing, "iter_route_contexts", None)
+    return list(routes) if flatten is None else flatten(list(routes))
 
 
 def _normal(route: Route) -> Route:

@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses a source that cannot be understood before anything runs."""
     if _wishes(config):
-        _sources(config)
+        sources_of(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -69,7 +69,12 @@ def _wishes(config: pytest.Config) -> list[str]:
     return found
 
 
-def _sources(config: pytest.Config) -> RedisSources:
+def sources_of(config: pytest.Config) -> RedisSources:
+    """Where the servers of this run come from. Starts none.
+
+    Raises:
+        pytest.UsageError: a source cannot be understood.
+    """
     from ..errors import LMCacheConnectError
     from .servers.redis_sources import RedisSources
 
@@ -82,13 +87,13 @@ def _sources(config: pytest.Config) -> RedisSources:
 
 
 def _header(config: pytest.Config) -> str:
-    return f"Redis of lmcache-connect: {_sources(config).describe()}"
+    return f"Redis of lmcache-connect: {sources_of(config).describe()}"
 
 
 @pytest.fixture(scope="session")
 def redis_sources(pytestconfig: pytest.Config) -> Iterator[RedisSources]:
     """Every Redis of the session, by topology: what `--lmcache-connect-redis` says. Servers start when asked for."""
-    sources = _sources(pytestconfig)
+    sources = sources_of(pytestconfig)
     yield sources
     sources.close()
 
