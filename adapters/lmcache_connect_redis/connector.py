@@ -28,6 +28,7 @@ from lmcache_connect.contract import (
     Flags,
     KeyFacts,
     OwnThreadCalls,
+    ServerFacts,
     leave_out,
     note_progress,
 )
@@ -48,6 +49,7 @@ from lmcache_connect.transport import StreamClosedError, StreamStalledError, Thr
 
 from .announcements import Announcements
 from .credentials.credentials import Credentials
+from .facts import INFO_LIMIT, facts_in
 from .layouts.framed.layout import FramedLayout
 from .layouts.framed.outdated import OUTDATED_HEADER_BYTES, is_outdated, outdated_chunk
 from .layouts.layout import Layout
@@ -198,6 +200,22 @@ class RedisConnector(StreamingConnector[Connection]):
             with suppress(WrongNodeError) if is_plain else nullcontext():  # the probe may be another node's
                 await connection.read_taken()
         return 0
+
+    async def server_facts(self) -> Sequence[ServerFacts]:
+        """What the server answers to INFO; nothing where it has no INFO, or not for this user."""
+        async with self._lookup_pool.acquired() as connection:
+            if connection.traits.knows_little:
+                return ()
+            await connection.send(encode_command(b"INFO"))
+            try:
+                answer = await connection.read_value(INFO_LIMIT)
+            except (AuthenticationError, StoreCommandError) as error:
+                if connection.is_suspect:
+                    raise
+                self._tell_once("server_facts_unread", error)
+                return ()
+        facts = facts_in(answer.decode("utf-8", "replace"))
+        return () if facts is None else (facts,)
 
     async def exists(self, key: Key) -> bool:
         """Returns whether the server holds the chunk."""

@@ -27,6 +27,7 @@ from .own_thread import NotInThisThreadError, OwnThreadCalls
 from .prefix_adapter import PrefixAdapter
 from .removal import REMOVAL_TIMEOUT, RemovalPolicy
 from .scanning import end_scan
+from .server_facts import ServerFacts
 from .server_state import ServerState
 from .staging import MISMATCH, Staging, copy_out
 from .time_left import Deadlined, note_missed, note_progress, operation_under_way, release_budget_share, seconds_left
@@ -65,6 +66,7 @@ __all__ = [
     "PrefixAdapter",
     "RemoteConnector",
     "RemovalPolicy",
+    "ServerFacts",
     "ServerState",
     "Slots",
     "Staging",

@@ -25,6 +25,7 @@ from .caller_memory import CallerMemory, Descriptions
 from .key_facts import KeyFacts
 from .own_thread import OwnThreadCalls
 from .removal import RemovalPolicy
+from .server_facts import ServerFacts
 from .server_state import ServerState
 from .single_gets import SingleGets
 from .staging import Staging, get_copied, put_copied
@@ -208,6 +209,16 @@ class RemoteConnector(ABC):
 
     def servers(self) -> Sequence[ServerState]:
         """What is known of each server, where each of several has a circuit breaker of its own. From any thread."""
+        return ()
+
+    async def server_facts(self) -> Sequence[ServerFacts]:
+        """What the servers of the store tell of themselves now. Those that do not tell, or do not answer, are left out.
+
+        Raises:
+            StoreError and its subclasses.
+
+        It is asked every few seconds, by those who watch over the store.
+        """
         return ()
 
     def support_announcements(self) -> bool:

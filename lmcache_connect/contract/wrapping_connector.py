@@ -14,6 +14,7 @@ from .caller_memory import Descriptions
 from .connector import Documents, FactSlots, Flags, RemoteConnector, Slots
 from .removal import RemovalPolicy
 from .scanning import end_scan
+from .server_facts import ServerFacts
 from .server_state import ServerState
 from .staging import Staging
 
@@ -180,6 +181,10 @@ class WrappingConnector(RemoteConnector):
     def servers(self) -> Sequence[ServerState]:
         """The servers of the connector inside."""
         return self.wrapped.servers()
+
+    async def server_facts(self) -> Sequence[ServerFacts]:
+        """What the servers of the connector inside tell of themselves."""
+        return await self.wrapped.server_facts()
 
     def find_hot_cache(self) -> HotCache | None:
         """This connector's own cache, or that of the connector inside. See `RemoteConnector`."""

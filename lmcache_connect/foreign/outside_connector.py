@@ -15,6 +15,7 @@ from ..contract import (
     KeyFacts,
     RemoteConnector,
     RemovalPolicy,
+    ServerFacts,
     ServerState,
     Slots,
     Staging,
@@ -231,6 +232,10 @@ class OutsideConnector(WrappingConnector):
     async def announced(self) -> Documents:
         """Passes the call through. See `RemoteConnector`."""
         return await self.around("announced", (), self.wrapped.announced)
+
+    async def server_facts(self) -> Sequence[ServerFacts]:
+        """Passes the call through. See `RemoteConnector`."""
+        return await self.around("server_facts", (), self.wrapped.server_facts)
 
     def post_init(self) -> None:
         """Passes the call through. See `RemoteConnector`."""

@@ -40,6 +40,7 @@ def create_app(
         allowed_hosts=(config.host, *config.allowed_hosts),
         timeout=config.request_timeout,
         max_body_bytes=config.max_body_bytes,
+        root_path=config.root_path,
     )
     app.add_middleware(Outgoing)
     return app
@@ -57,6 +58,7 @@ def create_metrics_app(manager: ConnectorManager, config: APIServerConfig) -> Fa
         allowed_hosts=(config.metrics_host, *config.allowed_hosts),
         timeout=config.request_timeout,
         max_body_bytes=config.max_body_bytes,
+        root_path=config.root_path,
         open_paths=frozenset(),
     )
     app.add_middleware(Outgoing)

@@ -58,7 +58,9 @@ class Gate:
         timeout: float,
         max_body_bytes: int,
         open_paths: frozenset[str] = OPEN_PATHS,
+        root_path: str = "",
     ) -> None:
+        """`root_path`: a path prefix that requests may have, and that does not count. It has no slash at its end."""
         self._app = app
         self._token = token.encode() if token is not None else None
         self._protects_reads = protects_reads
@@ -66,6 +68,7 @@ class Gate:
         self._timeout = timeout
         self._max_body_bytes = max_body_bytes
         self._open_paths = open_paths
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -74,6 +77,7 @@ class Gate:
         if scope["type"] != "http":  # nothing here speaks WebSocket
             await send({"type": "websocket.close", "code": 1008})
             return
+        scope = self._below_root(scope)
         started = False
         is_head = scope["method"] == "HEAD"
         if is_head:  # FastAPI knows no HEAD of a route's GET
@@ -124,11 +128,21 @@ class Gate:
                 await late(scope, receive, send_with_headers)
             # Otherwise the answer has begun: the server sees that it has no end, and closes the connection.
 
+    def _below_root(self, scope: Scope) -> Scope:
+        """The request as one below `root_path`, where its path begins with that."""
+        root, path = self._root_path, scope["path"]
+        if not root or scope.get("root_path"):
+            return scope
+        if path == root:
+            return {**scope, "root_path": root, "path": f"{root}/"}
+        return {**scope, "root_path": root} if path.startswith(f"{root}/") else scope
+
     def _refusal(self, scope: Scope) -> tuple[int, str, str, dict[str, str] | None] | None:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         is_known = len(hosts) == 1 and self._is_ours(hosts[0])
-        if not is_known and (hosts or scope["path"] not in HEALTH_PATHS):
+        path = _path_below_root(scope)
+        if not is_known and (hosts or path not in HEALTH_PATHS):
             return (
                 421,
                 "wrong_host",
@@ -139,7 +153,7 @@ class Gate:
         reads = scope["method"] in READING
         if not reads and _is_cross_site(headers, *hosts):
             return 403, "cross_site", "a page of another site may not change anything here", None
-        if self._needs_token(scope["path"], reads) and not self._has_token(headers):
+        if self._needs_token(path, reads) and not self._has_token(headers):
             return (
                 401,
                 "unauthorized",
@@ -186,6 +200,12 @@ class Gate:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         right = self._token is not None and hmac.compare_digest(given.strip().encode(), self._token)
         return right and scheme.lower() == "bearer"
+
+
+def _path_below_root(scope: Scope) -> str:
+    """A request's path without what a proxy, or an application that this one is mounted in, has before it."""
+    root, path = str(scope.get("root_path", "")), str(scope["path"])
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def _is_cross_site(headers: Headers, host: str = "") -> bool:

@@ -55,6 +55,9 @@ class APIServerConfig(Settings):
     allowed_hosts: tuple[str, ...] = ()
     """Host names, without a port, that requests may name in `Host` besides IP addresses and localhost."""
 
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$", max_length=256)] = ""
+    """A path prefix that requests may have, such as `/cache`, behind a proxy that passes paths as they come."""
+
     max_body_bytes: Annotated[int, SIZE, Field(ge=1024, le=1 << 26)] = 1 << 20
     """The most bytes of a request's body."""
 

@@ -25,9 +25,9 @@ class APIState:
     started: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        self.health = HealthCheck(self.manager)
         self.fleet = FleetWatch(self.manager)
-        self.metrics = ManagerMetrics(self.manager)
+        self.health = HealthCheck(self.manager, fleet=self.fleet)
+        self.metrics = ManagerMetrics(self.manager, self.health)
 
 
 def attach(app: FastAPI, manager: ConnectorManager, config: APIServerConfig | None = None) -> APIState:

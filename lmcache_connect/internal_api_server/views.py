@@ -6,11 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..contract import ServerState
-from ..managed import ManagedConnector
+from ..contract import ServerFacts, ServerState
+from ..managed import GETS, PUTS, ManagedConnector
 from ..manager import ConnectorManager
 from ..memory import HotCache as Cache
-from ..observability import OperationStatistics
+from ..observability import Histogram, OperationStatistics
+from ..oversight import RecentCounts
 
 
 class Operation(BaseModel):
@@ -42,6 +43,74 @@ class Operation(BaseModel):
             wire_seconds=counted.wire_seconds,
             in_flight=counted.in_flight,
         )
+
+
+class Latency(BaseModel):
+    """Quantiles of a histogram, in seconds. Those of calls include retries."""
+
+    calls: int
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: Histogram) -> Latency | None:
+        """The quantiles; None where nothing was counted."""
+        p50, p90, p99 = (seconds.quantile(share) for share in (0.5, 0.9, 0.99))
+        if p50 is None or p90 is None or p99 is None:
+            return None
+        return cls(calls=seconds.count, p50=p50, p90=p90, p99=p99)
+
+
+class Recent(BaseModel):
+    """What a connector's calls did in the last minute, or since somebody has looked: `seconds`."""
+
+    seconds: float
+    keys: int = Field(description="asked for by gets")
+    hits: int
+    misses: dict[str, int] = Field(description="of gets, by reason")
+    dropped_puts: dict[str, int] = Field(description="keys whose put was not made or not stored, by reason")
+    errors: dict[str, int] = Field(description="of all operations, by the error's class")
+    get: Latency | None = Field(description="of all operations that bring chunks; null without a call")
+    put: Latency | None = Field(description="of all operations that store chunks")
+    lookup: Latency | None = Field(description="of `exists` and `batched_exists`")
+
+    @classmethod
+    def of(cls, recent: RecentCounts) -> Recent:
+        """The counts as a document."""
+        got, put = recent.total(GETS), recent.total(PUTS)
+        errors = recent.total(recent.operations).errors
+        return cls(
+            seconds=recent.seconds,
+            keys=got.items,
+            hits=got.hits,
+            misses={reason: count for reason, count in got.misses.items() if count},
+            dropped_puts={reason: count for reason, count in put.misses.items() if count},
+            errors={name: count for name, count in errors.items() if count},
+            get=Latency.of(got.wire),
+            put=Latency.of(put.wire),
+            lookup=Latency.of(recent.total(("exists", "batched_exists")).wire),
+        )
+
+
+class StoreServer(BaseModel):
+    """What a server of the store tells of itself. Counters are of all its clients. Null: it does not tell that."""
+
+    product: str
+    uptime: float
+    memory: int | None
+    memory_limit: int | None = Field(description="0: as much as there is")
+    evicts: bool | None = Field(description="whether it makes room; otherwise it refuses puts when it is full")
+    expired: int | None = Field(description="keys dropped because their time was over")
+    evicted: int | None = Field(description="keys dropped to make room")
+    connections: int | None
+    saves: bool | None = Field(description="whether its last write to its disk succeeded")
+    is_replica: bool | None
+
+    @classmethod
+    def of(cls, facts: ServerFacts) -> StoreServer:
+        """The same without the name of the process."""
+        return cls(**{name: getattr(facts, name) for name in cls.model_fields})
 
 
 class Server(BaseModel):

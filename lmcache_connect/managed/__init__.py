@@ -8,6 +8,6 @@ from __future__ import annotations
 from ..contract import BreakerState
 from .connector import ManagedConnector
 from .lifetime import close_soon
-from .operations import GETS, PUTS
+from .operations import GETS, PUTS, REMOVALS
 
-__all__ = ["GETS", "PUTS", "BreakerState", "ManagedConnector", "close_soon"]
+__all__ = ["GETS", "PUTS", "REMOVALS", "BreakerState", "ManagedConnector", "close_soon"]

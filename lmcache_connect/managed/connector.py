@@ -23,6 +23,7 @@ from ..contract import (
     OwnThreadCalls,
     RemoteConnector,
     RemovalPolicy,
+    ServerFacts,
     ServerState,
     Slots,
     Staging,
@@ -150,6 +151,10 @@ class ManagedConnector(RemoteConnector):
     def servers(self) -> Sequence[ServerState]:
         """What is known of each server of a store that has several, each with a breaker of its own. From any thread."""
         return self._wrapped.servers()
+
+    async def server_facts(self) -> Sequence[ServerFacts]:
+        """What the servers of the store tell of themselves now. It is not an operation: nothing is counted."""
+        return await self._owner.run(self._wrapped.server_facts)
 
     @property
     def in_flight(self) -> int:

@@ -58,6 +58,16 @@ def _count_flags(stats: OperationStatistics, found: Flags) -> int:
     return len(found) - hits
 
 
+def _count_gone(stats: OperationStatistics, gone: bool) -> int:
+    stats.hits += gone
+    return 0  # a key that was not there is no miss
+
+
+def _count_all_gone(stats: OperationStatistics, gone: Flags) -> int:
+    stats.hits += sum(gone)
+    return 0
+
+
 def _count_chunk(stats: OperationStatistics, found: MemoryObj | None) -> int:
     if found is None:
         return 1
@@ -136,8 +146,8 @@ BATCHED_PUT_FROM: Final[Operation[Transferred]] = Operation(
     absence="not_stored",
 )
 # A bypass drops no removal: what was to go away would still be there afterwards.
-REMOVE: Final[Operation[bool]] = Operation("remove", _false, take=bool)
-BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false)
+REMOVE: Final[Operation[bool]] = Operation("remove", _false, _count_gone, take=bool)
+BATCHED_REMOVE: Final[Operation[Flags]] = Operation("batched_remove", _all_false, _count_all_gone)
 # Half a listing must not look like a whole one, so a failure here never becomes a miss.
 LIST: Final[Operation[list[str]]] = Operation("list")
 # A page of a scan cannot be repeated: a generator that raised is finished.
@@ -154,6 +164,9 @@ ANNOUNCED: Final[Operation[Documents]] = Operation("announced", is_counted=False
 
 GETS: Final = frozenset({GET.name, BATCHED_GET.name, GET_INTO.name, BATCHED_GET_INTO.name})
 """The names of the operations that bring chunks."""
+
+REMOVALS: Final = frozenset({REMOVE.name, BATCHED_REMOVE.name})
+"""The names of the operations that remove chunks. Their hits are the keys that are gone by them."""
 
 PUTS: Final = frozenset({PUT.name, BATCHED_PUT.name, PUT_FROM.name, BATCHED_PUT_FROM.name})
 """The names of the operations that store chunks."""

@@ -39,6 +39,29 @@ class Histogram:
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.sum += other.sum
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """The values that were added after `earlier` was copied from this one."""
+        rest = Histogram(self.bounds)
+        rest.counts = [now - then for now, then in zip(self.counts, earlier.counts, strict=True)]
+        rest.sum = self.sum - earlier.sum
+        return rest
+
+    def quantile(self, share: float) -> float | None:
+        """The value that `share` of the values are at most, 0 to 1, guessed between two bounds; None without values.
+
+        For values above every bound it is the highest bound.
+        """
+        left = share * self.count
+        if not self.count:
+            return None
+        lower = 0.0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            if count and left <= count:
+                return lower + (bound - lower) * left / count
+            left -= count
+            lower = bound
+        return self.bounds[-1]
+
     def copy(self) -> Histogram:
         """A copy that later values do not change."""
         twin = Histogram(self.bounds)

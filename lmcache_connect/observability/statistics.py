@@ -51,6 +51,21 @@ class OperationStatistics:
             }
         )
 
+    def since(self, earlier: OperationStatistics) -> OperationStatistics:
+        """What was counted after `earlier` was copied from this one. `in_flight` is that of now."""
+        return OperationStatistics(
+            calls=self.calls - earlier.calls,
+            items=self.items - earlier.items,
+            hits=self.hits - earlier.hits,
+            misses=self.misses - earlier.misses,
+            errors=self.errors - earlier.errors,
+            retries=self.retries - earlier.retries,
+            bytes=self.bytes - earlier.bytes,
+            queue=self.queue.since(earlier.queue),
+            wire=self.wire.since(earlier.wire),
+            in_flight=self.in_flight,
+        )
+
     def add(self, other: OperationStatistics) -> None:
         """Adds the counts of another one, except for `in_flight`."""
         self.calls += other.calls

@@ -9,6 +9,7 @@ from .clearing import clear
 from .fleet import FleetTraffic, FleetWatch
 from .health import Health, HealthCheck, StoreHealth
 from .metrics import ManagerMetrics
+from .recent import RecentCounts
 from .trouble import Trouble
 from .workers import known_workers
 
@@ -18,6 +19,7 @@ __all__ = [
     "Health",
     "HealthCheck",
     "ManagerMetrics",
+    "RecentCounts",
     "StoreHealth",
     "Trouble",
     "clear",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import weakref
 from collections import Counter
@@ -10,17 +11,21 @@ from typing import Any, Final, TypeVar
 
 import anyio.to_thread
 
+from .._version import __version__
 from ..errors import MissingExtraError
-from ..managed import BreakerState
+from ..managed import REMOVALS, BreakerState
 from ..manager import ConnectorManager
 from ..memory import HotCache
 from ..observability import Histogram, HotCacheCounts, OperationStatistics
+from .health import HealthCheck
 
 try:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector
+
+    from .store_metrics import store_metrics
 except ImportError as missing:
     raise MissingExtraError("ManagerMetrics", missing.name or "prometheus_client", "api") from missing
 
@@ -51,10 +56,11 @@ class ManagerMetrics:
     connectors that do not exist any more are kept under the name `gone`, so that sums never fall.
     """
 
-    def __init__(self, manager: ConnectorManager) -> None:
+    def __init__(self, manager: ConnectorManager, health: HealthCheck | None = None) -> None:
+        """`health` gives the metrics of the stores themselves: up, ping, memory. Without it, they are left out."""
         self.registry: Final = CollectorRegistry(auto_describe=False)
         """For other exporters. It does not keep the manager alive."""
-        self.registry.register(_ManagerCollector(manager))
+        self.registry.register(_ManagerCollector(manager, health))
         self._made: dict[str, tuple[float, tuple[bytes, str]]] = {}  # by content type: there are a few, all known
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
@@ -72,8 +78,9 @@ class ManagerMetrics:
 
 
 class _ManagerCollector(Collector):
-    def __init__(self, manager: ConnectorManager) -> None:
+    def __init__(self, manager: ConnectorManager, health: HealthCheck | None) -> None:
         self._manager = weakref.ref(manager)
+        self._health = health
 
     def describe(self) -> Iterable[Metric]:
         return ()  # so that registering does not collect
@@ -82,12 +89,31 @@ class _ManagerCollector(Collector):
         manager = self._manager()
         if manager is None:
             return
+        yield _build_info()
         yield from _connector_metrics(manager)
+        if self._health is not None:
+            yield from store_metrics(self._health.last)
+            yield _loop_lag(self._health)
         yield from _operation_metrics(manager)
         yield _damaged_records(manager)
         yield from _hot_cache_metrics(manager)
         yield from _arena_metrics(manager)
         yield from _job_metrics(manager)
+
+
+def _build_info() -> Metric:
+    labels = ["version", "python", "implementation"]
+    info = GaugeMetricFamily(
+        f"{_PREFIX}_build_info", "Always 1. The labels name the release, and the Python that runs it", labels=labels
+    )
+    info.add_metric([__version__, platform.python_version(), platform.python_implementation()], 1)
+    return info
+
+
+def _loop_lag(health: HealthCheck) -> Metric:
+    text = "How late timers of the connectors' event loop fire, four times a second"
+    buckets, total = _buckets(health.lag.seconds)
+    return HistogramMetricFamily(f"{_PREFIX}_loop_lag_seconds", text, buckets=buckets, sum_value=total)
 
 
 def _connector_metrics(manager: ConnectorManager) -> Iterator[Metric]:
@@ -138,6 +164,9 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
     calls = CounterMetricFamily(f"{_PREFIX}_operations", "Calls", labels=labels)
     keys = CounterMetricFamily(f"{_PREFIX}_keys", "Keys in calls", labels=labels)
     hits = CounterMetricFamily(f"{_PREFIX}_hits", "Keys that were there", labels=labels)
+    removed = CounterMetricFamily(
+        f"{_PREFIX}_removed_keys", "Keys that are gone because a call removed them", labels=labels
+    )
     misses = CounterMetricFamily(f"{_PREFIX}_misses", "Keys that were not there, by reason", labels=[*labels, "reason"])
     errors = CounterMetricFamily(f"{_PREFIX}_errors", "Calls that failed, by class of error", labels=[*labels, "error"])
     retries = CounterMetricFamily(f"{_PREFIX}_retries", "Attempts after the first", labels=labels)
@@ -156,7 +185,7 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
             at = [name, operation]
             calls.add_metric(at, counted.calls)
             keys.add_metric(at, counted.items)
-            hits.add_metric(at, counted.hits)
+            (removed if operation in REMOVALS else hits).add_metric(at, counted.hits)
             retries.add_metric(at, counted.retries)
             moved.add_metric(at, counted.bytes)
             in_flight.add_metric(at, counted.in_flight)
@@ -166,7 +195,7 @@ def _operation_metrics(manager: ConnectorManager) -> Iterator[Metric]:
                 errors.add_metric([*at, error], count)
             queue.add_metric(at, *_buckets(counted.queue))
             wire.add_metric(at, *_buckets(counted.wire))
-    yield from (calls, keys, hits, misses, errors, retries, moved, in_flight, queue, wire)
+    yield from (calls, keys, hits, removed, misses, errors, retries, moved, in_flight, queue, wire)
 
 
 def _damaged_records(manager: ConnectorManager) -> Metric:

@@ -47,6 +47,7 @@ async def test_readiness_pings_the_stores_and_says_when_one_is_gone(local_cpu_ba
                         "health": "failing",
                         "seconds": None,
                         "error": "StoreUnavailableError",
+                        "advice": "the store cannot be reached, or closes connections: look at it and at the network",
                         "trouble": [],
                     }
                 ],

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, StoreUnavailableError
 from lmcache_connect.observability import Histogram
 from lmcache_connect.observability.histogram import LATENCY_BOUNDS
-from lmcache_connect.oversight import ManagerMetrics
+from lmcache_connect.oversight import HealthCheck, ManagerMetrics
 from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import ValkeyServer
 from lmcache_reference_connectors.redis import RedisReferenceAdapter
@@ -256,7 +256,9 @@ async def test_every_metric_is_in_the_table_of_the_documentation_and_in_the_dash
 ) -> None:
     async with ConnectorManager(valkey_url, None, local_cpu_backend) as manager:
         await manager.create_connector().exists("a")
-        names = scrape(manager).names
+        health = HealthCheck(manager)
+        await health.check(5)
+        names = Scrape(ManagerMetrics(manager, health).render()[0].decode()).names
     page = (ROOT / "docs/metrics.md").read_text()
     rows = set(re.findall(r"^\| `(lmcache_connect_\w+)` \|", page, flags=re.MULTILINE))
     assert {re.sub(r"_total$", "", row) for row in rows} == names

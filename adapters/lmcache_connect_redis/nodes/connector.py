@@ -17,8 +17,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
+import anyio
+
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import BreakerState, Documents, FactSlots, Flags, OwnThreadCalls, ServerState, note_missed
+from lmcache_connect.contract import (
+    BreakerState,
+    Documents,
+    FactSlots,
+    Flags,
+    OwnThreadCalls,
+    ServerFacts,
+    ServerState,
+    note_missed,
+)
 from lmcache_connect.errors import OperationTimeoutError, StoreUnavailableError, UnsupportedOperationError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, DividedArrivals, StreamingConnector
 from lmcache_connect.url import HostPort, RemoteURL
@@ -41,6 +52,9 @@ Names = list[str]
 
 _PING_GRACE: Final = 0.5
 """How much later than the first a server may answer a ping, in seconds."""
+
+_FACTS_SECONDS: Final = 0.5
+"""Seconds that a server has to tell of itself."""
 
 Share = Callable[[Node, list[int], Way], Awaitable[object]]
 """Asks a server, in some way, for its share of a call: the keys at these positions."""
@@ -327,6 +341,20 @@ class NodesConnector(StreamingConnector[Connection]):
     async def exists(self, key: Key) -> bool:
         """Returns whether the key's server holds the chunk."""
         return (await self._look_up("exists", self.names_of([key_string(key)]), _held, reads=True))[0]
+
+    async def server_facts(self) -> Sequence[ServerFacts]:
+        """What the servers tell that have not failed, and answer within half a second."""
+
+        async def call(node: Node) -> Sequence[ServerFacts]:
+            if node.breaker.state is not BreakerState.CLOSED:
+                return ()
+            found: Sequence[ServerFacts] = ()
+            with anyio.move_on_after(_FACTS_SECONDS):
+                found = await node.connector.server_facts()
+            return found
+
+        found, _ = await self._outcomes([partial(call, node) for node in await self._all_nodes()])
+        return [facts for each in found if each is not None for facts in each]
 
     async def batched_exists(self, keys: Sequence[Key]) -> Flags:
         """Returns for each key whether its server holds the chunk. One round trip to each server."""

@@ -52,6 +52,7 @@ class StoreReadiness(BaseModel):
     health: Health
     seconds: float | None = None
     error: str | None = None
+    advice: str | None = Field(default=None, description="what to do about the error")
     trouble: list[Failures] = []
 
     @classmethod
@@ -62,6 +63,7 @@ class StoreReadiness(BaseModel):
             health=found.health,
             seconds=found.seconds,
             error=found.error,
+            advice=found.advice,
             trouble=[Failures.of(trouble) for trouble in found.trouble],
         )
 

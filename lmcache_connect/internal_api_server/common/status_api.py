@@ -11,10 +11,11 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from ..._version import __version__
-from ...oversight import FleetTraffic, Health, Trouble
+from ...managed import ManagedConnector
+from ...oversight import FleetTraffic, Health, StoreHealth, Trouble
 from ..state import State
 from ..status_page import StatusPage
-from ..views import Connector, HotCache
+from ..views import Connector, HotCache, Latency, Recent, StoreServer
 from .health_api import Failures
 
 router = APIRouter(tags=["common"])
@@ -56,11 +57,16 @@ class StoreStatus(BaseModel):
     """One connector and its store. `error` and `detail` are of the last ping, or of the first trouble."""
 
     connector: Connector
+    prefix: str | None = Field(description="what the names of all keys begin with in the store; null: the default")
     health: Health
     ping_seconds: float | None
     error: str | None
     detail: str | None
+    advice: str | None = Field(description="what to do about the error; null without an error")
     trouble: list[StoreTrouble] = Field(description="why it is degraded, or what fails besides a ping")
+    recent: Recent
+    servers: list[StoreServer] = Field(description="those that tell of themselves: Redis and Valkey do")
+    started: float | None = Field(description="when the youngest of them was started; null where none tells")
     others: Others | None = Field(description="other workers on this store; null where none is known")
 
 
@@ -72,6 +78,8 @@ class Status(BaseModel):
     started: float
     now: float
     stores: list[StoreStatus]
+    loop_lag: Latency | None = Field(description="how late the connectors' event loop was since somebody has looked")
+    token_needed: bool = Field(description="whether the switches of this server need its token")
     hot_cache: HotCache | None = Field(description="null while the process has no memory for chunks yet")
 
 
@@ -83,19 +91,24 @@ async def status(state: State) -> Status:
     """
     manager = state.manager
     health = {found.connector: found for found in await state.health.check(state.config.ready_timeout)}
-    fleet = await state.fleet.look(state.config.ready_timeout)
     stores = []
     for connector in manager.known_connectors:
-        found = health.get(connector.name)  # None: it was made after the last ping
+        # Without an outcome, it was made after the last check.
+        found = health.get(connector.name, StoreHealth(connector.name, "unknown"))
         stores.append(
             StoreStatus(
                 connector=Connector.of(connector),
-                health=found.health if found is not None else "unknown",
-                ping_seconds=found.seconds if found is not None else None,
-                error=found.error if found is not None else None,
-                detail=found.detail if found is not None else None,
-                trouble=[StoreTrouble.of(trouble) for trouble in found.trouble] if found is not None else [],
-                others=Others.of(fleet[connector.name]) if connector.name in fleet else None,
+                prefix=_prefix(connector),
+                health=found.health,
+                ping_seconds=found.seconds,
+                error=found.error,
+                detail=found.detail,
+                advice=found.advice,
+                trouble=[StoreTrouble.of(trouble) for trouble in found.trouble],
+                recent=Recent.of(found.recent),
+                servers=[StoreServer.of(facts) for facts in found.servers],
+                started=found.started,
+                others=Others.of(found.others) if found.others is not None else None,
             )
         )
     return Status(
@@ -104,8 +117,15 @@ async def status(state: State) -> Status:
         started=state.started,
         now=time.time(),
         stores=stores,
+        loop_lag=Latency.of(state.health.lag.seconds),
+        token_needed=state.config.token is not None,
         hot_cache=HotCache.of(manager),
     )
+
+
+def _prefix(connector: ManagedConnector) -> str | None:
+    found = connector.context.remote_url.query.get("prefix")
+    return found.get_secret_value() if found is not None else None
 
 
 @router.get("/", include_in_schema=False)
