@@ -32,7 +32,7 @@ class ObjectFacts:
         self._store = store
 
     async def of(self, key: str, name: str, *, records: bool) -> KeyFacts | None:
-        """Returns the facts of a key's object; None where there is none.
+        """Returns the facts of a key's object; None for a missing one.
 
         Raises:
             AccessDeniedError: access to it is denied.

@@ -88,7 +88,7 @@ class Layout(ABC):
     async def describe(
         self, questions: Questions, names: Sequence[str], store: str, *, records: bool
     ) -> Sequence[KeyFacts | RedirectedError | None]:
-        """Returns for each name what the server says of its chunk, None where there is none, or who has it."""
+        """Returns for each name what the server says of its chunk, None for a missing one, or who has it."""
 
     async def encode_removal_of_damage(self, connection: Connection, name: str) -> bytes | None:
         """Reads a chunk again. Returns the command that removes it if the server holds the damage that was seen.

@@ -10,7 +10,7 @@ from lmcache_connect.contract import KeyFacts, PartSum
 from lmcache_connect.record import SpreadPlan
 
 INDEX_MEMORY: Final = 16 << 10
-"""The most bytes that an index takes in a server's memory. What takes more is none."""
+"""The most bytes that an index takes in a server's memory. Nothing longer is one."""
 
 
 def with_pieces(

@@ -20,7 +20,7 @@ _FORM = "LMCache's two values"
 async def describe_pairs(
     questions: Questions, names: Sequence[str], store: str, *, records: bool
 ) -> list[KeyFacts | RedirectedError | None]:
-    """Returns for each name the facts of its chunk, None where there is none, or what named another node.
+    """Returns for each name the facts of its chunk, None for a missing one, or what named another node.
 
     A chunk of which one half is missing has facts that say so: a get of it is a miss.
 
