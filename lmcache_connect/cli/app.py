@@ -29,8 +29,9 @@ from .frame.settings_file import SettingsFile, use_settings_file
 from .ping.command import COMMAND as PING
 from .schemes.command import COMMANDS as SCHEMES
 from .serve.command import COMMAND as SERVE
+from .store.command import COMMANDS as STORE
 
-COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, *SCHEMES, ENGINES, SERVE)
+COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, *STORE, *SCHEMES, ENGINES, SERVE)
 """In the order in which the help lists them."""
 
 app: Final = typer.Typer(

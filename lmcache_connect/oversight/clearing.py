@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,11 +36,16 @@ class Clearing:
 
 
 async def clear(
-    connector: RemoteConnector, prefix: str, *, dry_run: bool = False, limit: int = CLEAR_LIMIT
+    connector: RemoteConnector,
+    prefix: str,
+    *,
+    dry_run: bool = False,
+    limit: int = CLEAR_LIMIT,
+    on_page: Callable[[int], None] = lambda _: None,
 ) -> Clearing:
     """Removes at most `limit` keys that start with `prefix`, then what an earlier release stored under such keys.
 
-    With `dry_run`, only counts them.
+    With `dry_run`, only counts them. `on_page` is told how many more keys were looked at, and removed.
 
     A hot cache in front of the store drops every such key, also those that the store does not list any more.
 
@@ -58,7 +64,7 @@ async def clear(
         try:
             if cache is not None:
                 cache.clear(prefix)
-            await _clear(connector, prefix, dry_run, limit, found)
+            await _clear(connector, prefix, dry_run, limit, found, on_page)
             if found.is_complete:
                 await _clear_outdated(connector, prefix, dry_run, limit - found.matched, found)
         finally:
@@ -69,7 +75,14 @@ async def clear(
     return found
 
 
-async def _clear(connector: RemoteConnector, prefix: str, dry_run: bool, limit: int, found: Clearing) -> None:
+async def _clear(
+    connector: RemoteConnector,
+    prefix: str,
+    dry_run: bool,
+    limit: int,
+    found: Clearing,
+    on_page: Callable[[int], None],
+) -> None:
     names = connector.scan(prefix)
     try:
         page: list[str] = []
@@ -80,13 +93,16 @@ async def _clear(connector: RemoteConnector, prefix: str, dry_run: bool, limit: 
                 break
             found.matched += 1
             page.append(name)
-            if len(page) == _PAGE and not dry_run:
-                await _remove(connector, page, found)
+            if len(page) == _PAGE:
+                if not dry_run:
+                    await _remove(connector, page, found)
+                on_page(len(page))
                 page = []
         else:
             found.is_complete = True
         if page and not dry_run:
             await _remove(connector, page, found)
+        on_page(len(page))
     finally:
         await end_scan(names)
 

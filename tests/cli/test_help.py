@@ -23,7 +23,9 @@ def texts(command: Any) -> dict[str, str]:
 
 
 def test_the_commands_are_these() -> None:
-    assert sorted(COMMANDS) == ["demo", "engines", "ping", "plugins", "schemes", "serve"]
+    assert sorted(COMMANDS) == [
+        *("clear", "demo", "du", "engines", "inspect", "ls", "ping", "plugins", "rm", "schemes", "serve")
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -30,9 +30,7 @@ def chunk(backend: LocalCPUBackend, nbytes: int) -> MemoryObj:
     return made
 
 
-@pytest_asyncio.fixture(
-    params=["single", "striped", "lmcache", "cluster", "ring", "spread", "rclone", "memory", "hot"]
-)
+@pytest_asyncio.fixture(params=["single", "striped", "lmcache", "cluster", "ring", "spread", "rclone", "memory", "hot"])
 async def store(
     request: pytest.FixtureRequest, redis_sources: object, local_cpu_backend: LocalCPUBackend
 ) -> AsyncIterator[tuple[str, ManagedConnector]]:
@@ -67,15 +65,17 @@ async def test_a_store_says_how_long_a_chunk_is_and_what_it_holds(
     if name == "memory":
         assert facts == KeyFacts()  # it says whether the key is there, as any connector of another author does
         return
-    assert plain.stored_bytes is not None and plain.stored_bytes >= nbytes
+    assert plain.stored_bytes is not None
+    assert plain.stored_bytes >= nbytes
     assert facts.nbytes == nbytes
     if name != "rclone":
         assert plain.ttl == facts.ttl == math.inf
     else:
-        assert facts.age is not None and facts.age < 60
+        assert facts.age is not None
+        assert facts.age < 60
     if name != "lmcache":
         whole = payload(KEY, nbytes)
-        assert [(part.start, part.end) for part in facts.sums][0][0] == 0
+        assert facts.sums[0].start == 0
         assert facts.sums[-1].end == nbytes
         for start, end, told in facts.sums:
             assert told == xxhash.xxh3_64_intdigest(whole[start:end])
@@ -98,9 +98,11 @@ async def test_a_store_forgets_a_chunk_when_it_is_told_to(
     assert connector.support_expiry()
     assert await connector.expire([KEY, "no such key"], [60, 60]) == [True, False]
     [facts] = await connector.describe([KEY])
-    assert facts is not None and facts.ttl is not None
+    assert facts is not None
+    assert facts.ttl is not None
     assert 50 < facts.ttl <= 60
-    assert (got := await connector.get(KEY)) is not None
+    got = await connector.get(KEY)
+    assert got is not None
     with got, got.byte_array as view:
         assert bytes(view) == payload(KEY, nbytes)
     with pytest.raises(InvalidArgumentError):

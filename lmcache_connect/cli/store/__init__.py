@@ -1,0 +1,1 @@
+"""What a store holds: `lmcache-connect ls`, `inspect`, `rm`, `clear` and `du`."""
