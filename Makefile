@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long chaos check format bench bench-small bench-calls bench-s3 bench-setup package docs lmcache engines lock clean
+.PHONY: help setup demo test test-long test-lowest test-newest chaos check format bench bench-small bench-calls bench-s3 bench-setup package docs lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,12 +25,23 @@ $(BIN)/python:
 # The stamp: only a changed pyproject.toml or lock file reinstalls. The build backend comes from the lock as well (no
 # isolation), so nothing is installed that the lock does not name.
 $(READY): pyproject.toml requirements.lock | $(BIN)/python
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch "$@"
+	$(call install,$(VENV),requirements.lock)
 
-demo: $(READY) ## Start a store, put and get chunks, show the results
-	"$(BIN)/lmcache-connect" demo $(ARGS)
+# $(1): the environment, $(2): the file with every version and hash.
+define install
+"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+@touch "$@"
+endef
+
+# The demo takes .venv where it is there. Otherwise a small environment of its own: the tools of the tests weigh 700 MB.
+DEMO := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
+demo: $(DEMO)/.ready ## Start a store, put and get chunks, show the results
+	"$(DEMO)/bin/lmcache-connect" demo $(ARGS)
+
+.venv-demo/.ready: pyproject.toml requirements-demo.txt
+	"$(PYTHON)" -m venv .venv-demo
+	$(call install,.venv-demo,requirements-demo.txt)
 
 test: $(READY) ## Run the tests, except those marked `long`
 	"$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
@@ -38,6 +49,27 @@ test: $(READY) ## Run the tests, except those marked `long`
 # One after the other: they load the machine, and some of them measure their own lateness.
 test-long: $(READY) ## Run the tests marked `long`
 	"$(BIN)/python" -m pytest -q -m long $(ARGS)
+
+# Environments of their own, so that neither changes .venv. The lowest versions are those that pyproject.toml names for what the
+# product depends on; the tools of the tests stay new. rich is lowest although a tool asks for a newer one.
+UV_IN = "$(1)/bin/uv" pip $(2) --quiet --python "$(1)/bin/python"
+.venv-lowest/bin/uv .venv-newest/bin/uv:
+	"$(PYTHON)" -m venv "$(patsubst %/bin/uv,%,$@)"
+	"$(patsubst %/uv,%,$@)/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
+
+test-lowest: .venv-lowest/bin/uv ## Run the tests with the lowest versions that pyproject.toml admits
+	$(call UV_IN,.venv-lowest,compile) --no-header --no-annotate --resolution lowest-direct --extra all --extra testing \
+		--output-file .venv-lowest/lowest.txt --upgrade pyproject.toml
+	grep '^rich==' .venv-lowest/lowest.txt > .venv-lowest/overrides.txt
+	$(call UV_IN,.venv-lowest,compile) --no-header --no-annotate --group pyproject.toml:dev --constraints .venv-lowest/lowest.txt \
+		--overrides .venv-lowest/overrides.txt --output-file .venv-lowest/tools.txt --upgrade
+	$(call UV_IN,.venv-lowest,install) --overrides .venv-lowest/overrides.txt -r .venv-lowest/lowest.txt -r .venv-lowest/tools.txt
+	$(call UV_IN,.venv-lowest,install) --no-deps --no-build-isolation --editable .
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
+
+test-newest: .venv-newest/bin/uv ## Run the tests with the newest versions that pyproject.toml admits
+	$(call UV_IN,.venv-newest,install) --upgrade --editable '.[all,testing]' --group dev
+	.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
 
 check: $(READY) ## Lint, formatting and both type checkers
 	"$(BIN)/ruff" check .
@@ -110,6 +142,7 @@ engines: lmcache ## Add vLLM and SGLang as well, and run the tests of the engine
 lock: | $(BIN)/python ## Write the requirements files from pyproject.toml
 	@test -x "$(BIN)/uv" || "$(BIN)/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
 	$(COMPILE) --extra all --extra testing --group dev --output-file requirements.lock $(ARGS) pyproject.toml
+	$(COMPILE) --extra demo --group build --constraints requirements.lock --output-file requirements-demo.txt $(ARGS) pyproject.toml
 	$(COMPILE) --group pyproject.toml:bench --constraints requirements.lock \
 		--output-file requirements-bench.txt $(ARGS)
 	$(COMPILE) --group pyproject.toml:docs --constraints requirements.lock \

@@ -81,6 +81,7 @@ SDIST_FILES: Final = (
     "pyproject.toml",
     "mkdocs.yaml",
     "requirements-bench.txt",
+    "requirements-demo.txt",
     "requirements-docs.txt",
     "requirements.lock",
 )
