@@ -22,6 +22,7 @@ from .dtypes import DType
 from .errors import (
     ArenaExhaustedError,
     AuthenticationError,
+    ChunkMissingError,
     ConnectorClosedError,
     CorruptRecordError,
     InvalidURLError,
@@ -32,9 +33,9 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .keys import CacheEngineKey, Key, LayerCacheEngineKey, key_string
-from .managed import ManagedConnector
+from .managed import ManagedConnector, Progress
 from .manager import ConnectorManager, CreateConnector, create_connector, register_adapter
-from .memory import ChunkMemory, LocalCPUBackend, MemoryObj, Regions, memory_at, regions_of
+from .memory import ChunkMemory, LocalCPUBackend, MemoryObj, Regions, chunk_of, memory_at, regions_of
 from .metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 from .url import RemoteURL
 
@@ -45,6 +46,7 @@ __all__ = [
     "CacheMetadata",
     "ChunkMemory",
     "ChunkMetadata",
+    "ChunkMissingError",
     "ConnectorAdapter",
     "ConnectorClosedError",
     "ConnectorConfig",
@@ -63,6 +65,7 @@ __all__ = [
     "MemoryFormat",
     "MemoryObj",
     "OperationTimeoutError",
+    "Progress",
     "Regions",
     "RemoteConnector",
     "RemoteURL",
@@ -72,6 +75,7 @@ __all__ = [
     "WrappingAdapter",
     "WrappingConnector",
     "__version__",
+    "chunk_of",
     "create_connector",
     "hit_prefix",
     "key_string",

@@ -359,6 +359,18 @@ class CorruptRecordError(LMCacheConnectError, ValueError):
         self.removable = removable
 
 
+class ChunkMissingError(LMCacheConnectError, LookupError):
+    """`connector.chunk(key)` found no chunk that it could give. `key` is the key's string.
+
+    The store does not hold it, or holds a record that does not verify; with the setting `errors="miss"`, also: the
+    store failed. The metrics have the reason.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no chunk was found under the key {_shortened(key)}; get() returns None where that is usual")
+        self.key = key
+
+
 class FrameError(CorruptRecordError):
     """The frame around a stored chunk does not verify: its header, its parts or its trailer. See `docs/record.md`.
 

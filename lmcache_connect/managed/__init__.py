@@ -9,5 +9,6 @@ from ..contract import BreakerState
 from .connector import ManagedConnector
 from .lifetime import close_soon
 from .operations import GETS, PUTS, REMOVALS
+from .progress import Progress
 
-__all__ = ["GETS", "PUTS", "REMOVALS", "BreakerState", "ManagedConnector", "close_soon"]
+__all__ = ["GETS", "PUTS", "REMOVALS", "BreakerState", "ManagedConnector", "Progress", "close_soon"]

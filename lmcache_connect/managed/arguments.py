@@ -12,7 +12,7 @@ from ..contract import CallerMemory, Descriptions
 from ..errors import ForeignObjectError, InvalidArgumentError
 from ..keys import Key, check_batch, key_strings
 from ..loop import LoopOwner
-from ..memory import ChunkMemory, MemoryObj, SharedMemoryObj, check_apart
+from ..memory import CallerMemoryObj, ChunkMemory, MemoryObj, SharedMemoryObj, check_apart
 
 AT_ONCE: Final = 1000
 """Keys that are checked before the event loop may do other work."""
@@ -86,15 +86,17 @@ def size_of_borrowed(obj: MemoryObj, memory: ChunkMemory) -> int:
     """Returns the bytes of an object that a put of a connector with that memory may borrow.
 
     Raises:
-        ForeignObjectError: it is not one of that memory.
+        ForeignObjectError: it is not one of that memory, of a hot cache, or of `chunk_of`.
         ReleasedObjectError: it was released.
     """
     if not isinstance(obj, MemoryObj):
-        raise ForeignObjectError(f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate()")
-    nbytes = obj.get_size()  # raises for a released one
-    # A shared one is from a hot cache, whose chunks lie in memory of its own: a put only reads them.
-    if not isinstance(obj, SharedMemoryObj) and not memory.owns(obj):
         raise ForeignObjectError(
-            "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend"
+            f"a {type(obj).__qualname__}", "a MemoryObj, from LocalCPUBackend.allocate() or chunk_of()"
+        )
+    nbytes = obj.get_size()  # raises for a released one
+    # A put only reads those of a hot cache, which lie in memory of its own, and those in memory of their caller.
+    if not isinstance(obj, SharedMemoryObj | CallerMemoryObj) and not memory.owns(obj):
+        raise ForeignObjectError(
+            "a MemoryObj of another backend", "one allocated by this connector's local_cpu_backend, or a chunk_of()"
         )
     return nbytes

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..checkpoint import checkpointed
 from ..contract import (
@@ -31,10 +41,10 @@ from ..contract import (
     hit_prefix,
     prefix_length,
 )
-from ..errors import InvalidArgumentError
+from ..errors import AllocationTimeoutError, ArenaExhaustedError, ChunkMissingError, InvalidArgumentError
 from ..foreign import ForeignConnector, OutsideConnector
 from ..keys import Key, check_batch, key_string
-from ..memory import HotCache, MemoryObj, release_all
+from ..memory import HotCache, MemoryObj, chunk_of, release_all
 from ..metadata import ChunkMetadata
 from ..observability import Condition, OperationStatistics, StoreMetrics, event
 from .arguments import caller_memory, checked_keys, checked_ttls, listed_objects, size_of_borrowed
@@ -47,6 +57,7 @@ from .operation_runner import OperationRunner, note_corrupt
 from .operations import (
     ANNOUNCE,
     ANNOUNCED,
+    BATCHED_GET,
     BATCHED_GET_INTO,
     CHECK,
     DESCRIBE,
@@ -66,10 +77,21 @@ from .operations import (
     Transferred,
 )
 from .own_thread import OwnThread
+from .progress import OnProgress, Tally
 from .recall import Recall
 from .sync_connector import SyncConnector
+from .tensors import array_of, tensor_of_async
+from .windowed_gets import KeyT, WindowedGets
+from .windowed_puts import Pair, WindowedPuts
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
 
 Names = list[str]  # inside the class, `list` is a method
+
+_WITHOUT_ROOM: Final = ("no_room", ArenaExhaustedError.__name__, AllocationTimeoutError.__name__)
+"""The reasons by which chunks are counted that found no room, with either setting of `errors`."""
 
 _waits_once: Final = checkpointed(release_all)
 
@@ -114,7 +136,13 @@ class ManagedConnector(RemoteConnector):
         )
         self._attach_inside(wrapped, context)
         self._recall: Recall | None
-        self.sync = SyncConnector(self, context.owner, self._settings.sync_timeout)
+        self.sync = SyncConnector(
+            self,
+            context.owner,
+            self._settings.sync_timeout,
+            lambda: self._context.local_cpu_backend,
+            self._windows,
+        )
         """The same operations for threads without an event loop."""
         self._use_inside()
 
@@ -534,6 +562,104 @@ class ManagedConnector(RemoteConnector):
             self._forget(theirs.keys)
             return (await self._owner.run(self._guarded.batched_put_from, theirs)).flags
 
+    # ------------------------------------------------------------------------------- for applications, from these
+
+    @asynccontextmanager
+    async def chunk(self, key: Key) -> AsyncGenerator[MemoryObj, None]:
+        """`async with connector.chunk(key) as chunk:` gets a chunk, and releases it at the end of the block.
+
+        Views of it keep its memory beyond that end. See `MemoryObj`.
+
+        Raises:
+            ChunkMissingError: `get` gives None.
+            What `get` raises.
+        """
+        chunk = await self.get(key)
+        if chunk is None:
+            raise ChunkMissingError(key_string(key))
+        with chunk:
+            yield chunk
+
+    async def put_tensor(self, key: Key, tensor: torch.Tensor) -> None:
+        """Puts a torch tensor on the CPU, from its own memory: `put(key, chunk_of(tensor))`.
+
+        Leave the tensor as it is until this has ended.
+
+        Raises:
+            What `chunk_of` and `put` raise.
+        """
+        await self.put(key, chunk_of(tensor))
+
+    async def get_tensor(self, key: Key) -> torch.Tensor | None:
+        """Returns the chunk as a torch tensor on the CPU, or None for a miss.
+
+        The tensor lies in the arena and is not a copy. It, and every view of it, keeps that room: `clone()` what is to
+        stay for long. A chunk from a hot cache is copied, since others hold it too.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+            InvalidShapeError: the chunk has several tensor groups.
+            What `get` raises.
+        """
+        chunk = await self.get(key)
+        return None if chunk is None else await tensor_of_async(chunk)
+
+    async def put_array(self, key: Key, array: numpy.ndarray[Any, Any]) -> None:
+        """Puts a numpy array, from its own memory: `put(key, chunk_of(array))`.
+
+        Leave the array as it is until this has ended.
+
+        Raises:
+            What `chunk_of` and `put` raise.
+        """
+        await self.put(key, chunk_of(array))
+
+    async def get_array(self, key: Key) -> numpy.ndarray[Any, Any] | None:
+        """Returns the chunk as a numpy array, or None for a miss.
+
+        The array lies in the arena and is not a copy. It, and every view of it, keeps that room: `copy()` what is to
+        stay for long. A chunk from a hot cache is a read-only array, since others hold it too.
+
+        Raises:
+            MissingExtraError: numpy is not installed.
+            InvalidShapeError: numpy has no such dtype (bfloat16, fp8), or the chunk has several tensor groups.
+            What `get` raises.
+        """
+        chunk = await self.get(key)
+        return None if chunk is None else array_of(chunk)
+
+    def iterate(
+        self, keys: Iterable[KeyT] | AsyncIterable[KeyT], on_progress: OnProgress | None = None
+    ) -> AsyncGenerator[tuple[KeyT, MemoryObj | None], None]:
+        """Yields each of any number of keys, in order, with its chunk; None for a miss.
+
+        The chunk is released when the next one is asked for: `chunk.ref_count_up()` keeps it, and its holder releases
+        it then. Keys are got in batches that take half of the memory at most, one ahead of the loop. `keys` may be a
+        generator, or `scan()`: it is read no further than that. `on_progress` is called behind each turn. Leave the
+        loop whenever you like: what has come ahead is released.
+
+        Raises:
+            ArenaExhaustedError: a chunk is larger than the memory, or others hold so much of it that there was no room
+                in time.
+            What `batched_get`, `get` and `keys` raise. The generator ends with that.
+        """
+        return self._windows(keys).chunks(Tally(keys, on_progress))
+
+    async def put_all(self, pairs: Iterable[Pair] | AsyncIterable[Pair], on_progress: OnProgress | None = None) -> int:
+        """Puts any number of pairs of a key and a chunk. Returns how many.
+
+        `pairs` may be a generator, best an async one: while a batch is put it makes the next chunks. Each chunk is
+        borrowed, and held until it was put. So a generator may release its own reference when it goes on, as
+        `with chunk: yield key, chunk` does. What is behind a `chunk_of` must stay as it is until this has ended.
+        `on_progress` is called after each batch.
+
+        Raises:
+            What `batched_put` and `pairs` raise. Some of the pairs may have been stored then; none is torn.
+        """
+        tally = Tally(pairs, on_progress)
+        await WindowedPuts(self, self._context.local_cpu_backend, tally).run(pairs)
+        return tally.done
+
     def exists_sync(self, key: Key) -> bool:
         """`exists` for a thread without an event loop; raises `SyncCallOnLoopError` on the owning loop's thread."""
         return self.sync.exists(key)
@@ -658,6 +784,13 @@ class ManagedConnector(RemoteConnector):
         ask: Callable[[CallerMemory], Coroutine[Any, Any, Transferred]],
     ) -> Coroutine[Any, Any, Transferred]:
         return ask(theirs) if self._recall is None else self._recall.into(operation, theirs, ask)
+
+    def _windows(self, keys: Iterable[KeyT] | AsyncIterable[KeyT]) -> WindowedGets[KeyT]:
+        return WindowedGets(self, self._context.local_cpu_backend, keys, self._chunks_without_room)
+
+    def _chunks_without_room(self) -> int:
+        misses = self._runner.metrics.operation(BATCHED_GET.name).misses
+        return sum(misses[reason] for reason in _WITHOUT_ROOM)
 
     def _forget(self, keys: Sequence[Key]) -> None:
         """Drops keys that change from the hot cache of the memory, which other connectors may have filled."""

@@ -5,6 +5,7 @@ Knows no connection and no store. Every package above may import it.
 
 from __future__ import annotations
 
+from .caller_memory_obj import CallerMemoryObj, chunk_of
 from .chunk_memory import ArenaStatistics, ChunkMemory
 from .eviction import eviction_policy
 from .hot_cache import Filling, HotCache
@@ -17,6 +18,7 @@ from .shared_memory_obj import SharedMemoryObj
 
 __all__ = [
     "ArenaStatistics",
+    "CallerMemoryObj",
     "ChunkMemory",
     "Filling",
     "HotCache",
@@ -26,6 +28,7 @@ __all__ = [
     "Regions",
     "SharedMemoryObj",
     "check_apart",
+    "chunk_of",
     "eviction_policy",
     "memory_at",
     "regions_of",

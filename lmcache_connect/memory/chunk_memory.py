@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from ..checkpoint import checkpointed
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, SyncCallOnLoopError
 from ..lease import Lease
 from ..metadata import CacheMetadata, ChunkMetadata, MemoryFormat
 from .allocator import BlockAllocator
@@ -125,6 +126,27 @@ class ChunkMemory(ABC):
         """`allocate_chunk_async` with LMCache's arguments; raises what `allocate` raises as well."""
         return await self.allocate_chunk_async(ChunkMetadata.of(shapes, dtypes, fmt), timeout=timeout)
 
+    def allocate_sync(
+        self, shapes: Any, dtypes: Any, fmt: MemoryFormat | None = None, *, timeout: float | None = None
+    ) -> MemoryObj:
+        """`allocate_async` for a thread without an event loop: blocks it until there is room, for `timeout` seconds.
+
+        None: no limit. The thread stands in the same line as those who await.
+
+        Raises:
+            SyncCallOnLoopError: an event loop runs in this thread, and would stand still.
+            What `allocate_async` raises.
+        """
+        metadata = ChunkMetadata.of(shapes, dtypes, fmt)
+        if _is_in_loop():
+            raise SyncCallOnLoopError("allocate_sync", "await allocate_async() there")
+        if not self.statistics().waiters and (obj := self.allocate_chunk(metadata)) is not None:
+            return obj
+        # An event loop that lives as long as the wait: who waits for room does so on some loop. Made by a factory, it
+        # leaves the thread's own setting of a loop alone.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            return runner.run(self.allocate_chunk_async(metadata, timeout=timeout))
+
     def batched_allocate(
         self,
         shapes: Any,
@@ -165,3 +187,11 @@ class ChunkMemory(ABC):
         if self.metadata is None:
             raise InvalidArgumentError("metadata", "the memory was made without it, so a full chunk's size is unknown")
         return self.metadata.full_chunk_bytes
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
