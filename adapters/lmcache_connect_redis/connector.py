@@ -25,6 +25,7 @@ from lmcache_connect.contract import (
     ChunkSize,
     Documents,
     FactSlots,
+    Finding,
     Flags,
     KeyFacts,
     OwnThreadCalls,
@@ -117,6 +118,7 @@ class RedisConnector(StreamingConnector[Connection]):
             chunk_size=chunk_size,
         )
         self._server = server
+        self._options = options
         self._credentials = credentials
         self._prefix = f"{options.prefix}:" if options.prefix else ""
         self._probe = probe_of(options)
@@ -175,6 +177,13 @@ class RedisConnector(StreamingConnector[Connection]):
 
     def names_of(self, keys: Sequence[str]) -> Names:
         return self._layout.names_of(keys)
+
+    async def diagnose(self, timeout: float) -> AsyncIterator[Finding]:
+        """See `Diagnosable`."""
+        from .diagnosis.single_or_sentinel import diagnose_url
+
+        async for finding in diagnose_url(self._server, self._options, timeout):
+            yield finding
 
     async def close(self) -> None:
         await self._leftovers.close()

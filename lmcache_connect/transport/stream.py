@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .scratch import HEAD_BYTES, SCRATCH_BYTES, Scratch
 from .transfer import (
@@ -51,6 +51,10 @@ class Stream(ABC):
         """Whose payloads are sent from now on. None: nobody wants them back before they are sent."""
         self.waits = 0
         """How often a task had to wait for it: for the socket, or for the loop's other work."""
+
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate, as `ssl` tells it; {} where it was not verified, and None without TLS."""
+        return None if self._limited is None else self._limited.peer_certificate()
 
     # ------------------------------------------------------------------------------------------------- receiving
 

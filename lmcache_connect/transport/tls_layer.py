@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from .tls_errors import TLSFailure, TLSMeaning, not_tls_error, tls_error
 from .wire import StreamClosedError
@@ -131,6 +131,10 @@ class TLSLayer:
     def holds_bytes(self) -> bool:
         """Whether something was received that nobody has taken. It may be no data."""
         return bool(self._incoming.pending or self._secured.pending())
+
+    def peer_certificate(self) -> dict[str, Any]:
+        """The peer's certificate, as `ssl` tells it; {} where it was not verified."""
+        return dict(self._secured.getpeercert() or {})
 
     def failure(self) -> StreamClosedError | None:
         """Returns the error for what ended the connection, where that was OpenSSL, or the peer in words of TLS."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from .tls_layer import TLSLayer
 from .wire import BLOCKED, LAST_WORDS_BYTES, StreamClosedError, Wire
@@ -46,6 +46,9 @@ class TLSWire(Wire):
         """What is encrypted and not sent."""
         self._taken = 0
         """How many of the caller's bytes are encrypted, and are not all sent: the caller has not been told of them."""
+
+    def peer_certificate(self) -> dict[str, Any] | None:
+        return self._layer.peer_certificate()
 
     # ------------------------------------------------------------------------------------------------- receiving
 

@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from ..errors import LMCacheConnectError
 from ..process import this_process
@@ -103,6 +103,10 @@ class Wire:
         trickle would otherwise put off the end of a thread's call."""
         self.is_open = True
         self.is_taken_over = False
+
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate, as `ssl` tells it; {} where it was not verified, and None without TLS."""
+        return None
 
     # ---------------------------------------------------------------------------------------------- system calls
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from lmcache_connect import ConnectorContext, CorruptRecordError, Key, StoreUnavailableError, key_string
-from lmcache_connect.contract import CircuitBreaker, Documents, OwnThreadCalls, gather, note_missed
+from lmcache_connect.contract import CircuitBreaker, Documents, Finding, OwnThreadCalls, gather, note_missed
 from lmcache_connect.errors import CircuitOpenError, StoreProtocolError
 from lmcache_connect.url import RemoteURL
 
@@ -331,6 +331,17 @@ class ClusterConnector(NodesConnector):
                 if said.kind is not Redirect.MOVED or hops > _HOPS:
                     raise
                 address = target
+
+    async def diagnose(self, timeout: float) -> AsyncIterator[Finding]:
+        """See `Diagnosable`. The nodes are looked at side by side."""
+        from ..diagnosis.cluster import diagnose_cluster
+        from ..diagnosis.demands import Demands
+
+        def server_at(address: Address) -> ClusterNode:
+            return self.make_server(self._url_of(address))
+
+        async for finding in diagnose_cluster(self._cluster, server_at, Demands.of(self._options), timeout):
+            yield finding
 
     async def close(self) -> None:
         """Closes every connection to every node. Idempotent."""

@@ -30,7 +30,13 @@ async def read_nested(
         StoreError: the typed error of an error reply. StoreProtocolError for a reply beyond the bounds: the stream is
             closed.
     """
-    line = await connection.read_line()
+    return await read_nested_from(await connection.read_line(), connection, limit, item_limit, depth, gives_way=gives_way)
+
+
+async def read_nested_from(
+    line: bytes, connection: Connection, limit: int, item_limit: int, depth: int, *, gives_way: bool = False
+) -> Tree:
+    """`read_nested` where the first line was taken."""
     if line[:1] == b"-":
         raise connection.unexpected(line, "an array")
     tree = await _Reading(connection, limit, item_limit, gives_way=gives_way).read(line, depth)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import anyio
 
 from lmcache_connect import AuthenticationError, ConnectorContext, CorruptRecordError, Key, StoreError, key_string
-from lmcache_connect.contract import FactSlots, Flags, KeyFacts, note_missed
+from lmcache_connect.contract import FactSlots, Finding, Flags, KeyFacts, note_missed
 from lmcache_connect.errors import ConnectorClosedError, FrameError, OperationTimeoutError, StoreCommandError
 from lmcache_connect.observability import event
 from lmcache_connect.record import INDEX_BYTES, SpreadPlan, chunk_of_piece, piece_names
@@ -453,6 +453,14 @@ class RingConnector(NodesConnector):
             return []  # of none is it known
         named = {piece for name, plan in plans.items() for piece in piece_names(name, plan)}
         return [piece for piece in pieces if piece not in named]
+
+    async def diagnose(self, timeout: float) -> AsyncIterator[Finding]:
+        """See `Diagnosable`. The servers are looked at side by side."""
+        from ..diagnosis.ring import diagnose_ring
+
+        servers = {address: self.make_server(self._url_of(address)) for address in self.placement.addresses}
+        async for finding in diagnose_ring(servers, self._options, timeout):
+            yield finding
 
     async def close(self) -> None:
         """Closes every connection to every server. Waits a moment for what is under way. Idempotent."""

@@ -39,8 +39,8 @@ class SentinelPrimary:
         """`store` is the URL's label, for logs and errors."""
         self.is_tls: Final = is_tls
         self._store: Final = store
-        self._sentinels: Final = sentinels
-        self._nodes: Final = nodes
+        self.sentinels: Final = sentinels
+        self.nodes: Final = nodes
         self._current: Address | None = None
         self._fresh_until = -math.inf
 
@@ -52,18 +52,18 @@ class SentinelPrimary:
             AuthenticationError, CertificateError, and what else a data node answers.
         """
         current = self._current
-        if current is not None and time.monotonic() < self._fresh_until and not self._nodes.at(current).is_retired:
+        if current is not None and time.monotonic() < self._fresh_until and not self.nodes.at(current).is_retired:
             try:
                 return await self._open(current)
             except StoreError as error:
                 if error.permanent:
                     raise
                 self._fresh_until = -math.inf
-        return await self._sentinels.find_primary(self._open, Connection.close)
+        return await self.sentinels.find_primary(self._open, Connection.close)
 
     async def _open(self, address: Address) -> Connection:
         """Returns a connection to a server that does not say that it is a replica."""
-        connection = await self._nodes.at(address).open_connection()
+        connection = await self.nodes.at(address).open_connection()
         if connection.traits.role is Role.REPLICA:
             connection.close()
             raise ReadOnlyStoreError(self._store, f"{shown(address)} says that it is a replica")
@@ -71,7 +71,7 @@ class SentinelPrimary:
         self._fresh_until = time.monotonic() + _FRESH_SECONDS
         if before != address:
             if before is not None:
-                self._nodes.at(before).retire()
+                self.nodes.at(before).retire()
             event(logging.INFO, "primary_found", store=self._store, primary=shown(address))
         return connection
 

@@ -6,6 +6,7 @@ Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -43,6 +44,18 @@ class NoSentinelError(StoreCommandError):
     """What answers at a sentinel's address is something else, such as a data node."""
 
     permanent = True
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """What one sentinel says of its service. None: it does not tell, or not this user."""
+
+    primary: Address
+    quorum: int | None = None
+    sentinels: int | None = None
+    """All sentinels that it knows, and itself."""
+    replicas: int | None = None
+    is_down: bool = False
 
 
 class Sentinels:
@@ -119,6 +132,34 @@ class Sentinels:
         if found is not None:
             return found
         raise self._failure(sentinels, [], reasons)
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """The sentinels that the URL names."""
+        return tuple(self._addresses)
+
+    async def view_of(self, sentinel: Address) -> ServiceView:
+        """Returns what one sentinel says of the service. The caller sets the deadline.
+
+        Raises:
+            StoreError: it does not answer, or does not watch over the service.
+        """
+        primary = await self._ask_primary(sentinel)
+        try:
+            reply = await self._ask(sentinel, self._question(b"MASTER"))
+        except (AuthenticationError, StoreCommandError):
+            return ServiceView(primary)  # the user may not ask for more
+        words = reply if isinstance(reply, list) else []
+        about = dict(zip(words[::2], words[1::2], strict=False)) if all(map(_is_text, words)) else {}
+        others = _count(about.get(b"num-other-sentinels"))
+        flags = about.get(b"flags")
+        return ServiceView(
+            primary,
+            _count(about.get(b"quorum")),
+            None if others is None else others + 1,
+            _count(about.get(b"num-slaves")),
+            isinstance(flags, bytes) and not {b"s_down", b"o_down"}.isdisjoint(flags.split(b",")),
+        )
 
     # --------------------------------------------------------------------------------------------------- inside
 
@@ -227,6 +268,14 @@ def _address(host: Tree, port: Tree) -> Address | None:
     if not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
         return None
     return name, int(port)
+
+
+def _is_text(item: Tree) -> bool:
+    return isinstance(item, bytes)
+
+
+def _count(word: Tree) -> int | None:
+    return int(word) if isinstance(word, bytes) and word.isdigit() and len(word) < 10 else None
 
 
 def _usable(fields: Tree) -> Address | None:

@@ -51,6 +51,7 @@ class SingleServer:
         self._store = url.label()
         self._stall_timeout = stall_timeout
         self.is_tls = url.scheme in TLS_SCHEMES
+        self.url: Final = url
         self._guess: TLSGuess | None = None
         self._dial = self._dial_of(url, options)
         self._credentials = credentials if credentials is not None else credentials_of(url, options)
