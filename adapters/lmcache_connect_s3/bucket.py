@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from xml.sax.saxutils import escape
 
 import anyio
@@ -22,7 +22,6 @@ from .http_connection import HTTPConnection, Pool, ResponseHead
 from .refusals import MAX_ERROR_BYTES, refused, refused_late
 from .retries import Retries, Tries
 from .signing import Signing
-from .storing import Part
 
 _LARGE_BYTES: Final = 64 << 10
 """A longer document is read in a thread. On the event loop it would take milliseconds."""
@@ -31,6 +30,19 @@ _WORK_SECONDS: Final = 60.0
 """How long the store may work silently on a request that is more than a look-up, inside the operation's deadline."""
 
 T = TypeVar("T")
+
+
+class StoredPart(Protocol):
+    """A part of an upload that the store has taken: what the completion says of it. `checksum` may be empty."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def etag(self) -> str: ...
+
+    @property
+    def checksum(self) -> str: ...
 
 
 class Bucket:
@@ -202,7 +214,7 @@ class Bucket:
             operation="multipart put",
         )
 
-    async def complete_upload(self, name: str, upload: str, parts: Sequence[Part], checksum: str) -> bool:
+    async def complete_upload(self, name: str, upload: str, parts: Sequence[StoredPart], checksum: str) -> bool:
         """Makes an object of its parts, which are stored. Returns whether the answer says clearly that it is done.
 
         False: the server answers 200, and something that names no error and no object. The object may be there.
@@ -230,6 +242,13 @@ class Bucket:
         await self._ask(
             "DELETE", name, query={"uploadId": upload}, operation="multipart put", allowed=frozenset({200, 204, 404})
         )
+
+    async def ask(self, method: str, name: str, operation: str, **rest: Any) -> tuple[ResponseHead, bytes]:
+        """Makes one request for what looks at the bucket. Returns the answer's head and body. `rest` is as for `_ask`.
+
+        An empty `name` stands for the bucket. Raises what the answer refuses, unless its status is `allowed`.
+        """
+        return await self._ask(method, name, operation=operation, **rest)
 
     # ---------------------------------------------------------------------------------------------------- inside
 

@@ -14,7 +14,7 @@ from lmcache_connect import (
     Key,
     key_string,
 )
-from lmcache_connect.contract import FactSlots, Flags, gather, leave_out, note_progress
+from lmcache_connect.contract import FactSlots, Finding, Flags, gather, leave_out, note_progress
 from lmcache_connect.errors import CertificateError, ValueTooLargeError
 from lmcache_connect.streaming import Arrivals, ChunkBytes, StreamingConnector
 from lmcache_connect.transport import (
@@ -275,6 +275,14 @@ class S3Connector(StreamingConnector[HTTPConnection]):
         size = max(self._options.part_size, -(-record.length // MAX_PARTS))
         upload = MultipartUpload(self._bucket, self._retries, self._tidying, self._storing, self._store)
         await upload.put(name, record, size, self._headers, self._options.object_checksum)
+
+    async def diagnose(self, timeout: float) -> AsyncIterator[Finding]:
+        """See `Diagnosable`."""
+        from .diagnosis.bucket_diagnosis import BucketDiagnosis
+
+        diagnosis = BucketDiagnosis(self._bucket, self._signing, self._lookup_pool, self._names, timeout)
+        async for finding in diagnosis.findings():
+            yield finding
 
     async def close(self) -> None:
         """Closes every connection, when uploads that were cancelled have been given up. Idempotent."""

@@ -21,6 +21,7 @@ from typing import Annotated, Final
 import typer
 
 from .._version import __version__
+from .check.command import COMMAND as CHECK
 from .demo.command import COMMAND as DEMO
 from .engines.command import COMMAND as ENGINES
 from .frame.command import Command
@@ -31,7 +32,7 @@ from .schemes.command import COMMANDS as SCHEMES
 from .serve.command import COMMAND as SERVE
 from .store.command import COMMANDS as STORE
 
-COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, *STORE, *SCHEMES, ENGINES, SERVE)
+COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, CHECK, *STORE, *SCHEMES, ENGINES, SERVE)
 """In the order in which the help lists them."""
 
 app: Final = typer.Typer(

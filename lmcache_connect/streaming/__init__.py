@@ -15,6 +15,7 @@ from .divided_arrivals import DividedArrivals
 from .lane import SHARE_BYTES, SMALL_SHARE_BYTES, Lane
 from .parts_room import ChunkPart, PartsRoom
 from .pipeline import Pipeline, Sent
+from .reaching import Reaching, certificate_finding
 from .room import NoRoomError, Room, RoomLine
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "OtherChunkError",
     "PartsRoom",
     "Pipeline",
+    "Reaching",
     "Room",
     "RoomLine",
     "Sent",
     "StreamingConnector",
+    "certificate_finding",
 ]

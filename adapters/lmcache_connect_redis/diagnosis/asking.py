@@ -42,7 +42,7 @@ class Refusal:
 
 
 async def ask(connection: Connection, *words: bytes) -> Tree | Refusal:
-    """Sends a command. Returns its reply, or why there is none.
+    """Sends a command. Returns its reply, or why it was refused.
 
     Raises:
         StoreError: the connection was lost, or the reply breaks the protocol.

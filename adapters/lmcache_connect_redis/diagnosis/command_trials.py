@@ -59,9 +59,7 @@ _TRIALS: Final = (
     _Trial("ROLE", (), "a primary that becomes a replica is noticed by its refusals alone"),
 )
 
-_OF_CLUSTERS: Final = (
-    _Trial("ASKING", (), "chunks in slots that are moving are misses", needed=True),
-)
+_OF_CLUSTERS: Final = (_Trial("ASKING", (), "chunks in slots that are moving are misses", needed=True),)
 
 
 async def try_commands(connection: Connection, demands: Demands, tag: str = "") -> list[Finding]:
@@ -150,9 +148,9 @@ def _refusals(trials: Sequence[_Trial], refused: dict[str, Refusal]) -> list[Fin
         if not refusal.is_lacking:
             states.setdefault(refusal.error.message, []).append(command)
             continue
-        trial = about.get(command)
-        if trial is None:
+        if command not in about:
             continue
+        trial = about[command]
         if trial.needed:
             advice = f"allow +{command.lower()}: {trial.without}"
             findings.append(Finding(command, Verdict.FAILS, refusal.reason, advice))

@@ -8,7 +8,7 @@ from functools import partial
 from lmcache_connect.contract import Finding, Verdict
 
 from ..topology.single import SingleServer
-from .reaching import Reaching
+from .reaching import ServerReaching
 from .several import diagnose_side_by_side
 
 
@@ -18,7 +18,7 @@ async def diagnose_replicas(servers: Mapping[str, SingleServer], timeout: float)
 
 
 async def _reach(server: SingleServer, timeout: float) -> AsyncIterator[Finding]:
-    reaching = Reaching(server, timeout)
+    reaching = ServerReaching(server, timeout)
     try:
         async for finding in reaching.findings():
             if finding.verdict is Verdict.UNUSABLE:

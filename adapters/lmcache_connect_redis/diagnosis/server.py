@@ -15,7 +15,7 @@ from ..protocol.connection import Connection, lost_connection
 from ..topology.single import SingleServer
 from .command_trials import try_commands
 from .demands import Demands
-from .reaching import Reaching
+from .reaching import ServerReaching
 from .server_facts import ServerFacts, read_facts
 from .settings import judge
 
@@ -42,7 +42,7 @@ async def diagnose_server(
 
     `tag`: see `try_commands`. `is_replica`: it is one by right, and no command is tried that writes. `seen` is filled.
     """
-    reaching = Reaching(server, timeout)
+    reaching = ServerReaching(server, timeout)
     try:
         async for finding in reaching.findings():
             yield finding

@@ -133,7 +133,7 @@ def _persistence(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
         yield Finding("persistence", Verdict.GOOD, "off")
     if facts.info.get("rdb_last_bgsave_status") == "err":
         found = "the last one failed; with stop-writes-on-bgsave-error the server refuses writes"
-        yield Finding("persistence (RDB)", Verdict.FAILS, found, "free the disk, or CONFIG SET save \"\"; see its log")
+        yield Finding("persistence (RDB)", Verdict.FAILS, found, 'free the disk, or CONFIG SET save ""; see its log')
     if facts.info.get("loading") == "1":
         found = f"the server is loading its data: {facts.info.get('loading_loaded_perc', '?')} %"
         yield Finding("loading", Verdict.FAILS, found, "wait until it has ended")

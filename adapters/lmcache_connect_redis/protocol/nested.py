@@ -30,7 +30,9 @@ async def read_nested(
         StoreError: the typed error of an error reply. StoreProtocolError for a reply beyond the bounds: the stream is
             closed.
     """
-    return await read_nested_from(await connection.read_line(), connection, limit, item_limit, depth, gives_way=gives_way)
+    return await read_nested_from(
+        await connection.read_line(), connection, limit, item_limit, depth, gives_way=gives_way
+    )
 
 
 async def read_nested_from(
