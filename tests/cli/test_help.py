@@ -24,7 +24,7 @@ def texts(command: Any) -> dict[str, str]:
 
 def test_the_commands_are_these() -> None:
     assert sorted(COMMANDS) == [
-        *("clear", "demo", "du", "engines", "inspect", "ls", "ping", "plugins", "rm", "schemes", "serve")
+        *("check", "clear", "demo", "du", "engines", "inspect", "ls", "ping", "plugins", "rm", "schemes", "serve")
     ]
 
 
@@ -47,6 +47,6 @@ def test_a_command_says_first_what_it_does(name: str) -> None:
     assert texts(COMMANDS[name])[""].split()[0] not in {"A", "An", "It", "The", "This"}, "begin with a verb"
 
 
-@pytest.mark.parametrize("name", sorted({"demo", "engines", "ping", "serve"}))
+@pytest.mark.parametrize("name", sorted({"check", "demo", "engines", "ping", "serve"}))
 def test_a_command_that_can_fail_lists_its_exit_codes(name: str) -> None:
     assert re.search(r"Exits with 0 (if|when) .*, 2 if", " ".join(texts(COMMANDS[name])[""].split()))

@@ -38,7 +38,7 @@ def _memory(facts: ServerFacts, demands: Demands) -> Iterator[Finding]:
     if limit == 0:
         whole = facts.number("total_system_memory")
         value = conf_size(whole * 7 // 10) if whole else "<bytes>"
-        found = "0: no limit, and the system ends a server that takes all memory"
+        found = "0, no limit: the system ends a server that takes all memory"
         advice = f"CONFIG SET maxmemory {value}: 7/10 of the memory, less where it is shared"
         yield Finding("maxmemory", Verdict.HURTS, found, advice)
         return
@@ -115,7 +115,7 @@ def _threads(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
     if threads > 1:
         yield Finding("io-threads", Verdict.GOOD, str(threads))
         return
-    found = "1: one thread moves the bytes of all connections"
+    found = "1, one thread moves the bytes of all connections"
     yield Finding("io-threads", Verdict.NOTE, found, "io-threads 4 in the configuration file, where it has the cores")
 
 
@@ -144,7 +144,7 @@ def _idle(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
     if seconds is None:
         return
     if not seconds:
-        yield Finding("timeout", Verdict.GOOD, "0: idle connections stay")
+        yield Finding("timeout", Verdict.GOOD, "0, idle connections stay")
         return
     verdict = Verdict.HURTS if seconds < _IDLE_SECONDS else Verdict.NOTE
     found = f"{seconds} s: the server closes idle connections, and the next call connects again"
@@ -158,7 +158,7 @@ def _keepalive(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
     if seconds:
         yield Finding("tcp-keepalive", Verdict.GOOD, f"{seconds} s")
         return
-    found = "0: connections of clients that are gone stay open"
+    found = "0, connections of clients that are gone stay open"
     yield Finding("tcp-keepalive", Verdict.HURTS, found, "CONFIG SET tcp-keepalive 300")
 
 
@@ -173,6 +173,13 @@ def _clients(facts: ServerFacts, demands: Demands) -> Iterator[Finding]:
         yield Finding("maxclients", Verdict.HURTS, found, f"CONFIG SET maxclients {max(10_000, 2 * most)}")
     else:
         yield Finding("maxclients", Verdict.GOOD, found)
+
+
+def _coverage(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
+    subject = "cluster-require-full-coverage"
+    if facts.info.get("cluster_enabled") == "1" and facts.config.get(subject) == "yes":
+        found = "yes: one lost shard stops all others"
+        yield Finding(subject, Verdict.HURTS, found, f"CONFIG SET {subject} no")
 
 
 def _role(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
@@ -194,6 +201,7 @@ _LOOKS: Final[tuple[Callable[[ServerFacts, Demands], Iterator[Finding]], ...]] =
     _idle,
     _keepalive,
     _clients,
+    _coverage,
 )
 
 

@@ -75,7 +75,7 @@ async def _findings(
     keys = OwnKeys("check")
     fresh = None
     if connector.find_hot_cache() is not None:  # what it has put itself, it would read from there
-        fresh = await manager.open_connector(connector.context.remote_url)
+        fresh = await manager.open_connector(_innermost(connector.context.remote_url))
     stripe = _stripe_of(connector.context.remote_url, manager.registry)
     in_pieces = stripe if 0 < _STRIPES * stripe <= large else 0
     trials = ConnectorTrials(connector, backend, keys, timeout, large, in_pieces, fresh)
@@ -116,6 +116,13 @@ async def _diagnosed(connector: Diagnosable, timeout: float) -> AsyncIterator[Fi
             yield finding
     finally:
         await end_scan(findings)
+
+
+def _innermost(url: RemoteURL) -> RemoteURL:
+    """The URL of the store itself, without the wrappers around it."""
+    while "+" in url.scheme:
+        url = url.unwrapped(url.scheme.partition("+")[0])
+    return url
 
 
 def _stripe_of(url: RemoteURL, registry: AdapterRegistry) -> int:

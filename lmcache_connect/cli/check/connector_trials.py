@@ -38,7 +38,7 @@ class ConnectorTrials:
     ) -> None:
         """`large_bytes`: the size of a large chunk. `stripe`: that of the pieces of such a one, where there are some.
 
-        `fresh`: another connector of the same store, by which is read where `connector` has a hot cache.
+        `fresh`: a connector of the same store without its hot cache, by which chunks are read where there is one.
         """
         self._connector: Final = connector
         self._reader: Final = fresh if fresh is not None else connector

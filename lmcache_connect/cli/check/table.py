@@ -6,7 +6,7 @@ import sys
 from typing import Final, TextIO
 
 from rich.console import Console
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from ...contract import Finding, Verdict
@@ -24,9 +24,6 @@ _SIGNS: Final = {
     Verdict.UNUSABLE: ("✗", "fails", BAD),
 }
 
-_NARROW: Final = 60
-_MARGIN: Final = 4
-
 
 class FindingLines:
     """Prints findings as they come. Signs stand before them on a terminal that can show them, and words elsewhere."""
@@ -38,38 +35,44 @@ class FindingLines:
 
     def print(self, finding: Finding) -> None:
         """Prints one finding."""
+        console = self._console
         sign, word, style = _SIGNS[finding.verdict]
         subject = escaped(clean(finding.subject))
         found = escaped(clean(finding.found))
         servers = f" ({', '.join(finding.servers)})" if finding.servers else ""
         told = f"{found}{escaped(servers)}".strip()
         mark = Text(sign if self._has_signs else f"{word:<7}", style)
-        line = Text.assemble(mark, " ", (subject, "bold" if self._has_signs else ""), f": {told}" if told else "")
+        what = Text.assemble((subject, "bold" if console.is_terminal else ""), f": {told}" if told else "")
         advice = escaped(clean(finding.advice))
-        console = self._console
         if not console.is_terminal:
-            console.print(line if not advice else line + Text(f" -> {advice}"), soft_wrap=True)
+            console.print(Text.assemble(mark, " ", what, f" -> {advice}" if advice else ""), soft_wrap=True)
             return
-        console.print(line, overflow="fold")
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(no_wrap=True)
+        lines.add_column(overflow="fold")
+        lines.add_row(mark, what)
         if advice:
-            indent = 2 if console.width < _NARROW else _MARGIN
-            arrow = "→" if self._has_signs else "->"
-            console.print(Padding(Text(f"{arrow} {advice}", style), (0, 0, 0, indent)))
+            lines.add_row("", Text(f"{'→' if self._has_signs else '->'} {advice}", style))
+        console.print(lines)
 
 
 def print_result(report: CheckReport, console: Console) -> None:
     """Prints the last line: how many findings fail, hurt and are unknown, and of which store."""
     counted = [
-        (report.count(Verdict.FAILS, Verdict.UNUSABLE), "fail", BAD),
-        (report.count(Verdict.HURTS), "hurt", "yellow"),
-        (report.count(Verdict.NOTE), "notes", ""),
+        (report.count(Verdict.FAILS, Verdict.UNUSABLE), "failed", BAD),
+        (report.count(Verdict.HURTS), "hurting", "yellow"),
+        (report.count(Verdict.NOTE), "noted", ""),
         (report.count(Verdict.UNKNOWN), "not looked at", QUIET),
         (report.count(Verdict.GOOD), "good", GOOD),
     ]
     parts = [Text(f"{number} {word}", style) for number, word, style in counted if number]
     summary = Text(", ").join(parts)
     said = "" if report.is_usable else "; the store cannot be used"
-    console.print(Text.assemble(report.store, ": ", summary, said), overflow="fold", soft_wrap=not console.is_terminal)
+    line = Text.assemble(report.store, ": ", summary, said)
+    if console.is_terminal:
+        console.print(line, overflow="fold")
+    else:
+        console.print(line, soft_wrap=True)
 
 
 def _speaks_unicode(out: TextIO) -> bool:
