@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
-from ...config import ConnectorConfig
 from ...contract import Diagnosable, Finding, RemoteConnector, Verdict, WrappingConnector, end_scan
 from ...managed import ManagedConnector
 from ...manager import AdapterRegistry, ConnectorManager
 from ...memory import LocalCPUBackend
 from ...url import RemoteURL
+from ..frame.opening import command_config
 from ..frame.own_keys import OwnKeys
 from ..frame.store_options import short_lived, store_option
 from .connector_trials import SMALL_BYTES, ConnectorTrials
@@ -46,7 +46,7 @@ async def run_check(
     """
     started = time.perf_counter()
     remote_url = RemoteURL.parse(url)
-    config = ConnectorConfig.load(errors="raise", operation_timeout=timeout, sync_timeout=max(timeout, 1.0))
+    config = command_config(operation_timeout=timeout)
     findings: list[Finding] = []
     large = min(_LARGE_BYTES, max(max_bytes - 2 * SMALL_BYTES, SMALL_BYTES)) // SMALL_BYTES * SMALL_BYTES
     with LocalCPUBackend(2 * large + _LEAST_BYTES) as backend:
@@ -78,7 +78,8 @@ async def _findings(
         fresh = await manager.open_connector(_innermost(connector.context.remote_url))
     stripe = _stripe_of(connector.context.remote_url, manager.registry)
     in_pieces = stripe if 0 < _STRIPES * stripe <= large else 0
-    trials = ConnectorTrials(connector, backend, keys, timeout, large, in_pieces, fresh)
+    ttl = store_option(connector.context.remote_url, manager.registry, "ttl")
+    trials = ConnectorTrials(connector, backend, keys, timeout, large, in_pieces, ttl, fresh)
     reached = await trials.reached()
     yield reached
     if reached.verdict is Verdict.UNUSABLE:

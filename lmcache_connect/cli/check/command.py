@@ -10,8 +10,9 @@ import typer
 from ...contract import Finding
 from ..frame.command import AsJSON, Command
 from ..frame.exits import EXIT_NOT_VERIFIED, EXIT_USAGE
+from ..frame.options import size_option
 from ..frame.output import console, print_json, warn
-from ..frame.quantities import nbytes, seconds
+from ..frame.quantities import seconds
 from ..frame.store_argument import StoreArgument, StoreOption, store_url
 from .check import run_check
 from .document import check_document
@@ -25,7 +26,7 @@ def check(
         float, typer.Option(parser=seconds, metavar="TIME", help="The longest that one step may take, such as 500ms.")
     ] = 5.0,
     max_bytes: Annotated[
-        int, typer.Option(parser=nbytes, metavar="SIZE", help="The most that lies in the store at a time.")
+        int, typer.Option(parser=size_option, metavar="SIZE", help="The most that lies in the store at a time.")
     ] = 64 << 20,
     as_json: AsJSON = False,
 ) -> None:

@@ -34,11 +34,13 @@ class ConnectorTrials:
         timeout: float,
         large_bytes: int,
         stripe: int = 0,
+        ttl: float | None = None,
         fresh: ManagedConnector | None = None,
     ) -> None:
         """`large_bytes`: the size of a large chunk. `stripe`: that of the pieces of such a one, where there are some.
 
-        `fresh`: a connector of the same store without its hot cache, by which chunks are read where there is one.
+        `ttl`: the seconds after which what is put expires; None: never. `fresh`: a connector of the same store without
+        its hot cache, by which chunks are read where there is one.
         """
         self._connector: Final = connector
         self._reader: Final = fresh if fresh is not None else connector
@@ -47,6 +49,7 @@ class ConnectorTrials:
         self._timeout: Final = timeout
         self._large: Final = large_bytes
         self._stripe: Final = stripe
+        self._ttl: Final = ttl
         self._stored: Final[set[int]] = set()
 
     async def reached(self) -> Finding:
@@ -74,6 +77,8 @@ class ConnectorTrials:
             return
         yield await self._try("overwrite", lambda: self._write(_SMALL, SMALL_BYTES, 1))
         yield await self._try(self._large_subject, lambda: self._write(_LARGE, self._large, 0))
+        if self._ttl is not None:
+            yield await self._try("TTL of chunks", self._expiry)
         yield await self._try("batch with a hole", self._batch)
         yield await self._try("listing", self._list)
         yield await self._try("remove", self._remove)
@@ -153,6 +158,18 @@ class ConnectorTrials:
             found = f"of a hit, a miss and a hit, look-ups say {flags}, and gets {hits}"
             return Finding("batch with a hole", Verdict.FAILS, found, "use another store: chunks would be mixed up")
         return Finding("batch with a hole", Verdict.GOOD, "a hit, a miss, a hit: in their places")
+
+    async def _expiry(self) -> Finding:
+        asked = self._ttl or 0.0
+        [facts] = await self._connector.describe([self._keys.key(_SMALL)])
+        if facts is None:
+            return Finding("TTL of chunks", Verdict.FAILS, "a chunk that was put is gone", _LOSES)
+        if facts.ttl is None:
+            return Finding("TTL of chunks", Verdict.UNKNOWN, "the store does not tell it, or not this user")
+        if not 0 < facts.ttl <= asked:
+            found = f"put with {asked:g} s, and the store says {facts.ttl:g}"
+            return Finding("TTL of chunks", Verdict.FAILS, found, "use a store that expires keys")
+        return Finding("TTL of chunks", Verdict.GOOD, f"put with {asked:g} s, {facts.ttl:.0f} s left")
 
     async def _list(self) -> Finding:
         expected = {self._keys.key(number).to_string() for number in self._stored}

@@ -13,12 +13,13 @@ TTL_SECONDS: Final = 600
 
 
 def short_lived(url: RemoteURL, registry: AdapterRegistry, ttl: int = TTL_SECONDS) -> RemoteURL:
-    """The URL with `?ttl=`, where its store has that option and the URL does not give it."""
+    """The URL with `?ttl=`, where its store has that option and the URL does not give it; without `?errors=`."""
     options = _options_of(url, registry)
-    if options is None or "ttl" not in options.option_names() or "ttl" in url.query:
-        return url
-    raw = url.raw.get_secret_value()
-    return RemoteURL.parse(f"{raw}{'&' if '?' in raw else '?'}ttl={ttl}")
+    location, _, query = url.raw.get_secret_value().partition("?")
+    fields = [field for field in query.split("&") if field and not field.startswith("errors=")]
+    if options is not None and "ttl" in options.option_names() and "ttl" not in url.query:
+        fields.append(f"ttl={ttl}")
+    return RemoteURL.parse(location + ("?" + "&".join(fields) if fields else ""))
 
 
 def store_option(url: RemoteURL, registry: AdapterRegistry, name: str) -> Any:
