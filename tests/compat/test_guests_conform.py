@@ -47,6 +47,7 @@ class TestByURL(OnAServer):
         return f"external://{self.address}/{GUESTS}.redis_store/?connector_name=MyStoreConnector"
 
 
+@pytest.mark.variant
 class TestByConfiguration(OnAServer):
     url = "plugin://mystore"
 
@@ -63,6 +64,7 @@ class TestByConfiguration(OnAServer):
         return super().config().model_copy(update={"remote_storage_plugins": ("mystore",), "extra_config": extra})
 
 
+@pytest.mark.variant
 class TestByItsAdapter(OnAServer):
     @pytest.fixture
     def store_url(self) -> str:
@@ -78,6 +80,7 @@ class TestADuck(ConnectorConformance):
     capabilities = Capabilities()
 
 
+@pytest.mark.variant
 @pytest.mark.usefixtures("lmcache_names")
 class TestOneThatNeverCallsItsBase(ConnectorConformance):
     url = f"external://host:0/{GUESTS}.careless/?connector_name=Compacting"

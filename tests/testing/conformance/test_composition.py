@@ -21,18 +21,21 @@ class TestAudit(RedisConformance):
         pytest.skip("an audit takes what others put for damage, and says so")
 
 
+@pytest.mark.variant
 class TestAuditThatComparesNothing(RedisConformance):
     @pytest.fixture
     def store_url(self) -> str:
         return f"audit+{self.server.url()}?audit_verify=false"
 
 
+@pytest.mark.variant
 class TestFaultsThatNeverCome(RedisConformance):
     @pytest.fixture
     def store_url(self) -> str:
         return f"fault+{self.server.url()}"
 
 
+@pytest.mark.variant
 class TestDelays(RedisConformance):
     """A store that answers late now and then keeps every rule."""
 
@@ -41,6 +44,7 @@ class TestDelays(RedisConformance):
         return f"fault+{self.server.url()}?fault_delay_rate=0.2&fault_delay=0.01&fault_seed=7"
 
 
+@pytest.mark.variant
 class TestFaultsAroundAnAudit(ConnectorConformance):
     url = "fault+audit+memory://composition?audit_verify=false"
     capabilities = Capabilities(remove=True, list=True, scan=True, ping=True, shared=True)

@@ -23,11 +23,13 @@ class TestMinimalByName(MinimalConformance):
     url = f"external://host:0/{STRANGERS}.minimal/?connector_name=MinimalConnector"
 
 
+@pytest.mark.variant
 class TestMinimalRegistered(MinimalConformance):
     url = "minimal://host"
     adapters = (MinimalAdapter,)
 
 
+@pytest.mark.variant
 class TestMinimalInstalled(MinimalConformance):
     url = "minimal://host"
 
@@ -53,12 +55,14 @@ class PluginConformance(ConnectorConformance):
         return super().config().model_copy(update={"remote_storage_plugins": ("mini",), "extra_config": named})
 
 
+@pytest.mark.variant
 class TestMinimalAsAPlugin(PluginConformance):
     module = "minimal"
     class_name = "MinimalConnector"
     capabilities = MinimalConformance.capabilities
 
 
+@pytest.mark.variant
 class TestMinimalByAPluginsAdapter(PluginConformance):
     url = "minimal://host"
     module = "adapters"
@@ -66,6 +70,7 @@ class TestMinimalByAPluginsAdapter(PluginConformance):
     capabilities = MinimalConformance.capabilities
 
 
+@pytest.mark.variant
 class TestMinimalByItsAdaptersPluginUrl(PluginConformance):
     module = "adapters"
     class_name = "MinimalAdapter"
@@ -77,12 +82,14 @@ class TestDuckByName(ConnectorConformance):
     capabilities = Capabilities()
 
 
+@pytest.mark.variant
 class TestDuckAsAPlugin(PluginConformance):
     module = "duck"
     class_name = "Duck"
     capabilities = Capabilities()
 
 
+@pytest.mark.variant
 class TestDuckByAPluginsAdapter(PluginConformance):
     url = "duck://pond"
     module = "adapters"

@@ -22,6 +22,7 @@ class TestValkeyOverTCP(RedisConformance):
         return self.server.url()
 
 
+@pytest.mark.variant
 class TestValkeyOverAUnixSocket(TestValkeyOverTCP):
     @pytest.fixture
     def store_url(self) -> str:
@@ -29,6 +30,7 @@ class TestValkeyOverAUnixSocket(TestValkeyOverTCP):
         return self.server.url("unix")
 
 
+@pytest.mark.variant
 class TestStripedRecords(TestValkeyOverTCP):
     """Chunks of more than 256 KiB as a hash of pieces of 64 KiB."""
 
@@ -37,6 +39,7 @@ class TestStripedRecords(TestValkeyOverTCP):
         return self.server.url(options={"stripe": "65536"})
 
 
+@pytest.mark.variant
 class TestInAThread(TestValkeyOverTCP):
     """A thread moves every call's bytes, of whatever size."""
 
@@ -51,18 +54,21 @@ class TestStripedRecordsInAThread(TestValkeyOverTCP):
         return self.server.url(options={"stripe": "65536", "io": "thread"})
 
 
+@pytest.mark.variant
 class TestStripedRecordsOnTheLoop(TestValkeyOverTCP):
     @pytest.fixture
     def store_url(self) -> str:
         return self.server.url(options={"stripe": "65536", "io": "loop"})
 
 
+@pytest.mark.variant
 class TestRedis(TestValkeyOverTCP):
     @pytest.fixture(autouse=True)
     def _on_redis(self, redis_server: StoreServer, _on_valkey: None) -> None:
         self._use(redis_server)
 
 
+@pytest.mark.variant
 class TestAPrefix(TestValkeyOverTCP):
     prefix = "tenant-a:"
 
@@ -104,12 +110,14 @@ class TestLMCachesLayout(TestValkeyOverTCP):
         return self.server.url(options={"layout": "lmcache"})
 
 
+@pytest.mark.variant
 class TestLMCachesLayoutInAThread(TestLMCachesLayout):
     @pytest.fixture
     def store_url(self) -> str:
         return self.server.url(options={"layout": "lmcache", "io": "thread"})
 
 
+@pytest.mark.variant
 class TestLMCachesLayoutOnRedis(TestLMCachesLayout):
     @pytest.fixture(autouse=True)
     def _on_redis(self, redis_server: StoreServer, _on_valkey: None) -> None:

@@ -32,6 +32,7 @@ class TestInFrontOfMemory(_WithRoomBesideTheArena):
     capabilities = CAPABILITIES
 
 
+@pytest.mark.variant
 class TestInFrontOfRedis(_WithRoomBesideTheArena):
     capabilities = replace(CAPABILITIES, ttl=True)
 
@@ -41,6 +42,7 @@ class TestInFrontOfRedis(_WithRoomBesideTheArena):
         return f"hot+{valkey_url}?hot_bytes=64MiB&hot_ttl=0.3"
 
 
+@pytest.mark.variant
 class TestSmallAndInFrontOfMemory(ConnectorConformance):
     """Most chunks pass by, and each that does not pushes others out."""
 
@@ -59,6 +61,7 @@ class TestSmallAndInFrontOfRedis(ConnectorConformance):
         return f"hot+{valkey_url}?hot_bytes=32KiB&hot_ttl=0.3"
 
 
+@pytest.mark.variant
 class TestBehindAnAudit(_WithRoomBesideTheArena):
     url = "audit+hot+memory://audited?audit_verify=false&hot_bytes=64MiB&hot_ttl=0.3"
     capabilities = CAPABILITIES

@@ -53,6 +53,7 @@ class TestAClusterOfThree(RedisConformance):
         super()._write(name, data)
 
 
+@pytest.mark.variant
 class TestAClusterInThreads(TestAClusterOfThree):
     options = "?io=thread&stripe=65536"
 

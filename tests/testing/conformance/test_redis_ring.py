@@ -77,20 +77,24 @@ class TestARingOfThree(RedisConformance):
         return [(proxy.host, proxy.port) for proxy in self.proxies]
 
 
+@pytest.mark.variant
 class TestARingInThreads(TestARingOfThree):
     options = "?io=thread&stripe=65536"
 
 
+@pytest.mark.variant
 class TestASpreadingRing(TestARingOfThree):
     """Chunks of 8 MiB and more, of which the rules have some, lie on two servers each."""
 
     options = "?spread=2"
 
 
+@pytest.mark.variant
 class TestASpreadingRingInThreads(TestARingOfThree):
     options = "?spread=3&io=thread&stripe=65536"
 
 
+@pytest.mark.variant
 class TestARingThatSpreadsSmallChunks(TestARingOfThree):
     """Most of the rules have small chunks. Here those are spread as well, and raw records are all of their pieces."""
 
@@ -126,6 +130,7 @@ class TestARingThatSpreadsSmallChunks(TestARingOfThree):
         return self._of_piece.get(name) or super()._address_of(name)
 
 
+@pytest.mark.variant
 class TestARingOfOne(RedisConformance):
     capabilities = replace(RedisConformance.capabilities, ttl=True)
 

@@ -75,16 +75,19 @@ class TestRing(TestSingle):
     elsewhere = "test_redis_ring.py"
 
 
+@pytest.mark.variant
 class TestPassword(TestSingle):
     topology = "password"
     elsewhere = ""
 
 
 @pytest.mark.tls
-class TestTLS(TestPassword):
+class TestTLS(TestSingle):
     topology = "tls"
+    elsewhere = ""
 
 
+@pytest.mark.variant
 @pytest.mark.tls
 class TestTLSInThreads(TestTLS):
     options: ClassVar[dict[str, str]] = {"io": "thread", "stripe": "65536"}
@@ -137,6 +140,7 @@ class TestPlainRedis(StoreConformance):
         return self.store.url().replace("redis://", "plain-redis://", 1)
 
 
+@pytest.mark.variant
 class TestExternalRedis(TestPlainRedis):
     """The same class as somebody else's, which the URL names."""
 

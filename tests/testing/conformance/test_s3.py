@@ -37,14 +37,17 @@ class TestRclone(_S3):
         return self.of(rclone_server)
 
 
+@pytest.mark.variant
 class TestRcloneInThreads(TestRclone):
     options = {"io": "thread", "range_size": str(1 << 20)}  # noqa: RUF012
 
 
+@pytest.mark.variant
 class TestRcloneOnTheLoop(TestRclone):
     options = {"io": "loop", "pool_size": "2"}  # noqa: RUF012
 
 
+@pytest.mark.variant
 class TestMoto(_S3):
     options = {"multipart_threshold": str(5 << 20), "part_size": str(5 << 20)}  # noqa: RUF012
 
@@ -53,6 +56,7 @@ class TestMoto(_S3):
         return self.of(moto_server)
 
 
+@pytest.mark.variant
 class TestCeph(_S3):
     options = {"multipart_threshold": str(5 << 20), "part_size": str(5 << 20)}  # noqa: RUF012
 

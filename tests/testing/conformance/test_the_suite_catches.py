@@ -46,6 +46,7 @@ class TestTheDirectConnector(ShelfSuite):
     made = broken_caller_memory.DirectConnector
 
 
+@pytest.mark.variant
 class TestTheSoundConnectorOverTheWire(WireSuite):
     """So does every rule for a connection."""
 
