@@ -16,6 +16,7 @@ Then add it to `COMMANDS`, and its name to `tests/cli/test_help.py`, which check
 
 from __future__ import annotations
 
+import shutil
 from typing import Annotated, Final
 
 import typer
@@ -30,17 +31,30 @@ from .frame.settings_file import SettingsFile, use_settings_file
 from .ping.command import COMMAND as PING
 from .schemes.command import COMMANDS as SCHEMES
 from .serve.command import COMMAND as SERVE
+from .settings.command import COMMANDS as SETTINGS
 from .store.command import COMMANDS as STORE
 
-COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, CHECK, *STORE, *SCHEMES, ENGINES, SERVE)
+COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, CHECK, *STORE, *SCHEMES, ENGINES, SERVE, *SETTINGS)
 """In the order in which the help lists them."""
 
-app: Final = typer.Typer(
-    help="KV caches of LLMs between Python and remote stores.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,  # its tracebacks show local variables, and one may be a password
-    rich_markup_mode=None,
-)
+GROUPS: Final = {"config": "Show the settings in effect, or write a settings file."}
+"""Words that several commands begin with, and their help."""
+
+
+_WIDTH: Final = min(shutil.get_terminal_size().columns, 100) - 1
+"""Of help texts. Without it, they are never narrower than 50 columns."""
+
+
+def _made(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text,
+        context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _WIDTH},
+        pretty_exceptions_enable=False,  # its tracebacks show local variables, and one may be a password
+        rich_markup_mode=None,
+    )
+
+
+app: Final = _made("KV caches of LLMs between Python and remote stores.")
 
 
 @app.callback(invoke_without_command=True)
@@ -59,5 +73,9 @@ def lmcache_connect(
         raise typer.Exit(EXIT_USAGE)
 
 
+_groups: Final = {name: _made(text) for name, text in GROUPS.items()}
+
 for each in COMMANDS:
-    each.add_to(app)
+    each.add_to(_groups[each.group] if each.group else app)
+for name, group in _groups.items():
+    app.add_typer(group, name=name)

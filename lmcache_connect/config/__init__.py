@@ -6,11 +6,12 @@ Every package above may import it.
 from __future__ import annotations
 
 from .connector_config import ConnectorConfig, ErrorMode
-from .durations import DURATION, Seconds, second_count
+from .durations import DURATION, Seconds, duration_text, second_count
+from .origin import Origin
 from .settings import Settings
 from .settings_file import FILE_VARIABLE, SettingsFile
 from .similar import meant
-from .sizes import SIZE, Bytes, byte_count
+from .sizes import SIZE, Bytes, byte_count, size_text
 
 __all__ = [
     "DURATION",
@@ -19,10 +20,13 @@ __all__ = [
     "Bytes",
     "ConnectorConfig",
     "ErrorMode",
+    "Origin",
     "Seconds",
     "Settings",
     "SettingsFile",
     "byte_count",
+    "duration_text",
     "meant",
     "second_count",
+    "size_text",
 ]

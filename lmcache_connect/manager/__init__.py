@@ -9,7 +9,7 @@ from .adapter_target import AdapterTarget
 from .manager import ConnectorManager
 from .one_connector import CreateConnector, create_connector
 from .registry import AdapterRegistry, default_registry, register_adapter
-from .unknown_variables import tell_unknown_variables
+from .unknown_variables import tell_unknown_variables, variables_not_read
 
 __all__ = [
     "AdapterRegistry",
@@ -20,4 +20,5 @@ __all__ = [
     "default_registry",
     "register_adapter",
     "tell_unknown_variables",
+    "variables_not_read",
 ]

@@ -1,4 +1,4 @@
-"""Warns of environment variables that look like settings and that no setting is read from, as one misspelt."""
+"""Environment variables that look like settings and that no setting is read from, as one misspelt."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ _TESTS: Final = "LMCACHE_CONNECT_TEST_REDIS"
 _told: Final[set[str]] = set()
 
 
+def variables_not_read(settings: type[Settings]) -> dict[str, str]:
+    """Variables that begin as those of `settings` do, and that nothing of this distribution reads.
+
+    Returns the name of each, with the most similar name of a variable that is read; "" where none is similar.
+    """
+    is_others = str(settings.model_config.get("env_prefix")) == _OTHERS
+    return {
+        name: similar
+        for name, similar in settings.unknown_variables().items()
+        if name != _TESTS and (is_others or not name.upper().startswith(_OTHERS))
+    }
+
+
 def tell_unknown_variables(settings: type[Settings]) -> None:
     """Logs a warning for each variable that begins as those of `settings` do and is not read. Once a process for each.
 
     The warning has the variable's name and the most similar one that is read, and never a value.
     """
-    is_others = str(settings.model_config.get("env_prefix")) == _OTHERS
-    for name, similar in settings.unknown_variables().items():
-        if name in _told or name == _TESTS or (name.upper().startswith(_OTHERS) and not is_others):
-            continue
-        _told.add(name)
-        event(logging.WARNING, "unknown_variable", variable=name, did_you_mean=similar or "nothing similar is read")
+    for name, similar in variables_not_read(settings).items():
+        if name not in _told:
+            _told.add(name)
+            event(logging.WARNING, "unknown_variable", variable=name, did_you_mean=similar or "nothing similar is read")

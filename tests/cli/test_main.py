@@ -91,7 +91,10 @@ def test_no_command_is_wrong_usage_and_shows_the_help(invoke: Callable[..., Ran]
         ("demo", "--keep"),
         ("ping",),
         ("ping", "--url", "redis://127.0.0.1", "--timeout", "0"),
-        ("schemes", "redis"),
+        ("ping", "memory://x", "--timeout", "2 hours"),
+        ("ping", "memory://x", "--timeout", "2h"),
+        ("ping", "memory://x", "--interval", "-1s"),
+        ("schemes", "redis", "s3"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_why(invoke: Callable[..., Ran], arguments: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmcache_connect.cli.schemes.scheme_options import describe_options
 from lmcache_connect.cli.schemes.schemes import list_schemes
 from lmcache_connect.manager import AdapterRegistry, AdapterTarget
 from lmcache_connect.manager.builtin import ADAPTERS
@@ -55,3 +56,46 @@ def test_what_a_plug_in_prints_is_no_part_of_the_document(
     found = {item["scheme"]: item for item in json.loads(ran.out)["schemes"]}
     assert "SystemExit" in found["chatty"]["error"]
     assert ran.err == "hello\n"
+
+
+def test_a_scheme_lists_its_options_with_kind_default_and_meaning(invoke: Callable[..., Ran]) -> None:
+    (redis,) = json.loads(invoke("schemes", "redis", "--json").out)["schemes"]
+    options = {option["name"]: option for option in redis["options"]}
+    assert (options["ttl"]["kind"], options["ttl"]["default"]) == ("duration", None)
+    assert (options["stripe"]["kind"], options["stripe"]["default"]) == ("size", "1MiB")
+    assert options["io"]["kind"] == "auto or thread or loop"
+    assert options["connect_timeout"]["default"] == "5s"
+    assert options["errors"]["text"] == "`raise` or `miss`."
+
+
+def test_every_option_of_every_scheme_says_what_it_does() -> None:
+    registry = AdapterRegistry()
+    for scheme in registry.schemes():
+        for report in describe_options(scheme.replace("<scheme>", "redis"), registry):
+            assert report.shape or report.options is None, report.scheme
+            for option in report.options or ():
+                assert option.text, f"{report.scheme}: {option.name}"
+                assert option.kind
+
+
+def test_a_wrapped_scheme_lists_the_options_of_both(invoke: Callable[..., Ran]) -> None:
+    ran = invoke("schemes", "hot+s3://user:secret@bucket")
+    assert ran.code == 0
+    assert (
+        ran.out.index("hot+s3://") < ran.out.index("hot_bytes") < ran.out.index("\ns3://") < ran.out.index("endpoint")
+    )
+    assert "secret@" not in ran.out
+
+
+def test_an_unknown_scheme_names_the_similar_one(invoke: Callable[..., Ran]) -> None:
+    ran = invoke("schemes", "reddis")
+    assert ran.code == 2
+    assert "did you mean 'redis'?" in ran.err
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_the_options_fit_the_columns(invoke: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    out = invoke("schemes", "redis").out
+    assert "credentials_timeout" in out
+    assert all(len(line) <= int(columns) for line in out.splitlines()[2:])

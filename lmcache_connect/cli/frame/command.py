@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
 from ...errors import LMCacheConnectError
 from .exits import PROGRAM
@@ -24,21 +25,23 @@ class Command:
     """One command. Its parameters are those of `run`, and `--config`.
 
     `examples` are its arguments, each on a line, without the program's and its own name; they stand under its help.
-    `name` is that of `run` unless it is given. An `LMCacheConnectError` or `OSError` that leaves `run` is printed, as a
-    document where the parameter `as_json` is true, and the exit code is 2.
+    `name` is that of `run` unless it is given. `group` is the word before it, as in `config show`. An
+    `LMCacheConnectError` or `OSError` that leaves `run` is printed, as a document where the parameter `as_json` is
+    true, and the exit code is 2.
     """
 
     run: Callable[..., None]
     examples: tuple[str, ...]
     name: str = ""
+    group: str = ""
 
-    def add_to(self, app: typer.Typer, group: str = "") -> None:
-        """Adds the command to `app`, which is called `group` where it is not the program itself."""
+    def add_to(self, app: typer.Typer) -> None:
+        """Adds the command to `app`: the program, or the app of its group."""
         name = self.name or self.run.__name__.replace("_", "-")
-        called = " ".join(filter(None, (PROGRAM, group, name)))
+        called = " ".join(filter(None, (PROGRAM, self.group, name)))
         lines = [f"  {called} {example}".rstrip() for example in self.examples]
         # \b: the lines stay as they are.
-        app.command(name, epilog="\n".join(("\b", "Examples:", *lines)))(self._guarded())
+        app.command(name, cls=_WithHelp, epilog="\n".join(("\b", "Examples:", *lines)))(self._guarded())
 
     def _guarded(self) -> Callable[..., None]:
         run = self.run
@@ -61,3 +64,19 @@ class Command:
         )
         guarded.__annotations__ = {each.name: each.annotation for each in parameters}
         return guarded
+
+
+class _WithHelp(TyperCommand):
+    """Its help gives names at most a third of the columns, so that a narrow terminal has room for sentences."""
+
+    def get_help(self, ctx: Any) -> str:
+        formatter = ctx.make_formatter()
+        write = formatter.write_dl
+
+        def write_narrow(rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+            write(rows, col_max=min(col_max, max(12, formatter.width // 3)), col_spacing=col_spacing)
+
+        formatter.write_dl = write_narrow
+        self.format_help(ctx, formatter)
+        text: str = formatter.getvalue()
+        return text.rstrip("\n")

@@ -9,6 +9,7 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from ...config import ConnectorConfig
+from .completion import complete_url
 
 URL_SHAPE: Final = "redis://[user[:password]@]host[:port][/db][?option=value]"
 
@@ -17,17 +18,24 @@ _HELP: Final = f"The store, such as {URL_SHAPE}."
 _ELSEWHERE: Final = "Without it: --url, the variable LMCACHE_CONNECT_URL, or url in the settings file."
 
 StoreArgument: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="URL", help=f"{_HELP} {_ELSEWHERE}", show_default=False)
+    str | None,
+    typer.Argument(metavar="URL", help=f"{_HELP} {_ELSEWHERE}", show_default=False, autocompletion=complete_url),
 ]
 """The only argument of a command, for `store_url`."""
 
 StoreArguments: TypeAlias = Annotated[
-    list[str] | None, typer.Argument(metavar="URL ARGUMENT", help=f"{_HELP} {_ELSEWHERE}", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="URL ARGUMENT", help=f"{_HELP} {_ELSEWHERE}", show_default=False, autocompletion=complete_url
+    ),
 ]
 """All arguments of a command that takes more than the URL, for `store_and_rest`. A command may declare its own."""
 
 StoreOption: TypeAlias = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="The store, where it is not the first argument.")
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="The store, where it is not the first argument.", autocompletion=complete_url
+    ),
 ]
 
 

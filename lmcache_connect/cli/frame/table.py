@@ -17,11 +17,20 @@ QUIET: Final = "dim"
 
 _ANY_WIDTH: Final = 100_000
 
+_LEAST_PROSE: Final = 24
+"""Columns that are enough for a column of sentences."""
+
 
 class Listing:
-    """Rows under a heading. The first column names the row; `numbers` are right-aligned, then come `texts`."""
+    """Rows under a heading. The first column names the row; `numbers` are right-aligned, then come `texts`.
 
-    def __init__(self, first: str, numbers: Sequence[str] = (), texts: Sequence[str] = ()) -> None:
+    The column `folds` is prose, or may be long: it is folded where enough room is left for it.
+    """
+
+    def __init__(
+        self, first: str, numbers: Sequence[str] = (), texts: Sequence[str] = (), *, folds: str | None = None
+    ) -> None:
+        self._folds = folds
         self._first = first
         self._numbers = tuple(numbers)
         self._texts = tuple(texts)
@@ -39,7 +48,12 @@ class Listing:
         """
         table = self._table(console.is_terminal)
         wide = console.options.update(max_width=_ANY_WIDTH)
-        if Measurement.get(console, wide, table).maximum <= console.width:
+        needed = Measurement.get(console, wide, table).maximum
+        if self._folds is not None:
+            column = 1 + len(self._numbers) + self._texts.index(self._folds)
+            longest = max((row[column].cell_len for row in self._rows), default=0)
+            needed -= max(0, longest - _LEAST_PROSE)
+        if needed <= console.width:
             if console.is_terminal:
                 console.print(table)
                 return
@@ -62,7 +76,7 @@ class Listing:
         for name in self._numbers:
             table.add_column(name, justify="right", no_wrap=True)
         for name in self._texts:
-            table.add_column(name, no_wrap=True)
+            table.add_column(name, no_wrap=name != self._folds, overflow="fold")
         for row in self._rows:
             table.add_row(*row)
         return table

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .plugins import PluginReport
+from .scheme_options import OptionsReport
 from .schemes import SchemeReport
 
 
@@ -18,3 +19,8 @@ def schemes_document(reports: Sequence[SchemeReport]) -> dict[str, Any]:
 def plugins_document(reports: Sequence[PluginReport]) -> dict[str, Any]:
     """All plug-ins. `loads` is false where `error` is not null."""
     return {"plugins": [asdict(report) | {"loads": report.loads} for report in reports]}
+
+
+def options_document(reports: Sequence[OptionsReport]) -> dict[str, Any]:
+    """The options of a scheme, then those of the schemes inside it. `options` is null where any is taken."""
+    return {"ok": True, "schemes": [asdict(report) for report in reports]}

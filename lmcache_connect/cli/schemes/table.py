@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from ..frame.table import BAD, GOOD, Listing
+from ..frame.table import BAD, GOOD, QUIET, Listing
 from .plugins import PluginReport
+from .scheme_options import OptionsReport
 from .schemes import SchemeReport
 
 
@@ -38,3 +39,20 @@ def print_plugins(reports: Sequence[PluginReport], console: Console) -> None:
     for report in reports:
         if report.error is not None:
             console.print(Text(f"{report.url}: {report.error}", BAD), soft_wrap=True)
+
+
+def print_options(reports: Sequence[OptionsReport], console: Console) -> None:
+    """Prints what the URLs of a scheme look like, and a row for each option; then the same of the schemes inside it."""
+    for number, report in enumerate(reports):
+        if number:
+            console.print()
+        console.print(Text(f"{report.scheme}://", "bold"), Text(report.adapter, QUIET), soft_wrap=True)
+        if report.shape:
+            console.print(Text(report.shape), soft_wrap=True)
+        if report.options is None:
+            console.print("any option; the adapter does not say which it knows")
+            continue
+        listing = Listing("option", texts=("value", "default", "what it does"), folds="what it does")
+        for option in report.options:
+            listing.add_row(option.name, option.kind, option.default or "", option.text)
+        listing.print(console)
