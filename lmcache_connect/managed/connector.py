@@ -572,7 +572,7 @@ class ManagedConnector(RemoteConnector):
 
         Raises:
             ChunkMissingError: `get` gives None.
-            What `get` raises.
+            LMCacheConnectError: as `get` raises it.
         """
         chunk = await self.get(key)
         if chunk is None:
@@ -586,7 +586,7 @@ class ManagedConnector(RemoteConnector):
         Leave the tensor as it is until this has ended.
 
         Raises:
-            What `chunk_of` and `put` raise.
+            LMCacheConnectError: as `chunk_of` and `put` raise it.
         """
         await self.put(key, chunk_of(tensor))
 
@@ -599,7 +599,7 @@ class ManagedConnector(RemoteConnector):
         Raises:
             MissingExtraError: torch is not installed.
             InvalidShapeError: the chunk has several tensor groups.
-            What `get` raises.
+            LMCacheConnectError: as `get` raises it.
         """
         chunk = await self.get(key)
         return None if chunk is None else await tensor_of_async(chunk)
@@ -610,7 +610,7 @@ class ManagedConnector(RemoteConnector):
         Leave the array as it is until this has ended.
 
         Raises:
-            What `chunk_of` and `put` raise.
+            LMCacheConnectError: as `chunk_of` and `put` raise it.
         """
         await self.put(key, chunk_of(array))
 
@@ -623,7 +623,7 @@ class ManagedConnector(RemoteConnector):
         Raises:
             MissingExtraError: numpy is not installed.
             InvalidShapeError: numpy has no such dtype (bfloat16, fp8), or the chunk has several tensor groups.
-            What `get` raises.
+            LMCacheConnectError: as `get` raises it.
         """
         chunk = await self.get(key)
         return None if chunk is None else array_of(chunk)
@@ -641,7 +641,7 @@ class ManagedConnector(RemoteConnector):
         Raises:
             ArenaExhaustedError: a chunk is larger than the memory, or others hold so much of it that there was no room
                 in time.
-            What `batched_get`, `get` and `keys` raise. The generator ends with that.
+            LMCacheConnectError: as `batched_get` and `get` raise it. The generator ends with that.
         """
         return self._windows(keys).chunks(Tally(keys, on_progress))
 
@@ -654,7 +654,7 @@ class ManagedConnector(RemoteConnector):
         `on_progress` is called after each batch.
 
         Raises:
-            What `batched_put` and `pairs` raise. Some of the pairs may have been stored then; none is torn.
+            LMCacheConnectError: as `batched_put` raises it. Some of the pairs may have been stored then; none is torn.
         """
         tally = Tally(pairs, on_progress)
         await WindowedPuts(self, self._context.local_cpu_backend, tally).run(pairs)

@@ -135,7 +135,7 @@ class ChunkMemory(ABC):
 
         Raises:
             SyncCallOnLoopError: an event loop runs in this thread, and would stand still.
-            What `allocate_async` raises.
+            LMCacheConnectError: as `allocate_async` raises it.
         """
         metadata = ChunkMetadata.of(shapes, dtypes, fmt)
         if _is_in_loop():

@@ -18,6 +18,7 @@ LEFT_OUT: Final[dict[str, str]] = {
     "discard_corrupt": "the manager calls it, as a hook of the connector inside",
     "remove_damaged": "the same",
     "check": "what watches over connectors calls it; `ping` asks the same",
+    "server_facts": "health and the status page ask it",
     "recreate": "the manager calls it, and takes a coroutine function",
 }
 OTHER_NAMES: Final = {"batched_async_contains": "contains"}
