@@ -34,14 +34,17 @@ NAMES: Final = """
     clear
     config init
     config show
+    cp
     demo
     doctor
     du
     engines
+    get
     inspect
     ls
     ping
     plugins
+    put
     rm
     schemes
     serve

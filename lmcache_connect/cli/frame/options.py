@@ -1,4 +1,4 @@
-"""Options that several commands have, with units: sizes such as `1GiB`."""
+"""Options that several commands have, with units: sizes such as `1GiB`, durations such as `10s`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ...config import byte_count
+from ...config import byte_count, second_count
 
 
 def size_option(text: str) -> int:
@@ -24,6 +24,30 @@ def size_option(text: str) -> int:
     if nbytes <= 0:
         raise typer.BadParameter(f"{text!r} is not above 0")
     return int(nbytes)
+
+
+def rate_option(text: str) -> int:
+    """The bytes in a second that an option such as `200MB/s` means.
+
+    Raises:
+        BadParameter: it is not a rate above 0.
+    """
+    return size_option(text if isinstance(text, int) else text.strip().removesuffix("/s"))
+
+
+def duration_option(text: str) -> float:
+    """The seconds that an option such as `2h` means.
+
+    Raises:
+        BadParameter: it is not a duration above 0.
+    """
+    try:
+        seconds = float(second_count(text))  # type: ignore[arg-type]  # a number, or a text that is one
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}; {error}") from None
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"{text!r}; expected more than 0")
+    return seconds
 
 
 Memory: TypeAlias = Annotated[

@@ -6,8 +6,7 @@ from typing import Final
 
 import typer
 
-from ...config import second_count
-from .options import size_option
+from .options import duration_option, size_option
 
 _A_DAY: Final = 86_400.0
 
@@ -18,11 +17,8 @@ def seconds(text: str) -> float:
     Raises:
         BadParameter: it is not a duration, or 0.
     """
-    try:
-        given = float(second_count(text))  # type: ignore[arg-type]  # of a text, it returns a number or a text of one
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r}; {error}") from None
-    if not 0 < given <= _A_DAY:
+    given = duration_option(text)
+    if given > _A_DAY:
         raise typer.BadParameter(f"{text!r}; expected more than 0, and at most a day")
     return given
 
