@@ -293,7 +293,12 @@ def test_a_connection_that_breaks_costs_a_repetition(
     url: str, server: ValkeyServer, proxy: FaultProxy, destination: str
 ) -> None:
     proxy.arm(Fault(FaultKind.RESET, Direction.TO_CLIENT, after_bytes=2 << 20))
-    healing = threading.Thread(target=lambda: proxy.wait_fired(20) and proxy.disarm())
+
+    def heal() -> None:
+        proxy.wait_fired(20)
+        proxy.disarm()
+
+    healing = threading.Thread(target=heal)
     healing.start()
     report = copied(url_of(proxy), destination, patience=20.0)
     healing.join()
