@@ -185,6 +185,12 @@ class RedisConnector(StreamingConnector[Connection]):
         async for finding in diagnose_url(self._server, self._options, timeout):
             yield finding
 
+    async def bytes_free(self) -> int | None:
+        """See `TellsRoom`."""
+        from .diagnosis.server_facts import read_room
+
+        return await self.over_lookups(read_room)
+
     async def close(self) -> None:
         await self._leftovers.close()
         self._thread_connections.close()

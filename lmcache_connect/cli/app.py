@@ -22,6 +22,7 @@ from typing import Annotated, Final
 import typer
 
 from .._version import __version__
+from .bench.command import COMMAND as BENCH
 from .check.command import COMMAND as CHECK
 from .copy.command import COMMANDS as COPY
 from .demo.command import COMMAND as DEMO
@@ -35,7 +36,7 @@ from .serve.command import COMMAND as SERVE
 from .settings.command import COMMANDS as SETTINGS
 from .store.command import COMMANDS as STORE
 
-COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, CHECK, *STORE, *COPY, *SCHEMES, ENGINES, SERVE, *SETTINGS)
+COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, CHECK, BENCH, *STORE, *COPY, *SCHEMES, ENGINES, SERVE, *SETTINGS)
 """In the order in which the help lists them."""
 
 GROUPS: Final = {"config": "Show the settings in effect, or write a settings file."}

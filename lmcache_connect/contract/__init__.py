@@ -21,7 +21,7 @@ from .caller_memory import CallerMemory, Descriptions, bytes_metadata
 from .chunk_size import ChunkSize
 from .connector import Documents, FactSlots, Flags, Hits, RemoteConnector, Slots
 from .context import ConnectorContext
-from .diagnosis import Diagnosable, Finding, Verdict
+from .diagnosis import Diagnosable, Finding, TellsRoom, Verdict
 from .key_facts import KeyFacts, PartSum
 from .left_out import counting_left_out, leave_out
 from .own_thread import NotInThisThreadError, OwnThreadCalls
@@ -73,6 +73,7 @@ __all__ = [
     "ServerState",
     "Slots",
     "Staging",
+    "TellsRoom",
     "Verdict",
     "WorkerAnnouncement",
     "WrappingAdapter",

@@ -55,3 +55,16 @@ class Diagnosable(Protocol):
         connector's prefix, which it removes. It raises only faults of its own.
         """
         ...
+
+
+@runtime_checkable
+class TellsRoom(Protocol):
+    """A connector that knows how full its store is. The command `bench` asks it before it writes."""
+
+    async def bytes_free(self) -> int | None:
+        """Returns how many bytes the store takes until it evicts or refuses. None: there is no limit, or nobody knows.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        ...

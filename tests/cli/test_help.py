@@ -30,6 +30,7 @@ def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 COMMANDS: Final[dict[str, Any]] = dict(commands(typer.main.get_command(app)))
 
 NAMES: Final = """
+    bench
     check
     clear
     config init

@@ -84,6 +84,19 @@ async def read_facts(connection: Connection) -> ServerFacts:
     return ServerFacts(info, config, info_refusal, config_refusal)
 
 
+async def read_room(connection: Connection) -> int | None:
+    """Returns how many bytes fit below the server's `maxmemory`. None: it has no limit, or does not tell.
+
+    Raises:
+        StoreError: the connection was lost.
+        StreamClosedError: as before.
+    """
+    told = await ask(connection, b"INFO", b"memory")
+    facts = ServerFacts(fields_of(told.decode("utf-8", "replace")) if isinstance(told, bytes) else {})
+    limit, used = facts.number("maxmemory"), facts.number("used_memory")
+    return max(0, limit - used) if limit and used is not None else None
+
+
 def fields_of(text: str) -> dict[str, str]:
     """Returns the fields of a reply to INFO."""
     lines = (line.partition(":") for line in text.splitlines()[:_MOST_FIELDS] if not line.startswith("#"))

@@ -145,6 +145,13 @@ class NodesConnector(StreamingConnector[Connection]):
     async def _all_nodes(self) -> list[Node]:
         return [self.node(address) for address in self.placement.addresses]
 
+    async def bytes_free(self) -> int | None:
+        """See `TellsRoom`. Keys lie on all servers alike, so the fullest of them decides."""
+        nodes = await self._all_nodes()
+        told = [await node.connector.bytes_free() for node in nodes]
+        known = [free for free in told if free is not None]
+        return min(known) * len(nodes) if known else None
+
     # ------------------------------------------------------------------------------------- hooks of the base class
 
     async def dial(self) -> Connection:

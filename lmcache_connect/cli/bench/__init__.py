@@ -1,0 +1,1 @@
+"""`lmcache-connect bench`: how fast a store puts, gets and looks up, by size and concurrency."""
