@@ -214,10 +214,10 @@ class RemoteConnector(ABC):
     async def server_facts(self) -> Sequence[ServerFacts]:
         """What the servers of the store tell of themselves now. Those that do not tell, or do not answer, are left out.
 
-        Raises:
-            StoreError and its subclasses.
-
         It is asked every few seconds, by those who watch over the store.
+
+        Raises:
+            StoreError: the store has failed. Its subclasses say how.
         """
         return ()
 

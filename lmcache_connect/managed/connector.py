@@ -326,7 +326,9 @@ class ManagedConnector(RemoteConnector):
         both error modes.
 
         Raises:
-            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
         """
         wanted = await checked_keys(self._owner, keys)
         call = partial(self._wrapped.describe, records=records)
@@ -345,7 +347,9 @@ class ManagedConnector(RemoteConnector):
         Raises:
             InvalidArgumentError: the counts differ, or a number is not above 0.
             UnsupportedOperationError: this store forgets nothing by a time; see `support_expiry`.
-            InvalidKeyError, ConnectorClosedError, StoreError and its subclasses.
+            InvalidKeyError: a key is empty, too long, or of another type.
+            ConnectorClosedError: this connector is closed.
+            StoreError: the store has failed. Its subclasses say how.
         """
         wanted = await checked_keys(self._owner, keys)
         seconds = checked_ttls(ttls, len(wanted))

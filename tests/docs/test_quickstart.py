@@ -23,7 +23,7 @@ from lmcache_connect.testing import ValkeyServer
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs/quickstart.md").read_text()
-FENCE: Final = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE: Final = re.compile(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 BLOCKS: Final = FENCE.findall(PAGE)
 SESSION: Final = [text for language, name, text in BLOCKS if language == "python" and not name]
 FILES: Final = {name: text for _, name, text in BLOCKS if name}

@@ -16,7 +16,7 @@ from lmcache_connect.testing import ValkeyServer
 from .installed import ROOT, run, run_pytest
 
 PAGE: Final = (ROOT / "docs/writing-a-connector.md").read_text()
-BLOCK: Final = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK: Final = re.compile(r'^```(\w*)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def files() -> dict[str, str]:
@@ -68,6 +68,22 @@ def test_the_careless_threads_fail_the_rules_that_the_page_names(tmp_path: Path)
 def test_a_connector_comes_in_by_each_way(tmp_path: Path) -> None:
     write(tmp_path, "first")
     assert run([sys.executable, "-W", "error", "ways_in.py"], tmp_path, tmp_path) == files()["first/ways_in.out"]
+
+
+def test_the_connector_that_tells_its_room_is_diagnosed(tmp_path: Path) -> None:
+    write(tmp_path, "first")
+    program = (
+        "import asyncio\n"
+        "from lmcache_connect import ConnectorManager\n"
+        "from room_telling import RoomTellingConnector\n"
+        "async def main():\n"
+        "    async with ConnectorManager('memory://room') as manager:\n"
+        "        telling = RoomTellingConnector('room', manager.local_cpu_backend)\n"
+        "        async for finding in telling.diagnose(1):\n"
+        "            print(finding.verdict.name, finding.found)\n"
+        "asyncio.run(main())\n"
+    )
+    assert run([sys.executable, "-W", "error", "-c", program], tmp_path, tmp_path) == "GOOD 0 bytes\n"
 
 
 @pytest.mark.skipif(not ValkeyServer.available(), reason="no Valkey for this machine")
