@@ -96,17 +96,31 @@ async def test_a_batch_is_put_from_arrays_and_got_with_holes(connector: ManagedC
                 assert (slot.numpy() == expected).all()
 
 
+@pytest.mark.parametrize("nbytes", [1000, 9 << 20], ids=["small", "in pieces"])
 @pytest.mark.parametrize(
-    "scheme", ["memory://tensors", "mock://1/?write_throughput=9", "audit+memory://tensors", "hot+memory://tensors"]
-)
-async def test_every_connector_puts_an_array(scheme: str, local_cpu_backend: LocalCPUBackend) -> None:
-    async with ConnectorManager(scheme, None, local_cpu_backend) as manager:
+    "store",
+    ["memory://tensors", "mock://1/?write_throughput=9", "audit+memory://tensors", "hot+memory://tensors", "redis",
+     "rclone"],
+)  # fmt: skip
+async def test_every_connector_puts_a_read_only_array_alone_and_in_a_batch(
+    store: str, nbytes: int, local_cpu_backend: LocalCPUBackend, request: pytest.FixtureRequest
+) -> None:
+    url = store
+    if store == "redis":
+        url = request.getfixturevalue("valkey_url")
+    elif store == "rclone":
+        url = request.getfixturevalue("rclone_server").url("tensors")
+    array = numpy.random.default_rng(nbytes).integers(0, 255, nbytes, "u1")
+    array.flags.writeable = False
+    async with ConnectorManager(url, None, local_cpu_backend) as manager:
         connector = manager.create_connector()
-        await connector.put_array("a", ARRAY)
-        found = await connector.get_array("a")
-        assert found is not None
-        assert (found == ARRAY).all() or scheme.startswith("mock")
-        del found
+        await connector.put_array("a", array)
+        await connector.batched_put(["b", "c"], [chunk_of(array), chunk_of(array[1:])])
+        for key, expected in (("a", array), ("b", array), ("c", array[1:])):
+            found = await connector.get_array(key)
+            assert found is not None
+            assert (found == expected).all() or store.startswith("mock")  # which keeps no bytes
+            del found
 
 
 async def test_an_array_that_is_not_contiguous_is_refused_before_the_store_is_asked(
