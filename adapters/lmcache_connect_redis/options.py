@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lmcache_connect import ConnectorOptions, InvalidURLError, RemoteURL
-from lmcache_connect.config import SIZE, Bytes, Seconds
+from lmcache_connect.config import SIZE, Bytes, Lifetime, Seconds
 from lmcache_connect.errors import InvalidOptionError
 from lmcache_connect.record import MIN_STRIPE_BYTES
 
@@ -26,7 +26,7 @@ class RedisOptions(ConnectorOptions):
     db: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """Database number. By default the one in the path, or 0."""
 
-    ttl: Seconds | None = None
+    ttl: Lifetime | None = None
     """Seconds after which the server forgets a chunk. By default never."""
 
     layout: Literal["connect", "lmcache"] = "connect"

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ..config import FILE_VARIABLE
 from ..errors import MissingExtraError
@@ -44,16 +44,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _run_app(arguments: Sequence[str]) -> int:
     try:
-        for needed in ("typer", "rich"):
-            importlib.import_module(needed)
-    except ImportError as missing:
-        error = MissingExtraError(PROGRAM, missing.name or "typer", "cli")
+        _check_libraries()
+        from .app import app
+    except MissingExtraError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    from .app import app
-
-    # The report and the errors contain what matters. Without a handler, Python prints warnings as well.
-    logging.getLogger("lmcache_connect").addHandler(logging.NullHandler())
+    # The report and the errors contain what matters, beside these warnings. Without a handler, Python prints all.
+    logging.getLogger("lmcache_connect").addHandler(_TOLD)
     try:
         # Not standalone: that would print wrong arguments unchanged, and one may be a URL with a password.
         code = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
@@ -64,6 +61,26 @@ def _run_app(arguments: Sequence[str]) -> int:
             raise
         return _explain(error, "--json" in arguments)
     return code if isinstance(code, int) else 0
+
+
+def _check_libraries() -> None:
+    for needed in ("typer", "rich"):
+        try:
+            importlib.import_module(needed)
+        except ImportError as missing:
+            raise MissingExtraError(PROGRAM, missing.name or needed, "cli") from missing
+
+
+class _Told(logging.Handler):
+    """Prints the warnings that concern the person at the terminal, unless logging is set up, as `serve` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts = getattr(record, "connect", {})
+        if facts.get("event") in {"secret_file_open_to_others", "unknown_variable"} and not logging.root.handlers:
+            print(f"warning: {record.getMessage()}", file=sys.stderr)
+
+
+_TOLD: Final = _Told(logging.WARNING)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ Every package above may import it.
 from __future__ import annotations
 
 from .connector_config import ConnectorConfig, ErrorMode
-from .durations import DURATION, Seconds, duration_text, second_count
+from .durations import DURATION, Lifetime, Seconds, duration_text, second_count
 from .origin import Origin
 from .settings import Settings
 from .settings_file import FILE_VARIABLE, SettingsFile
@@ -20,6 +20,7 @@ __all__ = [
     "Bytes",
     "ConnectorConfig",
     "ErrorMode",
+    "Lifetime",
     "Origin",
     "Seconds",
     "Settings",

@@ -61,3 +61,6 @@ DURATION: Final = BeforeValidator(second_count)
 """For options and settings of the type `float` that are seconds: text may have a unit."""
 
 Seconds = Annotated[float, DURATION, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+Lifetime = Annotated[float, DURATION, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+"""How long a store keeps something, in seconds: up to ten years."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from lmcache_connect import __version__
 
-from .conftest import CANARY, Ran, environment
+from .conftest import CANARY, Ran, environment, run
 
 SCRIPT = Path(sys.executable).with_name("lmcache-connect")
 
@@ -135,3 +136,39 @@ def test_the_package_can_be_run() -> None:
         check=False,
     )
     assert done.stdout == f"lmcache-connect {__version__}\n"
+
+
+def test_a_variable_that_nothing_reads_is_warned_of_on_stderr() -> None:
+    ran = run("ping", "memory://x", env={"LMCACHE_CONNECT_RETRYS": "5"})
+    assert ran.code == 0
+    assert ran.err.count("\n") == 1
+    assert ran.err.startswith(
+        "warning: unknown_variable variable=LMCACHE_CONNECT_RETRYS did_you_mean=LMCACHE_CONNECT_R"
+    )
+
+
+def test_a_settings_file_may_be_named_before_and_after_the_command(
+    invoke: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LMCACHE_CONNECT_CONFIG", raising=False)
+    file = tmp_path / "settings.toml"
+    file.write_text('url = "memory://from-the-file"\n', encoding="utf-8")
+    for arguments in (("--config", str(file), "ping"), ("ping", "--config", str(file))):
+        ran = invoke(*arguments)
+        assert ran.out.startswith("memory://from-the-file answers")
+        assert "LMCACHE_CONNECT_CONFIG" not in os.environ, "the variable is as it was"
+    ran = invoke("ping", "--config", str(tmp_path / "missing.toml"), "memory://x")
+    assert ran.code == 2
+    assert "cannot be read" in ran.err
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    command = [sys.executable, "-m", "lmcache_connect.cli", "schemes", "redis"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

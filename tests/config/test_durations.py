@@ -83,8 +83,14 @@ def test_what_is_not_a_duration_is_refused_and_the_message_says_what_one_looks_l
 def test_a_duration_that_is_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(InvalidConfigError, match="operation_timeout"):
         ConnectorConfig.load(operation_timeout=text)
+    with pytest.raises(InvalidURLError, match="stall_timeout"):
+        RemoteURL.parse(f"redis://h?stall_timeout={text}").options(RedisOptions)
+
+
+def test_a_store_may_keep_chunks_for_days() -> None:
+    assert RemoteURL.parse("redis://h?ttl=30d").options(RedisOptions).ttl == 30 * 86_400
     with pytest.raises(InvalidURLError, match="ttl"):
-        RemoteURL.parse(f"redis://h?ttl={text}").options(RedisOptions)
+        RemoteURL.parse("redis://h?ttl=4000d").options(RedisOptions)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -224,6 +224,15 @@ def test_the_command_shows_no_secret(
         ("ping", f"redis://u:{encoded}@h", f"redis://u:{encoded}@h"),
         ("plugins",),
         ("schemes", "--json"),
+        ("schemes", f"redis://u:{encoded}@h"),
+        ("schemes", f"nosuch://u:{encoded}@h"),
+        ("ping", "--count", "1", f"redis://u:{encoded}@127.0.0.1:1"),
+        ("ping", "--count", "1", "plugin://mine"),
+        ("doctor",),
+        ("doctor", "--json", f"redis://u:{encoded}@h?sig={encoded}"),
+        ("doctor", "plugin://mine"),
+        ("config", "show", f"redis://u:{encoded}@h"),
+        ("config", "show", "--json"),
     ):
         with pytest.raises(SystemExit):
             main(arguments)

@@ -26,7 +26,13 @@ def console() -> Console:
     It prints texts as they are: brackets are not markup, and numbers get no colour.
     """
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PIPED_COLUMNS
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return _Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Lets `main` end the command; rich would with the code 1."""
+        raise BrokenPipeError
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -61,8 +61,9 @@ def serve(
 ) -> None:
     """Serve the internal API for one or several stores: health, metrics, statistics, switches, and a page at /.
 
-    Other settings come from the environment, LMCACHE_CONNECT_API_<SETTING>. Every address except loopback needs a
-    token. The server stops gracefully on SIGTERM and SIGINT. Exits with 0 when it was stopped, 2 if it could not start.
+    Other settings come from the environment, LMCACHE_CONNECT_API_<SETTING>, or [api] of the settings file. Every
+    address except loopback needs a token. The server stops gracefully on SIGTERM and SIGINT. Exits with 0 when it was
+    stopped, 2 if it could not start.
     """
     if log_level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise typer.BadParameter(f"{log_level!r}; expected DEBUG, INFO, WARNING or ERROR", param_hint="'--log-level'")

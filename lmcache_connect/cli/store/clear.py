@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...contract import counting_left_out
 from ...managed import ManagedConnector
-from ...oversight import Clearing, clear
 from ..frame.opening import open_store
 from .selection import Selection, keys_in, pages_of
+
+if TYPE_CHECKING:
+    from ...oversight import Clearing
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ async def clear_prefix(
     Raises:
         LMCacheConnectError: the store cannot be used, listed, or told to remove. Some may be removed.
     """
+    from ...oversight import clear  # this needs the extra `api`, and no other command of the group does
+
     async with open_store(url) as connector:
         survey = await _survey(connector, prefix, lambda done: on_progress("counting", done))
         if not survey.chunks or not confirm(survey):
