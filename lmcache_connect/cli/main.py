@@ -16,6 +16,7 @@ from ..config import FILE_VARIABLE
 from ..errors import MissingExtraError
 from ..redaction import redact
 from .frame.exits import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED, EXIT_USAGE, PROGRAM
+from .frame.pipe import drop_stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -35,7 +36,7 @@ def _run(arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout when it exits
+            drop_stdout()
             code = EXIT_PIPE
     if code == EXIT_INTERRUPTED:
         print("interrupted", file=sys.stderr)

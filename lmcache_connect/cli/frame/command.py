@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from ...errors import LMCacheConnectError
-from .exits import PROGRAM
+from .exits import EXIT_PIPE, PROGRAM
 from .output import fail
+from .pipe import drop_stdout
 from .settings_file import SettingsFile, use_settings_file
 
 AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
@@ -50,8 +51,9 @@ class Command:
             use_settings_file(config)
             try:
                 run(**given)
-            except BrokenPipeError:  # an OSError, which main() handles
-                raise
+            except BrokenPipeError:  # typer would exit with 1
+                drop_stdout()
+                raise typer.Exit(EXIT_PIPE) from None
             except (LMCacheConnectError, OSError) as error:
                 fail(error, bool(given.get("as_json", False)))
 

@@ -63,4 +63,6 @@ def fail(error: Exception, as_json: bool, code: int = EXIT_USAGE) -> NoReturn:
 
 def escaped(text: str) -> str:
     """The text with what a terminal would not print as it is, such as control characters, as `\\x1b`."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)

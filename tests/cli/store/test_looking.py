@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +15,7 @@ from lmcache_connect.record import PayloadHasher, chunk_names, encode_header
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, RcloneServer, ValkeyServer
 from lmcache_connect.testing.servers.process import unused_port
 
-from ..conftest import Ran, url_of
+from ..conftest import Ran, environment, url_of
 from .conftest import MODEL, engine_key, fill
 
 Invoke = Callable[..., Ran]
@@ -233,3 +235,16 @@ def test_a_chunk_that_is_larger_than_the_memory_is_told(url: str, invoke: Invoke
     found = json.loads(invoke("inspect", url, engine_key("acme", "bb"), "--memory", "1MiB", "--json").out)
     assert (found["ok"], found["payload"]) == (True, "too large")
     assert "--memory" in found["payload_detail"]
+
+
+def test_a_listing_that_nobody_reads_to_its_end_ends_as_a_pipe_does(url: str) -> None:
+    fill(url, {f"{number:04} {'k' * 200}": b"x" for number in range(2000)})
+    command = [sys.executable, "-m", "lmcache_connect.cli.main", "ls", url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (141, b"")
