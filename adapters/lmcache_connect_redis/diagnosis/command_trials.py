@@ -28,6 +28,9 @@ class _Trial:
     needed: bool = False
 
 
+_NAMED: Final = 4
+"""Commands that are named where the server's state forbids many."""
+
 _PIECES: Final = "large chunks are stored whole, up to max_value_bytes"
 _ANNOUNCED: Final = "workers cannot announce themselves"
 
@@ -84,15 +87,27 @@ async def try_commands(connection: Connection, demands: Demands, tag: str = "") 
     findings: list[Finding] = []
     if works:
         findings.append(Finding("commands", Verdict.GOOD, " ".join([*works, *removal])))
-    if not removal:
+    if not removal and not any(command in refused for command in _REMOVERS):
         findings.append(Finding("UNLINK, DEL", Verdict.FAILS, "the user may use neither", "allow +unlink: remove"))
     findings += _refusals(trials, refused)
     findings += ttl
     return findings
 
 
+async def try_few_commands(connection: Connection, demands: Demands) -> list[Finding]:
+    """`try_commands` behind a proxy that closes the connection over commands which it lacks. Raises as that does."""
+    name = f"{demands.prefix}lmcache-connect-check-{secrets.token_hex(8)}"
+    trials = [trial for trial in _TRIALS if trial.needed]
+    tried, refused, _ = await _run(connection, trials, {"a": name}, asks_ttl=False)
+    answer = await ask(connection, b"DEL", name.encode())
+    if isinstance(answer, Refusal):
+        refused["DEL"] = answer
+    works = [command for command in (*tried, "DEL") if command not in refused]
+    return [Finding("commands", Verdict.GOOD, " ".join(works)), *_refusals(trials, refused)]
+
+
 async def _run(
-    connection: Connection, trials: Sequence[_Trial], names: dict[str, str]
+    connection: Connection, trials: Sequence[_Trial], names: dict[str, str], *, asks_ttl: bool = True
 ) -> tuple[list[str], dict[str, Refusal], list[Finding]]:
     tried: dict[str, None] = {}
     refused: dict[str, Refusal] = {}
@@ -110,7 +125,7 @@ async def _run(
             in_transaction = not isinstance(answer, Refusal)
         elif trial.command in {"EXEC", "DISCARD"}:
             in_transaction = isinstance(answer, Refusal)
-        if trial.command == "SET" and not isinstance(answer, Refusal):
+        if asks_ttl and trial.command == "SET" and not isinstance(answer, Refusal):
             ttl = _ttl_findings(await ask(connection, b"PTTL", names["a"].encode()))
     return list(tried), refused, ttl
 
@@ -125,10 +140,13 @@ def _ttl_findings(answer: Tree | Refusal) -> list[Finding]:
     return [Finding("TTL", Verdict.FAILS, found, "use a server that expires keys: see PEXPIRE and PTTL")]
 
 
+_REMOVERS: Final = ("UNLINK", "DEL")
+
+
 async def _remove(connection: Connection, names: Sequence[str], refused: dict[str, Refusal]) -> list[str]:
     """Removes the trial's keys. Returns the commands that do that."""
     removers: list[str] = []
-    for command in ("UNLINK", "DEL"):
+    for command in _REMOVERS:
         answer = await ask(connection, command.encode(), *(name.encode() for name in names))
         if not isinstance(answer, Refusal):
             removers.append(command)
@@ -161,5 +179,6 @@ def _refusals(trials: Sequence[_Trial], refused: dict[str, Refusal]) -> list[Fin
         advice = f"allow {' '.join('+' + command.lower() for command in commands)}: without, {without}"
         findings.append(Finding(" ".join(commands), verdict, reason, advice))
     for message, commands in states.items():
-        findings.append(Finding(" ".join(commands), Verdict.FAILS, message))
+        more = f" and {len(commands) - _NAMED} more" if len(commands) > _NAMED else ""
+        findings.append(Finding(" ".join(commands[:_NAMED]) + more, Verdict.FAILS, message))
     return findings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from lmcache_connect import StoreError
@@ -13,20 +12,16 @@ from lmcache_connect.transport import StreamClosedError
 
 from ..protocol.connection import Connection, lost_connection
 from ..topology.single import SingleServer
-from .command_trials import try_commands
+from .command_trials import try_commands, try_few_commands
 from .demands import Demands
 from .reaching import ServerReaching
-from .server_facts import ServerFacts, read_facts
+from .server_facts import read_facts
 from .settings import judge
 
 _LOST: Final = "see the server's log"
 
-
-@dataclass
-class Seen:
-    """What was seen of a server besides the findings. `facts` None: it was not reached."""
-
-    facts: ServerFacts | None = field(default=None)
+_PROXY: Final = "a proxy that closes the connection over commands which it lacks: it is asked for no settings"
+_PROXY_ADVICE: Final = "large chunks are stored whole; check the server behind it by its own address"
 
 
 async def diagnose_server(
@@ -35,12 +30,10 @@ async def diagnose_server(
     timeout: float,
     *,
     tag: str = "",
-    is_replica: bool = False,
-    seen: Seen | None = None,
 ) -> AsyncIterator[Finding]:
     """Yields what is found, step by step. The first steps end together within `timeout` seconds, each later one too.
 
-    `tag`: see `try_commands`. `is_replica`: it is one by right, and no command is tried that writes. `seen` is filled.
+    `tag`: see `try_commands`.
     """
     reaching = ServerReaching(server, timeout)
     try:
@@ -49,13 +42,18 @@ async def diagnose_server(
         connection = reaching.connection
         if connection is None:
             return
-        for step in ("server", "commands"):
+        knows_little = connection.traits.knows_little
+        if knows_little:
+            yield Finding("server", Verdict.NOTE, _PROXY, _PROXY_ADVICE)
+        for step in ("commands",) if knows_little else ("server", "commands"):
             try:
                 async with asyncio.timeout(timeout):
                     if step == "server":
-                        found = await _facts(connection, demands, seen or Seen(), is_replica=is_replica)
+                        found = await _facts(connection, demands)
+                    elif knows_little:
+                        found = await try_few_commands(connection, demands)
                     else:
-                        found = [] if is_replica else await try_commands(connection, demands, tag)
+                        found = await try_commands(connection, demands, tag)
             except TimeoutError:
                 found = [Finding(step, Verdict.FAILS, f"no answer within {timeout:g} s", _LOST)]
             except StreamClosedError as error:
@@ -71,12 +69,12 @@ async def diagnose_server(
             reaching.connection.close()
 
 
-async def _facts(connection: Connection, demands: Demands, seen: Seen, *, is_replica: bool) -> list[Finding]:
-    facts = seen.facts = await read_facts(connection)
+async def _facts(connection: Connection, demands: Demands) -> list[Finding]:
+    facts = await read_facts(connection)
     mode = facts.info.get("redis_mode") or facts.info.get("server_mode") or ""
     about = f"{facts.product}{', ' + mode if mode else ''}"
-    verdict = Verdict.UNKNOWN if facts.info_refusal else Verdict.GOOD
-    return [
-        Finding("server", verdict, about),
-        *(one for one in judge(facts, demands) if not (is_replica and one.subject == "role")),
-    ]
+    findings = [Finding("server", Verdict.UNKNOWN if facts.info_refusal else Verdict.GOOD, about)]
+    if facts.info.get("cluster_enabled") == "1" and not connection.is_of_cluster:
+        found = "the server is a node of a cluster, and has some of the keys alone"
+        findings.append(Finding("cluster", Verdict.FAILS, found, "use redis-cluster:// or rediss-cluster://"))
+    return [*findings, *judge(facts, demands)]

@@ -12,7 +12,7 @@ from ...keys import CacheEngineKey
 from ...managed import ManagedConnector
 
 _CLEAN_UP_SECONDS: Final = 5.0
-_TRIES: Final = 3
+_TRIES: Final = 5
 _LATE_PUT_SECONDS: Final = 0.05
 """How long a server may still store a chunk whose put was cancelled."""
 
@@ -52,7 +52,7 @@ class OwnKeys:
     async def clean_up(self, connector: ManagedConnector, on_warning: Callable[[str], None]) -> None:
         """Removes all keys after a failure or a cancellation, within five seconds. `on_warning` hears of what is left.
 
-        It looks whether they are gone: the server may store a chunk whose put was cancelled a moment later.
+        It looks until none is there: the server may store a chunk whose put was cancelled a moment later.
         """
         keys: Sequence[CacheEngineKey] = list(self._written.values())
         if not keys:
@@ -74,13 +74,14 @@ class OwnKeys:
 
 
 async def _left_of(connector: ManagedConnector, keys: Sequence[CacheEngineKey]) -> Sequence[CacheEngineKey]:
-    """Removes keys. Returns those that are there a moment later."""
-    left: list[CacheEngineKey] = []
-    for start in range(0, len(keys), _AT_A_TIME):
-        await connector.batched_remove(keys[start : start + _AT_A_TIME])
+    """Removes the keys that are there in a moment. Returns them: they may come again."""
     await asyncio.sleep(_LATE_PUT_SECONDS)
+    left: list[CacheEngineKey] = []
     for start in range(0, len(keys), _AT_A_TIME):
         some = keys[start : start + _AT_A_TIME]
         found = await connector.batched_exists(some)
-        left += [key for key, is_there in zip(some, found, strict=True) if is_there]
+        there = [key for key, is_there in zip(some, found, strict=True) if is_there]
+        if there:
+            await connector.batched_remove(there)
+        left += there
     return left

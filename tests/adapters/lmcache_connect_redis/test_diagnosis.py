@@ -9,7 +9,8 @@ import pytest
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend
 from lmcache_connect.contract import Diagnosable, Finding, Verdict
-from lmcache_connect.testing import RedisServer
+from lmcache_connect.testing import RedisServer, ValkeyServer
+from lmcache_connect.testing.servers.redis_proxies import TwemproxyServer
 from lmcache_connect.testing.servers.redis_store import RedisStore
 
 TIMEOUT = 2.0
@@ -85,3 +86,37 @@ def test_sentinels_and_their_primary_are_told(redis_sentinel: RedisStore) -> Non
     assert told["failover"] is Verdict.GOOD
     assert told["commands"] is Verdict.GOOD
     assert told["replicas"] is Verdict.GOOD
+
+
+# ------------------------------------------------------------------------------------------- servers that are others
+
+
+def test_a_replica_is_told_from_a_user_without_rights(valkey_server: ValkeyServer) -> None:
+    with ValkeyServer() as replica:
+        with replica.client() as client:
+            client.replicaof(valkey_server.host, valkey_server.port)
+        findings = diagnosed(replica.url())
+        told = verdicts(findings)
+        assert told["role"] is Verdict.FAILS
+        assert "UNLINK, DEL" not in told
+        [refused] = [finding for finding in findings if finding.subject.startswith("SET ")]
+        assert "this server is a replica" in refused.found
+
+
+def test_a_node_of_a_cluster_is_told_from_a_single_server(redis_cluster: RedisStore) -> None:
+    address = redis_cluster.url().partition("://")[2].partition(",")[0]
+    [cluster] = [finding for finding in diagnosed(f"redis://{address}") if finding.subject == "cluster"]
+    assert cluster.verdict is Verdict.FAILS
+    assert "redis-cluster://" in cluster.advice
+
+
+@pytest.mark.proxy
+@pytest.mark.skipif(not TwemproxyServer.available(), reason="twemproxy (nutcracker) is not installed on this machine")
+def test_behind_a_proxy_that_knows_little_little_is_tried(valkey_server: ValkeyServer) -> None:
+    with TwemproxyServer(valkey_server) as proxy:
+        findings = diagnosed(proxy.url())
+    told = verdicts(findings)
+    assert told["server"] is Verdict.NOTE
+    [commands] = [finding for finding in findings if finding.subject == "commands"]
+    assert commands.found == "SET GET EXISTS DEL"
+    assert Verdict.FAILS not in told.values()
