@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -119,6 +121,18 @@ def test_a_user_who_may_not_do_all_is_told_what_is_missing(well_set: ValkeyServe
     assert elsewhere.code == 1
     assert verdicts(elsewhere)["SET"] == "fails"
     assert "may not touch keys of this prefix" in elsewhere.out
+
+
+def test_the_user_that_the_documentation_gives_may_do_all_that_is_tried(
+    well_set: ValkeyServer, invoke: Callable[..., Ran]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text("utf-8")
+    [rules] = re.findall(r"^ACL SETUSER kv on >password (.*)$", page, re.MULTILINE)
+    with well_set.client() as client:
+        client.execute_command("ACL", "SETUSER", "kv", "reset", "on", f">{CANARY}", *rules.split())
+    ran = invoke("check", "--json", f"redis://kv:{HIDDEN}@127.0.0.1:{well_set.port}?prefix=tenant")
+    assert ran.code == 0, ran.out
+    assert {subject for subject, verdict in verdicts(ran).items() if verdict == "note"} == set()
 
 
 # ------------------------------------------------------------------------------------------ what cannot be used
