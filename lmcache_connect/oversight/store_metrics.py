@@ -41,6 +41,8 @@ def _health_metrics(stores: list[StoreHealth]) -> Iterator[Metric]:
         if store.seconds is not None:
             ping.add_metric([store.connector], store.seconds)
         kinds = dict.fromkeys((one.operation, one.error) for one in store.trouble)
+        if store.health == "failing" and store.error is not None:
+            kinds["ping", store.error] = None
         for operation, error in [*kinds][:_MOST_TROUBLES]:
             trouble.add_metric([store.connector, operation, error], 1)
     yield from (up, ping, health, trouble)

@@ -74,20 +74,25 @@ class HAProxy(WebProxy):
 
 
 class Nginx(WebProxy):
-    """nginx that shows the internal API under `PREFIX`."""
+    """nginx that shows the internal API under `PREFIX`, and takes that off unless `strips` is False."""
 
     product = "nginx"
     program = "nginx"
+
+    def __init__(self, target: int, *, strips: bool = True) -> None:
+        super().__init__(target)
+        self._strips = strips
 
     def _command(self, directory: Path) -> list[str]:
         configuration = directory / "nginx.conf"
         temporary = "".join(
             f"  {kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
+        path = "/" if self._strips else ""
         configuration.write_text(
             f"daemon off;\nerror_log stderr;\npid {directory}/nginx.pid;\nevents {{ worker_connections 64; }}\n"
             f"http {{\n  access_log off;\n{temporary}  server {{\n    listen {self.host}:{self.port};\n"
-            f"    location {PREFIX} {{ proxy_pass http://{self.host}:{self._target}/; }}\n  }}\n}}\n",
+            f"    location {PREFIX} {{ proxy_pass http://{self.host}:{self._target}{path}; }}\n  }}\n}}\n",
             encoding="utf-8",
         )
         return [str(self.path()), "-c", str(configuration), "-p", str(directory)]

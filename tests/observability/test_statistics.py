@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 
 import pytest
 
-from lmcache_connect.observability import OperationStatistics, StoreMetrics, event
+from lmcache_connect.observability import Histogram, OperationStatistics, StoreMetrics, event
 
 
 def test_an_operation_has_one_set_of_live_counters() -> None:
@@ -77,3 +78,32 @@ def test_an_event_is_a_readable_line_and_the_same_facts_as_fields(caplog: pytest
     assert record.getMessage() == "store_full store=redis://h name=a name level=3"
     assert record.levelno == logging.WARNING
     assert vars(record)["connect"] == {"event": "store_full", "store": "redis://h", "name": "a name", "level": 3}
+
+
+def test_quantiles_lie_between_the_bounds_of_their_bucket_and_what_was_before_does_not_count() -> None:
+    histogram = Histogram((1.0, 2.0, 4.0))
+    assert histogram.quantile(0.5) is None
+    for _ in range(10):
+        histogram.observe(0.5)
+    before = histogram.copy()
+    assert histogram.quantile(0.5) == 0.5
+    assert histogram.quantile(1.0) == 1.0
+    for _ in range(10):
+        histogram.observe(3.0)
+    recent = histogram.since(before)
+    assert (recent.count, recent.sum) == (10, 30.0)
+    assert recent.quantile(0.5) == 3.0
+    assert 2.0 < (recent.quantile(0.01) or 0) < 2.1
+    assert histogram.quantile(0.25) == 0.5
+    histogram.observe(100.0)
+    assert histogram.quantile(1.0) == 4.0
+
+
+def test_what_was_counted_since_a_copy_is_the_difference_by_reason() -> None:
+    counted = OperationStatistics(calls=3, items=5, hits=2, misses=Counter(absent=3), in_flight=1)
+    before = counted.copy()
+    counted.calls += 2
+    counted.misses["absent"] += 1
+    counted.misses["corrupt:checksum"] += 1
+    since = counted.since(before)
+    assert (since.calls, since.items, since.misses) == (2, 0, Counter(absent=1, **{"corrupt:checksum": 1}))
