@@ -35,7 +35,7 @@ RULES_OF_VARIANTS: Final = frozenset(
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Marks the other rules of a class marked `variant` as `long`: another class runs all rules on the same kind of store."""
+    """Marks the other rules of a class marked `variant` as `long`: another class runs all on the same kind of store."""
     for item in items:
         name = getattr(item, "originalname", item.name)
         if item.get_closest_marker("variant") is not None and name not in RULES_OF_VARIANTS:

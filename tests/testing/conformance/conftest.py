@@ -8,7 +8,7 @@ from lmcache_connect.testing.pytest_plugin import sources_of
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
-    """No test of a class with `elsewhere` where its servers are embedded: some hundreds of skips told nobody anything."""
+    """No test of a class with `elsewhere` where its servers are embedded: hundreds of skips told nobody anything."""
     if not isinstance(obj, type) or not getattr(obj, "elsewhere", ""):
         return None
     topology: str = getattr(obj, "topology", "")
