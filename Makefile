@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-lowest test-newest chaos check format bench bench-small bench-calls bench-s3 bench-setup package docs lmcache engines lock clean
+.PHONY: help setup demo test test-long test-lowest test-newest chaos check format bench bench-small bench-calls bench-s3 bench-setup package docs sbom lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -120,6 +120,20 @@ chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SER
 package: $(READY) ## Build sdist and wheel, install and use them in an empty environment
 	"$(BIN)/python" tests/packaging/check_packages.py $(ARGS)
 
+# What is installed with the wheel and all its extras but torch and testing, in the versions of the lock file.
+SBOM := build/sbom
+sbom: ## Write build/sbom.cdx.json: what comes with the wheel in dist/, with versions and licences (CycloneDX)
+	@test -n "$(wildcard dist/*.whl)" || { echo 'dist/ has no wheel: run make package' >&2; exit 1; }
+	rm -rf $(SBOM)
+	"$(PYTHON)" -m venv $(SBOM)/tool
+	"$(PYTHON)" -m venv --without-pip $(SBOM)/product
+	$(SBOM)/tool/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-release.txt
+	sed -n 's/^\([a-z0-9-]*==.*[^ ]\) *\\$$/\1/p' requirements.lock > $(SBOM)/constraints.txt
+	$(SBOM)/tool/bin/python -m pip --python $(SBOM)/product/bin/python install --quiet --disable-pip-version-check \
+		--constraint $(SBOM)/constraints.txt "$(firstword $(wildcard dist/*.whl))[all]"
+	$(SBOM)/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+		--output-format JSON --output-file build/sbom.cdx.json $(SBOM)/product/bin/python
+
 TORCH := torch==2.13.0
 LMCACHE := lmcache==0.5.6
 # LMCache without its declared dependencies, among them CUDA packages and much of a serving stack. Use an environment of
@@ -147,6 +161,7 @@ lock: | $(BIN)/python ## Write the requirements files from pyproject.toml
 		--output-file requirements-bench.txt $(ARGS)
 	$(COMPILE) --group pyproject.toml:docs --constraints requirements.lock \
 		--output-file requirements-docs.txt $(ARGS)
+	$(COMPILE) --group pyproject.toml:release --output-file requirements-release.txt $(ARGS)
 
 clean: ## Remove builds and caches, keep .venv
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -83,6 +83,7 @@ SDIST_FILES: Final = (
     "requirements-bench.txt",
     "requirements-demo.txt",
     "requirements-docs.txt",
+    "requirements-release.txt",
     "requirements.lock",
 )
 SDIST_FOLDERS: Final = ("adapters", "benchmarks", "compose", "docs", "examples", "reference_connectors", "tests")
