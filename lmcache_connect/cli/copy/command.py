@@ -65,7 +65,7 @@ def cp(
         bool, typer.Option("--dry-run", help="Only tell what would be copied. Moves no payload.")
     ] = False,
     parallel: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Work on so many groups at a time.")] = 4,
-    patience: Annotated[
+    wait: Annotated[
         float,
         typer.Option(
             parser=duration_option, metavar="TIME", help="How long a store may fail before the copy ends: 30s."
@@ -101,7 +101,7 @@ def cp(
         memory=memory,
         parallel=parallel,
         state=state,
-        patience=patience,
+        wait=wait,
     )
     with copy_bar() as on_progress:
         report, code = asyncio.run(_copy(plan, on_progress))

@@ -29,7 +29,7 @@ from ..store.selection import Selection, keys_in, pages_of
 from .journal import Journal
 from .limits import MemoryGate, RateLimit
 from .moving import Moving
-from .patience import Patience
+from .store_wait import StoreWait
 from .sorting import Sorting
 from .tally import Tally
 from .window import Window, windows_of
@@ -51,7 +51,7 @@ class CopyPlan:
     """What is to be copied, and how. Sizes are bytes, times are seconds.
 
     `rate` is in bytes per second. `ttl` is that of every chunk that is copied; None: what is left of it at the source.
-    `memory` None: as the settings say. `patience`: how long a store may fail before the copy ends.
+    `memory` None: as the settings say. `wait`: how long a store may fail before the copy ends.
     """
 
     source: str
@@ -65,14 +65,14 @@ class CopyPlan:
     memory: int | None = None
     parallel: int = 4
     state: Path | None = None
-    patience: float = 30.0
+    wait: float = 30.0
 
 
 @dataclass(frozen=True)
 class CopyReport:
     """What came of a copy. `source` and `destination` are redacted URLs.
 
-    `left_out` names of the source are no keys. `is_complete`: every key was dealt with. `error` is what has ended it
+    `left_out` names of the source cannot be keys. `is_complete`: every key was dealt with. `error` is what has ended it
     before that. `keeps_ttls`: the destination can be told when to forget a chunk.
     """
 
@@ -139,7 +139,7 @@ class _Copy:
         self._stop = stop
         self._on_progress = on_progress
         self._tally = Tally()
-        self._patience = Patience(plan.patience, stop)
+        self._store_wait = StoreWait(plan.wait, stop)
         self._error: LMCacheConnectError | None = None
         self._left_out = 0
         self._is_listed = False
@@ -185,7 +185,7 @@ class _Copy:
             self._source,
             self._destination,
             self._tally,
-            self._patience,
+            self._store_wait,
             overwrite=plan.overwrite,
             verify=plan.verify,
             dry_run=plan.dry_run,
@@ -195,7 +195,7 @@ class _Copy:
             self._source,
             self._destination,
             self._tally,
-            self._patience,
+            self._store_wait,
             sorting,
             RateLimit(plan.rate),
             overwrite=plan.overwrite,

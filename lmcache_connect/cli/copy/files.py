@@ -179,7 +179,7 @@ def _described(
     known = known or dtype_of("uint8")
     if shape is None:
         if nbytes % known.itemsize:
-            raise InvalidArgumentError("dtype", f"{nbytes} bytes are no whole number of {known.name}")
+            raise InvalidArgumentError("dtype", f"{nbytes} bytes make no whole number of {known.name}")
         shape = (nbytes // known.itemsize,)
     metadata = ChunkMetadata.of([shape], [known], _format(fmt))
     if metadata.nbytes != nbytes:

@@ -12,7 +12,7 @@ from ..frame.payloads import Payload, Reading, read_payload
 from .comparing import matches_sums, same_chunk
 from .journal import Journal
 from .limits import RateLimit
-from .patience import Patience, concerns_all
+from .store_wait import StoreWait, concerns_all
 from .sorting import Sorting
 from .tally import Outcome, Tally
 from .window import Item, Job, Window
@@ -35,7 +35,7 @@ class Moving:
         source: ManagedConnector,
         destination: ManagedConnector,
         tally: Tally,
-        patience: Patience,
+        wait: StoreWait,
         sorting: Sorting,
         rate: RateLimit,
         *,
@@ -47,7 +47,7 @@ class Moving:
         self._source = source
         self._destination = destination
         self._tally = tally
-        self._patience = patience
+        self._store_wait = wait
         self._sorting = sorting
         self._rate = rate
         self._overwrite = overwrite
@@ -121,7 +121,7 @@ class Moving:
     async def _put_together(self, pairs: Pairs) -> None:
         keys = [item.key for item, _ in pairs]
         chunks = [chunk for _, chunk in pairs]
-        await self._patience.call(lambda: self._destination.batched_put(keys, chunks))
+        await self._store_wait.call(lambda: self._destination.batched_put(keys, chunks))
 
     async def _set_ttls(self, pairs: Pairs) -> set[str]:
         """Sets the times to live of chunks that were stored. Returns the keys that are not there any more."""
@@ -136,7 +136,7 @@ class Moving:
                 due[item.key] = max(left, 0.001)  # what has expired meanwhile is not to stay
         if not due:
             return set()
-        flags = await self._patience.call(lambda: self._destination.expire([*due], [*due.values()]))
+        flags = await self._store_wait.call(lambda: self._destination.expire([*due], [*due.values()]))
         self._tally.ttls_set += sum(flags)
         return {key for key, flag in zip(due, flags, strict=True) if not flag and due[key] >= 1}
 
@@ -224,7 +224,7 @@ class Moving:
             return []
         keys = [item.key for item in items]
         pairs: Pairs = []
-        slots = await self._patience.call(lambda: self._source.batched_get(keys))
+        slots = await self._store_wait.call(lambda: self._source.batched_get(keys))
         try:
             for at, item in enumerate(items):
                 chunk, slots[at] = slots[at], None
@@ -242,15 +242,15 @@ class Moving:
         return pairs
 
     async def _read_one(self, connector: ManagedConnector, item: Item) -> Payload:
-        return await self._patience.call(lambda: read_payload(connector, item.key, item.source))
+        return await self._store_wait.call(lambda: read_payload(connector, item.key, item.source))
 
     async def _note(self, pairs: Pairs) -> None:
         """Notes in the state file what both stores' records look like, of chunks that are the same there."""
         if self._journal is None or not pairs:
             return
         keys = [item.key for item, _ in pairs]
-        source = await self._patience.call(lambda: self._source.describe(keys, records=True))
-        destination = await self._patience.call(lambda: self._destination.describe(keys, records=True))
+        source = await self._store_wait.call(lambda: self._source.describe(keys, records=True))
+        destination = await self._store_wait.call(lambda: self._destination.describe(keys, records=True))
         noted = []
         for (item, chunk), one, other in zip(pairs, source, destination, strict=True):
             if one is None or other is None:

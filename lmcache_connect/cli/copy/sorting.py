@@ -11,7 +11,7 @@ from ...errors import InvalidKeyError
 from ...managed import ManagedConnector
 from .comparing import Sameness, compared
 from .journal import Journal
-from .patience import Patience
+from .store_wait import StoreWait
 from .tally import Outcome, Tally
 from .window import Item, Job
 
@@ -26,7 +26,7 @@ class Sorting:
         source: ManagedConnector,
         destination: ManagedConnector,
         tally: Tally,
-        patience: Patience,
+        wait: StoreWait,
         *,
         overwrite: bool,
         verify: bool,
@@ -36,7 +36,7 @@ class Sorting:
         self._source = source
         self._destination = destination
         self._tally = tally
-        self._patience = patience
+        self._store_wait = wait
         self._overwrite = overwrite
         self._verify = verify
         self._dry_run = dry_run
@@ -115,7 +115,7 @@ class Sorting:
             and item.destination.ttl == math.inf
         }
         if due:
-            flags = await self._patience.call(lambda: self._destination.expire([*due], [*due.values()]))
+            flags = await self._store_wait.call(lambda: self._destination.expire([*due], [*due.values()]))
             self._tally.ttls_set += sum(flags)
 
     def _copy(self, todo: Sorted, item: Item) -> None:
@@ -143,7 +143,7 @@ class Sorting:
     ) -> dict[str, KeyFacts | None]:
         if not keys:
             return {}
-        told = await self._patience.call(lambda: connector.describe(keys, records=records))
+        told = await self._store_wait.call(lambda: connector.describe(keys, records=records))
         return dict(zip(keys, told, strict=True))
 
 

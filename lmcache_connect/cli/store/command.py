@@ -61,7 +61,7 @@ def ls(
     report = asyncio.run(list_keys(given.url, selection, limit=limit, facts=facts, on_page=writer.page))
     writer.end(report)
     if report.left_out:
-        warn(f"{report.left_out} names under the prefix are no keys of this toolkit's, and were left out")
+        warn(f"{report.left_out} names under the prefix cannot be keys, and were left out")
     if report.error is not None:
         fail(report.error, as_json=False, code=EXIT_NOT_VERIFIED)
 

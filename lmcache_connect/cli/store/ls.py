@@ -23,7 +23,7 @@ class Row:
 class ListReport:
     """How many keys were listed. `store` is a redacted URL.
 
-    `left_out` names under the prefix are no keys: another program's. `is_whole`: the limit has left out no key.
+    `left_out` names under the prefix cannot be keys: another program's. `is_whole`: the limit has left out no key.
     """
 
     store: str
@@ -47,7 +47,7 @@ async def list_keys(
     facts: bool,
     on_page: Callable[[Sequence[Row]], None],
 ) -> ListReport:
-    """Calls `on_page` with the keys, some at a time, until there are no more, or `limit` of them. Holds one page.
+    """Calls `on_page` with the keys, some at a time, until the last one, or `limit` of them. Holds one page.
 
     Raises:
         LMCacheConnectError: the store cannot be used, and no page was told.

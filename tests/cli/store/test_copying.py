@@ -52,7 +52,7 @@ def copied(source: str, destination: str, **more: Any) -> CopyReport:
     """The report of a copy in this process."""
 
     async def run() -> CopyReport:
-        plan = CopyPlan(source, destination, **{"memory": MEMORY, "patience": 0.2, **more})
+        plan = CopyPlan(source, destination, **{"memory": MEMORY, "wait": 0.2, **more})
         return await copy_chunks(plan, asyncio.Event(), lambda _done, _found, _is_listed: None)
 
     return asyncio.run(run())
@@ -300,7 +300,7 @@ def test_a_connection_that_breaks_costs_a_repetition(
 
     healing = threading.Thread(target=heal)
     healing.start()
-    report = copied(url_of(proxy), destination, patience=20.0)
+    report = copied(url_of(proxy), destination, wait=20.0)
     healing.join()
     assert proxy.fired
     assert report.ok
@@ -319,7 +319,7 @@ def test_a_store_that_fails_for_long_ends_the_copy_and_tells_what_there_is(
                 if done:
                     proxy.stop()
 
-            plan = CopyPlan(url, through, memory=MEMORY, patience=0.2, parallel=1)
+            plan = CopyPlan(url, through, memory=MEMORY, wait=0.2, parallel=1)
             return await copy_chunks(plan, asyncio.Event(), on_progress)
 
         report = asyncio.run(run())

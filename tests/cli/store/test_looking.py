@@ -73,7 +73,7 @@ def test_ls_escapes_what_a_terminal_would_obey_and_counts_what_is_no_key(
     ran = invoke("ls", url)
     assert "right-to-left \\u202e" in ran.out
     assert "\x1b" not in ran.out
-    assert "1 names under the prefix are no keys" in ran.err
+    assert "1 names under the prefix cannot be keys" in ran.err
 
 
 def test_a_store_that_cannot_be_used_is_told_with_code_2(invoke: Invoke) -> None:

@@ -1,4 +1,4 @@
-"""`Patience`: waits for a store that fails for a moment, such as during a failover, and gives up after a while."""
+"""`StoreWait`: waits for a store that fails for a moment, such as during a failover, and gives up after a while."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
 
-class Patience:
+class StoreWait:
     """Makes calls to stores, again where a moment may help, for so many seconds in all since the last success."""
 
     def __init__(self, seconds: float, stop: asyncio.Event) -> None:
