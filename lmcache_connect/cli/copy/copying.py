@@ -29,8 +29,8 @@ from ..store.selection import Selection, keys_in, pages_of
 from .journal import Journal
 from .limits import MemoryGate, RateLimit
 from .moving import Moving
-from .store_wait import StoreWait
 from .sorting import Sorting
+from .store_wait import StoreWait
 from .tally import Tally
 from .window import Window, windows_of
 

@@ -12,8 +12,8 @@ from ..frame.payloads import Payload, Reading, read_payload
 from .comparing import matches_sums, same_chunk
 from .journal import Journal
 from .limits import RateLimit
-from .store_wait import StoreWait, concerns_all
 from .sorting import Sorting
+from .store_wait import StoreWait, concerns_all
 from .tally import Outcome, Tally
 from .window import Item, Job, Window
 
@@ -24,7 +24,7 @@ _OUTCOMES: Final = {
 }
 
 Pairs = list[tuple[Item, MemoryObj]]
-"""Keys with their chunks, each with a reference of whoever has the list."""
+"""Keys with their chunks. The list has a reference of each."""
 
 
 class Moving:

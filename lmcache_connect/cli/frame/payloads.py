@@ -1,4 +1,4 @@
-"""`read_payload`: the chunk of one key, or why there is none, for commands that tell what is wrong with a record."""
+"""`read_payload`: the chunk of one key, or why it cannot be had, for commands that tell what is wrong with a record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reading(StrEnum):
 
 
 class Payload(NamedTuple):
-    """What came of reading a chunk: it, with a reference for the caller, or why there is none."""
+    """What came of reading a chunk: it, with a reference for the caller, or why it is missing here."""
 
     reading: Reading
     chunk: MemoryObj | None = None
