@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .proof.lag import Lag, LagWatch
     from .proof.resource_use import ResourceUse, ResourceWatch
     from .proof.stamped_value import StampedValue, WrongValueError
+    from .proof.watched_call import WatchedCall, watch_call
     from .scripted_wire import ScriptedWire
     from .servers import redis_faults, s3_faults
     from .servers.ceph import CephServer
@@ -70,6 +71,7 @@ __all__ = [
     "Subject",
     "ValkeyServer",
     "Version",
+    "WatchedCall",
     "Weather",
     "WrongValueError",
     "check_arena_balance",
@@ -78,6 +80,7 @@ __all__ = [
     "redis_faults",
     "s3_faults",
     "seconds_allowed",
+    "watch_call",
 ]
 
 _MODULES: Final = {
@@ -95,6 +98,7 @@ _MODULES: Final = {
     "proof.lag": ("Lag", "LagWatch"),
     "proof.resource_use": ("ResourceUse", "ResourceWatch"),
     "proof.stamped_value": ("StampedValue", "WrongValueError"),
+    "proof.watched_call": ("WatchedCall", "watch_call"),
     "scripted_wire": ("ScriptedWire",),
     "servers.s3": ("MotoServer", "RcloneServer"),
     "servers.tcp_faults": ("Direction", "Fault", "FaultKind"),

@@ -10,15 +10,12 @@ from typing import Any, Final
 
 from lmcache_connect import ConnectorConfig, LMCacheConnectError, ManagedConnector, MemoryObj
 from lmcache_connect.errors import ArenaExhaustedError, StoreError, SyncTimeoutError
-from lmcache_connect.testing import Lag, seconds_allowed
+from lmcache_connect.testing import Lag, seconds_allowed, watch_call
 
 from .journal import Journal
 
 SLACK: Final = 0.5
 """Seconds after its deadline that a call may end, and seconds that a cancelled one may take to end."""
-
-_STUCK: Final = 30.0
-"""Seconds after its deadline after which a call is given up as one that never ends."""
 
 SETTINGS: Final = ConnectorConfig.load(
     operation_timeout=5,
@@ -88,33 +85,21 @@ class LoopCaller(Caller):
     """Awaits the connector's methods, on its own event loop or on another."""
 
     async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
-        seconds = seconds_allowed(SETTINGS, operation, *args)
-        begun = time.monotonic()
-        task = asyncio.ensure_future(getattr(self._connector, operation)(*args))
-        due = begun + seconds
-        cancelled = False
-        try:
-            await asyncio.wait((task,), timeout=seconds + _STUCK if end_after is None else end_after)
-            if not task.done() and end_after is not None:
-                due, cancelled = time.monotonic(), True
-                task.cancel()
-                await asyncio.wait((task,), timeout=_STUCK)
-        finally:
-            task.cancel()  # the storm ends, or the call never does
-        ended = time.monotonic()
-        if not task.done():
-            self.journal.violate(f"{self.store} {operation} has not ended {_STUCK:g} s after it had to")
+        done = await watch_call(self._connector, SETTINGS, self._lag, operation, *args, end_after=end_after)
+        if not done.has_ended:
+            self.journal.violate(
+                f"{self.store} {operation} has not ended long after it had to"
+            )
             return Outcome(False, has_ended=False)
-        if task.cancelled():
+        if isinstance(done.error, asyncio.CancelledError):
             what = "cancelled"
-        elif (error := task.exception()) is not None:
-            what = self._failed(operation, error)
         else:
-            what = "ok"
-        if ended > due:
-            await asyncio.sleep(0.03)  # so that the loop's own lag is known, if it was that
-        self._ended(operation, begun, due, ended, what, cancelled=cancelled)
-        return Outcome(True, task.result()) if what == "ok" else Outcome(False)
+            what = "ok" if done.error is None else self._failed(operation, done.error)
+        self._ended(operation, done.begun, done.due, done.ended, what, cancelled=done.is_cancelled)
+        return Outcome(True, done.value) if done.ok else Outcome(False)
+
+    def _lag(self, start: float, end: float) -> float:
+        return sum(lag.between(start, end) for lag in self._lags)
 
 
 class ThreadCaller(Caller):

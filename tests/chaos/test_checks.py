@@ -114,7 +114,7 @@ async def test_a_call_that_is_late_is_a_violation_unless_the_machine_was_late(mo
     for lags, violations in (([Lag()], 1), ([Lag(), busy], 0)):
         journal = Journal()
         caller = LoopCaller("a", stub, journal, lags)  # type: ignore[arg-type]
-        monkeypatch.setattr("tests.chaos.caller.seconds_allowed", lambda *call: 0.05)
+        monkeypatch.setattr("lmcache_connect.testing.proof.watched_call.seconds_allowed", lambda *call: 0.05)
         begun = time.monotonic()
         call = asyncio.ensure_future(caller.call("ping"))
         await asyncio.sleep(0.6)

@@ -49,6 +49,7 @@ NAMES: Final = """
     rm
     schemes
     serve
+    soak
 """
 
 
