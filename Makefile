@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-lowest test-newest chaos check format bench bench-small bench-calls bench-s3 bench-setup package docs sbom lmcache engines lock clean
+.PHONY: help setup demo test test-long test-lowest test-newest chaos soak check format bench bench-small bench-calls bench-s3 bench-setup package docs sbom lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -116,6 +116,9 @@ MINUTES ?= 10
 SERVER ?= valkey
 chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SERVER=valkey|redis|redis-tls ARGS='--tasks 2000'
 	"$(BIN)/python" -m tests.chaos --minutes $(MINUTES) --server $(SERVER) $(ARGS)
+
+soak: $(READY) ## Soak servers with faults: make soak MINUTES=10 SERVER=valkey|redis|redis-tls|sentinel|cluster|ring|s3
+	"$(BIN)/lmcache-connect" soak --server $(SERVER) --chaos --minutes $(MINUTES) $(ARGS)
 
 package: $(READY) ## Build sdist and wheel, install and use them in an empty environment
 	"$(BIN)/python" tests/packaging/check_packages.py $(ARGS)

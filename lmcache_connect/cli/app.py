@@ -37,7 +37,19 @@ from .settings.command import COMMANDS as SETTINGS
 from .soak.command import COMMAND as SOAK
 from .store.command import COMMANDS as STORE
 
-COMMANDS: Final[tuple[Command, ...]] = (DEMO, PING, CHECK, BENCH, SOAK, *STORE, *COPY, *SCHEMES, ENGINES, SERVE, *SETTINGS)
+COMMANDS: Final[tuple[Command, ...]] = (
+    DEMO,
+    PING,
+    CHECK,
+    BENCH,
+    SOAK,
+    *STORE,
+    *COPY,
+    *SCHEMES,
+    ENGINES,
+    SERVE,
+    *SETTINGS,
+)
 """In the order in which the help lists them."""
 
 GROUPS: Final = {"config": "Show the settings in effect, or write a settings file."}

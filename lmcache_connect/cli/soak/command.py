@@ -76,8 +76,8 @@ def soak(
     Chunks of 1 KiB to 32 MiB go to keys of the run's own, which are removed at the end. With --chaos, connections go
     through a proxy on this machine that resets, stalls, slows and cuts them. The store itself is not harmed. With
     --server, servers are started, and with --chaos killed, stopped, restarted and failed over as well.
-    Ctrl-C ends the run and shows what it has found so far. Exits with 0 if all is well, 1 if a value was wrong, a call
-    late, or something leaked, 2 if the store cannot be used.
+    Ctrl-C ends the run and shows what it has found so far. Exits with 0 if all is well, 1 if something was
+    wrong, late or left behind, 2 if the store cannot be used.
     """
     if server is not None and server not in SERVERS:
         raise typer.BadParameter(f"{server!r}; expected {', '.join(SERVERS)}", param_hint="'--server'")

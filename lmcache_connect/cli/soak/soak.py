@@ -211,7 +211,8 @@ class _Run:
 
     def report(self, before: ResourceUse, after: ResourceUse, arena_left: int) -> SoakReport:
         tally, faults, seconds = self._tally, self._chaos.faults, self._lasted
-        calm = [self._rates.bytes_per_second(begin, begin + WINDOW) for begin in calm_seconds(faults, seconds)] or [0.0]
+        calm = [self._rates.bytes_per_second(begin, begin + WINDOW) for begin in calm_seconds(faults, seconds)]
+        calm = calm or [self._rates.bytes_per_second(0, max(seconds, 0.1))]  # a run that is too short to tell
         operations = sorted({*tally.calls, *tally.failed})
         return SoakReport(
             store=RemoteURL.parse(self._place.direct).redacted(),
