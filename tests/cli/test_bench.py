@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import subprocess
@@ -12,8 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lmcache_connect import ConnectorAdapter, ConnectorContext, Key, MemoryObj, RemoteConnector, register_adapter
 from lmcache_connect.cli.bench.bench import Bounds, run_bench
@@ -84,16 +83,15 @@ def test_the_table_fits(invoke: Callable[..., Ran], monkeypatch: pytest.MonkeyPa
     assert any(line.startswith("exists, batch 1000") for line in lines)
 
 
-@given(
-    sizes=st.lists(st.integers(1, 64 << 10).map(lambda number: 512 * number), min_size=1, max_size=4, unique=True),
-    concurrencies=st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
-    max_bytes=st.integers(1, 1 << 31),
-    held=st.integers(1, 1 << 30),
-    rounds=st.integers(1, 5),
-)
-def test_a_plan_keeps_within_its_bytes(
-    sizes: list[int], concurrencies: list[int], max_bytes: int, held: int, rounds: int
-) -> None:
+@pytest.mark.parametrize("held", [1, 512, 1 << 20, 32 << 20, 1 << 30])
+@pytest.mark.parametrize("max_bytes", [1, 4096, 3 << 20, 100_000_001, 2 << 30])
+@pytest.mark.parametrize("sizes", [(512,), (1 << 20,), (128 << 10, 1 << 20, 4 << 20, 32 << 20), (512, 32 << 20)])
+def test_a_plan_keeps_within_its_bytes(sizes: tuple[int, ...], max_bytes: int, held: int) -> None:
+    for concurrencies, rounds in itertools.product([(1,), (1, 8, 32), (7, 64)], (1, 2, 5)):
+        check_plan(sizes, concurrencies, max_bytes, held, rounds)
+
+
+def check_plan(sizes: tuple[int, ...], concurrencies: tuple[int, ...], max_bytes: int, held: int, rounds: int) -> None:
     made = plan(sizes, concurrencies, max_bytes=max_bytes, held=held, rounds=rounds)
     assert made.moved <= max_bytes
     assert made.held <= held

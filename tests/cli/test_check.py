@@ -26,6 +26,9 @@ from lmcache_reference_connectors.memory import MemoryConnector
 from .conftest import CANARY, Ran, run, url_of
 
 HIDDEN = quote(CANARY, safe="")
+SMALL = ("check", "--max-bytes", "8MiB")
+"""With a smaller large chunk, which takes less time."""
+
 GOOD_CONFIG = {"maxmemory-policy": "allkeys-lru"}
 
 
@@ -63,7 +66,7 @@ def test_a_store_that_is_as_it_should_be_is_good_and_left_as_it_was(
 
 
 def test_a_store_without_servers_is_tried_by_its_calls(invoke: Callable[..., Ran]) -> None:
-    ran = invoke("check", "--json", "memory://check")
+    ran = invoke(*SMALL, "--json", "memory://check")
     assert ran.code == 0
     assert set(verdicts(ran).values()) == {"good"}
     assert "batch with a hole" in verdicts(ran)
@@ -79,7 +82,7 @@ def test_a_bucket_is_tried_request_by_request(rclone_server: RcloneServer, invok
 
 
 def test_behind_a_hot_cache_the_store_itself_is_read(well_set: ValkeyServer, invoke: Callable[..., Ran]) -> None:
-    ran = invoke("check", "--json", f"hot+{well_set.url()}")
+    ran = invoke(*SMALL, "--json", f"hot+{well_set.url()}")
     assert ran.code == 0, ran.out
     assert verdicts(ran)["maxmemory"] == "good", "the connector inside tells of its server"
     assert verdicts(ran)["write"] == "good"
@@ -89,7 +92,7 @@ def test_behind_a_hot_cache_the_store_itself_is_read(well_set: ValkeyServer, inv
 
 
 def test_settings_that_hurt_are_named_with_the_value_to_set(server: ValkeyServer, invoke: Callable[..., Ran]) -> None:
-    ran = invoke("check", server.url())
+    ran = invoke(*SMALL, server.url())
     assert ran.code == 1
     assert "hurts   maxmemory: 0, no limit: the system ends a server that takes all memory -> CONFIG SET" in ran.out
     assert "-> CONFIG SET maxmemory-policy allkeys-lru (or allkeys-lfu)" in ran.out
@@ -110,14 +113,14 @@ def test_a_user_who_may_not_do_all_is_told_what_is_missing(well_set: ValkeyServe
     with well_set.client() as client:
         client.execute_command("ACL", "SETUSER", "kv", "reset", "on", f">{CANARY}", "~tenant:*", "-@all", *rights)
     url = f"redis://kv:{HIDDEN}@127.0.0.1:{well_set.port}?prefix=tenant"
-    ran = invoke("check", url)
+    ran = invoke(*SMALL, url)
     assert ran.code == 1
     assert "HSET HGET HLEN PEXPIRE PERSIST RENAME MULTI: the user may not use it -> allow +hset +hget" in ran.out
     assert (
         "unknown settings: CONFIG GET: the user may not use it; not looked at: maxmemory, maxmemory-policy" in ran.out
     )
     assert "ok      remove: all that was written is gone" in ran.out
-    elsewhere = invoke("check", "--json", url.replace("tenant", "another"))
+    elsewhere = invoke(*SMALL, "--json", url.replace("tenant", "another"))
     assert elsewhere.code == 1
     assert verdicts(elsewhere)["SET"] == "fails"
     assert "may not touch keys of this prefix" in elsewhere.out
@@ -130,7 +133,7 @@ def test_the_user_that_the_documentation_gives_may_do_all_that_is_tried(
     [rules] = re.findall(r"^ACL SETUSER kv on >password (.*)$", page, re.MULTILINE)
     with well_set.client() as client:
         client.execute_command("ACL", "SETUSER", "kv", "reset", "on", f">{CANARY}", *rules.split())
-    ran = invoke("check", "--json", f"redis://kv:{HIDDEN}@127.0.0.1:{well_set.port}?prefix=tenant")
+    ran = invoke(*SMALL, "--json", f"redis://kv:{HIDDEN}@127.0.0.1:{well_set.port}?prefix=tenant")
     assert ran.code == 0, ran.out
     assert {subject for subject, verdict in verdicts(ran).items() if verdict == "note"} == set()
 
@@ -211,21 +214,21 @@ def foreign() -> Iterator[None]:
 
 @pytest.mark.usefixtures("foreign")
 def test_a_connector_that_drops_what_is_put_is_found_out(invoke: Callable[..., Ran]) -> None:
-    ran = invoke("check", "forgetful://store")
+    ran = invoke(*SMALL, "forgetful://store")
     assert ran.code == 1
     assert "fails   write: a chunk was put, and the store says that it is not there" in ran.out
 
 
 @pytest.mark.usefixtures("foreign")
 def test_a_connector_may_tell_of_its_store(invoke: Callable[..., Ran]) -> None:
-    ran = invoke("check", "audit+telling://store")
+    ran = invoke(*SMALL, "audit+telling://store")
     assert ran.code == 1
     assert "hurts   disk: 9 of 10 GB used\\x1b[2J -> free some" in ran.out
 
 
 @pytest.mark.usefixtures("foreign")
 def test_a_connector_that_stops_telling_is_not_waited_for(invoke: Callable[..., Ran]) -> None:
-    ran = invoke("check", "--timeout", "100ms", "telling://store")
+    ran = invoke(*SMALL, "--timeout", "100ms", "telling://store")
     assert ran.code == 1
     assert "fails   diagnosis: the connector told nothing for 0.5 s" in ran.out
     assert "ok      remove: all that was written is gone" in ran.out

@@ -17,7 +17,7 @@ from ...url import RemoteURL
 from ..frame.opening import command_config
 from ..frame.own_keys import OwnKeys
 from ..frame.sizes import size
-from ..frame.store_options import short_lived
+from ..frame.store_options import TTL_SECONDS, short_lived
 from .measuring import Measuring, Samples
 from .plan import LOOKED_UP, Load, Mode, Operation, Plan, by_size
 from .plan import plan as make_plan
@@ -27,6 +27,9 @@ _SLACK: Final = 1.1
 """What a server needs for a chunk besides its bytes, as a factor."""
 
 _LEAST_MEMORY: Final = 1 << 20
+
+_ROWS: Final = 100
+"""What is put in one measurement is looked up in others, which come less than so many later."""
 
 OnProgress = Callable[[str, int], None]
 
@@ -76,8 +79,9 @@ async def run_bench(
             ConnectorManager(None, None, backend, command_config(operation_timeout=timeout))
         )
         stores: list[Measuring] = []
+        ttl = int(max(TTL_SECONDS, _ROWS * bounds.cell_seconds))
         for each in urls:
-            connector = await manager.open_connector(short_lived(each, manager.registry))
+            connector = await manager.open_connector(short_lived(each, manager.registry, ttl))
             keys = OwnKeys("bench")
             stores.append(Measuring(connector, backend, keys, bounds.cell_seconds))
             stack.push_async_callback(keys.clean_up, connector, on_warning)
