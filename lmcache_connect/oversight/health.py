@@ -27,6 +27,9 @@ _LOOP_GRACE: Final = 0.25
 _FACTS_FRESHNESS: Final = 5.0
 """Seconds for which it counts what a store's servers have told."""
 
+_FACTS_PAUSE: Final = 60.0
+"""Seconds after which a store is asked again that failed to: a proxy may have closed its connection over it."""
+
 _FACTS_SECONDS: Final = 0.75
 """Seconds that they have to tell it."""
 
@@ -232,6 +235,7 @@ class _Watched:
             try:
                 facts = tuple(await connector.server_facts())
             except Exception as error:  # whatever it is, the store has answered the ping
+                self._facts_at += _FACTS_PAUSE - _FACTS_FRESHNESS
                 event(logging.DEBUG, "server_facts_unread", store=connector.store, error=type(error).__name__)
         self._facts = facts
         # Kept from the first answer of a server: the seconds that it says are whole ones.

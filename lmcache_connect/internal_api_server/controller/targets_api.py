@@ -29,7 +29,8 @@ async def targets(manager: Manager) -> list[Target]:
     """The processes that serve an internal API over TCP and announce themselves in a store of this one.
 
     For several workers of one application: each listens on a free port, and Prometheus asks any of them for all. One
-    that died disappears after three announcement intervals. A program that may write into the stores may announce anything there.
+    that died disappears after three announcement intervals. A program that may write into the stores may announce
+    anything there.
     """
     announcer = manager.announcer
     found = {each.worker: each for each in (await known_workers(manager)).announcements}
