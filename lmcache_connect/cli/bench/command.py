@@ -36,16 +36,27 @@ def bench(
         "1,8,32"
     ),
     max_bytes: Annotated[
-        int, typer.Option(parser=size_option, metavar="SIZE", help="The most that is put and got in all.")
+        int,
+        typer.Option(
+            parser=size_option, metavar="SIZE", help="The most that is put and got in all.", show_default="2GiB"
+        ),
     ] = 2 << 30,
     held: Annotated[
-        int, typer.Option(parser=size_option, metavar="SIZE", help="The most that lies in the store at a time.")
+        int,
+        typer.Option(
+            parser=size_option, metavar="SIZE", help="The most that lies in the store at a time.", show_default="512MiB"
+        ),
     ] = 512 << 20,
     rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Rounds, of which rates are medians.")] = 3,
     cell: Annotated[
-        float, typer.Option("--seconds", parser=seconds, metavar="TIME", help="The longest that one row measures.")
+        float,
+        typer.Option(
+            "--seconds", parser=seconds, metavar="TIME", help="The longest that one row measures.", show_default="5s"
+        ),
     ] = 5.0,
-    timeout: Annotated[float, typer.Option(parser=seconds, metavar="TIME", help="The deadline of one call.")] = 30.0,
+    timeout: Annotated[
+        float, typer.Option(parser=seconds, metavar="TIME", help="The deadline of one call.", show_default="30s")
+    ] = 30.0,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a picture: a .png or .svg. Needs the extra plot.")
     ] = None,

@@ -23,10 +23,16 @@ def check(
     store: StoreArgument = None,
     url: StoreOption = None,
     timeout: Annotated[
-        float, typer.Option(parser=seconds, metavar="TIME", help="The longest that one step may take, such as 500ms.")
+        float,
+        typer.Option(
+            parser=seconds, metavar="TIME", help="The longest that one step may take, such as 500ms.", show_default="5s"
+        ),
     ] = 5.0,
     max_bytes: Annotated[
-        int, typer.Option(parser=size_option, metavar="SIZE", help="The most that lies in the store at a time.")
+        int,
+        typer.Option(
+            parser=size_option, metavar="SIZE", help="The most that lies in the store at a time.", show_default="64MiB"
+        ),
     ] = 64 << 20,
     as_json: AsJSON = False,
 ) -> None:
