@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,6 +27,8 @@ _BACKLOG: Final = 1024
 class FaultProxy:
     """Forwards TCP connections from a port of its own to `upstream_host`:`upstream_port`, until a fault is armed.
 
+    With `path` it listens on a unix socket there, and on no port. Its clients then see an end where others see a reset.
+
     A sync context manager; `start()` and `stop()` do the same by hand, from one thread. A proxy that is started again
     listens on the same port. The other methods may be called from any thread, also from that of an event loop. Those
     that change something return once the change holds for every byte that is not forwarded yet, normally well within a
@@ -35,7 +38,8 @@ class FaultProxy:
     host: Final = "127.0.0.1"
     """Where the proxy listens."""
 
-    def __init__(self, upstream_host: str, upstream_port: int) -> None:
+    def __init__(self, upstream_host: str, upstream_port: int, *, path: str | None = None) -> None:
+        self.path = path
         self.upstream_host = upstream_host
         self.upstream_port = upstream_port
         self._port = 0
@@ -49,7 +53,7 @@ class FaultProxy:
         """The port that clients connect to. Kept while the proxy is stopped.
 
         Raises:
-            ProxyNotRunningError: the proxy was never started.
+            ProxyNotRunningError: the proxy was never started, or listens on a unix socket.
         """
         if not self._port:
             raise ProxyNotRunningError("port")
@@ -93,19 +97,24 @@ class FaultProxy:
         if self._engine is not None:
             return
         upstream = socket.getaddrinfo(self.upstream_host, self.upstream_port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket()
+        listener = socket.socket(socket.AF_INET if self.path is None else socket.AF_UNIX)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self.host, self._port))
+            if self.path is None:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((self.host, self._port))
+            else:
+                Path(self.path).unlink(missing_ok=True)  # the one of the start before
+                listener.bind(self.path)
             listener.listen(_BACKLOG)
             listener.setblocking(False)
         except BaseException:
             listener.close()
             raise
-        self._port = listener.getsockname()[1]
+        if self.path is None:
+            self._port = listener.getsockname()[1]
         self._engine = Engine(listener, upstream[0], upstream[4], self._counts, self._fired)
         # A daemon, so that a test that forgets to stop it does not keep the interpreter from ending.
-        name = f"fault-proxy-{self._port}"
+        name = f"fault-proxy-{self.path or self._port}"
         self._thread = threading.Thread(target=self._engine.run, name=name, daemon=True)
         self._thread.start()
 

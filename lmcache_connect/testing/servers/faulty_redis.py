@@ -5,12 +5,14 @@
         ...  # something that is given f"redis://127.0.0.1:{proxy.port}"
 
 It reads commands and replies one by one, in threads of this process. So it is for single calls and for what they do,
-and not for measurements. It speaks no TLS. What is published or invalidated (RESP3's pushes) is not passed on.
+and not for measurements. What is published or invalidated (RESP3's pushes) is not passed on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import threading
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -31,12 +33,17 @@ class FaultyRedisProxy:
     Args:
         host: of the server that answers what is not planned.
         port: its plain port.
+        context: what TLS is spoken to the clients with; None: none. It speaks none to the server.
+        path: of a unix socket to listen on; None: a free TCP port. `port` is 0 then.
     """
 
     host: Final = "127.0.0.1"
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, context: ssl.SSLContext | None = None, path: str | None = None) -> None:
+        self.otherwise = ReplyFault()
+        """What happens to commands that nothing is planned for; at first nothing."""
         self._upstream = (host, port)
+        self._context = context
         self._plans: dict[str, list[ReplyFault]] = {}
         self._always: dict[str, ReplyFault] = {}
         self._commands: list[tuple[str, bytes]] = []
@@ -44,8 +51,11 @@ class FaultyRedisProxy:
         self._stop = threading.Event()
         self._socks: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((self.host, 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
+        if path is None:
+            self._listener = socket.create_server((self.host, 0), backlog=128)
+        else:
+            self._listener = socket.create_server(path, family=socket.AF_UNIX, backlog=128)
+        self.port: int = self._listener.getsockname()[1] if path is None else 0
         """Where clients connect."""
 
     def plan(self, command: str, fault: ReplyFault, times: int | None = 1) -> None:
@@ -62,6 +72,14 @@ class FaultyRedisProxy:
         with self._lock:
             self._plans.clear()
             self._always.clear()
+
+    def drop_all(self) -> None:
+        """Ends every connection."""
+        with self._lock:
+            socks = list(self._socks)
+        for sock in socks:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def asked(self, command: str) -> list[bytes]:
         """The first argument of each command of this name, in order; b"" where it had none."""
@@ -85,13 +103,7 @@ class FaultyRedisProxy:
         # Shutting the listener down wakes the thread that accepts.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with self._lock:
-            socks = list(self._socks)
-        for sock in socks:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        self.drop_all()
         for thread in self._threads:
             thread.join(5)
 
@@ -112,20 +124,25 @@ class FaultyRedisProxy:
 
     def _serve(self, client: socket.socket) -> None:
         try:
+            if self._context is not None:
+                client.settimeout(_SECONDS)
+                client = self._context.wrap_socket(client, server_side=True)
+                client.settimeout(None)
             with client, socket.create_connection(self._upstream, timeout=_SECONDS) as server:
                 with self._lock:
                     self._socks |= {client, server}
                 if not self._stop.is_set():
                     self._exchange(client, server)
         except (OSError, EOFError, ValueError):
-            pass
+            client.close()
         finally:
             with self._lock:
                 self._socks = {sock for sock in self._socks if sock.fileno() >= 0}
 
     def _exchange(self, client: socket.socket, server: socket.socket) -> None:
         for end in (client, server):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if end.family != socket.AF_UNIX:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with client.makefile("rb") as commands, server.makefile("rb") as replies:
             while not self._stop.is_set():
                 raw, words = _command(commands)
@@ -142,7 +159,7 @@ class FaultyRedisProxy:
         with self._lock:
             self._commands.append((name, words[1] if len(words) > 1 else b""))
             waiting = self._plans.get(name)
-            return waiting.pop(0) if waiting else self._always.get(name, ReplyFault())
+            return waiting.pop(0) if waiting else self._always.get(name, self.otherwise)
 
 
 def _command(stream: BinaryIO) -> tuple[bytes, list[bytes]]:

@@ -66,6 +66,13 @@ class FaultyS3Server:
             else:
                 self._plans.setdefault(method, []).extend([fault] * times)
 
+    def heal(self) -> None:
+        """Forgets every fault that was planned, and every access key in `expired`."""
+        with self._lock:
+            self._plans.clear()
+            self._always.clear()
+            self.expired.clear()
+
     def asked(self, method: str) -> list[Request]:
         """The requests with this method, in order."""
         return [request for request in self.requests if request.method == method]

@@ -116,7 +116,8 @@ class Connection:
         engine.connections.add(self)
         for end in (client, server):
             end.setblocking(False)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if end.family != socket.AF_UNIX:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if server.connect_ex(address) not in {0, errno.EINPROGRESS}:
             self.reset()
         self.set_fault(engine.fault)
