@@ -12,6 +12,7 @@ from typing import Final
 from ...errors import LMCacheConnectError
 from ...observability import RepeatedEvent
 from ...outside import described
+from ...process import this_process
 from ..jobs import JobResult
 from .tasks import Answer, Place, Task
 
@@ -35,6 +36,7 @@ class Exchange:
     """
 
     def __init__(self, place: Place) -> None:
+        self._process = this_process()
         self._place = place
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
@@ -52,31 +54,50 @@ class Exchange:
     # ---------------------------------------------------------------------------------- the scheduler's side
 
     def give(self, task: Task) -> None:
-        """Has the task done. Its answer comes from `take`, in any case. After `close()` it has failed."""
+        """Has the task done. Its answer comes from `take`, in any case. After `close()` it has failed.
+
+        Raises:
+            ForkedProcessError: in a fork, which has neither of the two threads.
+        """
+        self._process.check("the tier")
         if self._closing:
             self._fail(task)
         else:
             self._tasks.put(task)
 
     def take(self) -> Answer | None:
-        """Returns an answer that has come; None: there is none now."""
+        """Returns an answer that has come; None: there is none now.
+
+        Raises:
+            ForkedProcessError: in a fork, to which the parent's answers do not belong.
+        """
+        self._process.check("the tier")
         try:
             return self._answers.get_nowait()
         except Empty:
             return None
 
     def wait(self) -> Answer:
-        """Returns the next answer, as soon as it has come. Jobs have deadlines, so it comes."""
+        """Returns the next answer, as soon as it has come. Jobs have deadlines, so it comes.
+
+        Raises:
+            ForkedProcessError: in a fork, where none would ever come.
+        """
+        self._process.check("the tier")
         return self._answers.get()
 
     def close(self, grace: float) -> None:
         """Ends all tasks; those under way may go on for `grace` seconds. Idempotent.
 
         When it has returned, nothing touches vLLM's memory, every task has its answer, and answers can still be taken.
+        In a fork, only what the fork has inherited is closed.
 
         Raises:
             ExchangeStuckError: something did not end in time. The memory may still be in use.
         """
+        if self._process.is_forked():
+            self._place.port.close()
+            return
         if self._closing:
             if not self._is_free:
                 raise ExchangeStuckError("a transfer")

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import MissingEngineError
+from ...process import this_process
 from ..jobs import JobPort
 from ..namespace import Namespace
 from .exchange import Exchange
@@ -103,6 +104,7 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
         )
         self._is_new_step = True
         self._is_shut = False
+        self._process = this_process()
 
     # ---------------------------------------------------------------------------------------------- look-ups
 
@@ -218,7 +220,8 @@ class Tier(SecondaryTierManager):  # type: ignore[misc]
             return
         self._exchange.close(self._grace)
         self._is_shut = True
-        self._take_answers()
+        if not self._process.is_forked():
+            self._take_answers()
         self._memory.release()
 
     # ----------------------------------------------------------------------------------------------- answers
