@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Arguments for the tool that demo, test, test-long, chaos, bench or lock runs: make test ARGS='-k redis -x'
+# Arguments for the tool that demo, test, test-long, chaos, matrix, bench or lock runs: make test ARGS='-k redis -x'
 ARGS ?=
 # Processes that run the tests side by side, each with servers of its own. Most tests wait: more than cores help. 0: one after the other.
 WORKERS ?= 3
@@ -11,7 +11,7 @@ COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --ge
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-lowest test-newest chaos soak check format bench bench-small bench-calls bench-s3 bench-setup package docs sbom lmcache engines lock clean
+.PHONY: help setup demo test test-long test-lowest test-newest chaos soak matrix check format bench bench-small bench-calls bench-s3 bench-setup package docs sbom lmcache engines lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -119,6 +119,9 @@ chaos: $(READY) ## Load a store with kills and faults: make chaos MINUTES=10 SER
 
 soak: $(READY) ## Soak servers with faults: make soak MINUTES=10 SERVER=valkey|redis|redis-tls|sentinel|cluster|ring|s3
 	"$(BIN)/lmcache-connect" soak --server $(SERVER) --chaos --minutes $(MINUTES) $(ARGS)
+
+matrix: $(READY) ## Break servers in every way, and write what callers saw into docs/what-happens-when.md
+	"$(BIN)/python" -m tests.matrix $(ARGS)
 
 package: $(READY) ## Build sdist and wheel, install and use them in an empty environment
 	"$(BIN)/python" tests/packaging/check_packages.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from lmcache_connect.engines.vllm.tasks import Place
 from lmcache_connect.errors import InvalidConfigError, InvalidURLError, LMCacheConnectError
 from lmcache_connect.testing import Fault, FaultKind, FaultProxy, RcloneServer, ValkeyServer
 
+from ...matrix.callers.connector_caller import forked
 from ..secret_urls import WITH_A_SECRET, WITHOUT, check_warning, warnings_of
 from .host import AT_MOST, CHUNK, Host, content_of, key_of
 from .restated import spec
@@ -385,3 +387,16 @@ def test_a_url_that_says_where_the_password_is_or_one_of_the_environment_is_not_
     host(WITHOUT)
     host("")
     assert not warnings_of(caplog)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_is_refused_where_no_answer_would_ever_come_and_the_parent_goes_on(host: Make, valkey_url: str) -> None:
+    parent = host(valkey_url)
+    parent.store([0])
+    context = parent.request("r")
+    for kind in ("load", "store"):
+        assert forked(lambda kind=kind: parent.submit(kind, [key_of(0)], [0], context)) == "ForkedProcessError"
+    assert forked(parent.tier.drain_jobs) == "False"
+    assert forked(parent.close) == "False"
+    assert load(parent, [key_of(0)], [1]) == [True]
+    assert parent.read(1) == content_of(0)

@@ -1,0 +1,1 @@
+"""The faults, one family a module. Each begins, and ends."""
