@@ -104,6 +104,7 @@ def test_none_means_every_category_in_a_fixed_order() -> None:
         "vllm.hot_cache_api",
         "vllm.lookup_api",
         "controller.key_stats_api",
+        "controller.targets_api",
         "controller.workers_api",
     ]
     assert registry.registered == added
@@ -143,6 +144,7 @@ def test_registering_twice_adds_nothing_twice_even_by_another_registry() -> None
         "vllm.hot_cache_api",
         "vllm.lookup_api",
         "controller.key_stats_api",
+        "controller.targets_api",
         "controller.workers_api",
     ]
     first = len(app.routes)
@@ -185,7 +187,7 @@ def test_a_module_that_fails_takes_no_other_down_and_is_reported(
     registry = APIRegistry(app)
     with caplog.at_level(logging.ERROR, logger="lmcache_connect"):
         added = registry.register_all_apis()
-    assert sources(added)[-2:] == ["controller.key_stats_api", "controller.workers_api"]
+    assert sources(added)[-3:] == ["controller.key_stats_api", "controller.targets_api", "controller.workers_api"]
     (failure,) = registry.failures
     assert failure.module == f"{PACKAGE}.controller.broken_api"
     assert reason in failure.reason
