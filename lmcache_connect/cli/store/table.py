@@ -91,8 +91,10 @@ def _verdict(report: InspectReport) -> Text:
     match report.reading:
         case Reading.READ if report.facts is not None and report.facts.sums:
             return Text("whole: the checksum verifies, and the record is this key's", GOOD)
-        case Reading.READ:
+        case Reading.READ if report.facts is not None and report.facts.metadata is not None:
             return Text("read whole; the record has no checksum that would show damage", GOOD)
+        case Reading.READ:
+            return Text("read whole; the store does not tell whether its record has a checksum", GOOD)
         case Reading.TOO_LARGE:
             return Text(f"its header is right; the payload was not read: {report.why}")
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -57,3 +57,10 @@ def url(server: ValkeyServer, chunks: dict[str, bytes]) -> str:
 def filled(url: str) -> Callable[[Mapping[str, bytes]], None]:
     """Puts more chunks into the store."""
     return lambda more: fill(url, more)
+
+
+def raw(client: Any, name: str, field: str = "") -> bytearray:
+    """What a server holds under a name, or in a field of it."""
+    value = client.hget(name, field) if field else client.get(name)
+    assert isinstance(value, bytes)
+    return bytearray(value)

@@ -28,7 +28,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, Rcl
 from lmcache_connect.testing.servers.redis_store import RedisStore
 
 from ..conftest import Ran, environment, interruptible, url_of
-from .conftest import engine_key, fill
+from .conftest import engine_key, fill, raw
 
 Invoke = Callable[..., Ran]
 
@@ -172,7 +172,7 @@ def test_a_damaged_record_of_the_source_is_told_and_stays(
 ) -> None:
     [name] = chunk_names("", [engine_key("acme", "aa")])
     with server.client() as client:
-        record = bytearray(client.get(name))
+        record = raw(client, name)
         record[-20] ^= 1
         client.set(name, bytes(record))
         report = copied(url, destination)
@@ -191,7 +191,7 @@ def test_a_damaged_record_of_the_destination_is_found_by_reading_it_back(
     assert copied(url, destination).ok
     [name] = chunk_names("", [engine_key("acme", "aa")])
     with valkey_server.client() as client:
-        record = bytearray(client.get(name))
+        record = raw(client, name)
         record[-20] ^= 1  # its header and its checksum are as they were
         client.set(name, bytes(record))
     assert copied(url, destination).ok

@@ -15,7 +15,7 @@ from lmcache_connect.record import chunk_names
 from lmcache_connect.testing import ValkeyServer
 
 from ..conftest import Ran
-from .conftest import engine_key
+from .conftest import engine_key, raw
 
 Invoke = Callable[..., Ran]
 LARGE = engine_key("acme", "bb")
@@ -42,7 +42,7 @@ def test_a_file_keeps_its_content_where_the_chunk_is_missing_or_damaged(
     assert "there is no such key" in ran.err
     [name] = chunk_names("", [engine_key("acme", "aa")])
     with server.client() as client:
-        record = bytearray(client.get(name))
+        record = raw(client, name)
         record[-20] ^= 1
         client.set(name, bytes(record))
     ran = invoke("get", url, engine_key("acme", "aa"), str(file), "--json")

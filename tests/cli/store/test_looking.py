@@ -16,7 +16,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, Rcl
 from lmcache_connect.testing.servers.process import unused_port
 
 from ..conftest import Ran, environment, url_of
-from .conftest import MODEL, engine_key, fill
+from .conftest import MODEL, engine_key, fill, raw
 
 Invoke = Callable[..., Ran]
 
@@ -119,7 +119,9 @@ def test_du_reads_at_40_columns(url: str, invoke: Invoke, monkeypatch: pytest.Mo
 def test_looking_at_a_store_counts_as_no_use_of_its_chunks(url: str, server: ValkeyServer, invoke: Invoke) -> None:
     names = chunk_names("", [engine_key("acme", "aa")])
     with server.client() as client:
-        client.restore(names[0], 0, client.dump(names[0]), replace=True, idletime=500)
+        dumped = client.dump(names[0])
+        assert dumped is not None
+        client.restore(names[0], 0, dumped, replace=True, idletime=500)
         invoke("ls", url, "-l")
         invoke("du", url)
         assert client.object("idletime", names[0]) >= 500
@@ -201,7 +203,7 @@ def test_a_piece_that_is_missing_and_one_that_is_damaged_are_named(
     [name] = chunk_names("", [key])
     with server.client() as client:
         client.hdel(name, "2")
-        piece = bytearray(client.hget(name, "4"))
+        piece = raw(client, name, "4")
         piece[9] ^= 1
         client.hset(name, "4", bytes(piece))
     found = json.loads(invoke("inspect", url, key, "--json", "--no-payload").out)
