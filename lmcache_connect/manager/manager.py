@@ -68,15 +68,15 @@ class ConnectorManager:
                 its own.
             local_cpu_backend: the memory that connectors receive into. It is borrowed. None: the manager makes one of
                 `config.max_local_cpu_bytes` when it is first needed.
-            config: a `ConnectorConfig`, or a mapping of settings for `ConnectorConfig.load`; None: the environment's.
-                Any other object is handed to connectors as it is, and the toolkit's own settings are those of the
-                environment.
+            config: a `ConnectorConfig`, or a mapping of settings for `ConnectorConfig.load`; None: what the environment
+                and the settings file say. Any other object is handed to connectors as it is, and the toolkit's own
+                settings are those of the environment and the file.
             metadata: the model's cache geometry, where it is known.
             plugin_name: what connectors of the registry's adapters are told as their plug-in's name.
 
         Raises:
             InvalidURLError: `url` cannot be understood.
-            InvalidConfigError: a setting of the mapping or of the environment is wrong.
+            InvalidConfigError: a setting of the mapping, the environment or the settings file is wrong.
             LMCacheInstalledError: the setting `lmcache_names` is on, and LMCache itself is installed.
         """
         if isinstance(config, Mapping):

@@ -96,6 +96,18 @@ def test_it_says_where_it_listens_and_how_the_stores_are() -> None:
         process.communicate(timeout=20)
 
 
+def test_stores_and_settings_may_come_from_the_settings_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    socket = tmp_path / "api.sock"
+    file.write_text(f'url = "memory://from-file"\nretries = 7\n[api]\nunix_socket = "{socket}"\n', encoding="utf-8")
+    with serving("--config", str(file), LMCACHE_CONNECT_URL="") as (_, document):
+        assert document["address"] == f"unix:{socket}"
+        assert [store["store"] for store in document["stores"]] == ["memory://from-file"]
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
+            settings = client.get("http://localhost/config").json()["settings"]
+        assert settings["retries"] == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -54,13 +55,7 @@ class Listing:
             longest = max((row[column].cell_len for row in self._rows), default=0)
             needed -= max(0, longest - _LEAST_PROSE)
         if needed <= console.width:
-            if console.is_terminal:
-                console.print(table)
-                return
-            with console.capture() as captured:
-                console.print(table)
-            for line in captured.get().splitlines():  # rich fills the last column with spaces
-                console.print(Text(line.rstrip()), soft_wrap=True)
+            console.print(Stripped(table))
             return
         names = [name.replace("\n", " ") for name in (*self._numbers, *self._texts)]
         for first, *others in self._rows:
@@ -82,11 +77,30 @@ class Listing:
         return table
 
 
-def grid(facts: Sequence[tuple[str, str | Text]]) -> Table:
+class Stripped:
+    """Anything that rich prints, without the spaces that it fills lines with."""
+
+    def __init__(self, inner: Table) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self._inner, options, pad=False):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                line[-1] = Segment(line[-1].text.rstrip(), line[-1].style)
+            yield from line
+            yield Segment.line()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._inner)
+
+
+def grid(facts: Sequence[tuple[str, str | Text]]) -> Stripped:
     """Facts, each on a line with its name. Long ones are folded."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style=QUIET, no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in facts:
         made.add_row(name, value if isinstance(value, Text) else Text(value))
-    return made
+    return Stripped(made)

@@ -45,8 +45,8 @@ def ping(
         typer.Option(
             parser=seconds,
             metavar="DURATION",
-            help="For connecting and all calls together, or for each one with --count.",
-            show_default="5s",
+            help="For connecting and all calls together, or for each one with --count. By default 5s.",
+            show_default=False,
         ),
     ] = 5.0,
     as_json: AsJSON = False,

@@ -170,7 +170,7 @@ def clear(
 def du(
     arguments: Selected = None,
     url: StoreOption = None,
-    by: Annotated[By, typer.Option(help="Add up by what keys begin with, by the model, or by the tenant.")] = "prefix",
+    by: Annotated[By, typer.Option(help="Add up by what keys begin with, by the model, or by the tenant.")] = By.PREFIX,
     depth: Annotated[
         int, typer.Option(min=1, max=64, metavar="N", help="For prefixes: how many parts, which end in @, / or :.")
     ] = 1,
