@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,15 @@ def test_every_block_of_the_page_is_run() -> None:
     assert PAGE.count("```") == 2 * len(BLOCKS)
     assert set(FILES) == {"connect.toml", "settings.sh", "settings.py", "app.py", "test_app.py"}
     assert len(SESSION) + len(FILES) == len(BLOCKS)
+
+
+def test_the_session_can_be_pasted_at_a_prompt() -> None:
+    """A compound statement ends there with an empty line, and has none inside."""
+    for block in SESSION:
+        for before, line in pairwise(block.splitlines()):
+            if re.match(r"\S", line) and not re.match(r"(?:else|elif|except|finally)\b", line):
+                assert not before.startswith(" "), line
+            assert before or not line.startswith(" "), line
 
 
 @pytest.mark.asyncio
