@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from ...testing import Direction, Fault, FaultKind, FaultProxy
@@ -43,7 +45,7 @@ class Breakage(ABC):
 _AGAIN: Final = 0.05
 
 _SUDDEN: Final = 64 << 10
-"""Within so many bytes, connections are broken that move chunks."""
+"""Within so many bytes, connections are broken."""
 
 
 class ProxyBreakage(Breakage):
@@ -57,6 +59,7 @@ class ProxyBreakage(Breakage):
         self._proxies = tuple(proxies)
         self._fault = fault
         self._drops = drops
+        self._rng = random.Random(str(fault))
         self._again: asyncio.Task[None] | None = None
         self._fired = 0
         where = "" if fault.kind is FaultKind.REFUSE else f" {fault.direction.value.replace('_', ' ')}"
@@ -66,7 +69,7 @@ class ProxyBreakage(Breakage):
         if self._fault.kind in _DAMAGING:
             history.loses()  # a record that looks damaged is removed
         for proxy in self._proxies:
-            proxy.arm(self._fault)
+            proxy.arm(self._next())
         self._fired = 0
         if self._fault.kind is FaultKind.REFUSE:
             for proxy in self._proxies:
@@ -74,13 +77,19 @@ class ProxyBreakage(Breakage):
         if self._fault.kind in _DAMAGING:
             self._again = asyncio.ensure_future(self._arm_again())
 
+    def _next(self) -> Fault:
+        """The fault, at another place in the stream each time: anywhere from its first bytes on."""
+        if not self._fault.after_bytes:
+            return self._fault
+        return replace(self._fault, after_bytes=int(self._fault.after_bytes ** self._rng.random()))
+
     async def _arm_again(self) -> None:
         """A fault fires once on each connection, and these do not end the connection."""
         while True:
             await asyncio.sleep(_AGAIN)
             for proxy in self._proxies:
                 self._fired += proxy.fired
-                proxy.arm(self._fault)
+                proxy.arm(self._next())
 
     async def end(self, history: History) -> None:
         if self._again is not None:

@@ -30,7 +30,7 @@ _LEAST_BYTES: Final = 64 << 10
 def soak(
     store: StoreArgument = None,
     url: StoreOption = None,
-    minutes: Annotated[float, typer.Option(min=0.05, max=1440, metavar="N", help="How long to load the store.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.01, max=1440, metavar="N", help="How long to load the store.")] = 1,
     chaos: Annotated[
         bool, typer.Option("--chaos", help="Break the way to the store, and servers of --server, again and again.")
     ] = False,

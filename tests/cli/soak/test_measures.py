@@ -28,7 +28,7 @@ def test_bytes_of_a_call_are_spread_over_the_time_that_it_took() -> None:
     assert rates.bytes_per_second(3, 4) == pytest.approx(1000, rel=0.01)
     assert rates.bytes_per_second(0, 10) == pytest.approx(205)
     assert rates.calls_per_second(4, 5) + rates.calls_per_second(3, 4) == 1
-    rates.add(120.0, 130.0, 7)  # after the end, which is no error
+    rates.add(120.0, 130.0, 7)  # after the end, and not an error
     assert rates.bytes_per_second(0, 10) == pytest.approx(205)
 
 
