@@ -87,9 +87,7 @@ class LoopCaller(Caller):
     async def call(self, operation: str, *args: Any, end_after: float | None = None) -> Outcome:
         done = await watch_call(self._connector, SETTINGS, self._lag, operation, *args, end_after=end_after)
         if not done.has_ended:
-            self.journal.violate(
-                f"{self.store} {operation} has not ended long after it had to"
-            )
+            self.journal.violate(f"{self.store} {operation} has not ended long after it had to")
             return Outcome(False, has_ended=False)
         if isinstance(done.error, asyncio.CancelledError):
             what = "cancelled"

@@ -76,6 +76,14 @@ async def test_a_worker_that_has_announced_nothing_yet_tells_itself(local_cpu_ba
         assert alone["targets"] == [(served.server.address or "").removeprefix("http://")]
 
 
+def three_workers(folder: Path, port: int, url: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "app:app", "--workers", "3", "--port", str(port), "--log-level", "error"],
+        cwd=folder,
+        env={**os.environ, "LMCACHE_CONNECT_URL": url},
+    )
+
+
 @pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.asyncio
@@ -88,11 +96,7 @@ async def test_the_application_of_the_page_with_three_workers_of_uvicorn_adds_up
     with socket.create_server(("127.0.0.1", 0)) as listener, ValkeyServer() as store:
         port = listener.getsockname()[1]
         listener.close()
-        workers = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "app:app", "--workers", "3", "--port", str(port), "--log-level", "error"],
-            cwd=tmp_path,
-            env={**os.environ, "LMCACHE_CONNECT_URL": store.url()},
-        )
+        workers = three_workers(tmp_path, port, store.url())
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
                 made = 0
