@@ -1,8 +1,8 @@
 """`python -m tests.matrix`: runs the matrix, and writes `docs/what-happens-when.md`.
 
 Each column runs in a process of its own, some of them side by side. The exit status is 1 where a cell is red: a call
-came to something that `tests/matrix/verdict.py` does not allow, was late, or left something. Such a cell is tried
-once more before that is said. Only a run of all cells without a red one writes.
+came to something that `tests/matrix/verdict.py` does not allow, was late, or left something. Such a cell, and one that
+is not as it was before, is tried once more before that is said. Only a run of all cells without a red one writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from .catalogue import FAULTS
@@ -106,17 +106,23 @@ def _run_all(columns: Sequence[str], faults: Sequence[str], workers: int) -> int
 
 async def _side_by_side(columns: Sequence[str], faults: Sequence[str], workers: int) -> list[Cell]:
     turns = asyncio.Semaphore(workers)
+    known = {(cell.fault, cell.column): cell for cell in read_cells()}
 
     async def run(column: str) -> list[Cell]:
         async with turns:
             cells = {cell.fault: cell for cell in await _in_process(column, faults)}
-            again = [cell.fault for cell in cells.values() if faults_of(cell)]
+            again = [cell.fault for cell in cells.values() if faults_of(cell) or _has_changed(cell, known)]
             if again:
                 cells |= {cell.fault: cell for cell in await _in_process(column, again)}
             return list(cells.values())
 
     longest_first = sorted(columns, key=lambda column: column not in _LONGEST)
     return [cell for found in await asyncio.gather(*map(run, longest_first)) for cell in found]
+
+
+def _has_changed(cell: Cell, known: Mapping[tuple[str, str], Cell]) -> bool:
+    before = known.get((cell.fault, cell.column))
+    return before is not None and steadied([cell], [before]) != [before]
 
 
 async def _in_process(column: str, faults: Sequence[str]) -> list[Cell]:

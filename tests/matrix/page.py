@@ -89,9 +89,13 @@ def _of_fault(fault: Fault, cells: dict[tuple[str, str], Cell]) -> list[str]:
             rows.setdefault(_row(cell), []).append(column.title)
     lines += [f"| {', '.join(titles)} | {' | '.join(row)} |" for row, titles in rows.items()]
     if missing:
-        told = "; ".join(f"{', '.join(titles)} (*{why}*)" for why, titles in missing.items())
+        told = "; ".join(f"{_named(titles)} (*{why}*)" for why, titles in missing.items())
         lines += ["", f"Not tried: {told}."]
     return [*lines, ""]
+
+
+def _named(titles: list[str]) -> str:
+    return "all others" if len(titles) == len(COLUMNS) - 1 else ", ".join(titles)
 
 
 def _row(cell: Cell) -> tuple[str, ...]:

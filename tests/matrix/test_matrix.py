@@ -121,3 +121,8 @@ def test_a_run_on_a_busy_machine_changes_no_cell_but_one_that_has_changed() -> N
     left = changed(left=("1 tasks",))
     assert steadied([left], [GOOD]) == [left]
     assert steadied([GOOD], []) == [GOOD]
+
+
+def test_a_time_that_a_busy_machine_has_made_longer_is_written_as_the_shorter_one_of_a_later_run() -> None:
+    slower = changed(Seen("stored", "in time", 0.5), next_call="within 3 s")
+    assert steadied([GOOD], [slower]) == [GOOD]
