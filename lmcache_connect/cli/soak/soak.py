@@ -26,7 +26,7 @@ from .chaos import CALM, Chaos
 from .history import History
 from .place import Place
 from .rates import Rates
-from .recovery import WINDOW, calm_seconds, recoveries
+from .recovery import AFTERMATH, WINDOW, calm_seconds, recoveries
 from .report import OperationRow, Second, SoakReport, Trend
 from .tally import Tally
 from .worker import Field, Worker
@@ -266,9 +266,14 @@ class _Run:
             before=float(getattr(before, what)),
             median=statistics.median(values),
             most=max(values),
-            growth=self._resources.growth(what),
+            growth=self._resources.growth(what, self._is_calm),
             after=float(getattr(after, what)),
         )
+
+    def _is_calm(self, when: float) -> bool:
+        """Whether a monotonic time is not one of a fault: in one, connections are closed, and others wait."""
+        at = when - self._rates.begun
+        return not any(fault.begun <= at <= fault.ended + AFTERMATH for fault in self._chaos.faults)
 
     def _timeline(self, seconds: float) -> list[Second]:
         found: list[Second] = []

@@ -69,12 +69,13 @@ class ResourceWatch:
         self.samples: Final[list[tuple[float, ResourceUse]]] = []
         """When each was taken, in monotonic time, and what was in use."""
 
-    def growth(self, what: str) -> float:
+    def growth(self, what: str, counts: Callable[[float], bool] = lambda when: True) -> float:
         """By how much a measure grew, along the straight line that fits best. `what` is a field of `ResourceUse`.
 
         The first fifth of the time is left out, and so is everything else where fewer than 15 samples are left: 0.0.
+        `counts` says of a monotonic time whether a sample of then is used, such as one without a fault.
         """
-        return growth_of([(when, float(getattr(use, what))) for when, use in self.samples])
+        return growth_of([(when, float(getattr(use, what))) for when, use in self.samples if counts(when)])
 
     async def __aenter__(self) -> Self:
         self._sampling = asyncio.ensure_future(self._sample())
