@@ -1,11 +1,22 @@
-"""Which rules of the conformance suite a variant of a connector keeps in `make test`."""
+"""The whole run: which tests `make test` leaves to `make test-long`, beside those that are marked `long`: repetitions.
+
+A class marked `variant` runs some rules of the conformance suite. A test with several parameters runs so many of their
+combinations that each value of each parameter occurs; with the marker `all_combinations` it runs all. In a module
+marked `in_turn`, the tests take the values of their fixtures in turn, such as a thread, the loop, a thread: each test
+runs on one of them.
+"""
 
 from __future__ import annotations
 
+import gc
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import pytest
+
+Value: TypeAlias = tuple[int, str]
+"""The position of a parameter, and the name that pytest gives to its value."""
 
 RULES_OF_VARIANTS: Final = frozenset(
     {
@@ -35,8 +46,56 @@ RULES_OF_VARIANTS: Final = frozenset(
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Marks the other rules of a class marked `variant` as `long`: another class runs all on the same kind of store."""
+    """Marks as `long` what repeats another test with another combination."""
+    combinations: defaultdict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
-        name = getattr(item, "originalname", item.name)
-        if item.get_closest_marker("variant") is not None and name not in RULES_OF_VARIANTS:
+        if not isinstance(item, pytest.Function):
+            continue
+        if item.get_closest_marker("variant") is not None and item.originalname not in RULES_OF_VARIANTS:
             item.add_marker(pytest.mark.long)
+        if item.get_closest_marker("all_combinations") is None:
+            combinations[item.nodeid.partition("[")[0]].append(item)
+    used: defaultdict[str, Counter[Value]] = defaultdict(Counter)
+    for name, tests in combinations.items():
+        if len(tests) > 1:
+            for item in _repetitions(tests, used[name.partition("::")[0]]):
+                item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector pass over the thousands of collected tests, which live to the end.
+
+    Hundreds of tests call `gc.collect()` to prove that nothing is left. Each call took up to half a second otherwise.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _values(item: pytest.Function) -> list[Value]:
+    """The values of a test's parameters, those of fixtures first. One `parametrize` is one parameter."""
+    callspec = getattr(item, "callspec", None)
+    # pytest's public `id` joins the names with hyphens, which names have as well.
+    return [] if callspec is None else list(enumerate(callspec._idlist))
+
+
+def _repetitions(tests: Sequence[pytest.Function], used: Counter[Value]) -> list[pytest.Function]:
+    """Those that are left when each value has occurred. The same ones in every process.
+
+    `used` counts the values in the module, so that tests in turn take those that others had least.
+    """
+    of_fixtures = len(_values(tests[0])) - len(list(tests[0].iter_markers("parametrize")))
+    is_in_turn = tests[0].get_closest_marker("in_turn") is not None
+    unseen = {value for test in tests for value in _values(test) if not is_in_turn or value[0] >= of_fixtures}
+
+    def worth(test: pytest.Function) -> tuple[int, int]:
+        values = _values(test)
+        return len(unseen.intersection(values)), -sum(used[value] for value in values)
+
+    left = list(tests)
+    while True:
+        best = max(left, key=worth)
+        left.remove(best)
+        unseen.difference_update(_values(best))
+        used.update(_values(best))
+        if not unseen:
+            return left

@@ -14,7 +14,7 @@ from .conftest import CONFIG
 from .crowd import Crowd
 from .stock import MIB, SMALL, STRIPED, WHOLE, Stock, new_chunk
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -15,7 +15,7 @@ from .conftest import CONFIG
 from .crowd import TIME_LIMIT, Crowd
 from .stock import KIB, MIB, SMALL, STRIPED, WHOLE, Stock
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 CUTS = (FaultKind.RESET, FaultKind.CLOSE, FaultKind.TRUNCATE_AND_CLOSE)
 

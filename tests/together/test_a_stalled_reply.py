@@ -16,7 +16,7 @@ from .conftest import CONFIG
 from .crowd import TIME_LIMIT, Crowd
 from .stock import KIB, MIB, SMALL, Item, Stock
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lmcache_connect.transport.scratch import HEAD_BYTES
 from .field import Field, evenly
 from .stock import MIB
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KEYS: Final = ["some", "many", "large"]
 CHUNKS: Final = [evenly(100_000, 11), evenly(MIB, 128), [*evenly(6 * MIB, 7), 1]]

@@ -17,7 +17,7 @@ from .conftest import CONFIG
 from .crowd import TIME_LIMIT, Crowd
 from .stock import KIB, MIB, SMALL, STRIPED, WHOLE, Stock
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 
 def descriptors() -> set[str]:

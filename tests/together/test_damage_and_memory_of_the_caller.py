@@ -15,7 +15,7 @@ from .conftest import CONFIG
 from .field import Field, evenly
 from .stock import MIB
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 SIZE: Final = 100_000
 KEYS: Final = ["good", "bad", "fine"]

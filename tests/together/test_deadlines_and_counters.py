@@ -20,7 +20,7 @@ from lmcache_connect.testing import Fault, FaultKind, FaultProxy, RedisServer, V
 from .crowd import TIME_LIMIT
 from .stock import KIB, MIB, Kind, Stock, new_chunk
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 SLACK = 0.5
 """Seconds by which a busy machine may be late."""

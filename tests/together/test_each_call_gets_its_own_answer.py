@@ -12,7 +12,7 @@ from lmcache_connect.testing import RedisServer, ValkeyServer
 from .crowd import Crowd
 from .stock import LARGEST, SMALL, STRIPED, WHOLE, Stock
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 
 async def test_each_of_a_thousand_concurrent_calls_gets_its_own_answer(

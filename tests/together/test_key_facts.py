@@ -16,7 +16,7 @@ from lmcache_connect.errors import InvalidArgumentError, UnsupportedOperationErr
 from lmcache_connect.testing import payload
 from lmcache_connect.testing.servers.redis_store import RedisStore
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KEY = "the key"
 SMALL, LARGE, SPREAD = 5000, 5 * (1 << 20), 9 * (1 << 20) + 5

@@ -27,7 +27,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, Rcl
 from .field import Field, evenly
 from .stock import MIB
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KEYS: Final = ["small", "whole", "striped"]
 CHUNKS: Final = [evenly(10_000, 3), evenly(MIB, 128), [*evenly(6 * MIB, 7), 1]]

@@ -17,6 +17,8 @@ from .conftest import CONFIG
 from .crowd import Crowd
 from .stock import KIB, MIB, SMALL, WHOLE, Stock, new_chunk
 
+pytestmark = pytest.mark.in_turn
+
 
 def call_from_a_thread(connector: ManagedConnector, stock: Stock, number: int) -> None:
     """Makes blocking calls, and checks each answer."""

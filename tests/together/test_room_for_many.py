@@ -19,7 +19,7 @@ from .stock import MIB, new_chunk
 
 _BLOCK = StampedValue.BLOCK
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 COUNT = 1000
 KEYS = 8

@@ -16,7 +16,7 @@ from lmcache_connect.transport import Stream, StreamClosedError, ThreadStream
 from lmcache_connect.transport.row import MAX_BUFFERS, Row
 from lmcache_connect.transport.transfer import COPIED_BYTES, SENT_PIECE_BYTES
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 Over = Callable[[ScriptedWire], Stream]
 

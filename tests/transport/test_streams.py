@@ -13,7 +13,7 @@ from lmcache_connect.testing import ScriptedWire
 from lmcache_connect.transport import LoopStream, Stream, StreamClosedError, ThreadStream
 from lmcache_connect.transport.transfer import SENT_PIECE_BYTES
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 Over = Callable[[ScriptedWire], Stream]
 

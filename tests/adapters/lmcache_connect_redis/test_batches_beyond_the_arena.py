@@ -15,7 +15,7 @@ from lmcache_connect.memory import release_all
 
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KIB = 1 << 10
 MIB = 1 << 20

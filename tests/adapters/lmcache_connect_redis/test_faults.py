@@ -26,7 +26,7 @@ from lmcache_connect.testing.loop_watch import LoopWatch
 
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 MIB = 1 << 20
 

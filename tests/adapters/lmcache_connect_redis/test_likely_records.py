@@ -15,7 +15,7 @@ from lmcache_connect.testing import ValkeyServer
 
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KIB = 1 << 10
 SIZE = 40 * KIB

@@ -23,7 +23,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, Red
 
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KIB = 1 << 10
 MIB = 1 << 20

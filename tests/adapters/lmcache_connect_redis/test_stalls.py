@@ -18,7 +18,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, Red
 
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 MIB: Final = 1 << 20
 STALL: Final = 0.4

@@ -26,7 +26,7 @@ from lmcache_reference_connectors.redis import RedisReferenceAdapter
 
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KIB = 1 << 10
 MIB = 1 << 20

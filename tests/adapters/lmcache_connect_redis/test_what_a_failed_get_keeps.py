@@ -17,7 +17,7 @@ from lmcache_connect_redis.layouts.two_key.records import TwoKeyRecords
 from lmcache_connect_redis.options import RedisOptions
 from lmcache_connect_redis.protocol.connection import Connection
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 CHUNK = 300_000
 

@@ -21,7 +21,7 @@ from lmcache_connect.testing.servers.redis import StoreServer
 from .address import Address
 from .chunks import chunk, holds
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 ONCE = ConnectorConfig.load(operation_timeout=5, retries=0, max_local_cpu_bytes=64 << 20)
 Kind = type[ValkeyServer] | type[RedisServer]

@@ -15,6 +15,8 @@ from lmcache_connect.testing.servers.s3_faults import Do, Fault, Raw, Reply, Req
 
 from ...testing.conformance.raw_s3 import client_of
 
+pytestmark = pytest.mark.in_turn
+
 CONFIG: Final = ConnectorConfig.load(operation_timeout=5, breaker_failures=1000, close_grace=0.5)
 KEYS: Final = [f"k{number}" for number in range(20)]
 

@@ -44,6 +44,8 @@ from lmcache_connect.testing.servers.s3_faults import (
 )
 from lmcache_connect_s3.failures import NoSuchBucketError, ThrottledError, WrongEndpointError
 
+pytestmark = pytest.mark.in_turn
+
 NBYTES: Final = 3 << 20
 CONFIG: Final = ConnectorConfig.load(operation_timeout=2, retries=0, breaker_failures=1000, close_grace=0.5)
 

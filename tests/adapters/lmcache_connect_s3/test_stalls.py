@@ -16,7 +16,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, Fau
 from lmcache_connect.testing.servers.s3_faults import Do, Reply, Request
 from lmcache_connect.testing.servers.s3_faults import Fault as AnswerFault
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 MIB: Final = 1 << 20
 STALL: Final = 0.5

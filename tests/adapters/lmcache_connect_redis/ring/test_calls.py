@@ -15,7 +15,7 @@ from lmcache_connect.testing import ValkeyServer
 from ..chunks import chunk, holds, payload
 from .rings import Servers
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 KEYS = [f"k{number}" for number in range(60)]
 NBYTES = 5000

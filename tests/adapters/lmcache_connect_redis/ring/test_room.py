@@ -15,7 +15,7 @@ from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy
 from ..chunks import holds, payload
 from .rings import Servers, behind_proxies, chunks
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 MIB = 1 << 20
 KEYS = [f"k{number}" for number in range(24)]

@@ -29,7 +29,7 @@ from ..chunks import chunk, holds, payload
 from .rings import Servers, behind_proxies
 from .second_question import SecondQuestion
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 MIB = 1 << 20
 LARGE = 9 * MIB + 5
