@@ -9,7 +9,7 @@ from .servers import KINDS
 from .storm import Storm
 
 
-@pytest.mark.parametrize("server", ["valkey", pytest.param("redis-tls", marks=pytest.mark.tls)])
+@pytest.mark.parametrize("server", ["valkey", pytest.param("redis-tls", marks=[pytest.mark.tls, pytest.mark.long])])
 @pytest.mark.timeout(180)  # a busy machine takes its time to end seven processes
 def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> None:
     if not KINDS[server].available():

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,8 +39,7 @@ def run(command: list[str], folder: Path, *path: Path) -> str:
     return done.stdout
 
 
-def run_pytest(folder: Path, *path: Path) -> str:
-    """The outcome of pytest on the tests in `folder`."""
-    return run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)], folder, *path
-    )
+def run_pytest(folder: Path, *arguments: str, path: Sequence[Path] = ()) -> str:
+    """The outcome of pytest on the tests in `folder`, with further arguments."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), *arguments]
+    return run(command, folder, *path)

@@ -56,9 +56,23 @@ def test_one_process_finds_what_another_has_put(site: Path, tmp_path: Path) -> N
     assert run([*program, "v2"], tmp_path, site).splitlines() == ["b'v1'", f"['k'] {module}"]
 
 
+def test_it_passes_some_of_its_own_tests_and_the_rules_of_batches(site: Path, tmp_path: Path) -> None:
+    copy_tests(tmp_path)
+    some = "batch or full or options or expired or no_key_leads_out"
+    outcome = run_pytest(tmp_path, "-k", some, path=[site])
+    assert " passed" in outcome
+    assert "failed" not in outcome
+
+
+def copy_tests(folder: Path) -> None:
+    shutil.copytree(SOURCE / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(SOURCE / "pyproject.toml", folder)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
 def test_it_passes_its_own_tests_and_the_conformance_suite(site: Path, tmp_path: Path) -> None:
-    shutil.copytree(SOURCE / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(SOURCE / "pyproject.toml", tmp_path)
-    outcome = run_pytest(tmp_path, site)
+    copy_tests(tmp_path)
+    outcome = run_pytest(tmp_path, path=[site])
     assert " passed" in outcome
     assert "failed" not in outcome

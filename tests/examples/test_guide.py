@@ -33,10 +33,21 @@ def write(folder: Path, chapter: str) -> None:
             (folder / name.removeprefix(f"{chapter}/")).write_text(text)
 
 
-def failures(folder: Path) -> set[str]:
-    """The tests that fail in a folder, as pytest's summary names them."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "--rootdir", str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+def failures(folder: Path, *only: str) -> set[str]:
+    """The tests that fail in a folder, as pytest's summary names them. With `only`, those tests alone run."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+        "--rootdir",
+        str(folder),
+        *only,
+    ]
+    done = subprocess.run([*command, *only], cwd=folder, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
     assert " passed" in done.stdout
     assert "ERROR" not in done.stdout
@@ -52,11 +63,22 @@ def test_the_first_connector_has_fifty_lines_at_most() -> None:
     assert len(files()["first/my_store.py"].splitlines()) <= 50
 
 
+def test_the_first_connector_fails_rules_that_the_page_names_and_keeps_others(tmp_path: Path) -> None:
+    write(tmp_path, "first")
+    named = files()["first/outcome"].splitlines()
+    kept = "test_my_store.py::TestMyStore::test_put_replaces_what_was_stored"
+    assert failures(tmp_path, kept, *(line.removeprefix("FAILED ") for line in named)) == set(named)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
 def test_the_first_connector_fails_exactly_the_rules_that_the_page_names(tmp_path: Path) -> None:
     write(tmp_path, "first")
     assert failures(tmp_path) == set(files()["first/outcome"].splitlines())
 
 
+@pytest.mark.long
+@pytest.mark.timeout(240)
 def test_the_careless_threads_fail_the_rules_that_the_page_names(tmp_path: Path) -> None:
     write(tmp_path, "second")
     suite = files()["first/test_my_store.py"].replace("list=True, ", "")
@@ -86,6 +108,16 @@ def test_the_connector_that_tells_its_room_is_diagnosed(tmp_path: Path) -> None:
     assert run([sys.executable, "-W", "error", "-c", program], tmp_path, tmp_path) == "GOOD 0 bytes\n"
 
 
+@pytest.mark.skipif(not ValkeyServer.available(), reason="no Valkey for this machine")
+def test_the_connector_for_a_server_keeps_the_rules_of_batches_and_cancellations(tmp_path: Path) -> None:
+    write(tmp_path, "server")
+    assert re.search(
+        r"^\d\d passed, .*deselected", run_pytest(tmp_path, "-k", "batch or cancelled"), flags=re.MULTILINE
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
 @pytest.mark.skipif(not ValkeyServer.available(), reason="no Valkey for this machine")
 def test_the_connector_for_a_server_keeps_every_rule(tmp_path: Path) -> None:
     write(tmp_path, "server")

@@ -260,6 +260,7 @@ def test_an_interrupt_while_a_thread_waits_is_raised_when_the_operation_has_ende
         """
         import asyncio, signal, threading
         from lmcache_connect.loop import LoopOwner
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell runs in the background
         owner = LoopOwner.start()
         main = threading.main_thread().ident
 
