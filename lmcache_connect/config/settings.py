@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,12 +19,15 @@ from pydantic_settings import (
 )
 
 from ..errors import InvalidConfigError
+from ..redaction import redact
 from .origin import Origin
 from .settings_file import FILE_VARIABLE, TABLES, SettingsFile
 from .similar import meant, similar_name
 
 _JSON_ERRORS: Final = frozenset({"tuple_type", "dict_type"})
 """What pydantic calls the error of a list or a table that is given as a text."""
+
+_URL_SIGNS: Final = re.compile("[/@]")
 
 _file: ContextVar[SettingsFile | None] = ContextVar("_file", default=None)
 """The file that `load` has read already, so that one load reads it once."""
@@ -153,8 +157,9 @@ class Settings(BaseSettings):
             if name not in cls.model_fields:
                 known = [*cls.model_fields, *(() if table else TABLES)]
                 where = f"the table [{table}]" if table else "the file"
+                shown = redact(name) if _URL_SIGNS.search(name) else name  # a URL's place may be mistaken
                 raise InvalidConfigError(
-                    f"{table}.{name}" if table else name,
+                    f"{table}.{shown}" if table else shown,
                     f"no such name in {where}, {file.place(name, table)}{meant(name, known)}; "
                     f"expected one of {', '.join(known)}",
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,10 +48,15 @@ class SettingsFile:
         """Reads a file. Warns once where it holds a secret, and others than its owner may read or change it.
 
         Raises:
-            InvalidConfigError: it cannot be read, is longer than 1 MiB, or is not TOML. No value is shown.
+            InvalidConfigError: it is no regular file, cannot be read, is longer than 1 MiB, or is not TOML. No value is
+                shown.
         """
         try:
-            with Path(path).expanduser().open("rb") as opened:
+            # A pipe that nobody writes to must not stop the program.
+            with open(Path(path).expanduser(), "rb", opener=_open_at_once) as opened:
+                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    # It is read more than once in the life of a program, and a pipe is empty the second time.
+                    raise InvalidConfigError(FILE_VARIABLE, f"{path} is a pipe or a device; expected a regular file")
                 data = opened.read(_MAX_BYTES + 1)
                 if len(data) > _MAX_BYTES:
                     raise InvalidConfigError(FILE_VARIABLE, f"{path} has more than {_MAX_BYTES} bytes")
@@ -68,6 +74,16 @@ class SettingsFile:
         except tomllib.TOMLDecodeError as error:
             raise InvalidConfigError(
                 FILE_VARIABLE, f"the settings file {path} is not TOML: {_complaint(error)}"
+            ) from None
+        except RecursionError:
+            raise InvalidConfigError(
+                FILE_VARIABLE, f"the settings file {path} cannot be read: its tables or arrays are nested too deeply"
+            ) from None
+        except InvalidConfigError:
+            raise
+        except ValueError:
+            raise InvalidConfigError(
+                FILE_VARIABLE, f"the settings file {path} cannot be read: a number in it has too many digits"
             ) from None
         return cls(str(path), contents, dict(_lines(text)))
 
@@ -138,6 +154,10 @@ def _lines(text: str) -> Iterator[tuple[tuple[str, str], int]]:
         if key not in seen:
             seen.add(key)
             yield key, number
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _complaint(error: tomllib.TOMLDecodeError) -> str:

@@ -102,8 +102,9 @@ def _bytes_of_tensor(tensor: torch.Tensor, fmt: MemoryFormat | None) -> tuple[nu
     if tensor.is_neg():
         _refuse("a tensor that torch negates when it is read; pass tensor.resolve_neg(), which copies")
     try:
+        # In one dimension first: the stride of a dimension of one element, as a transposed row has it, may be any.
         # By numpy: torch then refuses to resize the storage, which would free the memory under the chunk.
-        return tensor.detach().view(torch.uint8).view(-1).numpy(), metadata
+        return tensor.detach().view(-1).view(torch.uint8).numpy(), metadata
     except RuntimeError:
         if sys.modules.get("numpy") is not None:
             raise

@@ -206,3 +206,23 @@ def test_the_secrets_of_a_file_are_hidden_everywhere(write: Write) -> None:
     del plugin
     server = APIServerConfig.from_file(write(f"[api]\ntoken = '{CANARY}-long-enough'"))
     assert CANARY not in repr(server) + clean(f"the server said {CANARY}-long-enough")
+
+
+def test_a_pipe_is_refused_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "settings.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidConfigError, match="expected a regular file"):
+        ConnectorConfig.from_file(pipe)
+
+
+@pytest.mark.parametrize("text", ["retries = " + "[" * 50_000, "retries = " + "{a=" * 3000, "retries = " + "9" * 5000])
+def test_what_tomllib_gives_up_on_is_an_error_of_the_file(write: Write, text: str) -> None:
+    with pytest.raises(InvalidConfigError, match=r"cannot be read: .* too (deeply|many digits)"):
+        ConnectorConfig.from_file(write(text))
+
+
+def test_a_url_in_the_place_of_a_name_is_shown_without_its_password(write: Write) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        ConnectorConfig.from_file(write(f'"redis://:{CANARY}@127.0.0.1" = 1'))
+    assert CANARY not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)

@@ -173,3 +173,11 @@ def test_a_tensor_without_numpy_says_what_to_install() -> None:
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=50, check=False
     )
     assert "pip install 'lmcache-connect[torch]'" in done.stdout, done.stderr
+
+
+@pytest.mark.torch
+def test_a_transposed_row_is_sent_as_it_lies() -> None:
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+    row = torch.arange(4, dtype=torch.float32).reshape(1, 4)
+    assert bytes(chunk_of(row.t()).byte_array) == row.numpy().tobytes()
+    assert chunk_of(row.t()).get_shape() == (4, 1)

@@ -22,6 +22,9 @@ from .files import STREAM, ChunkUnreadableError, get_file, put_file
 from .signals import stopping_on_signals
 from .table import print_copy, print_file
 
+_DIGITS: Final = 20
+"""More than the largest dimension has; of far more, Python makes no number."""
+
 _STORE: Final = "The store's URL; without one, that of --url, LMCACHE_CONNECT_URL or the settings file."
 
 
@@ -195,7 +198,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     numbers = text.replace("x", ",").replace("×", ",").split(",")
-    if not all(number.strip().isdecimal() for number in numbers):
+    if not all(number.strip().isdecimal() and len(number) <= _DIGITS for number in numbers):
         raise typer.BadParameter(f"{text!r}; expected whole numbers such as 2,32,256,1024", param_hint="'--shape'")
     return tuple(map(int, numbers))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -210,7 +210,7 @@ class _Copy:
         try:
             while running := [task for task in everything if not task.done()]:
                 await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
-                if self._stop.is_set():
+                if self._stop.is_set() or _has_failed(everything):
                     lister.cancel()
                     self._forget_windows()
                     await asyncio.wait(everything, timeout=_GRACE)
@@ -221,7 +221,7 @@ class _Copy:
             await asyncio.wait([*everything, stopping])
         for task in everything:
             if not task.cancelled():
-                task.result()  # a fault of ours
+                task.result()  # of the state file, which cannot be written, or a fault of ours
 
     def _forget_windows(self) -> None:
         while not self._windows.empty():
@@ -275,3 +275,9 @@ class _Copy:
 
     def _tell(self) -> None:
         self._on_progress(self._done_bytes, self._found_bytes, self._is_listed)
+
+
+def _has_failed(tasks: Iterable[asyncio.Task[None]]) -> bool:
+    """Whether one has ended by an error. The others would wait for it: the lister for windows to be taken."""
+    errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+    return any(error is not None for error in errors)

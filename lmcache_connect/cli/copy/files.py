@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -125,11 +126,18 @@ def _write(chunk: MemoryObj, head: bytes, file: str) -> int:
 
 @contextmanager
 def _target(file: str) -> Iterator[BinaryIO]:
-    """What to write to. A file gets its name when all of it was written, and nothing is left of it otherwise."""
+    """What to write to. A file gets its name when all of it was written, and nothing is left of it otherwise.
+
+    A link stays one. A device, such as /dev/null, or a pipe is written to, and never replaced by a file.
+    """
     if file == STREAM:
         yield sys.stdout.buffer
         return
-    path = Path(file)
+    if Path(file).exists() and not Path(file).is_file():
+        with Path(file).open("wb") as target:
+            yield target
+        return
+    path = Path(file).resolve()
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as target:
@@ -169,7 +177,7 @@ def _described(
     if start == MAGIC and shape is None and known is None:
         shape, known = read_npy_header(source, file)
         start = b""
-    if file == STREAM:
+    if file == STREAM or not stat.S_ISREG(os.fstat(source.fileno()).st_mode):  # of a pipe nothing tells the length
         start += source.read(most + 1 - len(start))
         nbytes = len(start)
     else:

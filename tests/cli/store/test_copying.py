@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -395,3 +396,25 @@ def test_a_state_file_of_another_copy_is_refused(url: str, destination: str, not
     ran = invoke("cp", url, destination, "--state", str(noted))
     assert ran.code == 2
     assert "not the state file of this copy" in ran.err
+
+
+def test_a_state_file_that_cannot_grow_ends_the_copy(url: str, destination: str, tmp_path: Path) -> None:
+    fill(url, {f"k{number}": b"x" * 4000 for number in range(400)})  # more windows than the lister may be ahead
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def no_room(*_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+
+    async def copy() -> None:
+        plan = CopyPlan(url, destination, Selection("k"), memory=1 << 20, parallel=64, state=tmp_path / "state")
+        async with asyncio.timeout(30) as timer:
+            try:
+                await copy_chunks(plan, asyncio.Event(), no_room)
+            finally:
+                assert not timer.expired()
+
+    try:
+        with pytest.raises(OSError, match="too large"):
+            asyncio.run(copy())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

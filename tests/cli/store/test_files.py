@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +107,31 @@ def test_stdin_and_stdout_are_files_as_well(url: str, invoke: Invoke, monkeypatc
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
     assert invoke("get", url, "piped", "-").code == 0
     assert out.getvalue() == b"\x00\xff from stdin"
+
+
+def test_a_device_is_written_to_and_not_replaced(url: str, tmp_path: Path, invoke: Invoke) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root may make a device")
+    assert invoke("get", url, LARGE, str(device)).code == 0
+    assert stat.S_ISCHR(device.stat().st_mode)
+
+
+def test_a_link_stays_and_its_file_has_the_chunk(url: str, tmp_path: Path, invoke: Invoke) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("chunk")
+    assert invoke("get", url, LARGE, str(link)).code == 0
+    assert link.is_symlink()
+    assert (tmp_path / "chunk").stat().st_size == 5 << 20
+
+
+def test_a_chunk_goes_through_a_pipe_with_a_name(url: str, tmp_path: Path, invoke: Invoke) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"from a pipe",))
+    writer.start()
+    put = json.loads(invoke("put", url, "piped", str(pipe), "--json").out)
+    writer.join()
+    assert put["bytes"] == len(b"from a pipe")
