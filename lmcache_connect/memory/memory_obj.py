@@ -163,7 +163,7 @@ class MemoryObj:
             raise MissingExtraError("MemoryObj.numpy()", "numpy", "numpy") from None
         if dtype.numpy_name is None:
             raise InvalidShapeError(
-                shape, f"numpy has no dtype {dtype}; use .tensor, which needs torch, or .byte_array"
+                shape, f"numpy has no dtype {dtype}; use get_tensor() or .tensor, which need torch, or .byte_array"
             )
         return numpy.frombuffer(part, dtype=dtype.numpy_name).reshape(shape)
 

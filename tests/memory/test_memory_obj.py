@@ -132,7 +132,7 @@ def test_a_dtype_that_numpy_lacks_is_refused_with_what_has_it(backend: LocalCPUB
     pytest.importorskip("numpy", reason="numpy is not installed")
     with (
         new(backend, (4,), name) as obj,
-        pytest.raises(InvalidShapeError, match=f"numpy has no dtype {name}; use .tensor"),
+        pytest.raises(InvalidShapeError, match=rf"numpy has no dtype {name}; use get_tensor\(\) or .tensor"),
     ):
         obj.numpy()
 
