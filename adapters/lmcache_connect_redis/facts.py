@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lmcache_connect.contract import ServerFacts
+from lmcache_connect.known_secrets import clean_foreign
 
 INFO_LIMIT: Final = 48 << 10
 """The longest answer to INFO that is read, in bytes. Redis 7.0 and Valkey 9 answer with about 6 KiB."""
@@ -25,10 +26,11 @@ def facts_in(answer: str) -> ServerFacts | None:
     product = "valkey" if "valkey_version" in said else "redis"
     policy = said.get("maxmemory_policy")
     writes = [said[name] for name in ("rdb_last_bgsave_status", "aof_last_write_status") if name in said]
+    version = clean_foreign(said.get(f"{product}_version", ""), limit=_MOST_CHARACTERS)
     return ServerFacts(
         run_id=run_id[:_MOST_CHARACTERS],
         uptime=float(uptime),
-        product=f"{product} {said.get(f'{product}_version', '')}".strip()[:_MOST_CHARACTERS],
+        product=f"{product} {version}".strip()[:_MOST_CHARACTERS],
         memory=_number(said, "used_memory"),
         memory_limit=_number(said, "maxmemory"),
         evicts=None if policy is None else policy != "noeviction",

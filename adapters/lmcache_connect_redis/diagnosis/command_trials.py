@@ -13,6 +13,7 @@ from ..protocol.connection import Connection
 from ..protocol.nested import Tree
 from .asking import Refusal, ask
 from .demands import Demands
+from .server_facts import shown
 
 _TTL_MS: Final = 60_000
 """The keys of a trial that is cut off are gone after a minute."""
@@ -136,7 +137,7 @@ def _ttl_findings(answer: Tree | Refusal) -> list[Finding]:
         return [Finding("TTL", Verdict.UNKNOWN, found, "allow +pttl: inspect, ls and cp show and keep TTLs by it")]
     if isinstance(answer, int) and 0 < answer <= _TTL_MS:
         return [Finding("TTL", Verdict.GOOD, "set, and read back")]
-    found = f"set to {_TTL_MS} ms, and read back as {answer!r}"
+    found = f"set to {_TTL_MS} ms, and read back as {shown(repr(answer))}"
     return [Finding("TTL", Verdict.FAILS, found, "use a server that expires keys: see PEXPIRE and PTTL")]
 
 

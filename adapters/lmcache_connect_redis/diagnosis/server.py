@@ -15,7 +15,7 @@ from ..topology.single import SingleServer
 from .command_trials import try_commands, try_few_commands
 from .demands import Demands
 from .reaching import ServerReaching
-from .server_facts import read_facts
+from .server_facts import read_facts, shown
 from .settings import judge
 
 _LOST: Final = "see the server's log"
@@ -71,7 +71,7 @@ async def diagnose_server(
 
 async def _facts(connection: Connection, demands: Demands) -> list[Finding]:
     facts = await read_facts(connection)
-    mode = facts.info.get("redis_mode") or facts.info.get("server_mode") or ""
+    mode = shown(facts.info.get("redis_mode") or facts.info.get("server_mode") or "")
     about = f"{facts.product}{', ' + mode if mode else ''}"
     findings = [Finding("server", Verdict.UNKNOWN if facts.info_refusal else Verdict.GOOD, about)]
     if facts.info.get("cluster_enabled") == "1" and not connection.is_of_cluster:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from lmcache_connect.known_secrets import clean_foreign
+
 from ..protocol.connection import Connection
 from .asking import ask
 
@@ -28,6 +30,9 @@ SETTINGS: Final = (
 
 _MOST_FIELDS: Final = 2000
 
+_SHOWN: Final = 100
+"""Characters that are shown of one text."""
+
 
 @dataclass(frozen=True)
 class ServerFacts:
@@ -49,11 +54,11 @@ class ServerFacts:
 
     @property
     def product(self) -> str:
-        """The server's kind and version, as it tells them."""
+        """The server's kind and version, as it tells them, for output."""
         info = self.info
         for kind in ("valkey", "dragonfly", "keydb", "redis"):
             if version := info.get(f"{kind}_version"):
-                return f"{kind.capitalize()} {version.removeprefix('df-')}"
+                return f"{kind.capitalize()} {shown(version.removeprefix('df-'))}"
         return "a server that does not tell its version"
 
 
@@ -95,6 +100,11 @@ async def read_room(connection: Connection) -> int | None:
     facts = ServerFacts(fields_of(told.decode("utf-8", "replace")) if isinstance(told, bytes) else {})
     limit, used = facts.number("maxmemory"), facts.number("used_memory")
     return max(0, limit - used) if limit and used is not None else None
+
+
+def shown(text: str) -> str:
+    """Returns a text of a server as it may be shown: the server may repeat the password in it."""
+    return clean_foreign(text, limit=_SHOWN)
 
 
 def fields_of(text: str) -> dict[str, str]:

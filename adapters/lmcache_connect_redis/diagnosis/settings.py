@@ -8,7 +8,7 @@ from typing import Final
 from lmcache_connect.contract import Finding, Verdict
 
 from .demands import Demands
-from .server_facts import SETTINGS, ServerFacts
+from .server_facts import SETTINGS, ServerFacts, shown
 from .sizes import conf_size, shown_size
 
 _FULL: Final = 0.95
@@ -64,12 +64,12 @@ def _eviction(facts: ServerFacts, demands: Demands) -> Iterator[Finding]:
         found = "noeviction: puts are dropped when the memory is full"
         yield Finding("maxmemory-policy", Verdict.HURTS, found, advice)
     elif policy.startswith("volatile-") and demands.ttl is None:
-        found = f"{policy}: it evicts keys with a TTL alone, and these chunks have none"
+        found = f"{shown(policy)}: it evicts keys with a TTL alone, and these chunks have none"
         yield Finding("maxmemory-policy", Verdict.HURTS, found, f"{advice}, or ?ttl= in the URL")
     elif policy in {"allkeys-lru", "allkeys-lfu"}:
         yield Finding("maxmemory-policy", Verdict.GOOD, policy)
     else:
-        yield Finding("maxmemory-policy", Verdict.NOTE, f"{policy}: it keeps no chunk longer for being used", advice)
+        yield Finding("maxmemory-policy", Verdict.NOTE, f"{shown(policy)}: it keeps no chunk longer for being used", advice)
 
 
 def _bulk(facts: ServerFacts, demands: Demands) -> Iterator[Finding]:
@@ -124,7 +124,7 @@ def _persistence(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
     if aof is None and (enabled := facts.info.get("aof_enabled")) is not None:
         aof = "yes" if enabled == "1" else "no"
     if save:
-        found = f"save {save!r}: a fork writes all chunks to the disk, takes memory, and stalls the server"
+        found = f"save '{shown(save)}': a fork writes all chunks to the disk, takes memory, and stalls the server"
         yield Finding("persistence (RDB)", Verdict.HURTS, found, 'CONFIG SET save ""')
     if aof == "yes":
         found = "appendonly yes: every chunk is written to the disk as well"
@@ -135,7 +135,7 @@ def _persistence(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
         found = "the last one failed; with stop-writes-on-bgsave-error the server refuses writes"
         yield Finding("persistence (RDB)", Verdict.FAILS, found, 'free the disk, or CONFIG SET save ""; see its log')
     if facts.info.get("loading") == "1":
-        found = f"the server is loading its data: {facts.info.get('loading_loaded_perc', '?')} %"
+        found = f"the server is loading its data: {shown(facts.info.get('loading_loaded_perc', '?'))} %"
         yield Finding("loading", Verdict.FAILS, found, "wait until it has ended")
 
 
@@ -185,7 +185,7 @@ def _coverage(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
 def _role(facts: ServerFacts, _: Demands) -> Iterator[Finding]:
     if facts.info.get("role") != "slave":
         return
-    primary = f"{facts.info.get('master_host', '?')}:{facts.info.get('master_port', '?')}"
+    primary = shown(f"{facts.info.get('master_host', '?')}:{facts.info.get('master_port', '?')}")
     found = f"a replica of {primary}: it refuses writes (READONLY)"
     yield Finding("role", Verdict.FAILS, found, f"point the URL at {primary}, or use redis-sentinel://")
 

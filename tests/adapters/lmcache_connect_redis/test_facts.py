@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from lmcache_connect import ConnectorManager, LocalCPUBackend
 from lmcache_connect.contract import ServerFacts
+from lmcache_connect.known_secrets import know
 from lmcache_connect.testing import ValkeyServer
+from lmcache_connect_redis.diagnosis.demands import Demands
+from lmcache_connect_redis.diagnosis.server_facts import ServerFacts as DiagnosedFacts
+from lmcache_connect_redis.diagnosis.settings import judge
 from lmcache_connect_redis.facts import facts_in
 
 FULL = (
@@ -27,6 +32,20 @@ def test_the_lines_of_an_answer_are_facts() -> None:
     assert facts_in("run_id:a\r\nuptime_in_seconds:1\r\n") == ServerFacts("a", 1.0, "redis")
     assert facts_in("# Server\r\nuptime_in_seconds:1\r\n") is None
     assert facts_in("run_id:a\r\nuptime_in_seconds:soon\r\n") is None
+
+
+def test_what_repeats_the_password_is_not_shown() -> None:
+    password = SecretStr("abc1Xy")  # short, so that it is not cut out of texts of our own
+    know(password, password.get_secret_value())
+    names = ("redis_version", "redis_mode", "maxmemory_policy", "loading_loaded_perc", "master_host", "master_port")
+    info = {name: "abc1Xy" for name in names} | {"loading": "1", "role": "slave"}
+    told = facts_in(FULL.replace("7.0.15", "abc1Xy"))
+    assert told is not None
+    assert "abc1Xy" not in told.product
+    facts = DiagnosedFacts(info, {"save": "abc1Xy", "maxmemory-policy": "volatile-abc1Xy"})
+    findings = [*judge(facts, Demands()), *judge(DiagnosedFacts(info), Demands())]
+    assert len(findings) >= 6
+    assert "abc1Xy" not in f"{facts.product} {findings}"
 
 
 @given(st.lists(st.tuples(st.sampled_from([line.partition(":")[0] for line in FULL.splitlines()]), st.text())))
