@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 ARGS ?=
 # Processes that run the tests side by side, each with servers of its own. Most tests wait: more than cores help. 0: one after the other.
 WORKERS ?= 3
+# File by file, in the order that tests/conftest.py gives them.
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
@@ -44,7 +46,7 @@ demo: $(DEMO)/.ready ## Start a store, put and get chunks, show the results
 	$(call install,.venv-demo,requirements-demo.txt)
 
 test: $(READY) ## Run the tests, except those marked `long`
-	"$(BIN)/python" -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
+	"$(BIN)/python" -m pytest -q $(SIDE_BY_SIDE) -m 'not long' $(ARGS)
 
 # One after the other: they load the machine, and some of them measure their own lateness.
 test-long: $(READY) ## Run the tests marked `long`
@@ -65,11 +67,11 @@ test-lowest: .venv-lowest/bin/uv ## Run the tests with the lowest versions that 
 		--overrides .venv-lowest/overrides.txt --output-file .venv-lowest/tools.txt --upgrade
 	$(call UV_IN,.venv-lowest,install) --overrides .venv-lowest/overrides.txt -r .venv-lowest/lowest.txt -r .venv-lowest/tools.txt
 	$(call UV_IN,.venv-lowest,install) --no-deps --no-build-isolation --editable .
-	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
+	.venv-lowest/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not long' $(ARGS)
 
 test-newest: .venv-newest/bin/uv ## Run the tests with the newest versions that pyproject.toml admits
 	$(call UV_IN,.venv-newest,install) --upgrade --editable '.[all,testing]' --group dev
-	.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not long' $(ARGS)
+	.venv-newest/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not long' $(ARGS)
 
 check: $(READY) ## Lint, formatting and both type checkers
 	"$(BIN)/ruff" check .

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import pytest
@@ -44,9 +44,31 @@ RULES_OF_VARIANTS: Final = frozenset(
 )
 """Those in which variants of one connector are most likely to differ, at least one of each group of rules."""
 
+LONG_FILES: Final = frozenset(
+    {
+        "chaos/test_short_storms.py",
+        "examples/test_file_package.py",
+        "examples/test_guide.py",
+        "cli/test_serve.py",
+        "soak/test_soak.py",
+        "internal_api_server/test_status_page.py",
+        "internal_api_server/test_openapi.py",
+        "testing/test_server_groups.py",
+        "benchmarks/test_calls.py",
+        "together/test_room_for_many.py",
+        "lmcache_connect_s3/test_together.py",
+        "lmcache_connect_s3/test_buckets.py",
+        "lmcache_connect_redis/test_cluster_failover.py",
+        "lmcache_connect_redis/test_credentials_that_change.py",
+        "lmcache_connect_redis/test_sentinel.py",
+        "matrix/test_matrix.py",
+    }
+)
+"""Files with few tests that take long: half a minute and more on a busy machine."""
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Marks as `long` what repeats another test with another combination."""
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as `long` what repeats a test with another combination, and puts the files that take longest first."""
     combinations: defaultdict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -55,6 +77,17 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("all_combinations") is None:
             combinations[item.nodeid.partition("[")[0]].append(item)
+    _mark_repetitions(combinations)
+    sizes = Counter(item.path for item in items)
+    # Side by side, a worker takes file after file: one that begins a long file last would end alone.
+    items.sort(key=lambda item: (_folder_and_name(item) not in LONG_FILES, -sizes[item.path], str(item.path)))
+
+
+def _folder_and_name(item: pytest.Item) -> str:
+    return f"{item.path.parent.name}/{item.path.name}"
+
+
+def _mark_repetitions(combinations: Mapping[str, Sequence[pytest.Function]]) -> None:
     used: defaultdict[str, Counter[Value]] = defaultdict(Counter)
     for name, tests in combinations.items():
         if len(tests) > 1:

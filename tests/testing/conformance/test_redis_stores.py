@@ -93,6 +93,7 @@ class TestTLSInThreads(TestTLS):
     options: ClassVar[dict[str, str]] = {"io": "thread", "stripe": "65536"}
 
 
+@pytest.mark.variant
 class TestSentinel(RedisConformance):
     """The primary is made to refuse clients while it holds its chunks, and no replica takes over."""
 
