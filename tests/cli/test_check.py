@@ -100,12 +100,23 @@ def test_settings_that_hurt_are_named_with_the_value_to_set(server: ValkeyServer
 
 def test_a_server_that_drops_puts_is_not_green(invoke: Callable[..., Ran]) -> None:
     with ValkeyServer(maxmemory="12mb") as full:
-        ran = invoke("check", "--json", full.url())
+        ran = invoke("check", "--json", "--anyway", full.url())
         assert ran.code == 1
         found = verdicts(ran)
         assert found["striping"] == "fails"
         assert found["maxmemory-policy"] == "hurts"
         assert names_in(full) == []
+
+
+def test_a_full_store_evicts_no_chunks_of_others_for_a_check(invoke: Callable[..., Ran]) -> None:
+    with ValkeyServer(maxmemory="24mb", config=GOOD_CONFIG) as full, full.client() as client:
+        for number in range(16):
+            client.set(f"theirs-{number}", b"x" * (1 << 20))
+        ran = invoke("check", full.url())
+        assert ran.code == 0, ran.out
+        assert "unknown striping: not tried: the store has room for" in ran.out
+        assert client.dbsize() == 16
+        assert client.info("stats")["evicted_keys"] == 0
 
 
 def test_a_user_who_may_not_do_all_is_told_what_is_missing(well_set: ValkeyServer, invoke: Callable[..., Ran]) -> None:

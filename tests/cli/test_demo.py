@@ -134,7 +134,12 @@ def test_a_store_that_goes_away_is_one_line_and_says_what_may_be_left(
 
 def test_a_full_store_is_cleaned_up(invoke: Callable[..., Ran]) -> None:
     with ValkeyServer(maxmemory="12mb") as server:
-        ran = invoke("demo", "--chunks", "8", "--layers", "4", "--url", server.url())
+        refused = invoke("demo", "--chunks", "8", "--layers", "4", "--url", server.url())
+        assert refused.code == 2
+        assert "would lie there at a time: chunks of others would be evicted, or puts refused; give --chunks 1, or" in (
+            refused.err
+        )
+        ran = invoke("demo", "--chunks", "8", "--layers", "4", "--anyway", "--url", server.url())
         assert ran.code == 2
         assert "memory" in ran.err
         assert key_count(server) == 0

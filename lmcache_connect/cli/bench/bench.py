@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, NamedTuple
 
-from ...contract import RemoteConnector, TellsRoom, WrappingConnector
-from ...errors import InvalidArgumentError, StoreError
+from ...errors import InvalidArgumentError
 from ...managed import ManagedConnector
 from ...manager import ConnectorManager
 from ...memory import LocalCPUBackend
 from ...url import RemoteURL
 from ..frame.opening import command_config
 from ..frame.own_keys import OwnKeys
+from ..frame.room import require_room
 from ..frame.sizes import size
 from ..frame.store_options import TTL_SECONDS, short_lived
 from .measuring import Measuring, Samples
@@ -109,22 +109,8 @@ async def _check_store(connector: ManagedConnector, planned: Plan, *, anyway: bo
         InvalidArgumentError: it is less than the benchmark keeps there.
     """
     await connector.exists(OwnKeys("bench").absent(0))
-    inside: RemoteConnector = connector.wrapped
-    while isinstance(inside, WrappingConnector):
-        inside = inside.wrapped
-    if anyway or not isinstance(inside, TellsRoom):
-        return
-    try:
-        free = await inside.bytes_free()
-    except StoreError:
-        return  # it is not known then
-    needed = int(planned.held * _SLACK)
-    if free is not None and free < needed:
-        raise InvalidArgumentError(
-            "--held",
-            f"{connector.store} has {size(free)} free, and {size(needed)} would lie there at a time: chunks of others "
-            f"would be evicted, or puts refused; give --held {max(1, int(free / _SLACK / 2) >> 20)}MiB, or --anyway",
-        )
+    if not anyway:
+        await require_room(connector, planned.held, "--held")
 
 
 async def _measure(

@@ -14,6 +14,7 @@ from ..frame.options import size_option
 from ..frame.output import console, print_json, warn
 from ..frame.progress import progress_bar
 from ..frame.quantities import counts, seconds, sizes
+from ..frame.room import Anyway
 from ..frame.store_argument import StoreArgument, StoreOption, store_url
 from .bench import Bounds, run_bench
 from .document import bench_document
@@ -60,9 +61,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a picture: a .png or .svg. Needs the extra plot.")
     ] = None,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Write also where the store would have to evict, or refuse.")
-    ] = False,
+    anyway: Anyway = False,
     as_json: AsJSON = False,
 ) -> None:
     """Measure puts, gets and look-ups of a store, by size and concurrency, single and in batches.

@@ -14,6 +14,7 @@ from ...memory import LocalCPUBackend
 from ...url import RemoteURL
 from ..frame.opening import command_config
 from ..frame.own_keys import OwnKeys
+from ..frame.room import room_for_chunks
 from ..frame.store_options import short_lived, store_option
 from .connector_trials import SMALL_BYTES, ConnectorTrials
 from .report import CheckReport
@@ -33,13 +34,15 @@ async def run_check(
     *,
     timeout: float = 5.0,
     max_bytes: int = 64 << 20,
+    anyway: bool = False,
     on_finding: Callable[[Finding], None] = lambda _: None,
     on_warning: Callable[[str], None] = lambda _: None,
 ) -> CheckReport:
     """Checks the store at `url`. Each step ends within `timeout` seconds.
 
     Writes under keys of its own, which expire where the store can do that, at most `max_bytes` at a time. Removes them,
-    also where it is cancelled. `on_finding` is told each finding when it is made.
+    also where it is cancelled. A large chunk, which would evict those of others, is left out, unless `anyway` is set.
+    `on_finding` is told each finding when it is made.
 
     Raises:
         LMCacheConnectError: the URL is wrong, or its adapter cannot be loaded.
@@ -52,7 +55,7 @@ async def run_check(
     with LocalCPUBackend(2 * large + _LEAST_BYTES) as backend:
         async with ConnectorManager(None, None, backend, config) as manager:
             connector = await manager.open_connector(short_lived(remote_url, manager.registry))
-            async for finding in _findings(manager, connector, backend, timeout, large, on_warning):
+            async for finding in _findings(manager, connector, backend, timeout, large, anyway, on_warning):
                 findings.append(finding)
                 on_finding(finding)
     return CheckReport(remote_url.redacted(), tuple(findings), time.perf_counter() - started)
@@ -64,6 +67,7 @@ async def _findings(
     backend: LocalCPUBackend,
     timeout: float,
     large: int,
+    anyway: bool,
     on_warning: Callable[[str], None],
 ) -> AsyncIterator[Finding]:
     for each in _inside(connector):
@@ -84,8 +88,9 @@ async def _findings(
     yield reached
     if reached.verdict is Verdict.UNUSABLE:
         return
+    room = None if anyway else await room_for_chunks(connector)
     try:
-        async for finding in trials.findings():
+        async for finding in trials.findings(room):
             yield finding
     finally:
         await keys.clean_up(connector, on_warning)

@@ -13,6 +13,7 @@ from ..frame.exits import EXIT_NOT_VERIFIED, EXIT_USAGE
 from ..frame.options import size_option
 from ..frame.output import console, print_json, warn
 from ..frame.quantities import seconds
+from ..frame.room import Anyway
 from ..frame.store_argument import StoreArgument, StoreOption, store_url
 from .check import run_check
 from .document import check_document
@@ -34,6 +35,7 @@ def check(
             parser=size_option, metavar="SIZE", help="The most that lies in the store at a time.", show_default="64MiB"
         ),
     ] = 64 << 20,
+    anyway: Anyway = False,
     as_json: AsJSON = False,
 ) -> None:
     """Check what works of a store, what does not, and what to do.
@@ -50,7 +52,9 @@ def check(
             lines.print(finding)
 
     found = asyncio.run(
-        run_check(store_url(store, url), timeout=timeout, max_bytes=max_bytes, on_finding=show, on_warning=warn)
+        run_check(
+            store_url(store, url), timeout=timeout, max_bytes=max_bytes, anyway=anyway, on_finding=show, on_warning=warn
+        )
     )
     if as_json:
         print_json(check_document(found))

@@ -68,15 +68,26 @@ class ConnectorTrials:
         how = "" if is_ping else ", by a look-up"
         return Finding("ping", Verdict.GOOD, f"{(time.perf_counter() - started) * 1e3:.1f} ms{how}")
 
-    async def findings(self) -> AsyncIterator[Finding]:
-        """Yields a finding for each trial. What depends on one that failed is left out."""
+    async def findings(self, room: int | None = None) -> AsyncIterator[Finding]:
+        """Yields a finding for each trial. What depends on one that failed is left out.
+
+        `room`: how many bytes the store takes until it evicts chunks of others, or refuses; None: enough. A large chunk
+        that does not fit is not put.
+        """
         written = await self._try("write", lambda: self._write(_SMALL, SMALL_BYTES, 0))
         yield written
         yield await self._try("missing chunk", self._missing)
         if written.verdict is not Verdict.GOOD:
             return
         yield await self._try("overwrite", lambda: self._write(_SMALL, SMALL_BYTES, 1))
-        yield await self._try(self._large_subject, lambda: self._write(_LARGE, self._large, 0))
+        if room is None or room >= self._large + 2 * SMALL_BYTES:
+            yield await self._try(self._large_subject, lambda: self._write(_LARGE, self._large, 0))
+        else:
+            found = f"not tried: the store has room for {size(room)}, and {size(self._large)} would displace others"
+            fitting = room >> 20
+            smaller = f"--max-bytes {fitting}MiB tries a smaller one, " if fitting << 20 > 5 * self._stripe else ""
+            advice = f"{smaller}--anyway tries it all the same"
+            yield Finding(self._large_subject, Verdict.UNKNOWN, found, advice)
         if self._ttl is not None:
             yield await self._try("TTL of chunks", self._expiry)
         yield await self._try("batch with a hole", self._batch)

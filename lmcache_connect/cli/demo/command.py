@@ -15,6 +15,7 @@ from ..frame.command import AsJSON, Command
 from ..frame.exits import EXIT_NOT_VERIFIED
 from ..frame.output import console, print_json, warn
 from ..frame.progress import OnProgress, progress_bar
+from ..frame.room import Anyway
 from ..frame.store_argument import URL_SHAPE, StoreOption, given_url
 from .demo import run_demo
 from .document import demo_document
@@ -37,6 +38,7 @@ def demo(
     ] = 8,
     as_json: AsJSON = False,
     keep: Annotated[bool, typer.Option("--keep", help="Do not remove the chunks from the store. Needs a URL.")] = False,
+    anyway: Anyway = False,
     seed: Annotated[int, typer.Option(metavar="N", help="The seed of the random bytes in the chunks.")] = 0,
     layers: Annotated[int, typer.Option(min=1, max=32, hidden=True)] = 32,
 ) -> None:
@@ -53,7 +55,9 @@ def demo(
     workload = Workload.llama(new_model_name(), chunks=chunks, layers=layers, seed=seed)
     with progress_bar(workload.transfer_bytes) as on_progress, _store(given, on_progress) as (store_url, server):
         found = asyncio.run(
-            run_demo(store_url, workload, keep=keep, server=server, on_progress=on_progress, on_warning=warn)
+            run_demo(
+                store_url, workload, keep=keep, anyway=anyway, server=server, on_progress=on_progress, on_warning=warn
+            )
         )
     if as_json:
         print_json(demo_document(found))

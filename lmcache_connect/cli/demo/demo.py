@@ -16,6 +16,7 @@ from ...managed import ManagedConnector
 from ...manager import ConnectorManager
 from ...memory import LocalCPUBackend, MemoryObj
 from ...url import RemoteURL
+from ..frame.room import require_room
 from .findings import Findings, Tally
 from .report import Call, DemoReport, KindReport
 from .workload import ChunkKind, Workload, allocate, scrub
@@ -34,6 +35,7 @@ async def run_demo(
     workload: Workload,
     *,
     keep: bool = False,
+    anyway: bool = False,
     server: str | None = None,
     on_progress: Progress = lambda _text, _nbytes: None,
     on_warning: Callable[[str], None] = lambda _text: None,
@@ -46,6 +48,7 @@ async def run_demo(
     Returns a report, which lists the wrong answers of the store.
 
     Raises:
+        InvalidArgumentError: the store would have to evict chunks of others, or refuse puts; not with `anyway`.
         LMCacheConnectError: the URL is wrong or the store cannot be used.
     """
     remote_url = RemoteURL.parse(url)
@@ -56,7 +59,7 @@ async def run_demo(
         started = time.perf_counter()
         async with ConnectorManager(remote_url, None, backend, config, workload.metadata) as manager:
             connector = manager.create_connector()
-            demo = _Demo(connector, backend, workload, keep, on_progress, on_warning)
+            demo = _Demo(connector, backend, workload, keep, anyway, on_progress, on_warning)
             kinds = await demo.run()
             counters = connector.statistics().values()
         arena = backend.statistics()
@@ -98,6 +101,7 @@ class _Demo:
         backend: LocalCPUBackend,
         workload: Workload,
         keep: bool,
+        anyway: bool,
         on_progress: Progress,
         on_warning: Callable[[str], None],
     ) -> None:
@@ -105,6 +109,7 @@ class _Demo:
         self._backend = backend
         self._workload = workload
         self._keep = keep
+        self._anyway = anyway
         self._on_progress = on_progress
         self._on_warning = on_warning
         self._written = WrittenKeys(connector, workload.model_name)
@@ -139,6 +144,9 @@ class _Demo:
                     "the demo could not remove its keys from this store; --keep runs it and leaves them there"
                 )
                 raise
+        if not self._anyway:
+            stored = self._workload.stored_bytes(self._keep)
+            await require_room(self._connector, stored, "--chunks", -(-stored // self._workload.kinds[0].count), "")
 
     async def _run_kind(self, kind: ChunkKind) -> KindReport:
         keys = [self._workload.key(kind, index) for index in range(kind.count)]

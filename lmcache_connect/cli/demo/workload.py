@@ -89,6 +89,11 @@ class Workload:
         """The bytes that the demo puts and gets: each chunk once alone, and three times in every round."""
         return sum(kind.count * kind.chunk.nbytes for kind in self.kinds) * (1 + 3 * self.rounds)
 
+    def stored_bytes(self, keep: bool) -> int:
+        """The most bytes that lie in the store at a time: those of the largest kind, or with `keep` of all."""
+        each = [kind.count * kind.chunk.nbytes for kind in self.kinds]
+        return sum(each) if keep else max(each)
+
     def key(self, kind: ChunkKind, index: int | str) -> CacheEngineKey:
         """The key of one chunk of a kind. A string as `index` names a chunk that is never written."""
         chunk_hash = random.Random(f"{self.seed}/{kind.name}/{index}").getrandbits(64)

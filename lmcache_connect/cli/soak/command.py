@@ -16,6 +16,7 @@ from ..frame.exits import EXIT_INTERRUPTED, EXIT_NOT_VERIFIED, EXIT_TERMINATED
 from ..frame.options import size_option
 from ..frame.output import console, print_json, warn
 from ..frame.progress import OnProgress, progress_bar
+from ..frame.room import Anyway
 from ..frame.store_argument import StoreArgument, StoreOption, given_url, store_url
 from .document import soak_document
 from .place import SERVERS, Place, own_servers, users_store
@@ -69,6 +70,7 @@ def soak(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="The seed of all choices. Without it: a new one.")
     ] = None,
+    anyway: Anyway = False,
     as_json: AsJSON = False,
 ) -> None:
     """Load a store with puts, gets, look-ups and removals for a while, and verify every value and every deadline.
@@ -88,7 +90,7 @@ def soak(
     if plot is not None:
         check_plot(plot)
     chosen = random.SystemRandom().randrange(1 << 32) if seed is None else seed
-    load = Load(minutes * 60, chosen, tasks, largest, store_bytes, recovery)
+    load = Load(minutes * 60, chosen, tasks, largest, store_bytes, recovery, anyway=anyway)
     with progress_bar(round(load.seconds)) as on_progress:
         on_progress("starting", 0)
         where: AbstractContextManager[Place]

@@ -112,6 +112,8 @@ class SoakReport:
             found.append(f"{self.late_count} calls ended after their deadline")
         if self.unexplained_count:
             found.append(f"{self.unexplained_count} errors that no fault of a store explains")
+        if full := dict(self.errors).get("StoreFullError"):
+            found.append(f"the store was full, and refused {full:,} calls")
         if not self.values:
             found.append("no value came back, so nothing was verified")
         found += [f"{trend.what} is not flat" for trend in self.trends if not trend.is_flat]

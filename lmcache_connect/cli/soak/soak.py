@@ -20,6 +20,7 @@ from ...manager import ConnectorManager
 from ...memory import LocalCPUBackend
 from ...testing import LagWatch, ResourceUse, ResourceWatch
 from ...url import RemoteURL
+from ..frame.room import require_room
 from ..frame.store_options import short_lived
 from .budget import Budget
 from .chaos import CALM, Chaos
@@ -38,7 +39,10 @@ _ENDING_SECONDS: Final = 90.0
 
 @dataclass(frozen=True)
 class Load:
-    """What a run is to be like. Sizes are bytes. `calm`: seconds without a fault after each."""
+    """What a run is to be like. Sizes are bytes.
+
+    `calm`: seconds without a fault after each. `anyway`: also where a store of the user's has too little room.
+    """
 
     seconds: float
     seed: int
@@ -46,6 +50,7 @@ class Load:
     largest: int = 32 << 20
     store_bytes: int = 1 << 30
     recovery_limit: float | None = None
+    anyway: bool = False
     calm: float = CALM
 
     @property
@@ -71,11 +76,12 @@ async def run_soak(
     Returns what the run has shown.
 
     Raises:
+        InvalidArgumentError: the store would have to evict chunks of others, or refuse puts.
         LMCacheConnectError: the URL is wrong, or the store cannot be used at the beginning.
     """
     stop = stop or asyncio.Event()
     config = ConnectorConfig.load(errors="raise")
-    await _check(place.direct, config)
+    await _check(place, load, config)
     gc.collect()
     before = ResourceUse.now()
     # Prefaulted, so that memory which is used for the first time is not taken for a leak.
@@ -295,13 +301,15 @@ class _Run:
         return found
 
 
-async def _check(url: str, config: ConnectorConfig) -> None:
+async def _check(place: Place, load: Load, config: ConnectorConfig) -> None:
     """Raises `LMCacheConnectError` where the store cannot be used. Otherwise a run would show nothing but errors."""
-    async with _opened(url, config) as connector:
+    async with _opened(place.direct, config) as connector:
         if connector.support_ping():
             await connector.ping()
         else:
             await connector.exists(f"lmcache-connect-soak-{secrets.token_hex(6)}/none")
+        if not (place.is_own or load.anyway):
+            await require_room(connector, load.store_bytes, "--store-bytes")
 
 
 @contextlib.asynccontextmanager

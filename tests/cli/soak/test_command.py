@@ -40,6 +40,25 @@ def test_a_run_with_json_is_one_document(server: ValkeyServer, invoke: Callable[
     assert stored(server) == 0
 
 
+def test_a_store_with_too_little_room_is_not_filled_and_one_that_is_full_is_not_good(
+    invoke: Callable[..., Ran],
+) -> None:
+    with ValkeyServer(maxmemory="9mb") as small:
+        refused = invoke("soak", small.url(), *SMALL)
+        assert refused.code == 2
+        assert "would lie there at a time: chunks of others would be evicted, or puts refused; give --store-bytes" in (
+            refused.err
+        )
+        with small.client() as client:
+            for number in range(6):
+                client.set(f"theirs-{number}", b"x" * (1 << 20))
+        ran = invoke("soak", small.url(), *SMALL, "--anyway", "--json")
+        found = json.loads(ran.out)
+        assert ran.code == 1
+        assert any("the store was full, and refused" in text for text in found["complaints"])
+        assert stored(small) == 6
+
+
 def test_ctrl_c_gives_the_report_so_far_and_leaves_nothing(server: ValkeyServer) -> None:
     command = [sys.executable, "-m", "lmcache_connect.cli.main", "soak", server.url(), "--minutes", "10"]
     with interruptible():
