@@ -41,6 +41,30 @@ def test_the_options_of_a_url_and_of_those_inside_it_win(invoke: Invoke) -> None
     assert found["settings"]["operation_timeout"] == {"value": "2s", "from": "URL", "place": ""}
 
 
+def test_the_options_of_the_url_in_the_settings_are_in_effect(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", "redis://h?errors=miss&timeout=2s")
+    found = json.loads(invoke("config", "show", "--json").out)["settings"]
+    assert found["errors"] == {"value": "miss", "from": "URL", "place": ""}
+    assert found["operation_timeout"] == {"value": "2s", "from": "URL", "place": ""}
+    other = json.loads(invoke("config", "show", "--json", "redis://other").out)["settings"]
+    assert other["errors"] == {"value": "raise", "from": "default", "place": ""}
+
+
+def test_of_several_stores_in_the_settings_no_options_are_shown(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", "redis://a?errors=miss redis://b")
+    found = json.loads(invoke("config", "show", "--json").out)["settings"]
+    assert found["errors"] == {"value": "raise", "from": "default", "place": ""}
+
+
+def test_a_wrong_option_of_the_url_in_the_settings_is_an_error(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMCACHE_CONNECT_URL", "redis://h?eror=miss")
+    ran = invoke("config", "show", "--json")
+    assert ran.code == 2
+    assert json.loads(ran.out)["error"]["type"] == "UnknownOptionError"
+
+
 def test_a_wrong_setting_is_an_error(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMCACHE_CONNECT_RETRIES", "often")
     ran = invoke("config", "show", "--json")

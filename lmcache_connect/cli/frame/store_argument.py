@@ -83,6 +83,21 @@ def given_url(argument: str | None, option: str | None) -> str | None:
     return option if argument is None else argument
 
 
+def store_if_named(argument: str | None, option: str | None) -> str | None:
+    """The store that the command line names, or else the settings. None: neither, or the settings name several.
+
+    Raises:
+        BadParameter: it is named twice, or the argument is not a URL.
+        InvalidConfigError: a setting is wrong.
+    """
+    given = given_url(argument, option)
+    configured = ConnectorConfig.load().url
+    if given is not None or configured is None:
+        return given
+    urls = configured.get_secret_value().split()
+    return urls[0] if len(urls) == 1 else None
+
+
 def store_urls(arguments: Sequence[str] | None, options: Sequence[str] | None) -> list[str]:
     """The stores of a command that takes several. `LMCACHE_CONNECT_URL` and the settings file may name several, too,
     with spaces between them.

@@ -12,7 +12,7 @@ import typer
 from ..frame.command import AsJSON, Command
 from ..frame.exits import EXIT_NOT_VERIFIED
 from ..frame.output import console, print_json
-from ..frame.store_argument import StoreArgument, StoreOption, given_url
+from ..frame.store_argument import StoreArgument, StoreOption, given_url, store_if_named
 from .defaults_file import defaults_file
 from .doctor import examine
 from .document import doctor_document, settings_document
@@ -45,15 +45,15 @@ def show(
 ) -> None:
     """Show every setting in effect, and where it comes from: URL, environment, settings file, or default.
 
-    With a URL, its options are in the place of what they override. Connects to nothing. Exits with 0 if the settings
-    are right, 2 if not.
+    The options of the URL, given here or in the settings, are in the place of what they override. Connects to
+    nothing. Exits with 0 if the settings are right, 2 if not.
     """
     if defaults:
         if as_json:
             raise typer.BadParameter("--defaults prints TOML; give one of them", param_hint="'--json'")
         typer.echo(defaults_file(), nl=False)
         return
-    report = settings_in_effect(given_url(store, url))
+    report = settings_in_effect(store_if_named(store, url))
     if as_json:
         print_json(settings_document(report))
     else:
