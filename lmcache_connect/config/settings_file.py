@@ -48,8 +48,8 @@ class SettingsFile:
         """Reads a file. Warns once where it holds a secret, and others than its owner may read or change it.
 
         Raises:
-            InvalidConfigError: it is no regular file, cannot be read, is longer than 1 MiB, or is not TOML. No value is
-                shown.
+            InvalidConfigError: it is not a regular file, cannot be read, is longer than 1 MiB, or is not TOML. No value
+                is shown.
         """
         try:
             # A pipe that nobody writes to must not stop the program.
