@@ -108,6 +108,16 @@ def test_a_server_that_drops_puts_is_not_green(invoke: Callable[..., Ran]) -> No
         assert names_in(full) == []
 
 
+def test_a_server_without_any_room_is_full_and_lacks_no_command(invoke: Callable[..., Ran]) -> None:
+    with ValkeyServer(maxmemory="64kb") as full:
+        ran = invoke("check", full.url())
+        assert ran.code == 1
+        assert "fails   SET HSET SADD: the server's maxmemory is reached" in ran.out
+        assert "RENAME" not in ran.out.replace("PERSIST RENAME", "")
+        assert "allow +" not in ran.out
+        assert names_in(full) == []
+
+
 def test_a_full_store_evicts_no_chunks_of_others_for_a_check(invoke: Callable[..., Ran]) -> None:
     with ValkeyServer(maxmemory="24mb", config=GOOD_CONFIG) as full, full.client() as client:
         for number in range(16):

@@ -33,6 +33,11 @@ class Refusal:
         return cause_of(self.said).startswith("NOPERM")
 
     @property
+    def is_missing_key(self) -> bool:
+        """Whether the command is one that needs a key which is there, and it is not."""
+        return cause_of(self.said).startswith("ERR no such key")
+
+    @property
     def reason(self) -> str:
         """Why, in a few words where it is a matter of rights."""
         if self._is_missing_right:

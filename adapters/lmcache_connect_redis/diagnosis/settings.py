@@ -69,7 +69,9 @@ def _eviction(facts: ServerFacts, demands: Demands) -> Iterator[Finding]:
     elif policy in {"allkeys-lru", "allkeys-lfu"}:
         yield Finding("maxmemory-policy", Verdict.GOOD, policy)
     else:
-        yield Finding("maxmemory-policy", Verdict.NOTE, f"{shown(policy)}: it keeps no chunk longer for being used", advice)
+        yield Finding(
+            "maxmemory-policy", Verdict.NOTE, f"{shown(policy)}: it keeps no chunk longer for being used", advice
+        )
 
 
 def _bulk(facts: ServerFacts, demands: Demands) -> Iterator[Finding]:
