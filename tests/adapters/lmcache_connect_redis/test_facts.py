@@ -38,7 +38,7 @@ def test_what_repeats_the_password_is_not_shown() -> None:
     password = SecretStr("abc1Xy")  # short, so that it is not cut out of texts of our own
     know(password, password.get_secret_value())
     names = ("redis_version", "redis_mode", "maxmemory_policy", "loading_loaded_perc", "master_host", "master_port")
-    info = {name: "abc1Xy" for name in names} | {"loading": "1", "role": "slave"}
+    info = dict.fromkeys(names, "abc1Xy") | {"loading": "1", "role": "slave"}
     told = facts_in(FULL.replace("7.0.15", "abc1Xy"))
     assert told is not None
     assert "abc1Xy" not in told.product
