@@ -6,7 +6,7 @@ Every package above may import it.
 from __future__ import annotations
 
 from .connector_config import ConnectorConfig, ErrorMode
-from .durations import DURATION, Lifetime, Seconds, duration_text, second_count
+from .durations import DURATION, MOST_SECONDS, Lifetime, Seconds, duration_text, second_count
 from .origin import Origin
 from .settings import Settings
 from .settings_file import FILE_VARIABLE, SettingsFile
@@ -16,6 +16,7 @@ from .sizes import SIZE, Bytes, byte_count, size_text
 __all__ = [
     "DURATION",
     "FILE_VARIABLE",
+    "MOST_SECONDS",
     "SIZE",
     "Bytes",
     "ConnectorConfig",

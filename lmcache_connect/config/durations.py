@@ -62,5 +62,8 @@ DURATION: Final = BeforeValidator(second_count)
 
 Seconds = Annotated[float, DURATION, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
-Lifetime = Annotated[float, DURATION, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+MOST_SECONDS: Final = 10 * 365 * 86_400.0
+"""The longest time that a store may be told, ten years, in seconds."""
+
+Lifetime = Annotated[float, DURATION, Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False)]
 """How long a store keeps something, in seconds: up to ten years."""

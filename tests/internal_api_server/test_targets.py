@@ -56,10 +56,12 @@ async def test_workers_that_serve_are_told_as_prometheus_wants_it_and_others_are
                     ("at-a-socket", "unix:/run/api.sock"),
                     ("with-a-path", "http://evil.example:80/steal?"),
                     ("with-a-user", "http://a@evil.example:80"),
+                    ("with-another-host", "http://0.0.0.0:82"),
                     ("without", None),
                 ):
+                    host = "a@evil.example/steal?" if name == "with-another-host" else "their.host"
                     said = WorkerAnnouncement(
-                        worker=name, host="their.host", pid=1, version="1", started=1, announced=1, api=api
+                        worker=name, host=host, pid=1, version="1", started=1, announced=1, api=api
                     )
                     await one.connector.announce(name, said.encode(), 60)
                 found = await targets(one, 3)

@@ -45,7 +45,7 @@ class Journal:
             line = lines.readline()
             try:
                 found = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 found = None
             if found != head:
                 raise InvalidArgumentError(
@@ -55,8 +55,8 @@ class Journal:
                 try:
                     key, looks = json.loads(line)
                     self._known[_digest(key)] = bytes.fromhex(looks)
-                except (ValueError, TypeError, AttributeError):
-                    continue  # cut off
+                except (ValueError, TypeError, AttributeError, RecursionError):
+                    continue  # cut off, or overwritten
         return line.endswith("\n")
 
     def knows(self, key: str, source: KeyFacts, destination: KeyFacts) -> bool:

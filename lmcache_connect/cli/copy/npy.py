@@ -61,7 +61,7 @@ def read_npy_header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], DType]:
             raise ValueError("a header that is too long")
         found = ast.literal_eval(file.read(length).decode("latin-1"))
         descr, is_fortran, shape = found["descr"], found["fortran_order"], found["shape"]
-    except (ValueError, SyntaxError, KeyError, TypeError, struct.error) as error:
+    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError, struct.error) as error:
         raise InvalidArgumentError("file", f"{name} has no header of numpy that can be read: {error}") from None
     known = next(
         (dtype for dtype, text in _DTYPES.items() if text[1:] == str(descr)[1:] and str(descr)[0] in "<|="), None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ...config import byte_count, second_count
+from ...config import MOST_SECONDS, byte_count, second_count
 
 
 def size_option(text: str) -> int:
@@ -39,14 +39,14 @@ def duration_option(text: str) -> float:
     """The seconds that an option such as `2h` means.
 
     Raises:
-        BadParameter: it is not a duration above 0.
+        BadParameter: it is not a duration above 0, or longer than ten years.
     """
     try:
         seconds = float(second_count(text))  # type: ignore[arg-type]  # a number, or a text that is one
     except ValueError as error:
         raise typer.BadParameter(f"{text!r}; {error}") from None
-    if not 0 < seconds < float("inf"):
-        raise typer.BadParameter(f"{text!r}; expected more than 0")
+    if not 0 < seconds <= MOST_SECONDS:  # a store may refuse more, behind what was written
+        raise typer.BadParameter(f"{text!r}; expected more than 0, and at most ten years")
     return seconds
 
 

@@ -13,7 +13,7 @@ from ..state import Manager
 
 router = APIRouter(prefix="/controller", tags=["controller"])
 
-_ADDRESS: Final = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):(?P<port>[0-9]{1,5})")
+_ADDRESS: Final = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253}):(?P<port>[0-9]{1,5})")
 _EVERYWHERE: Final = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - such an address is replaced, not bound
 
 
@@ -40,5 +40,7 @@ async def targets(manager: Manager) -> list[Target]:
     for worker, each in sorted(found.items()):
         if (address := _ADDRESS.fullmatch(each.api or "")) is not None:
             host = each.host if address["host"] in _EVERYWHERE else address["host"]
-            made.append(Target(targets=[f"{host}:{address['port']}"], labels={"worker": worker}))
+            place = f"{host}:{address['port']}"
+            if _ADDRESS.fullmatch(f"http://{place}") is not None:  # the host is what somebody has announced, too
+                made.append(Target(targets=[place], labels={"worker": worker}))
     return made

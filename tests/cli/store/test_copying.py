@@ -418,3 +418,18 @@ def test_a_state_file_that_cannot_grow_ends_the_copy(url: str, destination: str,
             asyncio.run(copy())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_time_to_live_that_a_store_would_refuse_is_refused_before_anything_is_copied(
+    url: str, destination: str, invoke: Invoke
+) -> None:
+    ran = invoke("cp", url, destination, "--ttl", "999999999999d")
+    assert ran.code == 2
+    assert "at most ten years" in ran.err
+    assert invoke("ls", destination).out == ""
+
+
+def test_a_state_file_with_nonsense_costs_a_comparison_alone(url: str, bucket: str, noted: Path) -> None:
+    with noted.open("a") as state:
+        state.write("[" * 100_000 + "\n")
+    assert copied(url, bucket, state=noted).ok

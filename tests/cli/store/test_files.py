@@ -135,3 +135,14 @@ def test_a_chunk_goes_through_a_pipe_with_a_name(url: str, tmp_path: Path, invok
     put = json.loads(invoke("put", url, "piped", str(pipe), "--json").out)
     writer.join()
     assert put["bytes"] == len(b"from a pipe")
+
+
+@pytest.mark.parametrize("nested", ["[" * 150 + "]" * 150, "-" * 60_000 + "1"])
+def test_a_header_of_numpy_that_is_nested_too_deeply_is_refused(
+    nested: str, url: str, tmp_path: Path, invoke: Invoke
+) -> None:
+    file = tmp_path / "chunk.npy"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(nested).to_bytes(2, "little") + nested.encode() + b"data")
+    ran = invoke("put", url, "nested", str(file))
+    assert ran.code == 2
+    assert "no header of numpy" in ran.err
