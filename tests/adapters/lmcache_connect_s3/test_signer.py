@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import re
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
+import botocore.auth
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -33,6 +35,14 @@ def fields(head: bytes) -> dict[str, str]:
     return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
 
 
+def clock(now: datetime.datetime) -> AbstractContextManager[Any]:
+    """Lets botocore sign at this time."""
+    if hasattr(botocore.auth, "get_current_datetime"):
+        return mock.patch("botocore.auth.get_current_datetime", return_value=now)
+    older = mock.Mock(utcnow=mock.Mock(return_value=now))
+    return mock.patch("botocore.auth.datetime", mock.Mock(datetime=older))
+
+
 def by_botocore(head: bytes, token: str | None) -> str:
     """The Authorization that botocore makes for a request whose head is this one."""
     method, target, _ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ")
@@ -47,7 +57,7 @@ def by_botocore(head: bytes, token: str | None) -> str:
             return payload
 
     now = datetime.datetime.strptime(found["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
-    with mock.patch("botocore.auth.get_current_datetime", return_value=now):
+    with clock(now):
         Auth(Credentials("AKIDEXAMPLE", SECRET, token), "s3", "eu-west-1").add_auth(request)
     return str(request.headers["Authorization"])
 

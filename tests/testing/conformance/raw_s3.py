@@ -9,6 +9,7 @@ import anyio.to_thread
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.handlers import add_expect_header
 
 from lmcache_connect.testing.servers.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from lmcache_connect_s3.object_names import ObjectNames
@@ -21,7 +22,7 @@ def client_of(server: S3Server) -> Any:
 
 @cache  # each has a model of the service of its own, a million objects that every garbage collection looks at
 def _client(endpoint: str) -> Any:
-    return botocore.session.Session().create_client(
+    client = botocore.session.Session().create_client(
         "s3",
         region_name="us-east-1",
         endpoint_url=endpoint,
@@ -29,6 +30,9 @@ def _client(endpoint: str) -> Any:
         aws_secret_access_key=SECRET_KEY,
         config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
     )
+    # Older botocore takes the end of rclone's "100 Continue" for the headers of the answer, and waits for its body.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client
 
 
 class RawS3:
