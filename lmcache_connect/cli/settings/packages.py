@@ -12,7 +12,7 @@ from ..frame.exits import PROGRAM
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
 _EXTRA: Final = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
 _BOUND: Final = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][\w.]*)")
-_GATHERING: Final = frozenset({"all", "testing", "containers"})
+_GATHERING: Final = frozenset({"all", "demo", "testing", "containers"})
 """Extras that are for tests, or that gather others."""
 
 

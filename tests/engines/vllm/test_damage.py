@@ -90,7 +90,7 @@ def test_a_load_of_many_chunks_keeps_what_whole_jobs_have_brought_when_the_serve
 ) -> None:
     nbytes, chunks = 8 * MIB, 12  # two chunks a job, four jobs at a time
     keys = [key_of(number) for number in range(chunks)]
-    host(own_store.url(), chunks=chunks, nbytes=nbytes).store(range(chunks))
+    host(own_store.url(), chunks=chunks, nbytes=nbytes, deadline=30.0).store(range(chunks))
     one = host(
         own_store.url(proxy, pool_size=1, attempts=1),
         chunks=chunks,
