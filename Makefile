@@ -53,21 +53,23 @@ test-long: $(READY) ## Run the tests marked `long`
 	"$(BIN)/python" -m pytest -q -m long $(ARGS)
 
 # Environments of their own, so that neither changes .venv. The lowest versions are those that pyproject.toml names for what the
-# product depends on; the tools of the tests stay new. rich is lowest although a tool asks for a newer one.
+# product depends on; the tools of the tests stay new. rich is lowest although a tool asks for a newer one. typer of that age warns with
+# click 8.5, and pytest-asyncio of that age leaves event loops open.
 UV_IN = "$(1)/bin/uv" pip $(2) --quiet --python "$(1)/bin/python"
 .venv-lowest/bin/uv .venv-newest/bin/uv:
 	"$(PYTHON)" -m venv "$(patsubst %/bin/uv,%,$@)"
 	"$(patsubst %/uv,%,$@)/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
 
 test-lowest: .venv-lowest/bin/uv ## Run the tests with the lowest versions that pyproject.toml admits
+	echo 'click<8.5' > .venv-lowest/of-that-age.txt
 	$(call UV_IN,.venv-lowest,compile) --no-header --no-annotate --resolution lowest-direct --extra all --extra testing \
-		--output-file .venv-lowest/lowest.txt --upgrade pyproject.toml
+		--constraints .venv-lowest/of-that-age.txt --output-file .venv-lowest/lowest.txt --upgrade pyproject.toml
 	grep '^rich==' .venv-lowest/lowest.txt > .venv-lowest/overrides.txt
 	$(call UV_IN,.venv-lowest,compile) --no-header --no-annotate --group pyproject.toml:dev --constraints .venv-lowest/lowest.txt \
 		--overrides .venv-lowest/overrides.txt --output-file .venv-lowest/tools.txt --upgrade
 	$(call UV_IN,.venv-lowest,install) --overrides .venv-lowest/overrides.txt -r .venv-lowest/lowest.txt -r .venv-lowest/tools.txt
 	$(call UV_IN,.venv-lowest,install) --no-deps --no-build-isolation --editable .
-	.venv-lowest/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not long' $(ARGS)
+	.venv-lowest/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not long' -W ignore::pytest.PytestUnraisableExceptionWarning $(ARGS)
 
 test-newest: .venv-newest/bin/uv ## Run the tests with the newest versions that pyproject.toml admits
 	$(call UV_IN,.venv-newest,install) --upgrade --editable '.[all,testing]' --group dev
