@@ -24,6 +24,7 @@ from ..frame.room import require_room
 from ..frame.store_options import short_lived
 from .budget import Budget
 from .chaos import CALM, Chaos
+from .freed_memory import return_freed_memory
 from .history import History
 from .place import Place
 from .rates import Rates
@@ -82,6 +83,7 @@ async def run_soak(
     stop = stop or asyncio.Event()
     config = ConnectorConfig.load(errors="raise")
     await _check(place, load, config)
+    return_freed_memory()
     gc.collect()
     before = ResourceUse.now()
     # Prefaulted, so that memory which is used for the first time is not taken for a leak.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -111,3 +113,19 @@ def test_a_tally_keeps_the_first_findings_and_counts_all() -> None:
     assert (tally.wrong_count, len(tally.wrong), tally.wrong[0]) == (100, 50, "0")
     assert tally.percentile("get", 0.5) == pytest.approx(0.05, rel=0.1)
     assert tally.percentile("never", 0.5) == 0
+
+
+def test_freed_memory_is_returned_to_the_system() -> None:
+    script = (
+        "from lmcache_connect.cli.soak.freed_memory import return_freed_memory\n"
+        "from lmcache_connect.testing import ResourceUse\n"
+        "return_freed_memory()\n"
+        "before, fences = ResourceUse.now().rss, []\n"
+        "for _ in range(5):\n"
+        "    blocks = [bytearray(b'x') * (size << 20) for size in (1, 30, 2, 20)]\n"
+        "    fences.append(bytearray(b'x') * (100 << 10))\n"  # what lies behind them keeps a heap from shrinking
+        "    del blocks\n"
+        "assert ResourceUse.now().rss - before < 8 << 20, ResourceUse.now().rss - before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr == ""
