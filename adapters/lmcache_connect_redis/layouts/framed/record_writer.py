@@ -143,10 +143,11 @@ class RecordWriter:
             raise connection.broken(f"a commit answers {connection.shown(lasting)} and {connection.shown(renamed)}")
 
     def evicted(self) -> StoreFullError:
-        """Returns the error for a chunk that the server evicted while it was written."""
+        """Returns the error for a chunk of which the server lost pieces while it was written."""
         return StoreFullError(
             self._store,
-            "the server evicted the chunk while it was written; raise its maxmemory, or send fewer puts at a time",
+            "the server evicted the chunk while it was written, unless a failover lost its pieces; raise its maxmemory, "
+            "or send fewer puts at a time",
         )
 
     def _ending(self, rest: bytes) -> tuple[PayloadHasher | None, Callable[[], bytes]]:
