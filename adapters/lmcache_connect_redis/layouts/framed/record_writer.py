@@ -146,7 +146,7 @@ class RecordWriter:
         """Returns the error for a chunk of which the server lost pieces while it was written."""
         return StoreFullError(
             self._store,
-            "the server evicted the chunk while it was written, unless a failover lost its pieces; raise its maxmemory, "
+            "the server evicted the chunk while it was written, unless a failover lost its pieces; raise maxmemory, "
             "or send fewer puts at a time",
         )
 
