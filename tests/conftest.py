@@ -9,6 +9,7 @@ runs on one of them.
 from __future__ import annotations
 
 import gc
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
@@ -17,6 +18,10 @@ import pytest
 
 Value: TypeAlias = tuple[int, str]
 """The position of a parameter, and the name that pytest gives to its value."""
+
+# A run in the background of a shell ignores SIGINT, and so do the processes that it starts. Tests of interrupts need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RULES_OF_VARIANTS: Final = frozenset(
     {
