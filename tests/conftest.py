@@ -19,7 +19,7 @@ import pytest
 Value: TypeAlias = tuple[int, str]
 """The position of a parameter, and the name that pytest gives to its value."""
 
-# A run in the background of a shell ignores SIGINT, and so do the processes that it starts. Tests of interrupts need it.
+# A run in the background of a shell ignores SIGINT, as what it starts does. Tests of interrupts need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
