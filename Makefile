@@ -12,6 +12,9 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-emit-build-options --custom-compile-command 'make lock'
 
+# Empty is as if it were not set. Tests start hundreds of interpreters: without compiled files, each compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long test-lowest test-newest chaos soak matrix check format bench bench-small bench-calls bench-s3 bench-setup package docs sbom lmcache engines lock clean
 

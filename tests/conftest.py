@@ -121,8 +121,11 @@ def _repetitions(tests: Sequence[pytest.Function], used: Counter[Value]) -> list
 
     `used` counts the values in the module, so that tests in turn take those that others had least.
     """
-    of_fixtures = len(_values(tests[0])) - len(list(tests[0].iter_markers("parametrize")))
+    of_one = len(_values(tests[0]))
+    of_fixtures = of_one - len(list(tests[0].iter_markers("parametrize")))
     is_in_turn = tests[0].get_closest_marker("in_turn") is not None
+    if of_one == 1 and not is_in_turn:
+        return []
     unseen = {value for test in tests for value in _values(test) if not is_in_turn or value[0] >= of_fixtures}
 
     def worth(test: pytest.Function) -> tuple[int, int]:
