@@ -49,6 +49,31 @@ RULES_OF_VARIANTS: Final = frozenset(
 )
 """Those in which variants of one connector are most likely to differ, at least one of each group of rules."""
 
+RULES_OF_LARGE_CHUNKS: Final = frozenset(
+    {
+        "test_a_chunk_of_32_mebibytes_does_not_block_the_event_loop",
+        "test_a_chunk_of_64_mebibytes_goes_through_memory_of_its_caller",
+        "test_a_chunk_of_64_mebibytes_round_trips",
+    }
+)
+"""Each takes about a second of a core."""
+
+SUITES_OF_LARGE_CHUNKS: Final = frozenset(
+    {
+        "TestAClusterOfThree",
+        "TestARingOfThree",
+        "TestLMCachesLayout",
+        "TestMemoryConnector",
+        "TestMinimalByName",
+        "TestRclone",
+        "TestSmallAndInFrontOfRedis",
+        "TestStripedRecordsInAThread",
+        "TestTLS",
+        "TestValkeyOverTCP",
+    }
+)
+"""One suite for each way in which large chunks are moved. The others leave the rules above to `make test-long`."""
+
 LONG_FILES: Final = frozenset(
     {
         "chaos/test_short_storms.py",
@@ -80,6 +105,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if item.get_closest_marker("variant") is not None and item.originalname not in RULES_OF_VARIANTS:
             item.add_marker(pytest.mark.long)
+        suite = "" if item.cls is None else item.cls.__name__
+        if item.originalname in RULES_OF_LARGE_CHUNKS and suite not in SUITES_OF_LARGE_CHUNKS:
+            item.add_marker(pytest.mark.long)
         if item.get_closest_marker("all_combinations") is None:
             combinations[item.nodeid.partition("[")[0]].append(item)
     _mark_repetitions(combinations)
@@ -105,6 +133,21 @@ def pytest_collection_finish() -> None:
 
     Hundreds of tests call `gc.collect()` to prove that nothing is left. Each call took up to half a second otherwise.
     """
+    _pass_over_what_lives()
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """Does the same after each file, for what it imported and what clients keep, such as botocore's models."""
+    file = nodeid.partition("::")[0]
+    if file != _last_file[0]:
+        _last_file[0] = file
+        _pass_over_what_lives()
+
+
+_last_file: Final = [""]
+
+
+def _pass_over_what_lives() -> None:
     gc.collect()
     gc.freeze()
 

@@ -21,6 +21,7 @@ def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> Non
     assert journal.counts["kills"], table(storm, journal)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["valkey"])  # `make chaos` storms on Redis as well
 @pytest.mark.timeout(180)
 def test_a_short_storm_of_two_thousand_tasks_with_single_calls_finds_nothing_wrong_lost_late_or_left(

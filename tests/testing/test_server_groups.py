@@ -27,6 +27,8 @@ from lmcache_connect.testing.servers.process import ServerNotRunningError
 from lmcache_connect.testing.servers.redis import StoreServer
 from lmcache_connect.testing.servers.slot_migration import slot_of
 
+pytestmark = pytest.mark.in_turn
+
 needs_redis_server = pytest.mark.skipif(
     not RedisServer.available(), reason="no redis-server on PATH; install one to run this test"
 )
