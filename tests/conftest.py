@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         suite = "" if item.cls is None else item.cls.__name__
         if item.originalname in RULES_OF_LARGE_CHUNKS and suite not in SUITES_OF_LARGE_CHUNKS:
             item.add_marker(pytest.mark.long)
-        if item.get_closest_marker("all_combinations") is None:
+        if item.get_closest_marker("all_combinations") is None and item.get_closest_marker("long") is None:
             combinations[item.nodeid.partition("[")[0]].append(item)
     _mark_repetitions(combinations)
     sizes = Counter(item.path for item in items)

@@ -263,6 +263,7 @@ def test_a_client_of_the_sentinels_finds_the_primary(sentinels: SentinelServers)
     assert [size(server) for server in sentinels.servers] == [0, 0, 0]
 
 
+@pytest.mark.long
 def test_a_killed_primary_of_a_sentinel_group_is_replaced_and_comes_back_as_a_replica(
     sentinels: SentinelServers,
 ) -> None:

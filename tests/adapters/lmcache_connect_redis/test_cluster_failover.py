@@ -72,7 +72,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("errors", ["miss", "raise"])
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.long)])
 async def test_a_primary_that_is_gone_costs_its_own_keys_until_its_replica_takes_over(
     cluster: ClusterServers, errors: Literal["miss", "raise"], how: str
 ) -> None:

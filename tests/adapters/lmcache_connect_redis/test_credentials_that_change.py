@@ -216,7 +216,7 @@ async def test_a_server_that_refuses_the_new_token_closes_the_connection_and_no_
 
 @pytest.mark.parametrize(
     "group",
-    [RingServers, partial(ClusterServers, replicas_each=0), SentinelServers],
+    [RingServers, partial(ClusterServers, replicas_each=0), pytest.param(SentinelServers, marks=pytest.mark.long)],
     ids=["ring", "cluster", "sentinel"],
 )
 async def test_a_new_token_serves_all_servers_under_load_and_is_asked_for_once(

@@ -13,6 +13,8 @@ from ..stores import Store
 from .restated import AdapterHost, Host, NativeHost
 from .test_l2_clients import SIZE, Open, chunk, key, keys, room
 
+pytestmark = pytest.mark.in_turn
+
 WATCH_SECONDS = 2.0
 """How long memory is watched after an answer."""
 

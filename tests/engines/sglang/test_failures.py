@@ -17,6 +17,8 @@ from .conftest import Start, keys_of
 from .pools import HostTensor, MHAPool, MLAPool
 from .restated import PoolName, PoolTransfer
 
+pytestmark = pytest.mark.in_turn
+
 WATCHED_SECONDS: Final = 2.0
 DEADLINE: Final = 1.0
 LATE: Final = 1.0

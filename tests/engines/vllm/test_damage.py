@@ -12,6 +12,8 @@ from lmcache_connect.testing import Fault, FaultKind, FaultProxy
 from ..stores import Store
 from .host import Host, content_of, key_of
 
+pytestmark = pytest.mark.in_turn
+
 Make = Callable[..., Host]
 
 MIB = 1 << 20
@@ -90,7 +92,9 @@ def test_a_load_of_many_chunks_keeps_what_whole_jobs_have_brought_when_the_serve
 ) -> None:
     nbytes, chunks = 8 * MIB, 12  # two chunks a job, four jobs at a time
     keys = [key_of(number) for number in range(chunks)]
-    host(own_store.url(), chunks=chunks, nbytes=nbytes, deadline=30.0).store(range(chunks))
+    patient = host(own_store.url(), chunks=chunks, nbytes=nbytes, deadline=30.0)
+    patient.store(range(chunks))
+    assert patient.look_up(keys, patient.request("r")) == [True] * chunks
     one = host(
         own_store.url(proxy, pool_size=1, attempts=1),
         chunks=chunks,
@@ -100,10 +104,8 @@ def test_a_load_of_many_chunks_keeps_what_whole_jobs_have_brought_when_the_serve
         stall_timeout=600,
         close_grace=0.1,
     )
-    context = one.request("r")
-    assert one.look_up(keys, context) == [True] * chunks
     proxy.arm(Fault(FaultKind.STALL, after_bytes=80 * MIB, count=None))
-    loaded = one.loaded(one.run("load", keys, range(chunks), context), keys)
+    loaded = one.loaded(one.run("load", keys, range(chunks), one.request("r")), keys)
     assert 0 < sum(loaded) < chunks, loaded
     for number, is_loaded in enumerate(loaded):
         if is_loaded:
