@@ -61,14 +61,12 @@ RULES_OF_LARGE_CHUNKS: Final = frozenset(
 SUITES_OF_LARGE_CHUNKS: Final = frozenset(
     {
         "TestAClusterOfThree",
-        "TestARingOfThree",
         "TestLMCachesLayout",
         "TestMemoryConnector",
         "TestMinimalByName",
         "TestRclone",
         "TestSmallAndInFrontOfRedis",
         "TestStripedRecordsInAThread",
-        "TestTLS",
         "TestValkeyOverTCP",
     }
 )

@@ -14,7 +14,7 @@ from .storm import Storm
 def test_a_short_storm_finds_nothing_wrong_lost_late_or_left(server: str) -> None:
     if not KINDS[server].available():
         pytest.skip(f"no {server} server on this machine")
-    storm = Storm(server, seconds=9, seed=14, pause=0.03, kill_every=2, grace=False)
+    storm = Storm(server, seconds=6, seed=14, pause=0.03, kill_every=2, grace=False)
     journal = storm.run()
     assert not journal.violations, table(storm, journal)
     assert journal.counts["values verified"] > 10, table(storm, journal)

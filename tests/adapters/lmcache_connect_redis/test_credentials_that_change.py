@@ -30,6 +30,8 @@ from .token_issuer import TokenIssuer
 pytestmark = pytest.mark.asyncio
 
 OPTION = f"?credentials={logins.MODULE}:login"
+PAUSE = 0.005
+"""Seconds."""
 
 
 @asynccontextmanager
@@ -63,7 +65,10 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class Load:
-    """Puts and gets of small and of large chunks, single and in batches, in tasks and a thread, until it is told."""
+    """Puts and gets of small and of large chunks, single and in batches, in tasks and a thread, until it is told.
+
+    Each of them pauses after a round, so that other tests get on beside this one.
+    """
 
     def __init__(self, manager: ConnectorManager) -> None:
         self._manager = manager
@@ -86,12 +91,16 @@ class Load:
     def _counted(self, name: str) -> None:
         self.rounds[name] = self.rounds.get(name, 0) + 1
 
+    async def _round_over(self, name: str) -> None:
+        self._counted(name)
+        await asyncio.sleep(PAUSE)
+
     async def _alone(self, key: str, nbytes: int) -> None:
         while not self._is_over:
             with chunk(self._manager.local_cpu_backend, key, nbytes) as obj:
                 await self._connector.put(key, obj)
             assert holds(await self._connector.get(key), key)
-            self._counted(key)
+            await self._round_over(key)
 
     async def _together(self, name: str, count: int, nbytes: int) -> None:
         keys = [f"{name}-{number}" for number in range(count)]
@@ -102,12 +111,12 @@ class Load:
                 obj.ref_count_down()
             found = await self._connector.batched_get(keys)
             assert [holds(obj, key) for key, obj in zip(keys, found, strict=True)] == [True] * count
-            self._counted(name)
+            await self._round_over(name)
 
     async def _looking_up(self) -> None:
         while not self._is_over:
             assert not await self._connector.exists("missing")
-            self._counted("look-ups")
+            await self._round_over("look-ups")
 
     def _in_thread(self) -> None:
         with chunk(self._manager.local_cpu_backend, "thread", 4096) as obj:
@@ -116,6 +125,7 @@ class Load:
             assert holds(self._connector.sync.get("thread"), "thread")
             assert self._connector.sync.exists("thread")
             self._counted("thread")
+            time.sleep(PAUSE)
 
 
 # ----------------------------------------------------------------------------------------------- tokens that expire

@@ -10,6 +10,7 @@ from lmcache_connect.testing.subject import Subject, rule
 from .raw_redis import RedisConformance
 
 
+@pytest.mark.variant
 class TestAudit(RedisConformance):
     @pytest.fixture
     def store_url(self) -> str:

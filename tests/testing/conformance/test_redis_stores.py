@@ -81,6 +81,7 @@ class TestPassword(TestSingle):
     elsewhere = ""
 
 
+@pytest.mark.variant
 @pytest.mark.tls
 class TestTLS(TestSingle):
     topology = "tls"
