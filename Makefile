@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Arguments for the tool that demo, test, test-long, chaos, matrix, bench or lock runs: make test ARGS='-k redis -x'
 ARGS ?=
 # Processes that run the tests side by side, each with servers of its own. Most tests wait: more than cores help. 0: one after the other.
-WORKERS ?= 4
+WORKERS ?= 5
 # File by file, in the order that tests/conftest.py gives them.
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \

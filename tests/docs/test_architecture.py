@@ -20,7 +20,7 @@ STATION: Final = re.compile(r"^(\d+)\. `([^`]+)` `([^`]+)`", re.MULTILINE)
 WALKS: Final = PAGE.split("\n## Walks\n")[-1].split("\n### ")[1:]
 MAX_STATIONS: Final = 10
 PAGES: Final = sorted((ROOT / "docs").glob("*.md"))
-FOLDERS: Final = {path.name for path in ROOT.iterdir() if path.is_dir()}
+FOLDERS: Final = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"build", "dist"}
 
 
 def package(module: str) -> str:

@@ -34,7 +34,7 @@ CHECKS: Final = (
 )
 
 CAREFULLY: Final = settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,

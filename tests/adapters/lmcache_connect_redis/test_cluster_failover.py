@@ -71,7 +71,7 @@ class Calls:
                 self.wrong.append(key)
 
 
-@pytest.mark.parametrize("errors", ["miss", "raise"])
+@pytest.mark.parametrize("errors", ["miss", pytest.param("raise", marks=pytest.mark.long)])
 @pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.long)])
 async def test_a_primary_that_is_gone_costs_its_own_keys_until_its_replica_takes_over(
     cluster: ClusterServers, errors: Literal["miss", "raise"], how: str

@@ -27,7 +27,7 @@ def cluster() -> Iterator[ClusterServers]:
         yield cluster
 
 
-@pytest.mark.parametrize("nbytes", [2_000, 6 << 20])
+@pytest.mark.parametrize("nbytes", [pytest.param(2_000, marks=pytest.mark.long), 6 << 20])
 async def test_a_slot_that_moves_hides_nothing_and_refuses_nothing(cluster: ClusterServers, nbytes: int) -> None:
     url = cluster.url("rediss-cluster", options={"ca_file": cluster.ca_file})
     async with ConnectorManager(url, config=STRICT) as manager:

@@ -97,7 +97,7 @@ async def test_a_replica_that_has_lost_its_primary(kind: Kind, call: Call) -> No
             await only_the_new_server_answers_soon(address, new, demote, call, expected)
 
 
-@pytest.mark.parametrize("call", [look_up, get, put])
+@pytest.mark.parametrize("call", [pytest.param(look_up, marks=pytest.mark.long), get, put])
 async def test_a_server_that_loads_what_its_new_primary_has(kind: Kind, call: Call) -> None:
     with pair(kind, loading_process_events_interval_bytes="1024", key_load_delay="50000") as (old, new):
         with new.client() as client:
@@ -146,7 +146,7 @@ async def test_no_connection_to_a_server_that_is_loading_is_kept(kind: Kind) -> 
                 assert not await connector.exists("k")
 
 
-@pytest.mark.parametrize("call", [look_up, get, put])
+@pytest.mark.parametrize("call", [pytest.param(look_up, marks=pytest.mark.long), get, put])
 async def test_a_node_of_a_cluster_that_has_other_slots(call: Call) -> None:
     with ClusterServers(replicas_each=0) as cluster, ValkeyServer() as plain:
         async with ConnectorManager(plain.url(), config=ONCE) as manager:

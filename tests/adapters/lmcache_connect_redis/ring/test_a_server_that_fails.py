@@ -287,7 +287,7 @@ async def test_a_deadline_of_the_callers_own_says_nothing_about_a_server(
         assert holds(await connector.get(lost[0]), lost[0])
 
 
-@pytest.mark.parametrize("io", ["thread", "loop"])
+@pytest.mark.parametrize("io", ["thread", pytest.param("loop", marks=pytest.mark.long)])
 async def test_a_put_tells_what_the_others_have_stored_while_a_server_stands_still(
     servers: Servers, backend: LocalCPUBackend, io: str
 ) -> None:

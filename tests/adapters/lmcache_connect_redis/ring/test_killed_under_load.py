@@ -103,7 +103,14 @@ class Load:
 
 
 @pytest.mark.parametrize("errors", ["miss", "raise"])
-@pytest.mark.parametrize("nbytes", [MIB, 6 * MIB, 32 * MIB], ids=["1MiB", "6MiB", "32MiB"])
+@pytest.mark.parametrize(
+    "nbytes",
+    [
+        pytest.param(MIB, id="1MiB"),
+        pytest.param(6 * MIB, id="6MiB"),
+        pytest.param(32 * MIB, id="32MiB", marks=pytest.mark.long),
+    ],
+)
 async def test_the_other_servers_serve_and_nothing_wrong_is_returned(
     servers: Servers, nbytes: int, errors: str
 ) -> None:
