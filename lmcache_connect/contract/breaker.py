@@ -34,7 +34,8 @@ class CircuitBreaker:
     A transfer is an operation that moves the bytes of chunks; all others are look-ups here. A look-up that is answered
     says nothing about transfers, which may stall on a path that small messages pass. So it neither forgets failed
     transfers nor closes a breaker that they have opened. Then look-ups pass, and one transfer every `reset` seconds, as
-    a trial, until a transfer succeeds.
+    a trial, until a transfer succeeds. A trial that was answered and moved nothing, because the store does not hold the
+    chunk, makes way for the next one at once.
 
     A verdict is one call of `succeeded`, `answered`, `failed` or `abandoned`. `clock` returns monotonic seconds. Not
     thread-safe: it belongs to one event loop.
@@ -46,6 +47,7 @@ class CircuitBreaker:
         self._clock = clock
         self._opened_at: float | None = None
         self._probe: Admission | None = None
+        self._trial: Admission | None = None
         self._failed_transfers = 0
         self._are_lookups_answered = False
         """Whether look-ups pass although it is open."""
@@ -88,7 +90,7 @@ class CircuitBreaker:
         """A transfer moved bytes. The breaker closes, whether or not this operation was the probe."""
         self.failures = self._failed_transfers = 0
         self._opened_at = None
-        self._probe = None
+        self._probe = self._trial = None
         self._are_lookups_answered = False
 
     def answered(self, admission: Admission | None) -> None:
@@ -99,6 +101,9 @@ class CircuitBreaker:
         self.failures = self._failed_transfers
         if self._opened_at is not None:
             self._are_lookups_answered = True
+            if admission is not None and admission is self._trial:
+                self._trial = None
+                self._opened_at = self._clock() - self._reset
         self._end_probe(admission)
 
     def on_trial(self, admission: Admission | None) -> None:
@@ -108,6 +113,7 @@ class CircuitBreaker:
         """
         if self._end_probe(admission):
             self._opened_at = self._clock()
+            self._trial = admission
             self._are_lookups_answered = True
 
     def failed(self, admission: Admission | None, *, is_transfer: bool = True) -> None:

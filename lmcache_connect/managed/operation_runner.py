@@ -38,6 +38,7 @@ from ..errors import (
     LMCacheConnectError,
     OperationTimeoutError,
     StoreError,
+    StoreStalledError,
     StoreUnavailableError,
 )
 from ..lease import Lease, under
@@ -233,6 +234,7 @@ class OperationRunner:
         token = operation_under_way.set(running)
         stats.in_flight += 1
         verdict: bool | None = None  # for the breaker: whether the store answered; None: that is not known
+        is_gone = False  # it is not there for anybody: this says nothing of transfers beside small messages
         moved = 0
         started = 0.0
         try:
@@ -298,6 +300,7 @@ class OperationRunner:
                 raise asyncio.CancelledError from None
             if not running.has_ended:
                 verdict = self._verdict_of(error, admission)
+                is_gone = verdict is False and not isinstance(error, StoreStalledError)
             miss = self._failed(operation, error, load, stats, span)
             if miss is None:
                 raise
@@ -319,7 +322,8 @@ class OperationRunner:
                 running.release_share()
             if self._judges and (verdict is False or breaker.failures):  # otherwise it is closed, and stays so
                 # A transfer that never began has failed in the look-up before it.
-                self._tell_breaker(verdict, admission, moved, operation.is_transfer and started > 0)
+                is_transfer = operation.is_transfer and started > 0 and not is_gone
+                self._tell_breaker(verdict, admission, moved, is_transfer)
             self.in_flight.end(running)
             running.let_go_of_task()
             operation_under_way.reset(token)

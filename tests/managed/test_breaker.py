@@ -227,6 +227,24 @@ def test_while_transfers_are_on_trial_look_ups_pass_and_one_transfer_each_time(
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_a_trial_that_found_no_chunk_makes_way_for_the_next_one_at_once(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 3)
+    clock.now += RESET
+    for _ in range(3):
+        trial = admitted(breaker)
+        breaker.on_trial(trial)
+        assert breaker.admit() is None
+        breaker.answered(trial)
+        breaker.answered(breaker.admit(is_transfer=False))
+        assert breaker.state is BreakerState.HALF_OPEN
+    late, clock.now = admitted(breaker), clock.now + RESET
+    breaker.on_trial(late)
+    clock.now += RESET
+    breaker.on_trial(admitted(breaker))
+    breaker.answered(late)  # another trial is under way, and it is that one which counts
+    assert breaker.admit() is None
+
+
 def test_a_look_up_that_fails_ends_the_trial_of_transfers(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += RESET

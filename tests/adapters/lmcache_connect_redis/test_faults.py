@@ -6,7 +6,8 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -21,6 +22,7 @@ from lmcache_connect import (
     StoreUnavailableError,
 )
 from lmcache_connect.errors import AllocationTimeoutError, CircuitOpenError
+from lmcache_connect.managed import BreakerState
 from lmcache_connect.testing import Direction, Fault, FaultKind, FaultProxy, ValkeyServer
 from lmcache_connect.testing.loop_watch import LoopWatch
 
@@ -29,6 +31,7 @@ from .chunks import chunk, holds
 pytestmark = [pytest.mark.asyncio, pytest.mark.in_turn]
 
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -267,6 +270,54 @@ async def test_the_breaker_opens_when_the_server_dies_and_closes_by_itself_when_
                     await asyncio.sleep(error.retry_in)
             else:
                 pytest.fail("the breaker never closed")
+
+
+async def _when_due(call: Callable[[], Awaitable[T]]) -> T:
+    """Makes a call when the breaker lets it through."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return await call()
+        except CircuitOpenError as error:
+            assert time.monotonic() < deadline, "the breaker never closed"
+            await asyncio.sleep(error.retry_in)
+
+
+async def test_the_first_miss_closes_what_gets_from_a_dead_server_have_opened() -> None:
+    config = ConnectorConfig.load(operation_timeout=1, retries=0, breaker_failures=3, breaker_reset=0.05)
+    with ValkeyServer() as server:
+        async with ConnectorManager(server.url(), config=config) as manager:
+            connector = manager.create_connector()
+            server.kill()
+            for _ in range(3):
+                with pytest.raises(StoreUnavailableError):
+                    await connector.get("k")
+            await asyncio.to_thread(server.restart)  # what it held is gone, so that a get moves nothing
+            assert await _when_due(lambda: connector.get("k")) is None
+            assert connector.breaker_state is BreakerState.CLOSED
+
+
+async def test_a_put_need_not_wait_behind_misses_where_transfers_have_stalled(
+    proxy: FaultProxy, backend: LocalCPUBackend
+) -> None:
+    config = ConnectorConfig.load(
+        operation_timeout=0.3, min_throughput=1 << 40, retries=0, breaker_failures=1, breaker_reset=60
+    )
+    async with ConnectorManager(
+        f"redis://{proxy.host}:{proxy.port}", local_cpu_backend=backend, config=config
+    ) as manager:
+        connector = manager.create_connector()
+        assert await connector.exists("k") is False
+        proxy.arm(Fault(FaultKind.STALL, count=None))
+        with pytest.raises(OperationTimeoutError):
+            await connector.get("k")
+        proxy.disarm()
+        connector._runner.breaker._opened_at -= 60  # type: ignore[operator]  # a minute later
+        assert await connector.get("k") is None
+        assert connector.breaker_state is BreakerState.HALF_OPEN
+        with chunk(backend, "k", 1000) as obj:
+            await connector.put("k", obj)
+        assert connector.breaker_state is BreakerState.CLOSED
 
 
 async def test_a_frozen_server_costs_one_deadline_and_a_thawed_one_is_used_again() -> None:
