@@ -11,7 +11,10 @@ from ..errors import InvalidArgumentError
 
 
 class EvictionPolicy(ABC):
-    """Keep keys in the order in which they may be evicted. A key is known from `insert` until `remove`."""
+    """Keep keys in the order in which they may be evicted. A key is known from `insert` until `remove`.
+
+    A key whose chunk is in use is set aside, so that nobody looks at it again before it is put back.
+    """
 
     @abstractmethod
     def insert(self, key: str) -> None:
@@ -26,8 +29,22 @@ class EvictionPolicy(ABC):
         """Called when a known key is gone."""
 
     @abstractmethod
+    def set_aside(self, key: str) -> None:
+        """Takes a known key out of the candidates until `put_back`."""
+
+    @abstractmethod
+    def put_back(self, key: str) -> None:
+        """Makes a key that was set aside a candidate: where its last use, which ends now, puts it.
+
+        A policy that does not go by the time of the last use puts it in front: it was in use when its turn came.
+        """
+
+    @abstractmethod
     def candidates(self) -> Iterator[str]:
-        """The known keys, the first to evict first. No other method may be called during the iteration."""
+        """The known keys, the first to evict first, without those set aside.
+
+        No other method may be called during the iteration.
+        """
 
 
 class FIFOPolicy(EvictionPolicy):
@@ -43,7 +60,14 @@ class FIFOPolicy(EvictionPolicy):
         pass
 
     def remove(self, key: str) -> None:
+        self._keys.pop(key, None)  # it may have been set aside
+
+    def set_aside(self, key: str) -> None:
         del self._keys[key]
+
+    def put_back(self, key: str) -> None:
+        self._keys[key] = None
+        self._keys.move_to_end(key, last=False)
 
     def candidates(self) -> Iterator[str]:
         return iter(self._keys)
@@ -53,7 +77,11 @@ class LRUPolicy(FIFOPolicy):
     """Least recently used first."""
 
     def hit(self, key: str) -> None:
-        self._keys.move_to_end(key)
+        if key in self._keys:
+            self._keys.move_to_end(key)
+
+    def put_back(self, key: str) -> None:
+        self._keys[key] = None
 
 
 class MRUPolicy(LRUPolicy):
@@ -71,30 +99,43 @@ class LFUPolicy(EvictionPolicy):
         self._keys_by_uses: dict[int, OrderedDict[str, None]] = {}
 
     def insert(self, key: str) -> None:
-        self._place(key, 1)
+        self._uses[key] = 1
+        self._place(key)
 
     def hit(self, key: str) -> None:
-        self._take(key)
-        self._place(key, self._uses[key] + 1)
+        is_candidate = self._take(key)
+        self._uses[key] += 1
+        if is_candidate:
+            self._place(key)
 
     def remove(self, key: str) -> None:
         self._take(key)
         del self._uses[key]
 
+    def set_aside(self, key: str) -> None:
+        self._take(key)
+
+    def put_back(self, key: str) -> None:
+        self._place(key)
+        self._keys_by_uses[self._uses[key]].move_to_end(key, last=False)
+
     def candidates(self) -> Iterator[str]:
         for uses in sorted(self._keys_by_uses):
             yield from self._keys_by_uses[uses]
 
-    def _place(self, key: str, uses: int) -> None:
-        self._uses[key] = uses
-        self._keys_by_uses.setdefault(uses, OrderedDict())[key] = None
+    def _place(self, key: str) -> None:
+        self._keys_by_uses.setdefault(self._uses[key], OrderedDict())[key] = None
 
-    def _take(self, key: str) -> None:
+    def _take(self, key: str) -> bool:
+        """Takes it out of the candidates. Returns False where it was set aside."""
         uses = self._uses[key]
-        keys = self._keys_by_uses[uses]
+        keys = self._keys_by_uses.get(uses)
+        if keys is None or key not in keys:
+            return False
         del keys[key]
         if not keys:
             del self._keys_by_uses[uses]
+        return True
 
 
 _POLICIES: Final[dict[str, type[EvictionPolicy]]] = {

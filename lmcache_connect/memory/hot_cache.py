@@ -12,7 +12,7 @@ from ..keys import Key, key_string
 from ..observability import HotCacheCounts
 from ..process import ProcessLock
 from .eviction import eviction_policy
-from .memory_obj import MemoryObj
+from .memory_obj import MemoryObj, ObjectOwner
 from .shared_memory_obj import SharedMemoryObj
 
 
@@ -76,6 +76,9 @@ class HotCache:
         self._policy = eviction_policy(eviction)
         self._chunks: dict[str, _Cached] = {}
         self._fillings: dict[str, list[Filling]] = {}  # those that have begun and not ended, by key
+        # Chunks in use, which no eviction looks at until somebody lets go of them: keys by the object's id.
+        self._in_use: dict[int, set[str]] = {}
+        self._let_go: dict[int, None] = {}  # ids of such objects, from any thread, without the lock
         self._bytes = 0
         self._closed = False
         self._lock = ProcessLock("the hot cache")
@@ -221,18 +224,40 @@ class HotCache:
                 self._drop(name)
             return len(names)
 
-    def evict_one(self) -> bool:
+    def evict_one(self, owner: ObjectOwner) -> bool:
         """Drops the chunk that the policy names first among those that nobody else holds or pins.
 
-        Returns False where there was nothing to drop.
+        `owner` is the memory that evicts; it has its objects call `let_go`. Returns False where there was nothing to
+        drop. A chunk in use is looked at once for each time that it is let go of, not once for each eviction.
         """
         with self._lock:
-            name = next((name for name in self._policy.candidates() if self._chunks[name].obj.can_evict()), None)
-            if name is None:
+            self._put_back_what_was_let_go()
+            busy: list[str] = []
+            found = None
+            for name in self._policy.candidates():
+                obj = self._chunks[name].obj
+                if not obj.can_evict():
+                    if not obj.reports_to(owner):
+                        continue
+                    busy.append(name)
+                    self._in_use.setdefault(id(obj), set()).add(name)
+                    if not obj.can_evict():  # looked at again: before, `let_go` did not know that it was awaited
+                        continue
+                    self._in_use_no_more(busy.pop(), obj)
+                found = name
+                break
+            for name in busy:
+                self._policy.set_aside(name)
+            if found is None:
                 return False
             self._counts.evictions += 1
-            self._drop(name)
+            self._drop(found)
             return True
+
+    def let_go(self, obj: MemoryObj) -> None:
+        """Called when a reference or a pin of a cached object was released. Takes no lock; from any thread."""
+        if id(obj) in self._in_use:
+            self._let_go[id(obj)] = None
 
     def evictable_bytes(self) -> int:
         """Bytes of memory, in whole pages, that evicting every chunk that may be evicted would free."""
@@ -295,11 +320,24 @@ class HotCache:
         for filling in self._fillings.pop(name, ()):
             filling._is_current = False
 
+    def _put_back_what_was_let_go(self) -> None:
+        while self._let_go:
+            for name in self._in_use.pop(self._let_go.popitem()[0], ()):
+                self._policy.put_back(name)
+
+    def _in_use_no_more(self, name: str, obj: MemoryObj) -> None:
+        names = self._in_use.get(id(obj))
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._in_use[id(obj)]
+
     def _drop(self, name: str) -> None:
         cached = self._chunks.pop(name, None)
         if cached is None:
             return
         self._policy.remove(name)
+        self._in_use_no_more(name, cached.obj)
         self._bytes -= cached.nbytes
         if cached.obj.is_valid():
             cached.obj.ref_count_down()

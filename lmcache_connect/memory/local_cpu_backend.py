@@ -93,7 +93,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
         nbytes = metadata.nbytes
         view = self._arena.allocate(nbytes)
         while view is None:
-            if not eviction or nbytes > self._arena.capacity or not self._hot.evict_one():
+            if not eviction or nbytes > self._arena.capacity or not self._hot.evict_one(self):
                 with self._lock:
                     self._refusals += 1
                 return None
@@ -134,6 +134,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
 
     def object_let_go(self, obj: MemoryObj) -> None:
         """Called by an object when a reference or a pin was released: if it is cached, it may be evicted now."""
+        self._hot.let_go(obj)
         self._line.wake_first()
 
     def owns(self, obj: object) -> bool:

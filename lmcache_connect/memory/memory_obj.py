@@ -272,6 +272,10 @@ class MemoryObj:
         """Whether `owner` is the memory that allocated the object."""
         return self._owner is owner
 
+    def reports_to(self, owner: object) -> bool:
+        """Whether `owner` is told when a reference or a pin is released."""
+        return self._owner is owner
+
     def __enter__(self) -> MemoryObj:
         self._live("with")
         return self

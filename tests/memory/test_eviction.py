@@ -76,6 +76,38 @@ def test_a_policy_names_every_known_key_once(name: str) -> None:
             assert set(candidates) == known
 
 
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("LRU", ["c", "d", "a", "b"]),  # the last use of those that come back ends now
+        ("MRU", ["b", "a", "d", "c"]),
+        ("FIFO", ["b", "a", "c", "d"]),
+        ("LFU", ["b", "a", "c", "d"]),
+    ],
+)
+def test_keys_set_aside_are_no_candidates_until_they_are_put_back(name: str, order: list[str]) -> None:
+    policy = eviction_policy(name)
+    for key in "abcdx":
+        policy.insert(key)
+    for key in "abx":
+        policy.set_aside(key)
+    assert sorted(policy.candidates()) == ["c", "d"]
+    policy.remove("x")
+    policy.put_back("a")
+    policy.put_back("b")
+    assert list(policy.candidates()) == order
+
+
+def test_a_use_of_a_key_set_aside_counts_when_it_is_put_back() -> None:
+    policy = eviction_policy("LFU")
+    policy.insert("a")
+    policy.insert("b")
+    policy.set_aside("a")
+    policy.hit("a")
+    policy.put_back("a")
+    assert list(policy.candidates()) == ["b", "a"]
+
+
 def test_a_policy_is_found_by_its_name_in_any_case() -> None:
     assert type(eviction_policy("lru")) is type(eviction_policy("LRU"))
 

@@ -232,6 +232,49 @@ def test_eviction_never_takes_a_pinned_or_referenced_chunk(eviction: str) -> Non
         assert backend.get_keys() == []
 
 
+@pytest.mark.parametrize("eviction", ["LRU", "LFU", "FIFO", "MRU"])
+def test_what_is_let_go_of_can_be_evicted_after_evictions_have_passed_it_over(eviction: str) -> None:
+    with LocalCPUBackend(4 * PAGE, eviction=eviction) as backend:
+        cache(backend, "a", "b", "c", "d")
+        held = [take(backend, key) for key in "abcd"]
+        assert backend.pin("d")
+        assert backend.allocate((PAGE,), "uint8") is None
+        held[1].ref_count_down()
+        held[3].ref_count_down()  # it is still pinned
+        make_room(backend)
+        assert set(backend.get_keys()) == {"a", "c", "d"}
+        assert backend.allocate((2 * PAGE,), "uint8") is None
+        cache(backend, "b")  # as a new chunk
+        make_room(backend)
+        assert set(backend.get_keys()) == {"a", "c", "d"}
+        assert backend.unpin("d")
+        release_all([held[0], held[2]])
+        make_room(backend, 4)
+        assert backend.get_keys() == []
+
+
+def test_a_chunk_in_use_is_looked_at_once_however_many_evictions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    can_evict = MemoryObj.can_evict
+
+    def counted(obj: MemoryObj, held: int = 1) -> bool:
+        nonlocal looks
+        looks += 1
+        return can_evict(obj, held)
+
+    with LocalCPUBackend(200 * PAGE) as backend:
+        names = [f"{number}" for number in range(200)]
+        cache(backend, *names)
+        held = [take(backend, name) for name in names[:100]]
+        monkeypatch.setattr(MemoryObj, "can_evict", counted)
+        for _ in range(50):
+            with take(backend, "199"):  # what nobody holds stays last
+                make_room(backend, 1)
+                cache(backend, "new")
+        assert looks < 100 * 2 + 50 * 4
+        release_all(held)
+
+
 def test_a_chunk_pinned_twice_needs_two_unpins(backend: LocalCPUBackend) -> None:
     cache(backend, "a")
     backend.pin("a")

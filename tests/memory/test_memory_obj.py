@@ -268,7 +268,7 @@ REFUSED: Final[dict[str, Callable[[MemoryObj], object]]] = {
     "views_of": lambda obj: obj.views_of(0, 1),
     "__enter__": lambda obj: obj.__enter__(),
 }
-ANSWERED: Final = {"is_valid", "get_ref_count", "is_pinned", "can_evict", "belongs_to"}
+ANSWERED: Final = {"is_valid", "get_ref_count", "is_pinned", "can_evict", "belongs_to", "reports_to"}
 """What may be asked of a released object: whether it lives, who holds it, whose it is."""
 
 
