@@ -12,7 +12,7 @@ from ..keys import Key, key_string
 from ..observability import HotCacheCounts
 from ..process import ProcessLock
 from .eviction import eviction_policy
-from .memory_obj import MemoryObj, ObjectOwner
+from .memory_obj import MemoryObj
 from .shared_memory_obj import SharedMemoryObj
 
 
@@ -224,7 +224,7 @@ class HotCache:
                 self._drop(name)
             return len(names)
 
-    def evict_one(self, owner: ObjectOwner) -> bool:
+    def evict_one(self, owner: object) -> bool:
         """Drops the chunk that the policy names first among those that nobody else holds or pins.
 
         `owner` is the memory that evicts; it has its objects call `let_go`. Returns False where there was nothing to
