@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +48,7 @@ class Curve:
     unit: str
     counts: str
     """What is counted."""
-    points: list[tuple[int, float]]
+    points: Sequence[tuple[int, float]]
 
     @property
     def growth(self) -> float:
@@ -81,7 +83,7 @@ def arena() -> Iterator[Curve]:
         with LocalCPUBackend((2 * live + 64) * CHUNK) as backend:
             objs = [_allocated(backend) for _ in range(2 * live)]
             release_all(objs[::2])
-            points.append((live, median_us(lambda: _allocated(backend).ref_count_down(), 200)))
+            points.append((live, median_us(partial(_allocate_and_release, backend), 200)))
             release_all(objs[1::2])
     yield Curve("arena: allocate and release 4 KiB", "µs", "live objects, every second place free", points)
 
@@ -93,11 +95,11 @@ def hot() -> Iterator[Curve]:
         with LocalCPUBackend(cached * CHUNK) as backend:
             for number in range(cached):
                 _cache(backend, f"{number}")
-            names = iter(range(10**9))
-            hits.append((cached, median_us(lambda: _taken(backend, f"{next(names) % cached}").ref_count_down(), 200)))
+            names = itertools.cycle(f"{number}" for number in range(cached))
+            hits.append((cached, median_us(partial(_hit, backend, names), 200)))
             held = [_taken(backend, f"{number}") for number in range(cached) if number % 10]
-            fresh = iter(range(10**9))
-            evictions.append((cached, median_us(lambda: _cache(backend, f"new{next(fresh)}"), 200)))
+            fresh = (f"new{number}" for number in itertools.count())
+            evictions.append((cached, median_us(partial(_cache_next, backend, fresh), 200)))
             release_all(held)
     yield Curve("hot cache: a hit", "µs", "cached chunks", hits)
     yield Curve("hot cache: a chunk that evicts another", "µs", "cached chunks, nine of ten in use", evictions)
@@ -110,9 +112,21 @@ def _allocated(backend: LocalCPUBackend) -> MemoryObj:
     return obj
 
 
+def _allocate_and_release(backend: LocalCPUBackend) -> None:
+    _allocated(backend).ref_count_down()
+
+
 def _cache(backend: LocalCPUBackend, name: str) -> None:
     with _allocated(backend) as obj:
         backend.submit_put_task(name, obj)
+
+
+def _cache_next(backend: LocalCPUBackend, names: Iterator[str]) -> None:
+    _cache(backend, next(names))
+
+
+def _hit(backend: LocalCPUBackend, names: Iterator[str]) -> None:
+    _taken(backend, next(names)).ref_count_down()
 
 
 def _taken(backend: LocalCPUBackend, name: str) -> MemoryObj:
@@ -151,13 +165,13 @@ async def store(url: str) -> list[Curve]:
         await _filled(connector, CHUNK, 0, MOST_CHUNKS)
         for count in (1, 10, 100, 1000, 10_000, 100_000):
             keys = _keys(count)
-            looked.append((count, await _median_us(lambda: connector.batched_exists(keys)) / count))
+            looked.append((count, await _median_us(partial(connector.batched_exists, keys)) / count))
         for count in (1, 10, 100, 1000, 10_000):
             keys = _keys(count)
-            got.append((count, await _median_us(lambda: _get_all(connector, keys)) / count))
+            got.append((count, await _median_us(partial(_get_all, connector, keys)) / count))
         for count in (1, 10, 100, 1000):
             keys = _keys(count)
-            together.append((count, await _median_us(lambda: _get_together(connector, keys)) / count))
+            together.append((count, await _median_us(partial(_get_together, connector, keys)) / count))
     return [
         Curve("batched_exists: one key", "µs", "keys", looked),
         Curve("batched_get: one chunk of 4 KiB", "µs", "chunks", got),
@@ -220,7 +234,8 @@ async def managers(url: str) -> list[Curve]:
                     await manager.open_connector(f"{url}?prefix=p{number}")
                 grown = resident() - before
         times.append((count, (time.perf_counter() - started) / count * 1e6))
-        memory.append((count, max(0, grown) / count / 1024))
+        if count >= 100:  # fewer are less than what the allocators keep
+            memory.append((count, max(0, grown) / count / 1024))
     return [
         Curve("manager: made and closed, for one connector", "µs", "connectors", times),
         Curve("manager: memory of an idle connector", "KiB", "connectors", memory),

@@ -67,6 +67,7 @@ class HotConnectorAdapter(PrefixAdapter):
             options.hot_bytes,
             metadata=context.local_cpu_backend.metadata,
             eviction=options.hot_eviction,
+            warm_ahead=context.settings.warm_ahead,
             hot_ttl=options.hot_ttl,
             clock=self.clock,
         )

@@ -14,7 +14,7 @@ from ..redaction import is_secret_name, redact, secrets_of_setting, secrets_of_u
 from ..url import RemoteURL
 from .durations import DURATION, Seconds
 from .settings import Settings
-from .sizes import Bytes
+from .sizes import SIZE, Bytes
 
 ErrorMode = Literal["raise", "miss"]
 
@@ -76,6 +76,9 @@ class ConnectorConfig(Settings):
 
     max_local_cpu_bytes: Bytes = 1 << 30
     """The size of the memory that a manager makes for itself, in bytes."""
+
+    warm_ahead: Annotated[int, SIZE, Field(ge=0, le=1 << 50)] = 256 << 20
+    """How many bytes of that memory a thread touches ahead of those in use. 0: none, so that first gets are slower."""
 
     remote_storage_plugins: tuple[str, ...] = ()
     """The names of plug-ins, `type` or `type.instance`. `extra_config` has their settings. JSON in the environment."""

@@ -216,6 +216,7 @@ class HotCache(BaseModel):
     arena_capacity: int
     arena_reserved: int = Field(description="bytes of the arena with cached chunks, and with chunks that are held")
     arena_largest_free: int
+    arena_warm: int = Field(description="bytes of the arena whose pages were touched ahead of their use")
     evictions: int
     refusals: int = Field(description="allocations that found no room")
     waiters: int = Field(description="operations that wait for room now")
@@ -234,6 +235,7 @@ class HotCache(BaseModel):
             arena_capacity=now.capacity,
             arena_reserved=now.reserved,
             arena_largest_free=now.largest_free,
+            arena_warm=now.warm,
             evictions=now.evictions,
             refusals=now.refusals,
             waiters=now.waiters,

@@ -156,7 +156,9 @@ class ConnectorManager:
         """
         if self._backend is None:
             self._check_open()
-            self._backend = LocalCPUBackend(self._settings.max_local_cpu_bytes, metadata=self._metadata)
+            self._backend = LocalCPUBackend(
+                self._settings.max_local_cpu_bytes, metadata=self._metadata, warm_ahead=self._settings.warm_ahead
+            )
         return self._backend
 
     @property

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 from ..process import this_process
 from .allocator import BlockAllocator
 from .finalizer_queue import FinalizerQueue
-
-_MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module has no name for it
+from .page_touch import touch_pages
+from .warm_up import WarmUp
 
 
 class _Block(weakref.ref[Any]):
@@ -48,6 +48,8 @@ class ArenaUsage(NamedTuple):
     """Objects that have not ended, one for each allocation."""
     leaked: int
     """Objects that were garbage-collected without having been released."""
+    warm: int
+    """Bytes whose pages were touched ahead of their use, or handed out since."""
 
 
 class Arena:
@@ -58,10 +60,13 @@ class Arena:
     not while a transfer is under way, and not while a caller has forgotten a view.
     """
 
-    def __init__(self, capacity: int, on_room: Callable[[], None], *, prefault: bool = False) -> None:
+    def __init__(
+        self, capacity: int, on_room: Callable[[], None], *, prefault: bool = False, warm_ahead: int = 0
+    ) -> None:
         """Maps `capacity` bytes, rounded down to whole pages.
 
-        `on_room` is called after blocks came back: from any thread, and possibly from the garbage collector.
+        `on_room` is called after blocks came back: from any thread, and possibly from the garbage collector. `prefault`
+        touches every page now. Otherwise a thread touches `warm_ahead` bytes ahead of those in use; 0: no thread.
         """
         self._allocator = BlockAllocator(capacity)
         self._on_room = on_room
@@ -82,16 +87,23 @@ class Arena:
                 self._map.madvise(mmap.MADV_HUGEPAGE)
             except OSError:
                 pass  # a kernel without transparent huge pages: only the first touches are slower
+        self._warm_up = WarmUp(self._map, self.capacity, warm_ahead)
+        self._is_prefaulted = prefault
         if prefault:
             self._prefault()
+        elif warm_ahead:
+            self._warm_up.start()
+            weakref.finalize(self, self._warm_up.stop)
 
     def _prefault(self) -> None:
-        try:
-            self._map.madvise(_MADV_POPULATE_WRITE)
-        except (OSError, ValueError):
+        if not touch_pages(self.address, self.capacity):
             with memoryview(self._map) as view:
                 for start in range(0, len(view), mmap.PAGESIZE):
                     view[start] = 0
+
+    def stop_warming(self) -> None:
+        """Has no further pages touched. Does not wait for those that are being touched."""
+        self._warm_up.stop()
 
     @property
     def capacity(self) -> int:
@@ -120,6 +132,7 @@ class Arena:
                 block.start, block.size = start, size
                 self._blocks[start] = block
                 self._allocations += 1
+                self._warm_up.used(start, size)
         self._after_unlock()
         if exporter is None or start is None:
             return None
@@ -142,6 +155,7 @@ class Arena:
                 allocations=self._allocations,
                 objects=self._allocations - self._ended,
                 leaked=self._leaked,
+                warm=self.capacity if self._is_prefaulted else self._warm_up.warm,
             )
         self._after_unlock()
         return usage

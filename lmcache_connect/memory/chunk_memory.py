@@ -35,6 +35,7 @@ class ArenaStatistics(NamedTuple):
     refusals: int = 0
     evictions: int = 0
     leaked_objects: int = 0
+    warm: int = 0
 
 
 class ChunkMemory(ABC):

@@ -29,6 +29,9 @@ from .waiting_line import WaitingLine
 
 _WHAT: Final = "the memory of chunks"
 
+WARM_AHEAD: Final = 256 << 20
+"""Bytes that a thread keeps warm ahead of those in use, where nothing else is said."""
+
 
 class LocalCPUBackend(HotCacheNames, ChunkMemory):
     """Memory for chunks: one arena of `max_bytes`, and a hot cache of chunks in it. Thread-safe.
@@ -44,6 +47,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
         metadata: CacheMetadata | None = None,
         eviction: str = "LRU",
         prefault: bool = False,
+        warm_ahead: int = WARM_AHEAD,
         pin_memory: bool = False,
         hot_ttl: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -51,15 +55,18 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
         """Maps `max_bytes` (rounded down to whole pages of 4096 bytes).
 
         `eviction` is LRU, LFU, FIFO or MRU. `prefault` touches every page now rather than on first receipt.
+        Otherwise a thread keeps `warm_ahead` bytes touched ahead of those in use: 0 for none, `max_bytes` for all.
         `pin_memory` registers the arena with CUDA through torch, for fast copies to the GPU. `hot_ttl` is the number of
         seconds for which a cached chunk is served at most; None: no limit. `clock` tells the cache's time, in seconds.
 
         Raises:
-            InvalidArgumentError: `max_bytes` is below one page, or the policy is unknown.
+            InvalidArgumentError: `max_bytes` is below one page, `warm_ahead` is below 0, or the policy is unknown.
             MissingExtraError: `pin_memory` without torch.
         """
         if not isinstance(max_bytes, int) or max_bytes < GRANULE:
             raise InvalidArgumentError("max_bytes", f"{max_bytes!r} is not a number of at least {GRANULE} bytes")
+        if not isinstance(warm_ahead, int) or warm_ahead < 0:
+            raise InvalidArgumentError("warm_ahead", f"{warm_ahead!r} is not a number of bytes, or 0 for none")
         self._process = this_process()
         self.metadata = metadata
         self._hot = HotCache(eviction, ttl=hot_ttl, clock=clock)
@@ -67,7 +74,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
         self._closed = False
         self._refusals = 0
         self._lock = threading.Lock()  # of the two above
-        self._arena = Arena(max_bytes, self._line.wake_first, prefault=prefault)
+        self._arena = Arena(max_bytes, self._line.wake_first, prefault=prefault, warm_ahead=warm_ahead)
         self._pinned = pin_memory
         if pin_memory:
             register_with_cuda(self._arena.address, self._arena.capacity)
@@ -160,6 +167,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
             refusals=self._refusals,
             evictions=cached.evictions,
             leaked_objects=arena.leaked,
+            warm=arena.warm,
         )
 
     def close(self) -> None:
@@ -174,6 +182,7 @@ class LocalCPUBackend(HotCacheNames, ChunkMemory):
             if self._closed:
                 return
             self._closed = True
+        self._arena.stop_warming()
         self._hot.close()
         self._line.wake_first()  # those who wait for room learn that there will be none
         if self._pinned:

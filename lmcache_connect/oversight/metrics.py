@@ -270,6 +270,7 @@ def _arena_metrics(manager: ConnectorManager) -> Iterator[Metric]:
         ("arena_reserved_bytes", "Bytes of the arena with chunks, cached or held", now.reserved),
         ("arena_free_bytes", "Bytes of the arena that are free", now.free),
         ("arena_largest_free_bytes", "Bytes of the largest chunk that there is room for", now.largest_free),
+        ("arena_warm_bytes", "Bytes of the arena whose pages were touched ahead of their use", now.warm),
         ("arena_objects", "Chunks that are held or cached", now.live_objects),
         ("arena_waiters", "Operations that wait for room", now.waiters),
     )

@@ -186,7 +186,7 @@ class ConnectorConformance(
                 after a rule that failed, since it may have left them behind itself.
         """
         before = asyncio.all_tasks()
-        backend = LocalCPUBackend(self.arena_bytes)
+        backend = LocalCPUBackend(self.arena_bytes, warm_ahead=0)
         # Trusted, or a private copy and a task of its own would hide what the connector does wrong.
         config = self.config().model_copy(update={"trusted_modules": ("*",)})
         manager = ConnectorManager(local_cpu_backend=backend, config=config, metadata=self.metadata)

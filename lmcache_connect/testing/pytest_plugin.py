@@ -241,7 +241,7 @@ def local_cpu_backend() -> Iterator[LocalCPUBackend]:
     from ..memory import LocalCPUBackend
     from .subject import check_arena_balance
 
-    backend = LocalCPUBackend(BACKEND_BYTES)
+    backend = LocalCPUBackend(BACKEND_BYTES, warm_ahead=0)
     yield backend
     backend.close()
     try:

@@ -41,7 +41,7 @@ def test_fresh_memory_is_zero_and_prefaulting_does_not_change_that(prefault: boo
 
 
 def test_a_kernel_that_cannot_prefault_has_every_page_touched_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmcache_connect.memory.arena._MADV_POPULATE_WRITE", -1)
+    monkeypatch.setattr("lmcache_connect.memory.page_touch._MADV_POPULATE_WRITE", -1)
     arena = Arena(64 * PAGE, lambda: None, prefault=True)
     view = arena.allocate(64 * PAGE)
     assert view is not None
@@ -86,9 +86,9 @@ def test_the_end_of_an_object_is_counted_whatever_comes_first_its_block_or_its_r
     arena.object_ended(leaked=False)
     with arena._lock:
         arena.object_ended(leaked=True)  # as by the garbage collector, while the arena is busy
-    assert arena.usage() == (15 * PAGE, arena.usage().largest_free, 1, 2, 0, 1)
+    assert arena.usage() == (15 * PAGE, arena.usage().largest_free, 1, 2, 0, 1, 0)
     del second
-    assert arena.usage() == (16 * PAGE, 16 * PAGE, 0, 2, 0, 1)
+    assert arena.usage() == (16 * PAGE, 16 * PAGE, 0, 2, 0, 1, 0)
 
 
 def test_ten_thousand_leases_of_mixed_sizes_never_overlap_and_all_come_back() -> None:
