@@ -24,6 +24,7 @@ from .frame import (
     encode_index,
     header_length,
     key_digest,
+    payload_trailer,
     spread_plan,
 )
 from .lmcache_metadata import (
@@ -82,6 +83,7 @@ __all__ = [
     "header_length",
     "key_digest",
     "key_of_name",
+    "payload_trailer",
     "piece_names",
     "spread_plan",
     "staging_name",

@@ -30,6 +30,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -116,6 +117,16 @@ class PayloadHasher:
         computed = self._hash.intdigest()
         if stored != computed:
             raise FrameError("checksum", f"the trailer says {stored:016x}, the payload gives {computed:016x}")
+
+
+def payload_trailer(pieces: Sequence[memoryview]) -> bytes:
+    """The trailer for a payload that lies in these buffers, in order."""
+    if len(pieces) == 1:
+        return _TRAILER.pack(xxhash.xxh3_64_intdigest(pieces[0]))
+    hasher = PayloadHasher()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.trailer()
 
 
 NO_CHECKSUM_TRAILER: Final = bytes(TRAILER_BYTES)

@@ -173,6 +173,16 @@ class Stream(ABC):
         """Sends all of `data`."""
         await self._move(Sending(data, (), None, bytes), reading=False)
 
+    async def send_pieces(self, pieces: list[memoryview]) -> None:
+        """Sends buffers straight from their memory, many by one system call. Takes the list over.
+
+        Raises:
+            StreamClosedError: the connection ended before. The peer may have received any part of it.
+        """
+        transfer = Sending.of(pieces, self.payload_owner)
+        del pieces  # a kept traceback keeps this frame, and must not keep the buffers
+        await self._move(transfer, reading=False)
+
     async def send_framed(
         self, head: bytes, payload: Sequence[memoryview], hasher: Hasher | None, tail: Callable[[], bytes]
     ) -> None:

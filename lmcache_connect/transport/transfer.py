@@ -197,6 +197,13 @@ class Sending(Row):
         self.unhashed: Sequence[memoryview] = ()
         self._next_piece()
 
+    @classmethod
+    def of(cls, pieces: list[memoryview], payload_owner: PayloadOwner | None) -> Sending:
+        """Sends buffers, one after the other, that need no hash any more. Takes the list over."""
+        sending = cls(b"", (), None, bytes, payload_owner)
+        sending.pending = pieces
+        return sending
+
     def _next_piece(self) -> None:
         self._hash()
         pieces = self.unhashed = self.peek(SENT_PIECE_BYTES)
@@ -221,7 +228,7 @@ class Sending(Row):
             if self.payload_owner is not None:
                 self.recall()
                 pending = self.pending
-            count = wire.send(pending)
+            count = wire.send(pending if len(pending) <= MAX_BUFFERS else pending[:MAX_BUFFERS])
             moved += count
             while pending and count >= len(pending[0]):
                 count -= len(pending[0])

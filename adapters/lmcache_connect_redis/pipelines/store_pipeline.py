@@ -12,7 +12,7 @@ from lmcache_connect.streaming import SHARE_BYTES, CallPayload, CallQueue, Lane,
 from lmcache_connect.transport import ConnectionPool, Couriers
 
 from ..protocol.connection import Connection
-from ..protocol.redirects import ASKING, RedirectedError
+from ..protocol.redirects import ASKING, RedirectedError, RedirectionsError
 from .redirectable_call import RedirectableCall
 
 Names = list[str]
@@ -34,7 +34,7 @@ class StoreRequest(ABC):
 
     Attributes:
         nbytes: the payload that they carry.
-        slot: the position of the chunk's key in the call.
+        slot: the position of the chunk's key in the call; the first one of several.
         is_last: whether the chunk has no further request that can be sent now.
     """
 
@@ -52,6 +52,7 @@ class StoreRequest(ABC):
 
         Raises:
             RedirectedError: another node is to be asked. Nothing was stored.
+            RedirectionsError: other nodes are to be asked for some chunks of a request that has several.
             StoreError: the server refused a command.
         """
 
@@ -200,6 +201,10 @@ async def _replies_of(connection: Connection, call: StoreCall, request: StoreReq
         following = await request.read_replies(connection)
     except RedirectedError as error:
         call.note_redirect(request.slot, error)
+        return None
+    except RedirectionsError as errors:
+        for slot, redirected in errors.by_slot.items():
+            call.note_redirect(slot, redirected)
         return None
     if following is not None:
         following.slot = request.slot

@@ -202,6 +202,19 @@ class Connection:
             raise self.broken(f"{self.shown(line)}; expected '+{expected.decode()}'")
         self.pending -= 1
 
+    async def read_oks(self, count: int) -> bool:
+        """Takes `count` status replies, if all of them are OK. Returns False otherwise, and takes none."""
+        expected = b"+OK\r\n" * count
+        arrived = 0
+        while arrived < len(expected):
+            view = await self.stream.peek_available(arrived + 1)
+            arrived = min(len(view), len(expected))
+            if view[:arrived] != expected[:arrived]:
+                return False
+        self.stream.take(arrived)
+        self.pending -= count
+        return True
+
     async def read_taken(self) -> bool:
         """Takes a reply of one line. Returns False where the server lacks the command, or the user may not use it.
 

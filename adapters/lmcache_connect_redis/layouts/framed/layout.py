@@ -63,12 +63,7 @@ class FramedLayout(Layout):
         self, names: Sequence[str], objs: Sequence[ChunkBytes], *, whole: bool = False
     ) -> list[StoreRequest]:
         stripe = self._stripe if self.has_transactions and not whole else 0
-        made: list[StoreRequest] = []
-        for slot, (name, obj) in enumerate(zip(names, objs, strict=True)):
-            for request in put_requests(self._writer, name, obj, stripe):
-                request.slot = slot
-                made.append(request)
-        return made
+        return put_requests(self._writer, names, objs, stripe, is_asking=whole)
 
     def keep_whole(self) -> bool:
         was_striping, self._stripe = self._stripe > 0, 0

@@ -30,12 +30,61 @@ Allocators round up: with a full MiB of payload, a piece would take a quarter mo
 """
 
 
-def put_requests(writer: RecordWriter, name: str, obj: ChunkBytes, stripe_size: int) -> Sequence[StoreRequest]:
-    """Returns the requests that put one chunk: one, or one for each of its pieces. A `stripe_size` of 0 keeps it whole.
+_SMALL_BYTES: Final = 256 << 10
+"""Chunks up to this size are sent several at a time, by one system call."""
+
+_TOGETHER_BYTES: Final = 512 << 10
+"""What one such call sends at most. The kernel then finds in the CPU's cache what the hash has read."""
+
+_TOGETHER_CHUNKS: Final = 32
+"""How many chunks one such call sends at most."""
+
+
+def put_requests(
+    writer: RecordWriter, names: Sequence[str], objs: Sequence[ChunkBytes], stripe_size: int, *, is_asking: bool
+) -> list[StoreRequest]:
+    """Returns the requests that put the chunks of one call: one for several small ones, or one for each piece.
+
+    A `stripe_size` of 0 keeps each chunk whole. `is_asking`: something goes before each chunk, so that each has a
+    request of its own.
 
     Raises:
-        ValueTooLargeError: the chunk, or a piece of it, fits no value.
+        ValueTooLargeError: a chunk, or a piece of it, fits no value.
     """
+    made: list[StoreRequest] = []
+    begin = nbytes = 0  # where the small chunks begin that have no request yet, and their bytes
+    for slot, (name, obj) in enumerate(zip(names, objs, strict=True)):
+        size = obj.get_size()
+        is_small = size <= _SMALL_BYTES and not is_asking and not 0 < STRIPES_FROM * stripe_size < size
+        if slot > begin and not (is_small and nbytes + size <= _TOGETHER_BYTES and slot - begin < _TOGETHER_CHUNKS):
+            made.append(_together(writer, names, objs, begin, slot))
+            begin, nbytes = slot, 0
+        if is_small:
+            writer.check_size(name, obj)
+            nbytes += size
+            continue
+        for request in _requests_of_one(writer, name, obj, stripe_size):
+            request.slot = slot
+            made.append(request)
+        begin = slot + 1
+    if begin < len(names):
+        made.append(_together(writer, names, objs, begin, len(names)))
+    return made
+
+
+def _together(
+    writer: RecordWriter, names: Sequence[str], objs: Sequence[ChunkBytes], begin: int, end: int
+) -> StoreRequest:
+    request: StoreRequest
+    if end - begin == 1:
+        request = _WholePut(writer, names[begin], objs[begin])
+    else:
+        request = _WholePuts(writer, names[begin:end], objs[begin:end], range(begin, end))
+    request.slot = begin
+    return request
+
+
+def _requests_of_one(writer: RecordWriter, name: str, obj: ChunkBytes, stripe_size: int) -> Sequence[StoreRequest]:
     nbytes = obj.get_size()
     if not stripe_size or nbytes <= STRIPES_FROM * stripe_size:
         writer.check_size(name, obj)
@@ -62,6 +111,26 @@ class _WholePut(StoreRequest):
 
     async def read_replies(self, connection: Connection) -> StoreRequest | None:
         await connection.read_ok()
+        return None
+
+
+class _WholePuts(StoreRequest):
+    """Small chunks, each as one record. They replace whatever stood under their names."""
+
+    def __init__(
+        self, writer: RecordWriter, names: Sequence[str], objs: Sequence[ChunkBytes], slots: Sequence[int]
+    ) -> None:
+        self._writer = writer
+        self._names = names
+        self._objs = objs
+        self._slots = slots
+        self.nbytes = sum(obj.get_size() for obj in objs)
+
+    async def send(self, connection: Connection) -> None:
+        await self._writer.send_several(connection, self._names, self._objs)
+
+    async def read_replies(self, connection: Connection) -> StoreRequest | None:
+        await self._writer.read_several_stored(connection, self._slots)
         return None
 
 
