@@ -5,16 +5,20 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+import time
 from typing import Final
 
 from .allocator import GRANULE, SMALL
 from .page_touch import touch_pages
 
-SLICE: Final = 4 << 20
-"""Bytes touched by one system call. A multiple of the size of a huge page."""
+SLICE: Final = 2 << 20
+"""Bytes touched by one system call: the size of a huge page. A get that begins meanwhile has all processors soon."""
 
 _DELAY: Final = 0.25
 """Seconds before the first page: what is over by then, such as a short command, is not slowed down."""
+
+_QUIET: Final = 0.1
+"""Seconds without a new block before pages are touched: transfers need the processors more."""
 
 _SMALL_SHARE: Final = 16
 """The high end, where small blocks are, is kept warm for this part of the bytes that the low end is."""
@@ -38,6 +42,7 @@ class WarmUp:
         self._capacity = capacity
         self._ahead = min(ahead, capacity) // GRANULE * GRANULE
         self._low, self._high = _End(), _End()
+        self._used_at = 0.0
         self._wake = threading.Event()
         self._stopped = threading.Event()
 
@@ -60,14 +65,18 @@ class WarmUp:
 
     def used(self, start: int, size: int) -> None:
         """Called when a block is handed out."""
+        self._used_at = time.monotonic()
         end, reach = (self._high, self._capacity - start) if size < SMALL else (self._low, start + size)
         if reach > end.used:
             end.used = reach
             self._wake.set()
 
     def _run(self) -> None:
-        self._stopped.wait(_DELAY)
-        while not self._stopped.is_set() and self.warm < self._capacity:
+        pause = _DELAY
+        while not self._stopped.wait(pause) and self.warm < self._capacity:
+            pause = self._used_at + _QUIET - time.monotonic()
+            if pause > 0:
+                continue
             self._wake.clear()
             if not (self._touch_high() or self._touch_low()):
                 self._wake.wait()

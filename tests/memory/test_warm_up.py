@@ -99,6 +99,18 @@ def test_what_was_written_stays_when_its_pages_are_touched() -> None:
 
 
 @needs_populate
+def test_while_blocks_are_handed_out_no_page_is_touched() -> None:
+    with LocalCPUBackend(256 * MIB, warm_ahead=32 * MIB) as backend:
+        ends = time.monotonic() + 0.6  # more than twice what it waits at first
+        while time.monotonic() < ends:
+            obj = backend.allocate((4096,), "uint8")
+            assert obj is not None
+            obj.ref_count_down()
+        assert warm_bytes(backend) <= 8 * MIB  # where this thread did not run for a while
+        until(lambda: warm_bytes(backend) == 34 * MIB + 4096)
+
+
+@needs_populate
 def test_the_thread_ends_when_all_is_warm(threads: Threads) -> None:
     with LocalCPUBackend(24 * MIB) as backend:
         until(lambda: warm_bytes(backend) == 24 * MIB and not threads())
@@ -192,15 +204,15 @@ def test_a_process_ends_while_its_arena_is_being_touched() -> None:
 def test_slices_begin_and_end_where_huge_pages_do() -> None:
     end = warm_up._End()
     pieces = []
-    while (piece := end.next_slice(10 * MIB, 64 * MIB)) is not None:
+    while (piece := end.next_slice(5 * MIB, 64 * MIB)) is not None:
         pieces.append(piece)
         end.warm = piece[1]
-    assert pieces == [(0, SLICE), (SLICE, 2 * SLICE), (2 * SLICE, 10 * MIB)]
+    assert pieces == [(0, SLICE), (SLICE, 2 * SLICE), (2 * SLICE, 5 * MIB)]
 
 
 def test_what_is_in_use_already_is_left_to_its_users() -> None:
     end = warm_up._End()
-    end.used = 9 * MIB
+    end.used = 2 * SLICE + MIB
     assert end.next_slice(10 * MIB, 64 * MIB) == (2 * SLICE, 3 * SLICE)
 
 
