@@ -102,8 +102,8 @@ class Arena:
                     view[start] = 0
 
     def stop_warming(self) -> None:
-        """Has no further pages touched. Does not wait for those that are being touched."""
-        self._warm_up.stop()
+        """Has no further pages touched, and waits for those that are being touched: some milliseconds."""
+        self._warm_up.end()
 
     @property
     def capacity(self) -> int:

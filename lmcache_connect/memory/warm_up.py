@@ -20,6 +20,9 @@ _DELAY: Final = 0.25
 _QUIET: Final = 0.1
 """Seconds without a new block before pages are touched: transfers need the processors more."""
 
+_END_SECONDS: Final = 1.0
+"""How long the end of the thread is waited for. It is a daemon: it ends with the process in any case."""
+
 _SMALL_SHARE: Final = 16
 """The high end, where small blocks are, is kept warm for this part of the bytes that the low end is."""
 
@@ -45,6 +48,7 @@ class WarmUp:
         self._used_at = 0.0
         self._wake = threading.Event()
         self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @property
     def warm(self) -> int:
@@ -53,15 +57,23 @@ class WarmUp:
 
     def start(self) -> None:
         """Starts the thread, which ends when all is warm, or after `stop`. Without a thread, nothing is warmed."""
+        thread = threading.Thread(target=self._run, name="lmcache-connect-warm-up", daemon=True)
         try:
-            threading.Thread(target=self._run, name="lmcache-connect-warm-up", daemon=True).start()
+            thread.start()
         except RuntimeError:  # the process may have no more threads
-            pass
+            return
+        self._thread = thread
 
     def stop(self) -> None:
         """Has the thread end after its slice. Does not wait for it."""
         self._stopped.set()
         self._wake.set()
+
+    def end(self) -> None:
+        """Ends the thread, and waits for its slice, which takes some milliseconds."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join(_END_SECONDS)
 
     def used(self, start: int, size: int) -> None:
         """Called when a block is handed out."""

@@ -120,7 +120,7 @@ def test_the_thread_ends_with_the_memory(threads: Threads) -> None:
     backend = LocalCPUBackend(1 << 30)
     assert threads()
     backend.close()
-    until(lambda: not threads())
+    assert not threads()
 
 
 def test_memory_that_nobody_closed_is_collected_with_its_thread(threads: Threads) -> None:
