@@ -481,9 +481,10 @@ async def test_a_stall_ends_at_the_deadline_and_gives_everything_back(
 ) -> None:
     config = CONFIG.model_copy(update={"min_throughput": 1 << 40})
     url = server.url("p", io=io, timeout=0.3, range_size=0)
-    async with ConnectorManager(url, None, local_cpu_backend, config) as manager:
+    patient = ConnectorManager(server.url("p", io=io, range_size=0), None, local_cpu_backend, CONFIG)
+    async with patient, ConnectorManager(url, None, local_cpu_backend, config) as manager:
         connector = manager.create_connector()
-        await put(connector)
+        await put(patient.create_connector())
         server.plan("GET", Stall(after))
         server.plan("PUT", Stall(-1))
         started = time.monotonic()
@@ -493,7 +494,7 @@ async def test_a_stall_ends_at_the_deadline_and_gives_everything_back(
             await put(connector)
         assert time.monotonic() - started < 2
         assert local_cpu_backend.statistics().live_objects == 0
-        assert await holds(connector)
+        assert await holds(patient.create_connector())
 
 
 @pytest.mark.asyncio

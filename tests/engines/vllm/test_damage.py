@@ -63,7 +63,7 @@ def test_a_server_that_stops_in_the_middle_of_a_load_fails_it_by_its_deadline_an
     limits = {"operation_timeout": 600, "stall_timeout": 600, "close_grace": 0.1}
     server, url = own_store.server, own_store.url()
     host(url, chunks=4, nbytes=MIB).store(range(4))
-    one = host(own_store.url(proxy, attempts=1), chunks=8, nbytes=MIB, deadline=1.0, **limits)
+    one = host(own_store.url(proxy, attempts=1), chunks=8, nbytes=MIB, deadline=3.0, **limits)
     context = one.request("r")
     keys = [key_of(number) for number in range(4)]
     assert one.look_up(keys, context) == [True] * 4
