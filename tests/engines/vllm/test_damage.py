@@ -92,7 +92,7 @@ def test_a_load_of_many_chunks_keeps_what_whole_jobs_have_brought_when_the_serve
 ) -> None:
     nbytes, chunks = 8 * MIB, 12  # two chunks a job, four jobs at a time
     keys = [key_of(number) for number in range(chunks)]
-    patient = host(own_store.url(), chunks=chunks, nbytes=nbytes, deadline=30.0)
+    patient = host(own_store.url(), chunks=chunks, nbytes=nbytes, deadline=30.0, lookup_deadline=30.0)
     patient.store(range(chunks))
     assert patient.look_up(keys, patient.request("r")) == [True] * chunks
     one = host(
