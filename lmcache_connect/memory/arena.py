@@ -93,7 +93,7 @@ class Arena:
             self._prefault()
         elif warm_ahead:
             self._warm_up.start()
-            weakref.finalize(self, self._warm_up.stop)
+            weakref.finalize(self, self._warm_up.stop).atexit = False  # the thread ends with the process
 
     def _prefault(self) -> None:
         if not touch_pages(self.address, self.capacity):

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Final
 
+from ..process import this_process
 from .allocator import GRANULE, SMALL
 from .page_touch import touch_pages
 
@@ -24,7 +25,7 @@ _END_SECONDS: Final = 1.0
 """How long the end of the thread is waited for. It is a daemon: it ends with the process in any case."""
 
 _SMALL_SHARE: Final = 16
-"""The high end, where small blocks are, is kept warm for this part of the bytes that the low end is."""
+"""The high end, where small blocks are, is kept warm for one sixteenth of the bytes that the low end is."""
 
 
 class WarmUp:
@@ -40,6 +41,7 @@ class WarmUp:
         `mapping` has `capacity` bytes, and is kept until the thread has ended. `ahead` is the bytes to be warm beyond
         the blocks in use; at least `capacity`: the whole arena.
         """
+        self._process = this_process()
         self._mapping = mapping
         self._address = ctypes.addressof(ctypes.c_ubyte.from_buffer(mapping))
         self._capacity = capacity
@@ -65,7 +67,9 @@ class WarmUp:
         self._thread = thread
 
     def stop(self) -> None:
-        """Has the thread end after its slice. Does not wait for it."""
+        """Has the thread end after its slice. Does not wait for it. Does nothing in a fork, which has no thread."""
+        if self._process.is_forked():
+            return  # the thread may have held the locks of both events at the fork
         self._stopped.set()
         self._wake.set()
 

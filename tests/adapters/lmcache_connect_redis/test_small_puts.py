@@ -62,9 +62,9 @@ def test_small_chunks_that_follow_one_another_go_together_up_to_half_a_mebibyte(
     writer = RecordWriter("store", RedisOptions())
     objs = [chunk(backend, "k", nbytes) for nbytes in sizes]
     names = [f"n{number}" for number in range(len(sizes))]
-    requests = put_requests(writer, names, objs, 1 << 20, is_asking=False)
+    requests = put_requests(writer, names, objs, 1 << 20, each_alone=False)
     assert [(request.slot, request.nbytes // KIB) for request in requests] == expected
-    each = put_requests(writer, names, objs, 1 << 20, is_asking=True)
+    each = put_requests(writer, names, objs, 1 << 20, each_alone=True)
     assert [request.slot for request in each] == list(range(len(sizes)))
     release_all(objs)
 
@@ -72,7 +72,7 @@ def test_small_chunks_that_follow_one_another_go_together_up_to_half_a_mebibyte(
 def test_a_chunk_in_pieces_goes_alone_however_small_it_is(backend: LocalCPUBackend) -> None:
     writer = RecordWriter("store", RedisOptions())
     objs = [chunk(backend, "k", nbytes) for nbytes in (KIB, 300 * KIB, 64 * KIB, KIB)]
-    requests = put_requests(writer, ["a", "b", "c", "d"], objs, 65_536, is_asking=False)
+    requests = put_requests(writer, ["a", "b", "c", "d"], objs, 65_536, each_alone=False)
     assert [request.slot for request in requests] == [0, *[1] * 5, 2]
     release_all(objs)
 
@@ -82,7 +82,7 @@ def test_a_chunk_that_fits_no_value_is_named_before_anything_is_sent(backend: Lo
     objs = chunks(backend, ["a", "b"], 4 * KIB)
     objs.append(chunk(backend, "c", 9 * KIB))
     with pytest.raises(ValueTooLargeError):
-        put_requests(writer, ["a", "b", "c"], objs, 0, is_asking=False)
+        put_requests(writer, ["a", "b", "c"], objs, 0, each_alone=False)
     release_all(objs)
 
 

@@ -63,7 +63,7 @@ class FramedLayout(Layout):
         self, names: Sequence[str], objs: Sequence[ChunkBytes], *, whole: bool = False
     ) -> list[StoreRequest]:
         stripe = self._stripe if self.has_transactions and not whole else 0
-        return put_requests(self._writer, names, objs, stripe, is_asking=whole)
+        return put_requests(self._writer, names, objs, stripe, each_alone=whole)
 
     def keep_whole(self) -> bool:
         was_striping, self._stripe = self._stripe > 0, 0

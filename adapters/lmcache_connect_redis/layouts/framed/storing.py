@@ -41,12 +41,12 @@ _TOGETHER_CHUNKS: Final = 32
 
 
 def put_requests(
-    writer: RecordWriter, names: Sequence[str], objs: Sequence[ChunkBytes], stripe_size: int, *, is_asking: bool
+    writer: RecordWriter, names: Sequence[str], objs: Sequence[ChunkBytes], stripe_size: int, *, each_alone: bool
 ) -> list[StoreRequest]:
     """Returns the requests that put the chunks of one call: one for several small ones, or one for each piece.
 
-    A `stripe_size` of 0 keeps each chunk whole. `is_asking`: something goes before each chunk, so that each has a
-    request of its own.
+    A `stripe_size` of 0 keeps each chunk whole. `each_alone`: each chunk has a request of its own, because something
+    is sent ahead of each.
 
     Raises:
         ValueTooLargeError: a chunk, or a piece of it, fits no value.
@@ -55,7 +55,7 @@ def put_requests(
     begin = nbytes = 0  # where the small chunks begin that have no request yet, and their bytes
     for slot, (name, obj) in enumerate(zip(names, objs, strict=True)):
         size = obj.get_size()
-        is_small = size <= _SMALL_BYTES and not is_asking and not 0 < STRIPES_FROM * stripe_size < size
+        is_small = size <= _SMALL_BYTES and not each_alone and not 0 < STRIPES_FROM * stripe_size < size
         if slot > begin and not (is_small and nbytes + size <= _TOGETHER_BYTES and slot - begin < _TOGETHER_CHUNKS):
             made.append(_together(writer, names, objs, begin, slot))
             begin, nbytes = slot, 0
