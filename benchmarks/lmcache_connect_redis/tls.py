@@ -1,8 +1,9 @@
-"""TLS against no TLS, in a thread and on the event loop, and against valkey-glide: one server, interleaved in one run.
+"""TLS against no TLS, a blocking `SSLSocket` and valkey-glide: one server, interleaved in one run.
 
-    python -m benchmarks.lmcache_connect_redis.tls [--rounds 5] [--sizes 1048576 4194304] [--output FOLDER]
+    python -m benchmarks.lmcache_connect_redis.tls [--rounds 5] [--sizes 1048576] [--cipher aes128] [--output FOLDER]
 
-The server is one redis-server with a plain port and a TLS port. Every client verifies its certificate. LMCache's own
+The server is one redis-server with a plain port and a TLS port. Every client verifies its certificate. `--cipher` is
+the one cipher that the server admits; without it, clients and server agree on AES-256-GCM. LMCache's own
 clients, which have no TLS, take part where LMCache is installed. Every chunk that is read is compared with what was
 written. CPU seconds are those of this process. GB is 10^9 bytes.
 """
@@ -28,6 +29,7 @@ from lmcache_connect import __version__
 from lmcache_connect.testing.servers.redis import RedisServer
 
 from .comparison import BATCHES, MIB, Comparison, batches
+from .contenders.blocking_tls import BlockingTLS
 from .contenders.connect import Connect
 from .contenders.contender import Contender
 from .contenders.glide import Glide
@@ -36,6 +38,12 @@ from .floor import floor_server
 from .report import ORDER, shown
 
 SIZES: Final = (MIB, 4 * MIB, 32 * MIB)
+CIPHERS: Final = {
+    "aes128": "TLS_AES_128_GCM_SHA256",
+    "aes256": "TLS_AES_256_GCM_SHA384",
+    "chacha20": "TLS_CHACHA20_POLY1305_SHA256",
+}
+"""What the server's setting `tls-ciphersuites` calls them."""
 
 
 class _OverTLS(Contender):
@@ -72,6 +80,10 @@ class ConnectTLSLoop(_OverTLS, Connect):
         return f"{super().url(database)}&io=loop"
 
 
+class SSLSocketTLS(_OverTLS, BlockingTLS):
+    """What Python's own TLS socket gives."""
+
+
 class GlideTLS(_OverTLS, Glide):
     """valkey-glide over TLS."""
 
@@ -82,6 +94,7 @@ CONTENDERS: Final[tuple[type[Contender], ...]] = (
     ConnectThread,
     ConnectTLSThread,
     ConnectTLSLoop,
+    SSLSocketTLS,
     Glide,
     GlideTLS,
     LMCacheRedis,
@@ -138,11 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", choices=list(BATCHES), default=list(SIZES), metavar="BYTES")
+    parser.add_argument("--cipher", choices=list(CIPHERS), default=None)
     parser.add_argument("--output", type=Path, default=None, metavar="FOLDER", help="where redis_tls.json is written")
     options = parser.parse_args(arguments)
     console = Console()
-    with RedisServer(tls=True) as server:
+    config = {} if options.cipher is None else {"tls-ciphersuites": CIPHERS[options.cipher]}
+    with RedisServer(tls=True, config=config) as server:
         report = asyncio.run(compare(server, options.sizes, options.rounds, console))
+    report["cipher"] = options.cipher
     show(console, report)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)

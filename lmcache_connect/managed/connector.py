@@ -79,6 +79,7 @@ from .operations import (
 from .own_thread import OwnThread
 from .progress import OnProgress, Tally
 from .recall import Recall
+from .seen_names import SeenNames
 from .sync_connector import SyncConnector
 from .tensors import array_of, tensor_of_async
 from .windowed_gets import KeyT, WindowedGets
@@ -366,11 +367,10 @@ class ManagedConnector(RemoteConnector):
         A failure raises in both error modes.
         """
         names = self._paged(self._wrapped.scan(prefix), are_keys=True)
-        seen: set[str] = set()
+        seen = SeenNames()
         try:
             async for name in names:
-                if name not in seen:
-                    seen.add(name)
+                if seen.add(name):
                     yield name
         finally:
             await end_scan(names)
