@@ -330,7 +330,9 @@ class ClusterServers(ServerGroup):
         for node in nodes:
             with node.client() as client:
                 if client.info("replication").get("master_link_status", "up") != "up":
-                    raise NotReadyError(f"the replica at port {node.port} has no link to its primary")
+                    log = node.log_tail(5)
+                    where = f"the replica at port {node.port}"
+                    raise NotReadyError(f"{where} has no link to its primary; its log ends with:\n{log}")
 
 
 def _slots(ranges: Ranges) -> set[int]:

@@ -244,7 +244,9 @@ class SentinelServers(ServerGroup):
             if known["role"] != "slave" or known["master_port"] != self._port(primary):
                 raise NotReadyError(f"the server at port {replica.port} does not follow the primary")
             if known["master_link_status"] != "up":
-                raise NotReadyError(f"the replica at port {replica.port} has no link to the primary")
+                log = replica.log_tail(5)
+                where = f"the replica at port {replica.port}"
+                raise NotReadyError(f"{where} has no link to the primary; its log ends with:\n{log}")
 
     def _check_sentinel(self, sentinel: StoreServer, replicas: Collection[StoreServer], *, others: int) -> None:
         where = f"the sentinel at port {sentinel.port}"
