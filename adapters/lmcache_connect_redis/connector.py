@@ -83,6 +83,10 @@ _THREAD_CONNECTIONS: Final = 1
 """Connections of blocking callers. Those that come meanwhile use the event loop, where they share round trips: with 16
 threads that costs a call less than a connection for each thread."""
 
+_LONE_BYTES: Final = 4 << 20
+"""A get of one chunk up to this size stays on the event loop while there is no other one. That costs less than a thread
+that takes the connection over and tells the loop of the outcome: see `docs/speed.md`."""
+
 _SCAN_BYTES: Final = 64 << 20
 """What one answer to SCAN may hold in all."""
 
@@ -150,6 +154,8 @@ class RedisConnector(StreamingConnector[Connection]):
             runs_alone=False,
         )
         self._large_from = min(self._threads_from, LARGE_BYTES)
+        # Of a group, each server may get a chunk of one call: their threads work side by side.
+        self._lone_bytes = _LONE_BYTES if options.io == "auto" and line is None else 0
         self._thread_connections = ThreadConnections(_THREAD_CONNECTIONS, self._connect, context.loop)
         self._own_thread = RedisOwnThread(
             self._thread_connections,
@@ -528,7 +534,7 @@ class RedisConnector(StreamingConnector[Connection]):
         call.is_asking = way is Way.ASKING
         if may_wait:
             return self._waiting_gets.run_apart(call)
-        return (self._small_gets if nbytes < self._large_from else self._large_gets).run(call)
+        return self._get_lane(nbytes, len(names)).run(call)
 
     async def send(
         self,
@@ -576,6 +582,12 @@ class RedisConnector(StreamingConnector[Connection]):
     def free_soon(self, names: Sequence[str]) -> None:
         """Removes names in the background, if the server lets us within a second. No call waits for it."""
         self._leftovers.free_soon(names)
+
+    def _get_lane(self, nbytes: int, chunks: int) -> FetchLane:
+        if nbytes < self._large_from:
+            return self._small_gets
+        is_lone = chunks == 1 and nbytes <= self._lone_bytes and self._small_gets.is_idle and self._large_gets.is_idle
+        return self._small_gets if is_lone else self._large_gets
 
     def _put_lane(self, nbytes: int) -> StoreLane:
         return self._small_puts if nbytes < self._large_from else self._large_puts

@@ -67,6 +67,8 @@ MAX_HEADER_BYTES: Final = _FIXED.size + MAX_GROUPS * (_GROUP.size + 8 * MAX_DIMS
 DIGEST: Final = slice(16, 32)
 """The bytes of a header that hold the key's digest."""
 
+_PIECE_INDEX: Final = slice(44, 48)
+
 INDEX_BYTES: Final = MAX_HEADER_BYTES + TRAILER_BYTES
 """The longest index of a spread chunk."""
 
@@ -167,6 +169,16 @@ def encode_header(
     )
     header = fixed + groups
     return header + _CRC.pack(zlib.crc32(header))
+
+
+def header_of_piece(header: bytes, index: int) -> bytes:
+    """The header of piece `index` of the striped chunk that `header`, of any of its pieces, belongs to."""
+    start = b"%b%b%b" % (
+        header[: _PIECE_INDEX.start],
+        index.to_bytes(4, "little"),
+        header[_PIECE_INDEX.stop : -_CRC.size],
+    )
+    return start + _CRC.pack(zlib.crc32(start))
 
 
 def header_length(prefix: bytes | bytearray | memoryview) -> int:

@@ -138,6 +138,11 @@ class Lane(ABC, Generic[C, W]):
         """Whether a connection that has moved so many bytes is to be released: others wait for one of the pool."""
         return moved >= self._share_bytes and self._pool.waiting > 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is served, and none waits for that."""
+        return not (self._is_occupied or self._drivers)
+
     def run(self, call: W) -> Awaitable[None]:
         """Makes the requests of `call`. When it has ended, however it ended, nothing touches its buffers any more.
 
@@ -155,7 +160,7 @@ class Lane(ABC, Generic[C, W]):
     # ---------------------------------------------------------------------------------------------- in its own task
 
     def _may_run_alone(self) -> bool:
-        return self._runs_alone and not (self._is_occupied or self._drivers)
+        return self._runs_alone and self.is_idle
 
     async def _run_alone(self, call: W) -> None:
         self._is_occupied = True

@@ -35,6 +35,7 @@ from lmcache_connect.record import (
     encode_header,
     encode_record,
     header_length,
+    header_of_piece,
     key_digest,
 )
 from lmcache_connect.record.frame import FLAG_CHECKSUM, FLAG_STRIPED, MAGIC, VERSION_PIECE, VERSION_WHOLE
@@ -344,6 +345,17 @@ def striped(index: int, payload: bytes, plan: StripePlan) -> bytes:
 
 PLAN: Final = StripePlan(2 * MIN_STRIPE_BYTES + 5, MIN_STRIPE_BYTES, 7)
 PAYLOAD: Final = random.Random(1).randbytes(PLAN.nbytes)
+
+
+def test_the_header_of_a_piece_follows_from_that_of_another_piece() -> None:
+    metadata = ChunkMetadata.of((3, 1 << 20), "bfloat16")
+    plan = StripePlan(metadata.nbytes, 1 << 20, 0xFEDC_BA98)
+    for checksum in (True, False):
+        headers = [
+            encode_header(KEY, metadata, plan=plan, index=index, checksum=checksum) for index in range(plan.pieces)
+        ]
+        assert [header_of_piece(headers[0], index) for index in range(plan.pieces)] == headers
+        assert header_of_piece(headers[-1], 0) == headers[0]
 
 
 def test_a_striped_chunk_is_read_back_piece_by_piece() -> None:

@@ -478,8 +478,8 @@ async def test_a_put_whose_connection_is_lost_leaves_the_chunk_that_was_there(
     through = f"redis://{proxy.host}:{proxy.port}?layout=lmcache"
     async with ConnectorManager(through, local_cpu_backend=local_cpu_backend, config=QUICK) as manager:
         writer = manager.create_connector()
-        assert await writer.get("other") is None  # connected
         with chunk(local_cpu_backend, "k", MIB) as obj:
+            await writer.put("other", obj)  # over the connection that the next put has
             proxy.arm(Fault(FaultKind.TRUNCATE_AND_CLOSE, Direction.TO_SERVER, after_bytes=after, count=1))
             with pytest.raises(StoreUnavailableError):
                 await writer.put("k", obj)

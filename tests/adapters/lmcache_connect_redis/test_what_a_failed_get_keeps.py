@@ -65,7 +65,7 @@ async def test_a_piece_that_is_cut_short_leaves_the_arena_empty(backend: LocalCP
     record = header + bytes(CHUNK // 2 + 8)
     connection = cut_short(b"$%d\r\n%b\r\n" % (len(record), record), io)
     decoded = decode_header(header, "k", len(record))
-    chunk = StripedChunk("k", plan, decoded, obj)
+    chunk = StripedChunk("k", plan, decoded, header, obj)
     reader = RecordReader(RedisOptions())
     with pytest.raises(StreamClosedError) as kept:
         if index:
