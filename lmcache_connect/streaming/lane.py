@@ -106,8 +106,10 @@ class Lane(ABC, Generic[C, W]):
         self._share_bytes: Final = share_bytes
         self._queue_of_one: Final[CallQueue[W]] = CallQueue()
         self._on_more: Final = self._more
-        self._is_occupied = False
+        self._serves_alone = False
         """Whether a call runs in its own task."""
+        self._is_occupied = False
+        """The same, and whether one has just ended that has not waited for anything."""
         self._closed_here: Final[set[C]] = set()
         self._finished: Final[deque[W]] = deque()
         self._is_finishing = False
@@ -141,7 +143,7 @@ class Lane(ABC, Generic[C, W]):
     @property
     def is_idle(self) -> bool:
         """Whether no call is served, and none waits for that."""
-        return not (self._is_occupied or self._drivers)
+        return not (self._serves_alone or self._drivers)
 
     def run(self, call: W) -> Awaitable[None]:
         """Makes the requests of `call`. When it has ended, however it ended, nothing touches its buffers any more.
@@ -160,14 +162,15 @@ class Lane(ABC, Generic[C, W]):
     # ---------------------------------------------------------------------------------------------- in its own task
 
     def _may_run_alone(self) -> bool:
-        return self._runs_alone and self.is_idle
+        return self._runs_alone and not (self._is_occupied or self._drivers)
 
     async def _run_alone(self, call: W) -> None:
-        self._is_occupied = True
+        self._serves_alone = self._is_occupied = True
         has_waited = True
         try:
             has_waited = await self._run_in_own_task(call, self._queue_of_one)
         finally:
+            self._serves_alone = False
             if has_waited:
                 self._is_occupied = False
             else:  # the answer was there at once. Calls of the same turn would each cost what serves all of them.
