@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -136,20 +137,21 @@ class RedisConnector(StreamingConnector[Connection]):
         self._lookups = LookupLane(self._lookup_pool, self._layout.keys_each)
         # Small calls have connections of their own, so that they do not wait behind large ones.
         small = self._new_pool(options.pool_size)
+        count = options.pool_size
         couriers = None if math.isinf(self._threads_from) else self._couriers
         # One thread serves one connection. On the event loop, several connections move more than one.
-        count = options.pool_size
-        drivers = count if couriers is None else 1
+        getting = count if couriers is None else min(count, _get_threads(is_one_of_several=line is not None))
+        putting = count if couriers is None else 1
         self._small_gets = FetchLane(small, spare_drivers=count - 1, share_bytes=SMALL_SHARE_BYTES)
         self._large_gets = FetchLane(
-            self._chunk_pool, drivers=drivers, spare_drivers=count - drivers, couriers=couriers, runs_alone=False
+            self._chunk_pool, drivers=getting, spare_drivers=count - getting, couriers=couriers, runs_alone=False
         )
         self._waiting_gets = FetchLane(self._waiting_pool)
         self._small_puts = StoreLane(small, spare_drivers=count - 1, share_bytes=SMALL_SHARE_BYTES)
         self._large_puts = StoreLane(
             self._chunk_pool,
-            drivers=drivers,
-            spare_drivers=count - drivers,
+            drivers=putting,
+            spare_drivers=count - putting,
             couriers=couriers,
             runs_alone=False,
         )
@@ -591,6 +593,16 @@ class RedisConnector(StreamingConnector[Connection]):
 
     def _put_lane(self, nbytes: int) -> StoreLane:
         return self._small_puts if nbytes < self._large_from else self._large_puts
+
+
+def _get_threads(*, is_one_of_several: bool) -> int:
+    """How many threads receive the chunks of one server side by side, at most: see `docs/speed.md`.
+
+    Two, since a single one and the server often share one CPU while another one is idle. Of several servers, each has
+    one, and they are spread by that.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if is_one_of_several else min(2, cores)
 
 
 def only_facts(found: KeyFacts | RedirectedError | None) -> KeyFacts | None:

@@ -43,8 +43,9 @@ class RedisOptions(ConnectorOptions):
     Look-ups share one of their own. So there are `3 * pool_size + 1` at most. They are opened when they are needed."""
 
     io: Literal["auto", "thread", "loop"] = "auto"
-    """What moves a call's bytes: `thread`, a thread over one connection; `loop`, the event loop over up to `pool_size`
-    connections; `auto`, a thread from 1 MiB on."""
+    """What moves a call's bytes: `thread`, threads, of which each has a connection: two for gets, one for puts; `loop`,
+    the event loop over up to `pool_size` connections; `auto`, threads from 1 MiB on, except for a get of one chunk of
+    up to 4 MiB that no other get is beside."""
 
     connect_timeout: Seconds = 5.0
     """How long connecting, the TLS handshake and authentication may take together, in seconds."""

@@ -324,11 +324,11 @@ class Lane(ABC, Generic[C, W]):
                 async with self._pool.acquired() as connection:
                     self._arriving.discard(driver)
                     self._serving.add(pipeline)
+                    if self._limit > 1:
+                        asyncio.get_running_loop().call_soon(self._hire_for_the_rest)
                     if couriers is not None:
                         await couriers.run(connection, _ending_leases(pipeline.serve(connection)))
                     else:
-                        if self._limit > 1:
-                            asyncio.get_running_loop().call_soon(self._hire_for_the_rest)
                         await pipeline.serve(connection)
             except Exception as error:
                 if connection is None and self._serving:

@@ -1,8 +1,9 @@
-"""A get of one chunk of a few MiB, with no other call: the event loop receives it, and no thread is started for it."""
+"""Which threads receive large chunks: none for a lone get of a few MiB, two for a batch, one for each of a ring."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ import pytest_asyncio
 
 from lmcache_connect import ConnectorConfig, ConnectorManager, LocalCPUBackend, ManagedConnector
 from lmcache_connect.memory import release_all
-from lmcache_connect.testing import ValkeyServer
+from lmcache_connect.testing import RingServers, ValkeyServer
 
 from .chunks import chunk, holds
 
@@ -72,3 +73,27 @@ async def test_the_second_of_two_gets_has_a_thread(
     found = await asyncio.gather(*map(stored.get, KEYS))
     assert [holds(obj, key) for obj, key in zip(found, KEYS, strict=True)] == [True] * len(KEYS)
     assert couriers() - couriers_of_others
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
+@pytest.mark.parametrize("stored", [(4 * MIB, "auto")], indirect=True)
+async def test_two_threads_get_a_batch(couriers_of_others: set[threading.Thread], stored: ManagedConnector) -> None:
+    keys = [*KEYS, *KEYS]
+    found = await stored.batched_get(keys)
+    assert [holds(obj, key) for obj, key in zip(found, keys, strict=True)] == [True] * len(keys)
+    assert len(couriers() - couriers_of_others) == 2
+
+
+async def test_one_thread_gets_the_chunks_of_each_server_of_a_ring(
+    couriers_of_others: set[threading.Thread], local_cpu_backend: LocalCPUBackend
+) -> None:
+    keys = [f"ring@1@0@{number:x}@uint8" for number in range(8)]
+    with RingServers(count=2) as ring:
+        async with ConnectorManager(ring.url(), local_cpu_backend=local_cpu_backend) as manager:
+            connector = manager.create_connector()
+            objs = [chunk(local_cpu_backend, key, 2 * MIB) for key in keys]
+            await connector.batched_put(keys, objs)
+            release_all(objs)
+            found = await connector.batched_get(keys)
+            assert [holds(obj, key) for obj, key in zip(found, keys, strict=True)] == [True] * len(keys)
+            assert len(couriers() - couriers_of_others) == 2
