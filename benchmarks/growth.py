@@ -21,8 +21,9 @@ import platform
 import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -68,9 +69,20 @@ def median_us(work: Callable[[], Any], repeats: int, rounds: int = ROUNDS) -> fl
     return statistics.median(taken)
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+@contextmanager
+def traced() -> Iterator[None]:
+    """Has `held()` count what is allocated from here on. Everything takes longer meanwhile: not for times."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def held() -> int:
+    """Bytes that were allocated under `traced()` and are not free again."""
+    return tracemalloc.get_traced_memory()[0]
 
 
 # ------------------------------------------------------------------------------------------------------ memory
@@ -206,36 +218,43 @@ async def scan(url: str, most: int) -> list[Curve]:
                 break
             await _filled(connector, 16, stored, count)
             stored = count
-            gc.collect()
-            before, named, highest = resident(), 0, 0
+            named = 0
             started = time.perf_counter()
             async for _ in connector.scan():
                 named += 1
-                if named % 1000 == 0:
-                    highest = max(highest, resident())
-            taken = time.perf_counter() - started
+            times.append((count, (time.perf_counter() - started) / count * 1e6))
             if named != count:
                 raise RuntimeError(f"{named} names of {count}")
-            times.append((count, taken / count * 1e6))
-            memory.append((count, max(0, highest - before) / count))
+            with traced():
+                async for _ in connector.scan():
+                    named -= 1
+                    if not named:
+                        memory.append((count, held() / count))
     return [Curve("scan: one name", "µs", "names", times), Curve("scan: memory for a name", "bytes", "names", memory)]
+
+
+@asynccontextmanager
+async def _opened(url: str, count: int) -> AsyncIterator[None]:
+    """So many idle connectors of one manager."""
+    with LocalCPUBackend(CHUNK) as backend:
+        async with ConnectorManager(url, None, backend) as manager:
+            for number in range(count):
+                await manager.open_connector(f"{url}?prefix=p{number}")
+            yield
 
 
 async def managers(url: str) -> list[Curve]:
     """Managers with idle connectors: the time to make, open and close them, and the memory of one."""
     times, memory = [], []
     for count in (1, 10, 100, 1000):
-        gc.collect()
-        before = resident()
         started = time.perf_counter()
-        with LocalCPUBackend(CHUNK) as backend:
-            async with ConnectorManager(url, None, backend) as manager:
-                for number in range(count):
-                    await manager.open_connector(f"{url}?prefix=p{number}")
-                grown = resident() - before
+        async with _opened(url, count):
+            pass
         times.append((count, (time.perf_counter() - started) / count * 1e6))
-        if count >= 100:  # fewer are less than what the allocators keep
-            memory.append((count, max(0, grown) / count / 1024))
+        with traced():
+            async with _opened(url, count):
+                gc.collect()
+                memory.append((count, held() / count / 1024))
     return [
         Curve("manager: made and closed, for one connector", "µs", "connectors", times),
         Curve("manager: memory of an idle connector", "KiB", "connectors", memory),
@@ -310,7 +329,8 @@ def _figure(report: dict[str, Any], curves: Sequence[Curve]) -> Any:
         cell.set_xscale("log")
         cell.set_yscale("log")
         cell.set_ylim(min(values) / 4 or 1e-3, max(values) * 4)
-        cell.set_title(f"{curve.name}, {curve.unit}", loc="left", fontsize=8.5, fontweight="bold")
+        title = f"{curve.name}, {curve.unit}".replace(": ", ":\n")
+        cell.set_title(title, loc="left", fontsize=8.5, fontweight="bold")
         cell.set_xlabel(curve.counts, fontsize=8.5)
         cell.grid(axis="y")
         cell.minorticks_off()
