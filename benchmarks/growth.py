@@ -187,7 +187,7 @@ async def store(url: str) -> list[Curve]:
     return [
         Curve("batched_exists: one key", "µs", "keys", looked),
         Curve("batched_get: one chunk of 4 KiB", "µs", "chunks", got),
-        Curve("get: one of callers at the same time, 4 KiB", "µs", "callers", together),
+        Curve("get: 4 KiB, one of many callers", "µs", "callers", together),
     ]
 
 

@@ -39,7 +39,8 @@ _FIRST_PIECE_BYTES: Final = 1 << 20
 """What the first piece of a striped chunk probably brings."""
 
 _MAKING: Final = threading.Lock()
-"""Held for a moment where a call makes what few calls need, and which threads may do for it at the same time."""
+"""Held for a moment where a call makes what few calls need, or counts what is left, which threads may do for it at the
+same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +219,9 @@ class Fetching(FetchCall):
         return piece.nbytes
 
     def _piece_taken(self, chunk: StripedChunk, slot: _Slot) -> None:
-        chunk.left -= 1
-        if chunk.left:
+        with _MAKING:  # two threads receive the pieces of one chunk: one of them has the last
+            chunk.left = left = chunk.left - 1
+        if left:
             return
         if chunk.failure is None and chunk.redirected is None and not chunk.is_replaced:
             self.arrivals.found[slot] = chunk.obj
