@@ -25,10 +25,10 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..errors import ConnectorClosedError, Incident, ReleasedObjectError, StoreError, StoreUnavailableError
 from ..lease import WAIT_SECONDS, work_under
@@ -55,14 +55,20 @@ LATE: Final = 0.1
 
 _POLL: Final = 0.001
 
+_EXTRA_PAUSE: Final = 10.0
+"""Seconds until another driver is hired to make things faster, after one has found no connection: the server may have
+enough of them."""
+
 
 class _Driver:
     """A task of a lane that serves connections. The lane knows it before the task begins, which may be at once."""
 
-    __slots__ = ("task",)
+    __slots__ = ("is_extra", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_extra: bool) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.is_extra = is_extra
+        """Whether it has no connection yet, and no call depends on its getting one: it would make them faster."""
 
 
 class Lane(ABC, Generic[C, W]):
@@ -95,6 +101,8 @@ class Lane(ABC, Generic[C, W]):
         self._pool: Final = pool
         self._limit: Final = drivers
         self._last_limit: Final = drivers + spare_drivers
+        self._no_extra_until = 0.0
+        """When the loop's clock says so, a driver that no call depends on may be hired again."""
         self._couriers: Final = couriers
         self._queue: Final[CallQueue[W]] = CallQueue()
         self._drivers: Final[set[_Driver]] = set()
@@ -274,9 +282,11 @@ class Lane(ABC, Generic[C, W]):
                 self._hire(self._last_limit)
             self._watch_drivers()
 
-    def _hire(self, limit: int = 0) -> None:
-        if not self._arriving and len(self._drivers) < (limit or self._limit):
-            driver = _Driver()
+    def _hire(self, limit: int = 0, *, is_extra: bool = False) -> None:
+        """Hires a driver, unless there are enough, or one is arriving on which calls may depend."""
+        awaits = self._arriving if is_extra else [driver for driver in self._arriving if not driver.is_extra]
+        if not awaits and len(self._drivers) < (limit or self._limit):
+            driver = _Driver(is_extra=is_extra)
             # Counted before its task begins: that of an eager factory may be over when it is returned.
             self._drivers.add(driver)
             self._arriving.add(driver)
@@ -291,14 +301,17 @@ class Lane(ABC, Generic[C, W]):
             driver.task.add_done_callback(partial(self._ended, driver))
 
     def _hire_for_the_rest(self) -> None:
-        if self._queue.has_requests():
-            self._hire()
+        assert self._loop is not None  # noqa: S101  # a call was queued
+        if self._queue.has_requests() and self._loop.time() >= self._no_extra_until:
+            self._hire(is_extra=True)
 
     async def _drive(self, driver: _Driver) -> None:
         """What a driver does. It is counted as arriving."""
         while await self._serve_one(driver) and self._queue.has_requests():
             self._arriving.add(driver)
         self._let_go(driver)  # from here on, a call that is made hires another one
+        if driver.is_extra and not self._drivers and self._queue.has_requests():
+            self._hire()  # it has found no connection, and the others have gone meanwhile
 
     def _let_go(self, driver: _Driver) -> None:
         self._drivers.discard(driver)
@@ -323,17 +336,23 @@ class Lane(ABC, Generic[C, W]):
             try:
                 async with self._pool.acquired() as connection:
                     self._arriving.discard(driver)
+                    driver.is_extra = False
                     self._serving.add(pipeline)
                     if self._limit > 1:
                         asyncio.get_running_loop().call_soon(self._hire_for_the_rest)
                     if couriers is not None:
-                        await couriers.run(connection, _ending_leases(pipeline.serve(connection)))
+                        await couriers.run(connection, _ending_leases(pipeline, connection))
                     else:
                         await pipeline.serve(connection)
             except Exception as error:
-                if connection is None and self._serving:
+                if driver.is_extra:
+                    self._no_extra_until = asyncio.get_running_loop().time() + _EXTRA_PAUSE
+                    return False
+                # No connection is to be had, or no thread could be started.
+                is_helpless = connection is None or (isinstance(error, RuntimeError) and not pipeline.sent)
+                if is_helpless and self._serving - {pipeline}:
                     return False  # the other drivers go on, with all the calls
-                self._failed(pipeline, connection, error)
+                self._failed(pipeline, None if is_helpless else connection, error)
             except BaseException:
                 self._lost(pipeline, self._closed_error())
                 raise
@@ -348,7 +367,7 @@ class Lane(ABC, Generic[C, W]):
         return True
 
     def _failed(self, pipeline: Pipeline[C, W], connection: C | None, error: Exception) -> None:
-        if connection is None:  # there is no connection to be had
+        if connection is None:
             self._fail(self._queue.take_all(), error)
             return
         if connection not in self._closed_here:
@@ -414,10 +433,10 @@ class Lane(ABC, Generic[C, W]):
         return ConnectorClosedError(self._what)
 
 
-async def _ending_leases(job: Coroutine[Any, Any, None]) -> None:
-    """Runs a job, in the context of a thread, and leaves no leases of its calls behind."""
+async def _ending_leases(pipeline: Pipeline[C, W], connection: C) -> None:
+    """Serves a connection, in the context of a thread, and leaves no leases of its calls behind."""
     try:
-        await job
+        await pipeline.serve(connection)
     finally:
         work_under(())
 

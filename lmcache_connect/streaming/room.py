@@ -31,7 +31,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from ..contract import release_budget_share
-from ..errors import AllocationTimeoutError, ArenaExhaustedError
+from ..errors import AllocationTimeoutError, ArenaExhaustedError, ReleasedObjectError
 from ..memory import ChunkMemory, MemoryObj
 from ..metadata import ChunkMetadata
 
@@ -376,8 +376,13 @@ class Room:
                 obj.ref_count_down()
 
     def _held_bytes(self) -> int:
-        made = [*self._made, *(obj for part in self._parts or () for obj in part._made)]
-        return sum(obj.get_physical_size() for obj in made if obj.is_valid())
+        held = 0
+        for obj in [*self._made, *(obj for part in self._parts or () for obj in part._made)]:
+            try:
+                held += obj.get_physical_size()
+            except ReleasedObjectError:  # by its receiver, because it did not verify: perhaps by another thread now
+                continue
+        return held
 
     def _may_take(self, nbytes: int) -> bool:
         """Whether this get may take room now. One that is first in line holds room already, and is to finish."""

@@ -77,9 +77,13 @@ class Server:
         """What the other ends of the connections to come say before they are asked."""
         self.opened = asyncio.Event()
         """Is set when a connection was opened, or has failed to."""
+        self.answers_connecting: asyncio.Event | None = None
+        """Connecting hangs until it is set. None: it does not hang."""
 
     async def _connect(self) -> Connection:
         self.opened.set()
+        if self.answers_connecting is not None:
+            await self.answers_connecting.wait()
         if self.failures:
             raise self.failures.pop(0)
         self.connections.append(Connection())

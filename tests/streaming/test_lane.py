@@ -330,6 +330,63 @@ async def test_a_spare_driver_that_gets_no_connection_fails_nobody(server: Serve
     assert await ended(tasks) == [None, None]
 
 
+async def test_a_second_driver_that_hangs_in_connecting_keeps_no_call_from_the_connection_that_is_there(
+    server: Server,
+) -> None:
+    lane = LinesLane(server.pool, runs_alone=False, drivers=2)
+    tasks = lane.start(Lines("a", AHEAD + 1))
+    first = await server.connection(0)
+    server.answers_connecting = asyncio.Event()
+    server.opened.clear()
+    asked = await first.asked(AHEAD)
+    async with asyncio.timeout(LONG):
+        await server.opened.wait()  # by the second one, which hangs from now on
+    first.answer(*asked)
+    first.answer(*await first.asked())
+    assert await ended(tasks) == [None]
+    for name in ("b", "c"):
+        tasks = lane.start(Lines(name))
+        first.answer(*await first.asked())
+        assert await ended(tasks) == [None]
+    tasks = lane.start(Lines("d"))
+    server.failures = [StoreUnavailableError("the store", "it did not answer")]
+    server.answers_connecting.set()
+    await turns()
+    first.answer(*await first.asked())
+    assert await ended(tasks) == [None]
+
+
+async def test_a_second_driver_that_gets_no_connection_fails_nobody_and_no_other_one_tries_soon(server: Server) -> None:
+    lane = LinesLane(server.pool, runs_alone=False, drivers=2)
+    tasks = lane.start(Lines("a", AHEAD + 1))
+    first = await server.connection(0)
+    server.failures = [StoreUnavailableError("the store", "too many clients")]
+    asked = await first.asked(AHEAD)
+    await turns()
+    assert not server.failures
+    server.opened.clear()
+    first.answer(*asked)
+    first.answer(*await first.asked())
+    assert await ended(tasks) == [None]
+    tasks = lane.start(Lines("b", AHEAD + 1))
+    first.answer(*await first.asked(AHEAD))
+    first.answer(*await first.asked())
+    assert await ended(tasks) == [None]
+    assert not server.opened.is_set()
+
+
+async def test_where_no_thread_can_be_started_all_calls_fail(server: Server) -> None:
+    class WithoutThreads(Couriers):
+        async def run(self, connection: Any, job: Any) -> Any:
+            job.close()
+            raise RuntimeError("can't start new thread")
+
+    lane = LinesLane(server.pool, runs_alone=False, couriers=WithoutThreads())
+    a, b = await ended(lane.start(Lines("a"), Lines("b")))
+    assert isinstance(a, RuntimeError)
+    assert isinstance(b, RuntimeError)
+
+
 # ------------------------------------------------------------------------------------------------------------ drivers
 
 
