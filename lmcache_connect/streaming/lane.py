@@ -345,12 +345,11 @@ class Lane(ABC, Generic[C, W]):
                     else:
                         await pipeline.serve(connection)
             except Exception as error:
-                if driver.is_extra:
-                    self._no_extra_until = asyncio.get_running_loop().time() + _EXTRA_PAUSE
-                    return False
                 # No connection is to be had, or no thread could be started.
                 is_helpless = connection is None or (isinstance(error, RuntimeError) and not pipeline.sent)
-                if is_helpless and self._serving - {pipeline}:
+                if is_helpless:
+                    self._no_extra_until = asyncio.get_running_loop().time() + _EXTRA_PAUSE
+                if driver.is_extra or (is_helpless and self._serving - {pipeline}):
                     return False  # the other drivers go on, with all the calls
                 self._failed(pipeline, None if is_helpless else connection, error)
             except BaseException:
