@@ -55,6 +55,17 @@ class CallQueue(Generic[W]):
         with self._lock:
             return self._first() is not None
 
+    def has_several_requests(self) -> bool:
+        """Whether there are two requests to make, or more."""
+        with self._lock:
+            left = 0
+            for calls in (self._begun, self._fresh):
+                for call in calls:
+                    left += 0 if call.is_ended else call.unbegun()
+                    if left > 1:
+                        return True
+            return False
+
     def next_request(self) -> tuple[W, Any, int] | None:
         """Takes the next request. Returns its call, itself, and how many bytes it or its reply probably has.
 

@@ -265,7 +265,13 @@ class Lane(ABC, Generic[C, W]):
     def _more(self, call: W) -> None:
         self._queue.add_begun(call)
         if self._couriers is None:
-            self._hire()  # not from a thread, which goes on with it itself
+            self._hire()
+        elif len(self._drivers) < self._limit:  # the thread goes on with it itself, perhaps with another one beside it
+            assert self._loop is not None  # noqa: S101  # `run` has set it
+            try:
+                self._loop.call_soon_threadsafe(self._hire_for_the_rest)
+            except RuntimeError:
+                pass  # the loop was closed
 
     def _watch_drivers(self) -> None:
         """Hires a spare driver in a while, if nothing gets done until then."""
@@ -302,7 +308,7 @@ class Lane(ABC, Generic[C, W]):
 
     def _hire_for_the_rest(self) -> None:
         assert self._loop is not None  # noqa: S101  # a call was queued
-        if self._queue.has_requests() and self._loop.time() >= self._no_extra_until:
+        if self._queue.has_several_requests() and self._loop.time() >= self._no_extra_until:
             self._hire(is_extra=True)
 
     async def _drive(self, driver: _Driver) -> None:

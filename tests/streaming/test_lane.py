@@ -334,7 +334,7 @@ async def test_a_second_driver_that_hangs_in_connecting_keeps_no_call_from_the_c
     server: Server,
 ) -> None:
     lane = LinesLane(server.pool, runs_alone=False, drivers=2)
-    tasks = lane.start(Lines("a", AHEAD + 1))
+    tasks = lane.start(Lines("a", AHEAD + 2))
     first = await server.connection(0)
     server.answers_connecting = asyncio.Event()
     server.opened.clear()
@@ -342,7 +342,7 @@ async def test_a_second_driver_that_hangs_in_connecting_keeps_no_call_from_the_c
     async with asyncio.timeout(LONG):
         await server.opened.wait()  # by the second one, which hangs from now on
     first.answer(*asked)
-    first.answer(*await first.asked())
+    first.answer(*await first.asked(2))
     assert await ended(tasks) == [None]
     for name in ("b", "c"):
         tasks = lane.start(Lines(name))
@@ -358,7 +358,7 @@ async def test_a_second_driver_that_hangs_in_connecting_keeps_no_call_from_the_c
 
 async def test_a_second_driver_that_gets_no_connection_fails_nobody_and_no_other_one_tries_soon(server: Server) -> None:
     lane = LinesLane(server.pool, runs_alone=False, drivers=2)
-    tasks = lane.start(Lines("a", AHEAD + 1))
+    tasks = lane.start(Lines("a", AHEAD + 2))
     first = await server.connection(0)
     server.failures = [StoreUnavailableError("the store", "too many clients")]
     asked = await first.asked(AHEAD)
@@ -366,11 +366,11 @@ async def test_a_second_driver_that_gets_no_connection_fails_nobody_and_no_other
     assert not server.failures
     server.opened.clear()
     first.answer(*asked)
-    first.answer(*await first.asked())
+    first.answer(*await first.asked(2))
     assert await ended(tasks) == [None]
-    tasks = lane.start(Lines("b", AHEAD + 1))
+    tasks = lane.start(Lines("b", AHEAD + 2))
     first.answer(*await first.asked(AHEAD))
-    first.answer(*await first.asked())
+    first.answer(*await first.asked(2))
     assert await ended(tasks) == [None]
     assert not server.opened.is_set()
 

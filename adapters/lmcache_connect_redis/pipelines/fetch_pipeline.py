@@ -33,6 +33,10 @@ class FetchCall(RedirectableCall):
         super().__init__(nbytes)
         self.arrivals: Final = arrivals
 
+    def over(self, connection: Connection, request: Any) -> Any:
+        """Returns a request as it is made over `connection`, where that makes a difference."""
+        return request
+
     @abstractmethod
     def take(self, connection: Connection, ask: Any) -> Awaitable[int]:
         """Takes the reply to `ask`. Returns how many bytes it brought.
@@ -78,6 +82,7 @@ class FetchPipeline(Pipeline[Connection, FetchCall]):
                     if item is None:
                         break
                     call, request, nbytes = item
+                    request = call.over(connection, request)
                     sent.append(Sent(call, request, nbytes))
                     ahead += nbytes
                     if call.is_asking:
@@ -125,6 +130,7 @@ class FetchLane(Lane[Connection, FetchCall]):
 
     async def serve_one_request(self, connection: Connection, call: FetchCall) -> None:
         request, _ = call.next_request()
+        request = call.over(connection, request)
         call.outstanding = 1
         if call.is_asking:
             await connection.send(ASKING + request[1], replies=2)

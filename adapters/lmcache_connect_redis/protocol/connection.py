@@ -61,6 +61,7 @@ class Connection:
     __slots__ = (
         "_role_known",
         "_tenure",
+        "copies_asked",
         "credential",
         "is_of_cluster",
         "is_suspect",
@@ -92,6 +93,8 @@ class Connection:
         self._role_known = time.monotonic()
         self.credential = NO_CREDENTIAL
         self.latest: LatestCredential | None = None
+        self.copies_asked = 0
+        """Of the metadata, by the last request of `layout=lmcache`. The next one asks for another number of them."""
 
     @property
     def is_trusted(self) -> bool:

@@ -331,7 +331,8 @@ def reply(command: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["one too many", "two too many", "one too few"])
-async def test_a_reply_that_nobody_asked_for_gives_no_call_the_chunk_of_another(kind: str) -> None:
+@pytest.mark.parametrize("pool_size", [1, 2])
+async def test_a_reply_that_nobody_asked_for_gives_no_call_the_chunk_of_another(kind: str, pool_size: int) -> None:
     many = {"one too many": 2, "two too many": 3, "one too few": 0}[kind]
     asked = 0
 
@@ -342,15 +343,16 @@ async def test_a_reply_that_nobody_asked_for_gives_no_call_the_chunk_of_another(
 
     async with (
         ScriptedServer({b"MGET": answer}) as server,
-        ConnectorManager(f"{server.url}?layout=lmcache", config=QUICK) as manager,
+        ConnectorManager(f"{server.url}?layout=lmcache&pool_size={pool_size}", config=QUICK) as manager,
     ):
         connector = manager.create_connector()
         keys = [f"k{number}" for number in range(12)]
         answers = await asyncio.gather(*map(connector.get, keys), return_exceptions=True)
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
-        assert [type(error) for error in failed] == [StoreProtocolError]  # the call that noticed it, and no other
         for key, found in zip(keys, answers, strict=True):
             assert isinstance(found, BaseException) or holds(found, key)
+        # The call that noticed it, and no other. Of two connections, the third request may be the last one of its own.
+        assert [type(error) for error in failed] in [[StoreProtocolError], *([[]] if pool_size > 1 else [])]
         for key in keys:
             assert holds(await connector.get(key), key)
 
@@ -363,14 +365,15 @@ async def test_three_replies_too_many_are_noticed_only_when_the_connection_is_re
         asked += 1
         if asked != 3:
             return reply(command)
-        return reply(command) + b"".join(reply(again(copies)) for copies in (1, 2, 3))
+        copies = len(command) - 2
+        return reply(command) + b"".join(reply(again(1 + (copies + turn) % 3)) for turn in range(3))
 
     def again(copies: int) -> list[bytes]:
         return [b"MGET", *[b"othermetadata"] * copies, b"otherkv_bytes"]
 
     async with (
         ScriptedServer({b"MGET": answer}) as server,
-        ConnectorManager(f"{server.url}?layout=lmcache", config=QUICK) as manager,
+        ConnectorManager(f"{server.url}?layout=lmcache&pool_size=1", config=QUICK) as manager,
     ):
         connector = manager.create_connector()
         keys = [f"k{number}" for number in range(12)]

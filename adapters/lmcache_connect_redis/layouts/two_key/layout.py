@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from lmcache_connect import ArenaExhaustedError, CorruptRecordError
@@ -33,7 +32,6 @@ class TwoKeyLayout(Layout):
 
     def __init__(self, store: str, options: RedisOptions) -> None:
         self._records = TwoKeyRecords(store, options)
-        self._requests = itertools.count()
 
     def names_of(self, keys: Sequence[str]) -> list[str]:
         return [*keys]
@@ -52,7 +50,7 @@ class TwoKeyLayout(Layout):
         return name.removesuffix(METADATA_SUFFIX) if name.endswith(METADATA_SUFFIX) else None
 
     def fetching(self, names: Sequence[str], arrivals: Arrivals, nbytes: int) -> TwoKeyFetching:
-        return TwoKeyFetching(self._records, names, arrivals, nbytes, self._requests)
+        return TwoKeyFetching(self._records, names, arrivals, nbytes)
 
     def keys_of(self, name: str) -> Sequence[bytes]:
         return both_keys(name)
@@ -74,8 +72,8 @@ class TwoKeyFetching(FetchCall):
     """Chunks by their slots, the positions of their keys in the call.
 
     LMCache's records do not say which key they belong to. A reply that nobody has asked for, or one that is missing,
-    would give each call behind it another call's chunk. So requests that follow one another ask for one, two and three
-    copies of the metadata in turn, and a reply of another length closes the connection.
+    would give each call behind it another call's chunk. So requests that follow one another over one connection ask for
+    one, two and three copies of the metadata in turn, and a reply of another length closes the connection.
     """
 
     def __init__(
@@ -84,12 +82,9 @@ class TwoKeyFetching(FetchCall):
         names: Sequence[str],
         arrivals: Arrivals,
         nbytes: int,
-        requests: Iterator[int],
     ) -> None:
-        """`requests` counts the requests of all calls. From any thread."""
         super().__init__(arrivals, nbytes)
         self._records = records
-        self._requests = requests
         self._names = names
         self._next = 0
         """The first slot that was not asked for yet."""
@@ -105,9 +100,13 @@ class TwoKeyFetching(FetchCall):
         else:
             slot = self._next
             self._next = slot + 1
-        copies = 1 + next(self._requests) % _COPIES
+        return ((slot, 0), b""), self._typical  # the rest follows from the connection
+
+    def over(self, connection: Connection, request: tuple[tuple[int, int], bytes]) -> tuple[tuple[int, int], bytes]:
+        (slot, _), _ = request
+        copies = connection.copies_asked = 1 + connection.copies_asked % _COPIES
         metadata, payload = both_keys(self._names[slot])
-        return ((slot, copies), encode_command(b"MGET", *(metadata,) * copies, payload)), self._typical
+        return (slot, copies), encode_command(b"MGET", *(metadata,) * copies, payload)
 
     def slot_of(self, ask: tuple[int, int]) -> int:
         return ask[0]
