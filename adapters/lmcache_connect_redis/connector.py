@@ -85,8 +85,8 @@ _THREAD_CONNECTIONS: Final = 1
 threads that costs a call less than a connection for each thread."""
 
 _LONE_BYTES: Final = 4 << 20
-"""A get of one chunk up to this size stays on the event loop while there is no other one. That costs less than a thread
-that takes the connection over and tells the loop of the outcome: see `docs/speed.md`."""
+"""A get of one chunk up to this size stays on the event loop where no other get is under way. A thread would have to
+take the connection over and tell the loop of the outcome, which costs more: see `docs/speed.md`."""
 
 _SCAN_BYTES: Final = 64 << 20
 """What one answer to SCAN may hold in all."""
@@ -140,7 +140,7 @@ class RedisConnector(StreamingConnector[Connection]):
         count = options.pool_size
         couriers = None if math.isinf(self._threads_from) else self._couriers
         # One thread serves one connection. On the event loop, several connections move more than one.
-        getting = count if couriers is None else min(count, _get_threads(is_one_of_several=line is not None))
+        getting = count if couriers is None else min(count, _threads_for_gets(is_one_of_several=line is not None))
         putting = count if couriers is None else 1
         self._small_gets = FetchLane(small, spare_drivers=count - 1, share_bytes=SMALL_SHARE_BYTES)
         self._large_gets = FetchLane(
@@ -595,7 +595,7 @@ class RedisConnector(StreamingConnector[Connection]):
         return self._small_puts if nbytes < self._large_from else self._large_puts
 
 
-def _get_threads(*, is_one_of_several: bool) -> int:
+def _threads_for_gets(*, is_one_of_several: bool) -> int:
     """How many threads receive the chunks of one server side by side, at most: see `docs/speed.md`.
 
     Two, since a single one and the server often share one CPU while another one is idle. Of several servers, each has

@@ -45,7 +45,7 @@ class RedisOptions(ConnectorOptions):
     io: Literal["auto", "thread", "loop"] = "auto"
     """What moves a call's bytes: `thread`, threads, of which each has a connection: two for gets, one for puts; `loop`,
     the event loop over up to `pool_size` connections; `auto`, threads from 1 MiB on, except for a get of one chunk of
-    up to 4 MiB that no other get is beside."""
+    up to 4 MiB where no other get is under way."""
 
     connect_timeout: Seconds = 5.0
     """How long connecting, the TLS handshake and authentication may take together, in seconds."""
